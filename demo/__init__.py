@@ -1,0 +1,1 @@
+"""The demo, the simulator of a model server, and the Valkey they run on."""
