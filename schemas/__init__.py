@@ -1,0 +1,1 @@
+"""The contract between web tier, worker and client. Pure: opens no socket, starts no task, reads no clock."""

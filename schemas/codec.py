@@ -1,0 +1,69 @@
+"""Bytes to structs and back: entries and outcomes as JSON, job payloads as msgpack. Checks format versions, alone."""
+
+from typing import Any
+
+import msgspec
+
+from schemas.deltas import FORMAT_VERSION, Accepted, AttemptStarted, LogEntry, ReaderEvent
+from schemas.errors import TailError
+from schemas.outcome import Outcome
+
+_json = msgspec.json.Encoder()
+_entry = msgspec.json.Decoder(LogEntry)
+_outcome = msgspec.json.Decoder(Outcome)
+_msgpack = msgspec.msgpack.Encoder()
+
+READABLE_VERSIONS = frozenset({FORMAT_VERSION})
+"""Readers accept the version before as well, once there is one."""
+
+encode_job = _msgpack.encode
+"""arq's job serializer. Never pickle: a payload must not be able to run code."""
+
+
+def decode_job(payload: bytes) -> dict[str, Any]:
+    """arq's job deserializer."""
+    return msgspec.msgpack.decode(payload, type=dict[str, Any])
+
+
+def encode_entry(entry: LogEntry | ReaderEvent) -> bytes:
+    """An entry as one JSON object, `message_type` first."""
+    return _json.encode(entry)
+
+
+def decode_entry(raw: bytes) -> LogEntry:
+    """Reads an entry.
+
+    Raises:
+        TailError: when it is no entry of a version we read.
+    """
+    try:
+        entry = _entry.decode(raw)
+    except msgspec.MsgspecError as error:
+        raise TailError(f"an entry cannot be read: {error}") from error
+    if isinstance(entry, Accepted | AttemptStarted):
+        _check_version(entry.v)
+    return entry
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """An outcome as one JSON object."""
+    return _json.encode(outcome)
+
+
+def decode_outcome(raw: bytes) -> Outcome:
+    """Reads an outcome.
+
+    Raises:
+        TailError: when it is no outcome of a version we read.
+    """
+    try:
+        outcome = _outcome.decode(raw)
+    except msgspec.MsgspecError as error:
+        raise TailError(f"an outcome cannot be read: {error}") from error
+    _check_version(outcome.v)
+    return outcome
+
+
+def _check_version(version: int) -> None:
+    if version not in READABLE_VERSIONS:
+        raise TailError(f"format version {version} is newer than this reader ({FORMAT_VERSION}): upgrade tailrace here")

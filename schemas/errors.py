@@ -1,0 +1,147 @@
+"""The error tree, its wire codes, and whose move is next. Knows nothing of how an error came about.
+
+TailraceError
+├── SettingsError            the operator's move: the message names the setting
+├── RequestRejected          the caller's move; nothing was enqueued
+│   ├── RequestTooLarge
+│   └── RequestConflict      this id stands already, with other content
+├── UpstreamError            the model's server
+│   ├── UpstreamUnavailable  429, 5xx, timeout, connection lost: trying again may help
+│   ├── UpstreamRefused      400, 401, 403, 404, policy: trying again will not help
+│   └── UpstreamProtocol     what came is not a whole, well-formed stream
+├── StoreError               Redis
+│   ├── StoreUnavailable     not there, or lost: the same commit may be sent again
+│   ├── StoreFull            out of memory
+│   └── StoreRefused         read-only replica, missing rights, wrong password
+├── AttemptLost              another attempt has begun, or the log is gone: stop writing
+└── TailError
+    ├── UnknownRequest       no such id, or its lifetime is over
+    └── CursorInvalid        not a cursor of this log
+"""
+
+from typing import ClassVar, Literal
+
+Whose = Literal["caller", "operator", "provider"]
+
+
+class TailraceError(Exception):
+    """The root of all errors Tailrace raises on purpose.
+
+    `code` is the stable word for programs, `str(error)` the sentence for people, `whose` whose move is next.
+    """
+
+    code: ClassVar[str] = "internal"
+    whose: Whose = "operator"
+
+
+class SettingsError(TailraceError):
+    """A setting is missing, unknown or out of range; the message names it and says what would do."""
+
+    code = "settings_invalid"
+
+
+class RequestRejected(TailraceError):
+    """The request cannot be accepted as it is; nothing was enqueued."""
+
+    code = "request_invalid"
+    whose: Whose = "caller"
+
+
+class RequestTooLarge(RequestRejected):
+    """The request is larger than the limit; the message names both sizes."""
+
+    code = "request_too_large"
+
+
+class RequestConflict(RequestRejected):
+    """A request with this id stands already and has other content."""
+
+    code = "request_conflict"
+
+
+class UpstreamError(TailraceError):
+    """The model's server did not give a whole answer.
+
+    Args:
+        message: what happened, without any secret.
+        code: wire code, such as `upstream_429`, `upstream_timeout`, `upstream_truncated`.
+        whose: whose move is next.
+        status: HTTP status, where there was one.
+        retry_after_s: seconds the server asked us to wait, where it did.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        whose: Whose = "provider",
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.wire_code = code
+        self.whose = whose
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class UpstreamUnavailable(UpstreamError):
+    """429, 5xx, timeout or a lost connection: another try may help."""
+
+
+class UpstreamRefused(UpstreamError):
+    """The server understood and said no: another try will not help."""
+
+
+class UpstreamProtocol(UpstreamError):
+    """The body is malformed, or ended without an end: handled as a lost connection."""
+
+
+class StoreError(TailraceError):
+    """Redis did not do what it was asked."""
+
+    code = "store_error"
+
+
+class StoreUnavailable(StoreError):
+    """Redis cannot be reached, or the connection was lost; the same commit may be sent again."""
+
+    code = "store_unavailable"
+
+
+class StoreFull(StoreError):
+    """Redis is out of memory (`OOM`); nothing of the commit was written."""
+
+    code = "store_full"
+
+
+class StoreRefused(StoreError):
+    """Redis answers, but refuses: a read-only replica, missing rights, a wrong password."""
+
+    code = "store_refused"
+
+
+class AttemptLost(TailraceError):
+    """This attempt may no longer write: a later one has begun, the request has ended, or its log is gone."""
+
+    code = "attempt_lost"
+
+
+class TailError(TailraceError):
+    """A log cannot be followed."""
+
+    code = "tail_error"
+    whose: Whose = "caller"
+
+
+class UnknownRequest(TailError):
+    """No request has this id, or its lifetime is over."""
+
+    code = "unknown_request"
+
+
+class CursorInvalid(TailError):
+    """The cursor is malformed, or no entry of this log can have it."""
+
+    code = "cursor_invalid"

@@ -1,0 +1,62 @@
+"""Every Redis key Tailrace uses, who writes it, and how long it lives.
+
+Glossary (`<id>` is the request id; the braces are a cluster hash tag, so both keys of a request share a slot):
+
+    tr:{<id>}:log         stream: the entries, one field `e` each, ids `<attempt>-<seq>`
+                          lives until deadline + retention, from the end on for the retention
+    tr:{<id>}:rec         hash: the record, fields below; lives as long as the log
+    arq:queue             sorted set of job ids; score: due time in ms, for a running job the end of its lease
+    arq:job:<id>          arq's envelope, msgpack; its argument is the request id; arq's lifetime
+    arq:in-progress:<id>  the lease: its owner's token; lives as long as the lease
+    arq:retry:<id>        arq's count of starts; arq's lifetime, 88,400 s
+    tr:queue:state:<id>   hash: what claim knows of a job: attempt (number minted last), crashes, held (1 while leased),
+                          why (the next attempt begins, when it was handed back); QUEUE_STATE_LIFETIME_S
+    tr:queue:wake         list of wake-up tokens for idle workers; WAKE_LIFETIME_S
+    tr:cancel             channel, not stored: request ids to cancel, heard by every worker process
+
+Fields of the record: `request` (msgpack), `digest`, `status` (queued, running, or the outcome's), `api`, `model`,
+`attempt` (the last begun), `token` (its owner), `cancel` (1 once asked for), `submitted_ms`, `deadline_ms`,
+`retention_ms`, `started_ms`, `finished_ms`, `outcome` (JSON).
+"""
+
+QUEUE = "arq:queue"
+WAKE = "tr:queue:wake"
+CANCEL_CHANNEL = "tr:cancel"
+ENTRY_FIELD = "e"
+
+JOB_FUNCTION = "generate"
+"""The name of the arq job function that runs a request."""
+
+WAKE_LIFETIME_S = 60
+WAKE_TOKENS_MAX = 64
+QUEUE_STATE_LIFETIME_S = 2 * 86_400
+
+
+def log_key(request_id: str) -> str:
+    """The stream of entries of a request."""
+    return f"tr:{{{request_id}}}:log"
+
+
+def rec_key(request_id: str) -> str:
+    """The record of a request."""
+    return f"tr:{{{request_id}}}:rec"
+
+
+def job_key(request_id: str) -> str:
+    """arq's envelope."""
+    return f"arq:job:{request_id}"
+
+
+def lease_key(request_id: str) -> str:
+    """The lease: arq's in-progress key, holding its owner's token."""
+    return f"arq:in-progress:{request_id}"
+
+
+def retry_key(request_id: str) -> str:
+    """arq's count of starts."""
+    return f"arq:retry:{request_id}"
+
+
+def queue_state_key(request_id: str) -> str:
+    """What claim knows of a job."""
+    return f"tr:queue:state:{request_id}"

@@ -1,0 +1,22 @@
+-- cancel: ends a request that waits at once, in the next attempt; tells the owner of one that runs.
+-- KEYS rec log   ARGV channel request_id terminal outcome
+-- -> ended | signalled | finished status | unknown
+local rec, log = KEYS[1], KEYS[2]
+local at = redis.call('HMGET', rec, 'status', 'attempt', 'submitted_ms', 'retention_ms')
+local status = at[1]
+if not status or redis.call('EXISTS', log) == 0 then return {'unknown'} end
+if is_terminal(status) then return {'finished', 'status', status} end
+redis.call('HSET', rec, 'cancel', 1)
+if status == 'running' then
+  redis.call('PUBLISH', ARGV[1], ARGV[2])
+  return {'signalled'}
+end
+local now, attempt = now_ms(), tonumber(at[2]) + 1
+local outcome = fill(ARGV[4], 'attempt', 'null', tostring(attempt))
+outcome = fill_time(fill_time(outcome, 'submitted_at', tonumber(at[3])), 'finished_at', now)
+redis.call('XADD', log, 'NOMKSTREAM', attempt .. '-0', 'e', ARGV[3])
+redis.call('HSET', rec, 'status', 'cancelled', 'attempt', attempt, 'outcome', outcome, 'finished_ms', now)
+redis.call('HDEL', rec, 'token')
+redis.call('PEXPIRE', rec, at[4])
+redis.call('PEXPIRE', log, at[4])
+return {'ended'}

@@ -1,0 +1,25 @@
+-- finish: the terminal entry, the outcome, the status and the lifetime in one step, so that none is seen without the others.
+-- Only the owner of the attempt recorded may; sent again after a lost reply it changes nothing.
+-- KEYS rec log   ARGV attempt token terminal_id terminal outcome status
+-- -> finished | again | stale attempt | ended status | unknown | gap last_id
+local rec, log = KEYS[1], KEYS[2]
+local at = redis.call('HMGET', rec, 'status', 'attempt', 'token', 'retention_ms')
+if not at[1] or redis.call('EXISTS', log) == 0 then return {'unknown'} end
+local owns = at[2] == ARGV[1] and at[3] == ARGV[2]
+if is_terminal(at[1]) then
+  if owns and at[1] == ARGV[6] then return {'again'} end
+  return {'ended', 'status', at[1]}
+end
+if not owns then return {'stale', 'attempt', at[2]} end
+-- The terminal follows the last entry without a hole: what the log lacks, its owner has to write first.
+local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+local attempt, seq = string.match(ARGV[3], '^(%d+)-(%d+)$')
+if not last or last[1] ~= attempt .. '-' .. string.format('%d', tonumber(seq) - 1) then
+  return {'gap', 'last_id', last and last[1] or ''}
+end
+local now = now_ms()
+redis.call('XADD', log, 'NOMKSTREAM', ARGV[3], 'e', ARGV[4])
+redis.call('HSET', rec, 'status', ARGV[6], 'outcome', fill_time(ARGV[5], 'finished_at', now), 'finished_ms', now)
+redis.call('PEXPIRE', rec, at[4])
+redis.call('PEXPIRE', log, at[4])
+return {'finished'}

@@ -1,0 +1,19 @@
+-- submit: write the record and the first entry of the log, both with a lifetime that covers deadline and retention.
+-- Sent twice with the same content it changes nothing.
+-- KEYS rec log   ARGV request digest api model timeout_ms retention_ms accepted
+-- -> accepted | standing status | conflict
+local rec, log = KEYS[1], KEYS[2]
+local standing = redis.call('HMGET', rec, 'digest', 'status')
+if standing[1] then
+  if standing[1] ~= ARGV[2] then return {'conflict'} end
+  return {'standing', 'status', standing[2]}
+end
+local now = now_ms()
+local timeout_ms, retention_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
+redis.call('DEL', log)
+redis.call('HSET', rec, 'request', ARGV[1], 'digest', ARGV[2], 'api', ARGV[3], 'model', ARGV[4], 'status', 'queued',
+  'attempt', 0, 'submitted_ms', now, 'deadline_ms', now + timeout_ms, 'retention_ms', retention_ms)
+redis.call('XADD', log, '0-1', 'e', fill_time(ARGV[7], 'at', now))
+redis.call('PEXPIRE', rec, timeout_ms + retention_ms)
+redis.call('PEXPIRE', log, timeout_ms + retention_ms)
+return {'accepted', 'status', 'queued'}

@@ -1,0 +1,273 @@
+"""What a producer submits. Checks what would break streaming or us, and leaves the rest to the model's server."""
+
+import hashlib
+from typing import Annotated, Any, Literal, Self
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from schemas.deltas import Api
+from schemas.errors import RequestRejected, RequestTooLarge
+from schemas.ids import check_request_id
+
+MAX_REQUEST_BYTES = 8 * 1024 * 1024
+MAX_METADATA_BYTES = 16 * 1024
+MAX_TIMEOUT_S = 86_400.0
+
+JsonObject = dict[str, Any]
+
+_ALWAYS_STREAMED = "leave it out: Tailrace always streams"
+_REFUSED: dict[str, str] = {
+    "stream": _ALWAYS_STREAMED,
+    "n": "leave it out or give 1: one request has one answer; submit several requests for several answers",
+    "background": "leave it out: a request runs in the background as it is, on a worker",
+    "audio": "leave it out: audio is not streamed, only reasoning, tool calls and text",
+    "extra_headers": "leave it out: headers may carry keys, and keys never go into a job; set them on the worker",
+    "extra_query": "leave it out: set it in the worker's OPENAI_BASE_URL",
+    "api_key": "leave it out: keys never go into a job; set OPENAI_API_KEY where the worker runs",
+}
+
+
+class InterfaceOptions(BaseModel):
+    """How the model's answer is turned into deltas (docs/interface.md).
+
+    Attributes:
+        use_assistant_message: show a call of the assistant tool as assistant text.
+        put_inner_thoughts_in_kwarg: take the inner thoughts out of tool arguments and show them as reasoning.
+        assistant_message_tool_name: the assistant tool.
+        assistant_message_tool_kwarg: its argument that holds the text.
+        inner_thoughts_kwarg: the argument that holds the inner thoughts.
+        think_tags: `keep` leaves `<think>...</think>` in the text, `reasoning` makes it reasoning deltas.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    use_assistant_message: bool = False
+    put_inner_thoughts_in_kwarg: bool = True
+    assistant_message_tool_name: str = Field("send_message", min_length=1, max_length=256)
+    assistant_message_tool_kwarg: str = Field("message", min_length=1, max_length=256)
+    inner_thoughts_kwarg: str = Field("inner_thoughts", min_length=1, max_length=256)
+    think_tags: Literal["keep", "reasoning"] = "keep"
+
+
+class SharedParameters(BaseModel):
+    """Parameters that both APIs have under the same name."""
+
+    model: str = Field(min_length=1, max_length=512)
+    tools: list[JsonObject] | None = None
+    tool_choice: str | JsonObject | None = None
+    parallel_tool_calls: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_logprobs: int | None = None
+    stream_options: JsonObject | None = None
+    user: str | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+
+
+class ChatParameters(BaseModel):
+    """Parameters of Chat Completions alone. Source: OpenAI API reference, `POST /chat/completions`."""
+
+    messages: list[JsonObject] | None = None
+    response_format: JsonObject | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    n: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    modalities: list[str] | None = None
+    prediction: JsonObject | None = None
+    web_search_options: JsonObject | None = None
+    functions: list[JsonObject] | None = None
+    function_call: str | JsonObject | None = None
+
+
+class ResponsesParameters(BaseModel):
+    """Parameters of the Responses API alone. Source: OpenAI API reference, `POST /responses`."""
+
+    input: str | list[JsonObject] | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    conversation: str | JsonObject | None = None
+    prompt: JsonObject | None = None
+    reasoning: JsonObject | None = None
+    text: JsonObject | None = None
+    include: list[str] | None = None
+    max_output_tokens: int | None = None
+    max_tool_calls: int | None = None
+    truncation: str | None = None
+    context_management: list[JsonObject] | None = None
+
+
+_CHAT_ONLY = frozenset(ChatParameters.model_fields)
+_RESPONSES_ONLY = frozenset(ResponsesParameters.model_fields)
+_OURS = frozenset({"api", "id", "interface", "metadata", "timeout_s", "extra_body"})
+
+
+class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
+    """One request for one streamed answer.
+
+    Attributes (beside the parameters of the API chosen, under their own names):
+        api: `chat` (Chat Completions) or `responses`.
+        id: caller-chosen id, 1 to 64 of `A-Z a-z 0-9 _ -`: submitting it again is then idempotent.
+        interface: how the answer becomes deltas.
+        metadata: kept with the outcome, never sent to the model's server.
+        timeout_s: seconds from submit to the end at the latest; the worker's default when left out.
+        extra_body: a vendor's own parameters, sent as they are, as in the SDK.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    api: Api = "chat"
+    id: str | None = None
+    interface: InterfaceOptions = InterfaceOptions()
+    metadata: JsonObject | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
+    extra_body: JsonObject | None = None
+
+    @field_validator("id")
+    @classmethod
+    def _id_is_usable(cls, value: str | None) -> str | None:
+        try:
+            return value if value is None else check_request_id(value)
+        except RequestRejected as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("messages")
+    @classmethod
+    def _messages_have_roles(cls, value: list[JsonObject] | None) -> list[JsonObject] | None:
+        if value == []:
+            raise ValueError("give at least one message")
+        for position, message in enumerate(value or ()):
+            if not isinstance(message.get("role"), str):
+                raise ValueError(f'message {position} needs a "role", such as "user"')
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_breaks_streaming(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        fields: JsonObject = given  # pyright: ignore[reportUnknownVariableType] - narrowed from Any, keys are checked
+        for name, reason in _REFUSED.items():
+            if name in fields and not (name == "n" and fields[name] in (None, 1)):
+                raise ValueError(f"{name}: {reason}")
+        return fields
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        wrong, other = (_RESPONSES_ONLY, "responses") if self.api == "chat" else (_CHAT_ONLY, "chat")
+        for name in sorted(self.model_fields_set & wrong):
+            if getattr(self, name) is not None:
+                raise ValueError(f'{name}: belongs to api "{other}"; this request is for api "{self.api}"')
+        if self.api == "chat" and self.messages is None:
+            raise ValueError("messages: give at least one message")
+        if self.api == "responses" and self.input is None and self.prompt is None:
+            raise ValueError("input: give a text or a list of items")
+        if "audio" in (self.modalities or ()):
+            raise ValueError("modalities: only text is streamed, leave audio out")
+        self._check_extra_body()
+        _check_size("metadata", self.metadata, MAX_METADATA_BYTES)
+        return self
+
+    def _check_extra_body(self) -> None:
+        for name in self.extra_body or ():
+            if name in _REFUSED:
+                raise ValueError(f"extra_body.{name}: {_REFUSED[name]}")
+            if name in type(self).model_fields and name not in _OURS:
+                raise ValueError(f"extra_body.{name}: give it under its own name, beside extra_body")
+
+    def upstream_parameters(self) -> JsonObject:
+        """What goes to the model's server: the parameters given, without ours and without nulls."""
+        return {
+            name: value
+            for name in type(self).model_fields
+            if name not in _OURS and name != "n" and (value := getattr(self, name)) is not None
+        }
+
+    def encoded(self) -> bytes:
+        """The request as msgpack, as it is stored and as its size is counted.
+
+        Raises:
+            RequestTooLarge: above `MAX_REQUEST_BYTES`.
+            RequestRejected: when a value has no JSON form.
+        """
+        try:
+            packed = msgspec.msgpack.encode(self.model_dump(exclude_none=True))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise RequestRejected(f"the request has a value with no JSON form: {error}") from error
+        if len(packed) > MAX_REQUEST_BYTES:
+            raise RequestTooLarge(
+                f"the request has {len(packed):,} bytes, the limit is {MAX_REQUEST_BYTES:,}: "
+                "send large files by URL or file id"
+            )
+        return packed
+
+    def digest(self) -> str:
+        """Hex SHA-256 over the content, the id left out: the same for the same content in any order of keys."""
+        content = self.model_dump(exclude_none=True, exclude={"id"})
+        return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
+
+
+def parse_request(given: bytes | str | JsonObject) -> GenerationRequest:
+    """Reads a request from JSON text or a dict.
+
+    Raises:
+        RequestTooLarge: the JSON text is above `MAX_REQUEST_BYTES`.
+        RequestRejected: anything else is wrong with it; the message names the parameter and what to do.
+    """
+    try:
+        if isinstance(given, dict):
+            return GenerationRequest.model_validate(given)
+        if len(given) > 2 * MAX_REQUEST_BYTES:
+            raise RequestTooLarge(f"the request has {len(given):,} bytes, the limit is {MAX_REQUEST_BYTES:,}")
+        return GenerationRequest.model_validate_json(given)
+    except ValidationError as error:
+        raise RequestRejected(_sentence(error)) from error
+
+
+def decode_request(packed: bytes) -> GenerationRequest:
+    """Reads a request as `encoded` wrote it.
+
+    Raises:
+        RequestRejected: it is not one.
+    """
+    try:
+        return GenerationRequest.model_validate(msgspec.msgpack.decode(packed))
+    except (ValidationError, msgspec.MsgspecError) as error:
+        raise RequestRejected(f"the stored request cannot be read: {error}") from error
+
+
+def _check_size(name: str, value: JsonObject | None, limit_bytes: int) -> None:
+    if value is None:
+        return
+    try:
+        size = len(msgspec.json.encode(value))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: has a value with no JSON form ({error})") from None
+    if size > limit_bytes:
+        raise ValueError(f"{name}: has {size:,} bytes, the limit is {limit_bytes:,}")
+
+
+def _sentence(error: ValidationError) -> str:
+    """One line out of pydantic's report: the first three findings, each with its place."""
+    findings = error.errors(include_url=False, include_input=False)
+    told: list[str] = []
+    for finding in findings[:3]:
+        place = ".".join(str(part) for part in finding["loc"])
+        reason = finding["msg"].removeprefix("Value error, ")
+        if finding["type"] == "extra_forbidden":
+            reason = "unknown parameter; a vendor's own parameters go into extra_body"
+        told.append(f"{place}: {reason}" if place and not reason.startswith(f"{place}:") else reason)
+    more = f" (and {len(findings) - 3} more)" if len(findings) > 3 else ""
+    return "; ".join(told) + more

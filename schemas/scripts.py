@@ -1,0 +1,79 @@
+"""The Lua scripts, one a verb: loads `lua/`, names keys and arguments, reads verdicts. Sends nothing to Redis itself.
+
+Every script bears being sent twice: a client may repeat one whose reply was lost.
+"""
+
+from functools import cached_property
+from importlib.resources import files
+from typing import NamedTuple
+
+Argument = str | bytes | int
+
+
+class Verdict(NamedTuple):
+    """A script's answer: a word, and what it says beside it."""
+
+    word: str
+    fields: dict[str, bytes]
+
+    def text(self, name: str) -> str:
+        """A field as text."""
+        return self.fields[name].decode()
+
+    def number(self, name: str) -> int:
+        """A field as a whole number."""
+        return int(self.fields[name])
+
+
+class Script:
+    """A verb of the protocol.
+
+    Args:
+        name: file name in `lua/` without its ending.
+        keys: names of KEYS, in order.
+        args: names of ARGV, in order.
+        words: every word its verdict may begin with.
+    """
+
+    def __init__(self, name: str, keys: tuple[str, ...], args: tuple[str, ...], words: frozenset[str]) -> None:
+        self.name = name
+        self.keys = keys
+        self.args = args
+        self.words = words
+
+    @cached_property
+    def text(self) -> str:
+        """The Lua source, prelude included."""
+        folder = files("schemas") / "lua"
+        return f"{(folder / '_prelude.lua').read_text()}\n{(folder / f'{self.name}.lua').read_text()}"
+
+    def call(self, **given: Argument) -> tuple[list[Argument], list[Argument]]:
+        """KEYS and ARGV in their order, from arguments by name."""
+        if given.keys() != {*self.keys, *self.args}:
+            raise TypeError(f"{self.name} takes {self.keys + self.args}, got {tuple(given)}")
+        return [given[name] for name in self.keys], [given[name] for name in self.args]
+
+    def verdict(self, reply: list[bytes]) -> Verdict:
+        """Reads a reply: a word, then names and values."""
+        word, rest = reply[0].decode(), reply[1:]
+        if word not in self.words:
+            raise ValueError(f"{self.name} answered {word!r}")
+        return Verdict(word, {name.decode(): value for name, value in zip(rest[::2], rest[1::2], strict=True)})
+
+
+def _script(name: str, keys: str, args: str, words: str) -> Script:
+    return Script(name, tuple(keys.split()), tuple(args.split()), frozenset(words.split()))
+
+
+SUBMIT = _script(
+    "submit", "rec log", "request digest api model timeout_ms retention_ms accepted", "accepted standing conflict"
+)
+BEGIN = _script("begin", "rec log", "attempt token attempt_started", "begun again stale finished unknown")
+FINISH = _script(
+    "finish",
+    "rec log",
+    "attempt token terminal_id terminal outcome status",
+    "finished again stale ended unknown gap",
+)
+CANCEL = _script("cancel", "rec log", "channel request_id terminal outcome", "ended signalled finished unknown")
+RELEASE = _script("release", "rec", "attempt token", "released stale")

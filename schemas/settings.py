@@ -1,0 +1,75 @@
+"""One frozen Settings per process, read once from the environment in a composition root. Values are passed downward."""
+
+from collections.abc import Mapping
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from schemas.errors import SettingsError
+
+PREFIX = "TAILRACE_"
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+DEFAULT_RUN_LIMIT_S = 900.0
+DEFAULT_RETENTION_S = 3600.0
+
+
+class Settings(BaseModel):
+    """All of ours; each is `TAILRACE_<NAME>` in the environment. Durations in seconds.
+
+    Attributes:
+        redis_url: the Redis or Valkey with queue, logs and records.
+        max_jobs: requests one worker process runs at once.
+        lease_s: how long a claim lasts without renewal; takeover after a crash takes about as long.
+        poll_s: how often an idle worker looks at the queue when no wake-up token came.
+        drain_s: grace period for running requests after SIGTERM.
+        run_limit_s: the longest a request may take from submit to its end, where it says nothing itself.
+        connect_timeout_s: for the connection to the model's server.
+        first_byte_timeout_s: from the request sent to the first byte of the answer.
+        idle_timeout_s: the longest pause between two pieces of the answer.
+        retention_s: how long log and record stay after the end.
+        max_log_entries: a log that reaches it ends its request as failed, with the partial outcome.
+        max_log_bytes: the same, for the bytes of all entries of an attempt.
+        publish_buffer_bytes: unsent entries of a process at which reading the models' streams pauses.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    redis_url: str = DEFAULT_REDIS_URL
+    max_jobs: int = Field(200, ge=1, le=100_000)
+    lease_s: float = Field(5.0, ge=0.5, le=3600)
+    poll_s: float = Field(1.0, gt=0, le=60)
+    drain_s: float = Field(20.0, ge=0, le=86_400)
+    run_limit_s: float = Field(DEFAULT_RUN_LIMIT_S, gt=0, le=86_400)
+    connect_timeout_s: float = Field(10.0, gt=0, le=600)
+    first_byte_timeout_s: float = Field(120.0, gt=0, le=86_400)
+    idle_timeout_s: float = Field(60.0, gt=0, le=86_400)
+    retention_s: float = Field(DEFAULT_RETENTION_S, ge=1, le=31_536_000)
+    max_log_entries: int = Field(200_000, ge=10)
+    max_log_bytes: int = Field(64 * 1024 * 1024, ge=1024)
+    publish_buffer_bytes: int = Field(32 * 1024 * 1024, ge=1024)
+
+    @model_validator(mode="after")
+    def _urls_are_redis(self) -> Self:
+        if not self.redis_url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("redis_url: must begin with redis://, rediss:// or unix://")
+        return self
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Reads every `TAILRACE_*` variable.
+
+        Raises:
+            SettingsError: a name is unknown, or a value out of range; the message names the variable.
+        """
+        given = {
+            name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)
+        }
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            finding = error.errors(include_url=False, include_input=False)[0]
+            name = PREFIX + str(finding["loc"][0]).upper() if finding["loc"] else PREFIX + "*"
+            if finding["type"] == "extra_forbidden":
+                known = ", ".join(PREFIX + field.upper() for field in cls.model_fields)
+                raise SettingsError(f"{name} is not a setting; there are {known}") from error
+            raise SettingsError(f"{name}: {finding['msg'].removeprefix('Value error, ')}") from error
