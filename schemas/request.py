@@ -15,6 +15,7 @@ MAX_METADATA_BYTES = 16 * 1024
 MAX_TIMEOUT_S = 86_400.0
 
 JsonObject = dict[str, Any]
+Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 _ALWAYS_STREAMED = "leave it out: Tailrace always streams"
 _REFUSED: dict[str, str] = {
@@ -44,9 +45,9 @@ class InterfaceOptions(BaseModel):
 
     use_assistant_message: bool = False
     put_inner_thoughts_in_kwarg: bool = True
-    assistant_message_tool_name: str = Field("send_message", min_length=1, max_length=256)
-    assistant_message_tool_kwarg: str = Field("message", min_length=1, max_length=256)
-    inner_thoughts_kwarg: str = Field("inner_thoughts", min_length=1, max_length=256)
+    assistant_message_tool_name: Name = "send_message"
+    assistant_message_tool_kwarg: Name = "message"
+    inner_thoughts_kwarg: Name = "inner_thoughts"
     think_tags: Literal["keep", "reasoning"] = "keep"
 
 
