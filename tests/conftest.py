@@ -1,0 +1,45 @@
+"""What every test stands on: a private Valkey, an environment free of the developer's settings, Hypothesis profiles."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from demo.valkey import EmbeddedValkey
+
+# Bounded and the same everywhere. A deadline would time the machine, not the code; `long` is for a search on demand.
+settings.register_profile("default", deadline=None, max_examples=100)
+settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True, print_blob=True, database=None)
+settings.register_profile("long", deadline=None, max_examples=5_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment() -> Iterator[None]:
+    """No key, URL or setting of the developer's reaches a test or a program that a test starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("TAILRACE_", "OPENAI_")):
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def _shared_valkey() -> Iterator[EmbeddedValkey]:
+    with EmbeddedValkey() as valkey:
+        yield valkey
+
+
+@pytest.fixture
+def valkey(_shared_valkey: EmbeddedValkey) -> EmbeddedValkey:
+    """The session's server, empty and without scripts. A test that stops or configures a server makes its own."""
+    for command in ("CLIENT UNPAUSE", "FLUSHALL SYNC", "SCRIPT FLUSH SYNC"):
+        assert _shared_valkey.ask(command) == "+OK"
+    return _shared_valkey
+
+
+@pytest.fixture
+def redis_url(valkey: EmbeddedValkey) -> str:
+    """URL of an empty database of a real server."""
+    return valkey.url
