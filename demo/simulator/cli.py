@@ -1,0 +1,103 @@
+"""The command `tailrace simulator`: serves until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from demo.simulator.ledger import Entry
+from demo.simulator.server import Simulator
+
+_EXAMPLE = """example:
+  tailrace simulator --port 8080
+  curl -N http://127.0.0.1:8080/v1/chat/completions -H 'authorization: Bearer any' \\
+    -d '{"model": "sim-letta", "stream": true, "messages": [{"role": "user", "content": "Hello"}]}'
+
+Prints one line of JSON with its base URL on stdout when it is ready. GET /__sim/requests says what it was asked.
+"""
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not 0 <= rate <= 1_000_000:
+        raise argparse.ArgumentTypeError("a rate from 0 to 1000000")
+    return rate
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError("a port from 0 to 65535")
+    return port
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tailrace simulator",
+        description="A server that behaves as OpenAI's API does, and fails when a scenario tells it to.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument("--port", type=_port, default=8080, help="0 picks a free one (default %(default)s)")
+    parser.add_argument("--key", help="the API key to insist on (default: any that is not empty)")
+    parser.add_argument("--chunks-per-s", type=_rate, default=0.0, metavar="N",
+                        help="pace of streams whose scenario has none; 0: as fast as they are read")  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no line on stderr for each request")
+    return parser
+
+
+def _tell(entry: Entry) -> None:
+    took_ms = ((entry.ended_s or entry.started_s) - entry.started_s) * 1000
+    what = f"{entry.method} {entry.path} {entry.model or '-'}"
+    print(f"{what} {entry.status or '-'} {entry.ended} {entry.chunks_sent} chunks {took_ms:.0f} ms", file=sys.stderr)
+
+
+def _silent(entry: Entry) -> None:
+    """Says nothing."""
+
+
+async def _serve(options: argparse.Namespace) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    simulator = Simulator(
+        options.host,
+        options.port,
+        key=options.key,
+        chunks_per_s=options.chunks_per_s,
+        on_end=_silent if options.quiet else _tell,
+    )
+    try:
+        await simulator.__aenter__()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        print(f"tailrace simulator: cannot listen on {options.host}:{options.port}: {reason}; choose another --port",
+              file=sys.stderr)  # fmt: skip
+        return 1
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_exit(simulator.__aexit__)
+        print(json.dumps({"url": simulator.url}), flush=True)
+        await stop.wait()
+    return 0
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
+    try:
+        import uvloop
+    except ImportError:  # there is none for Windows
+        return asyncio.run(main)
+    return uvloop.run(main)
+
+
+def simulator(argv: Sequence[str]) -> int:
+    """Runs the simulator until SIGINT or SIGTERM; the exit code."""
+    return _run(_serve(_parser().parse_args(argv)))

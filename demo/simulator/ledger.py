@@ -1,0 +1,84 @@
+"""What the simulator was asked, and how each request ended: what tests and benches read at `/__sim/requests`.
+
+Owns the bounded history and the counts of calls by key. Knows no sockets; times are handed in.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Literal
+
+import msgspec
+
+How = Literal["open", "completed", "error", "client_closed", "cut", "rst", "stopped"]
+
+
+class Entry(msgspec.Struct, kw_only=True):
+    """One request. Times are this machine's monotonic clock, in seconds; `key` is what its calls are counted under.
+
+    `ended`: open (still running), completed (its last byte was handed to the system), error (answered with an error
+    status), client_closed, cut and rst (by the scenario), stopped (the simulator was).
+    """
+
+    n: int
+    method: str
+    path: str
+    model: str | None = None
+    stream: bool = False
+    key: str | None = None
+    call: int | None = None
+    status: int | None = None
+    started_s: float
+    first_byte_s: float | None = None
+    ended_s: float | None = None
+    ended: How = "open"
+    chunks_sent: int = 0
+
+    def end(self, how: How, now_s: float) -> None:
+        """Notes the end, once: what comes later does not change it."""
+        if self.ended == "open":
+            self.ended, self.ended_s = how, now_s
+
+
+class Ledger:
+    """The last requests, how many there were in all, and how often each key was called."""
+
+    def __init__(self, keep: int = 10_000) -> None:
+        self._entries: deque[Entry] = deque(maxlen=keep)
+        self._calls: Counter[str] = Counter()
+        self._total = 0
+
+    def open(self, method: str, path: str, now_s: float) -> Entry:
+        """A new entry; what asks the simulator about itself gets one that is not kept."""
+        if path.startswith("/__sim"):
+            return Entry(n=0, method=method, path=path, started_s=now_s)
+        self._total += 1
+        entry = Entry(n=self._total, method=method, path=path, started_s=now_s)
+        self._entries.append(entry)
+        return entry
+
+    def call(self, key: str) -> int:
+        """The number of this call with this key, from 1."""
+        self._calls[key] += 1
+        return self._calls[key]
+
+    def entries(self) -> list[Entry]:
+        return list(self._entries)
+
+    def report(self, open_connections: int, now_s: float) -> bytes:
+        running = sum(entry.ended == "open" for entry in self._entries)
+        return msgspec.json.encode(
+            {
+                "now_s": now_s,
+                "open_connections": open_connections,
+                "total": self._total,
+                "running": running,
+                "requests": self.entries(),
+            }
+        )
+
+    def reset(self) -> None:
+        """Forgets all; requests that run go on, unseen."""
+        self._entries.clear()
+        self._calls.clear()
+        self._total = 0
