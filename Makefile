@@ -55,7 +55,7 @@ lock: ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv --clear .lock-venv
 	.lock-venv/bin/python -m pip install --quiet --disable-pip-version-check '$(UV)'
 	.lock-venv/bin/uv pip compile --no-config --quiet --universal --python-version 3.11 --upgrade --all-extras --group dev \
-		--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		--generate-hashes --custom-compile-command 'make lock' \
 		--output-file requirements.lock pyproject.toml
 	rm -rf .lock-venv
 

@@ -29,7 +29,7 @@ async def test_each_test_begins_empty(redis_url: str, value: str) -> None:
 
 
 def test_keeps_port_and_data_over_a_crash() -> None:
-    # given an append-only file written at every command, if the server is killed and started, expect data and port again
+    # given an append-only file written at every command, if the server is killed and started, expect data and port kept
     with EmbeddedValkey(appendonly=True, options={"appendfsync": "always"}) as valkey:
         url, first = valkey.url, valkey.pid
         assert valkey.ask("SET kept 1") == "+OK"

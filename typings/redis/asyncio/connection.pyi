@@ -35,7 +35,10 @@ class ConnectionPool:
     connection_kwargs: Mapping[str, Any]
     max_connections: int
     def __init__(
-        self, connection_class: type[AbstractConnection] = ..., max_connections: int | None = ..., **connection_kwargs: Any
+        self,
+        connection_class: type[AbstractConnection] = ...,
+        max_connections: int | None = ...,
+        **connection_kwargs: Any,
     ) -> None: ...
     @classmethod
     def from_url(cls, url: str, **kwargs: Any) -> Self: ...
