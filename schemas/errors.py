@@ -14,6 +14,7 @@ TailraceError
 │   ├── StoreFull            out of memory
 │   └── StoreRefused         read-only replica, missing rights, wrong password
 ├── AttemptLost              another attempt has begun, or the log is gone: stop writing
+├── LogFull                  an attempt reached the maximum of entries or bytes of its log
 └── TailError
     ├── UnknownRequest       no such id, or its lifetime is over
     └── CursorInvalid        not a cursor of this log
@@ -126,6 +127,12 @@ class AttemptLost(TailraceError):
     """This attempt may no longer write: a later one has begun, the request has ended, or its log is gone."""
 
     code = "attempt_lost"
+
+
+class LogFull(TailraceError):
+    """The attempt reached the maximum of entries or bytes of its log; what stands there stays."""
+
+    code = "log_full"
 
 
 class TailError(TailraceError):

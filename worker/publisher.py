@@ -1,0 +1,310 @@
+"""Group commit: the entries of all running attempts of this process, with one round trip to Redis in flight.
+
+What gathers while a commit travels goes with the next one, so reading a model never waits for Redis and a lone entry
+leaves at once. Owns entry ids, buffers, fencing before each commit, and sending again. Knows no Redis command and
+nothing of what the entries say. An entry costs no task, no future and no lock.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import monotonic
+from types import TracebackType
+from typing import Protocol, Self
+
+from schemas.errors import AttemptLost, LogFull, StoreFull, StoreUnavailable, TailraceError
+from schemas.ids import EntryId
+from schemas.keys import log_key
+from worker.retry import Backoff
+from worker.store import PATIENCE_S, Batch, xadd, xadd_prefix
+
+MAX_COMMIT_ENTRIES = 512
+MAX_COMMIT_BYTES = 1024 * 1024
+"""A commit stops growing here, so that a backlog does not become one command that blocks the server for all."""
+
+REQUEST_BUFFER_BYTES = 4 * 1024 * 1024
+RETRY = Backoff(base_s=0.02, cap_s=0.5)
+
+
+class Line(Protocol):
+    """What carries a commit; `store.CommitLine` says what is returned and raised."""
+
+    async def commit(self, batches: Sequence[Batch]) -> list[TailraceError | None]:
+        """Writes all batches in one round trip, each all or nothing."""
+        ...
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        ...
+
+
+class LogWriter:
+    """Appends the entries of one attempt to its log; made by `Publisher.open`.
+
+    Attributes:
+        seq: of the entry appended last; 0 is the attempt's first entry, which `begin` wrote.
+        failed: why nothing more can be written, or None.
+    """
+
+    def __init__(
+        self, publisher: "Publisher", request_id: str, attempt: int, holds: Callable[[], bool], limits: tuple[int, int]
+    ) -> None:
+        self.log = log_key(request_id)
+        self.attempt = attempt
+        self.seq = 0
+        self.failed: TailraceError | None = None
+        self.holds = holds
+        self._publisher = publisher
+        self._prefix = xadd_prefix(self.log)
+        self._max_entries, self._bytes_left = limits
+        self._unsent: deque[bytes] = deque()
+        self._written = 0
+        self.buffered_bytes = 0
+        self.listed = False
+
+    def append(self, entry: bytes) -> None:
+        """Takes an entry under the next id. Returns at once; it travels with the next commit.
+
+        Raises:
+            LogFull: the attempt has reached its maximum of entries or bytes; what was appended still goes out.
+            AttemptLost, StoreError: the writer has failed before.
+        """
+        self._check()
+        seq = self.seq + 1
+        self._bytes_left -= len(entry)
+        if seq > self._max_entries or self._bytes_left < 0:
+            self._bytes_left = -1
+            raise LogFull(f"the answer has more entries or bytes than a log takes ({self.seq:,} entries were written)")
+        self.seq = seq
+        command = xadd(self._prefix, b"%d-%d" % (self.attempt, seq), entry)
+        self._unsent.append(command)
+        self._publisher.gather(self, len(command))
+
+    async def room(self) -> None:
+        """Waits while the buffer of the process or of this request is full: the back-pressure of the upstream read."""
+        while self.failed is None and self._publisher.is_full(self):
+            await self._publisher.progress()
+        self._check()
+
+    async def flush(self) -> None:
+        """Waits until all appended so far stands in Redis.
+
+        Raises:
+            AttemptLost: the lease ended, a later attempt began, or the log is gone.
+            StoreError: Redis could not be written to for too long.
+        """
+        seq = self.seq
+        while self._written < seq and self.failed is None:
+            await self._publisher.progress()
+        if self._written < seq:
+            self._check()
+
+    def close(self) -> None:
+        """No more entries; what was not sent is dropped."""
+        self._publisher.drop(self, AttemptLost("the writer is closed"))
+
+    def take(self, entries: int, size: int) -> "_Batch":
+        """The next batch: at most so many entries, and bytes up to `size` or one entry."""
+        commands: list[bytes] = []
+        while self._unsent and entries > len(commands) and size > 0:
+            command = self._unsent.popleft()
+            commands.append(command)
+            size -= len(command)
+        first = self.seq - len(self._unsent) - len(commands)
+        return _Batch(self, commands, EntryId(self.attempt, first + len(commands)))
+
+    def wrote(self, last: EntryId) -> None:
+        """All up to here stands in Redis."""
+        self._written = last.seq
+
+    def _check(self) -> None:
+        if self.failed is not None:
+            raise type(self.failed)(str(self.failed)) from self.failed
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether entries wait for the next commit."""
+        return bool(self._unsent)
+
+    def discard(self) -> None:
+        """Drops what was not sent."""
+        self._unsent.clear()
+
+
+class _Batch:
+    """What one commit writes into one log. It stays as it is when it is sent again: Redis then knows it by its ids."""
+
+    __slots__ = ("commands", "last", "log", "size", "writer")
+
+    def __init__(self, writer: LogWriter, commands: list[bytes], last: EntryId) -> None:
+        self.writer = writer
+        self.log = writer.log
+        self.commands: Sequence[bytes] = commands
+        self.last = last
+        self.size = sum(map(len, commands))
+
+
+class Publisher:
+    """The one publisher of a process. `async with` runs it.
+
+    Args:
+        line: carries the commits.
+        buffer_bytes: unsent bytes of the process at which `room` waits.
+        request_buffer_bytes: the same for one request.
+        max_entries: of one attempt.
+        max_bytes: of one attempt's entries.
+        patience_s: how long a commit is sent again before its writers fail.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        *,
+        buffer_bytes: int,
+        max_entries: int,
+        max_bytes: int,
+        request_buffer_bytes: int = REQUEST_BUFFER_BYTES,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._line = line
+        self._buffer_bytes = buffer_bytes
+        self._request_buffer_bytes = min(request_buffer_bytes, buffer_bytes)
+        self._limits = (max_entries, max_bytes)
+        self._patience_s = patience_s
+        self._waiting: deque[LogWriter] = deque()
+        self._open: set[LogWriter] = set()
+        self._work = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.buffered_bytes = 0
+        self.commits = 0
+
+    def open(self, request_id: str, attempt: int, holds: Callable[[], bool]) -> LogWriter:
+        """A writer for an attempt that has begun.
+
+        Args:
+            holds: whether the attempt's lease still stands, by a local clock; asked before each commit.
+
+        Raises:
+            StoreUnavailable: the publisher does not run.
+        """
+        if self._task is None or self._task.done():
+            raise StoreUnavailable("the publisher does not run")
+        writer = LogWriter(self, request_id, attempt, holds, self._limits)
+        self._open.add(writer)
+        return writer
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="publisher")
+        return self
+
+    @property
+    def task(self) -> "asyncio.Task[None] | None":
+        """What runs it. It ends only by a fault of ours, so whoever composes the process watches it."""
+        return self._task
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        await self._line.close()
+
+    def is_full(self, writer: LogWriter) -> bool:
+        """Whether this writer should pause."""
+        return self.buffered_bytes >= self._buffer_bytes or writer.buffered_bytes >= self._request_buffer_bytes
+
+    async def progress(self) -> None:
+        """Waits for the end of the next commit, or for the failure of a writer."""
+        await self._progress.wait()
+
+    def gather(self, writer: LogWriter, size: int) -> None:
+        """A writer has taken an entry of `size` bytes."""
+        writer.buffered_bytes += size
+        self.buffered_bytes += size
+        if not writer.listed:
+            writer.listed = True
+            self._waiting.append(writer)
+            self._work.set()
+
+    def drop(self, writer: LogWriter, why: TailraceError) -> None:
+        """Ends a writer: its unsent entries are dropped, whoever waits for it hears why."""
+        self._open.discard(writer)
+        if writer.failed is None:
+            writer.failed = why
+            writer.discard()
+            self.buffered_bytes -= writer.buffered_bytes
+            writer.buffered_bytes = 0
+            self._tell()
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                while batches := self._next_commit():
+                    await self._commit(batches)
+                    self._tell()
+        finally:
+            for writer in tuple(self._open):
+                self.drop(writer, StoreUnavailable("the publisher has ended"))
+
+    def _next_commit(self) -> list[_Batch]:
+        """A batch of each writer that waits, the longest waiting first, up to a commit's size."""
+        batches: list[_Batch] = []
+        entries, size = MAX_COMMIT_ENTRIES, MAX_COMMIT_BYTES
+        share = max(1, entries // max(1, len(self._waiting)))
+        for _ in range(len(self._waiting)):
+            if entries <= 0 or size <= 0:
+                break
+            writer = self._waiting.popleft()
+            batch = writer.take(min(share, entries), size)
+            entries -= len(batch.commands)
+            size -= batch.size
+            if batch.commands:
+                batches.append(batch)
+            writer.listed = writer.has_unsent
+            if writer.listed:
+                self._waiting.append(writer)
+        return batches
+
+    async def _commit(self, batches: list[_Batch]) -> None:
+        """Writes the batches, sending again what is left as long as that may help."""
+        end = monotonic() + self._patience_s
+        tries = 0
+        while batches := [batch for batch in batches if self._may_write(batch.writer)]:
+            try:
+                results = await self._line.commit(batches)
+            except StoreUnavailable as error:
+                results = [error] * len(batches)
+            self.commits += 1
+            tries += 1
+            pause_s = RETRY.pause_s(tries)
+            over = monotonic() + pause_s > end
+            batches = [batch for batch, why in zip(batches, results, strict=True) if not self._settle(batch, why, over)]
+            if batches:
+                await asyncio.sleep(pause_s)
+
+    def _may_write(self, writer: LogWriter) -> bool:
+        if writer.failed is None and not writer.holds():
+            self.drop(writer, AttemptLost("the lease of this attempt has run out"))
+        return writer.failed is None
+
+    def _settle(self, batch: _Batch, why: TailraceError | None, over: bool) -> bool:
+        """Whether a batch is done with: written, or failed for good. `over`: there is no time to send it again."""
+        writer = batch.writer
+        if why is None:
+            writer.wrote(batch.last)
+            if writer.failed is None:
+                writer.buffered_bytes -= batch.size
+                self.buffered_bytes -= batch.size
+        elif isinstance(why, StoreUnavailable | StoreFull) and not over:
+            return False
+        else:
+            self.drop(writer, why)
+        return True
+
+    def _tell(self) -> None:
+        told, self._progress = self._progress, asyncio.Event()
+        told.set()
