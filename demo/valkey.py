@@ -4,7 +4,6 @@ Owns one server: its binary, port, folder and end. Knows nothing of Tailrace's k
 the machine already runs: a free port on the loopback, a temporary folder, no configuration file.
 """
 
-import contextlib
 import importlib.util
 import os
 import signal
@@ -20,7 +19,8 @@ from typing import Self
 from schemas.errors import TailraceError
 
 HOST = "127.0.0.1"
-START_S = 10.0  # from the start of the program until it answers PING; loading an append-only file counts
+READY = "Ready to accept connections"  # the server logs it once it listens and has loaded its data
+START_S = 10.0  # from the start of the program until it is ready
 STOP_S = 5.0  # from SIGTERM until SIGKILL
 PORT_TRIES = 5  # a free port can be taken by another program before ours binds it
 
@@ -155,7 +155,7 @@ class EmbeddedValkey:
         with self.log.open("ab") as log:
             mark = log.tell()
             # In a process group of its own: Ctrl-C at a terminal is for the demo, which then ends its parts in order.
-            self._server = subprocess.Popen(
+            server = self._server = subprocess.Popen(
                 [str(binary), "--port", str(port), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -163,20 +163,21 @@ class EmbeddedValkey:
                 process_group=0,
             )
         try:
-            self._await_ready(port, mark)
+            self._await_ready(server, port, mark)
         except BaseException:  # also on Ctrl-C: no server is left behind
             self.kill()
             raise
 
-    def _await_ready(self, port: int, mark: int) -> None:
-        server = self._server
+    def _await_ready(self, server: subprocess.Popen[bytes], port: int, mark: int) -> None:
         deadline = time.monotonic() + START_S
-        while server is not None and server.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                if _ask(port, "PING", 1.0) == "+PONG":
-                    return
+        said, gone = "", False
+        # Its own log is asked, not the port: there another server might answer, and be taken for ours.
+        while not gone and time.monotonic() < deadline:
             time.sleep(0.01)
-        said = self.log.read_bytes()[mark:].decode(errors="replace")
+            gone = server.poll() is not None  # before the log is read, so that its last words are in it
+            said = self.log.read_bytes()[mark:].decode(errors="replace")
+            if READY in said and not gone:
+                return
         if "Address already in use" in said:
             raise PortTaken(f"port {port} on {HOST} is taken by another program: stop it, or choose another port")
         last = " / ".join(said.splitlines()[-3:])
@@ -212,7 +213,7 @@ def _free_port() -> int:
 
 
 def _listens(port: int) -> bool:
-    """Whether somebody listens there already: a server of another's must never be taken for ours."""
+    """Whether somebody listens there already; asked first, since that is quicker than letting a server fail."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((HOST, port)) == 0

@@ -84,3 +84,19 @@ def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(ValkeyMissing, match=r"tailrace\[demo\]"), EmbeddedValkey():
         pass
+
+
+def test_a_port_lost_to_another_program_at_the_last_moment_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a port that looked free and is taken when the server binds it, if any port will do, expect another one
+    with socket.socket() as other, socket.socket() as spare:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        spare.bind(("127.0.0.1", 0))
+        taken: int = other.getsockname()[1]
+        free: int = spare.getsockname()[1]
+        spare.close()
+        monkeypatch.setattr("demo.valkey._free_port", iter([taken, free]).__next__)
+        monkeypatch.setattr("demo.valkey._listens", {taken: False, free: False}.__getitem__)
+        with EmbeddedValkey() as valkey:
+            assert valkey.port == free
+            assert valkey.ask("PING") == "+PONG"
