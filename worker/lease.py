@@ -1,0 +1,230 @@
+"""Leases: the timed right to run an attempt. Renews those of the process, ends what is lost, hears cancels.
+
+A lease is judged by our own monotonic clock, from before the round trip that won it was sent: so it ends here before it
+ends on the server, whoever hangs or is cut off in between. Knows neither Redis nor what runs under a lease.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from enum import Enum
+from math import inf
+from time import monotonic
+from typing import NamedTuple, Protocol
+
+from schemas.errors import StoreError
+from worker.retry import Backoff
+
+RENEWALS_PER_LEASE = 3
+RENEWED_AT_ONCE = 1_000
+"""Leases in one renewal: the server does nothing else meanwhile (some 5 µs a lease)."""
+
+_RETRY = Backoff(base_s=0.05, cap_s=1.0)
+_logger = logging.getLogger("tailrace.lease")
+
+
+class Stop(Enum):
+    """Why an attempt has to end before its end."""
+
+    CANCELLED = "cancelled"
+    """Somebody asked: end the request, keep what there is."""
+    LEASE_LOST = "lease_lost"
+    """The right to run is gone: nothing more may be written, another worker takes over."""
+    DRAINED = "drained"
+    """The worker is going: hand the request back."""
+
+
+class Lease:
+    """The right to run one attempt of a job; made by the queue, one for each job that starts.
+
+    Attributes:
+        request_id: the request, and the job.
+        attempt: the number of the attempt, minted by claim; grows with `next_attempt`.
+        token: the owner's token, as `begin` and `finish` take it.
+        why: why this attempt begins: `first`, `lease_expired`, `drained`, `retry`.
+        crashes: leases of this job that ran out unanswered, so far.
+        stopped: done as soon as the attempt has to end; the first reason stands.
+
+    Args:
+        ends_at: own monotonic time, in seconds, at which the right ends unless renewed.
+        mint: asks Redis for the next number; `next_attempt` is its only caller.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        *,
+        attempt: int,
+        token: str,
+        why: str,
+        crashes: int,
+        ends_at: float,
+        mint: "Callable[[Lease], Awaitable[int]]",
+    ) -> None:
+        self.request_id = request_id
+        self.attempt = attempt
+        self.token = token
+        self.why = why
+        self.crashes = crashes
+        self.stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        self._ends_at = ends_at
+        self._mint = mint
+
+    def holds(self) -> bool:
+        """Whether the right to run still stands, by our own clock: ask before every write."""
+        return monotonic() < self._ends_at
+
+    @property
+    def ends_at(self) -> float:
+        """Own monotonic time, in seconds, at which the right ends unless renewed."""
+        return self._ends_at
+
+    def renewed(self, ends_at: float) -> None:
+        """The server has extended the lease. One that has ended here stays ended."""
+        if self.holds():
+            self._ends_at = ends_at
+
+    def stop(self, why: Stop) -> None:
+        """Asks the attempt to end. Only the first reason counts, but a lost lease ends the right to write at any time."""
+        if why is Stop.LEASE_LOST:
+            self._ends_at = -inf
+        if not self.stopped.done():
+            self.stopped.set_result(why)
+
+    async def next_attempt(self) -> int:
+        """Mints the next attempt number under the same lease, for an owner that tries again by itself.
+
+        Raises:
+            AttemptLost: the lease is another's, or has run out.
+            StoreError: Redis did not answer; it may be asked again (numbers may skip).
+        """
+        self.attempt = await self._mint(self)
+        return self.attempt
+
+
+class Renewed(NamedTuple):
+    """The answer to a renewal: ids whose lease is gone, and ids that somebody wants cancelled. All others hold."""
+
+    lost: frozenset[str]
+    cancelled: frozenset[str]
+
+
+class LeaseStore(Protocol):
+    """What leases need of Redis."""
+
+    async def renew(self, leases: Sequence[Lease]) -> Renewed:
+        """Extends the leases, token-checked. Raises StoreError."""
+        ...
+
+    def cancels(self) -> AsyncIterator[str | None]:
+        """Request ids to cancel as they are published; None after each subscription. Raises StoreError."""
+        ...
+
+
+class Leases:
+    """The leases of this process.
+
+    Args:
+        store: where they stand.
+        lease_s: how long a lease lasts without renewal, in seconds.
+    """
+
+    def __init__(self, store: LeaseStore, lease_s: float) -> None:
+        self._store = store
+        self._lease_s = lease_s
+        self._running: dict[str, Lease] = {}
+        self._at_once = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def add(self, lease: Lease) -> None:
+        """From now on the lease is renewed, and cancels of its request are heard."""
+        self._running[lease.request_id] = lease
+
+    def remove(self, lease: Lease) -> None:
+        """The job is done with, or handed back."""
+        if self._running.get(lease.request_id) is lease:
+            del self._running[lease.request_id]
+
+    def stop_all(self, why: Stop) -> None:
+        """Asks every running attempt to end."""
+        for lease in list(self._running.values()):
+            lease.stop(why)
+
+    async def keep(self) -> None:
+        """Renews, ends what has run out, and hears cancels, until it is cancelled. Redis may come and go meanwhile."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._renew_for_ever())
+            tasks.create_task(self._end_by_clock())
+            tasks.create_task(self._hear_cancels())
+
+    async def _renew_for_ever(self) -> None:
+        failures, pause_s = 0, self._lease_s / RENEWALS_PER_LEASE
+        while True:
+            await self._pause(pause_s)
+            try:
+                await self.renew()
+            except StoreError as error:
+                failures += 1
+                _logger.warning("leases not renewed (%s); trying again", error)
+                pause_s = _RETRY.pause_s(failures)
+            else:
+                failures, pause_s = 0, self._lease_s / RENEWALS_PER_LEASE
+
+    async def _pause(self, pause_s: float) -> None:
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._at_once.wait()
+        except TimeoutError:
+            pass
+        self._at_once.clear()
+
+    async def renew(self) -> None:
+        """Renews every lease that still holds, and takes notice of cancels whose call was not heard.
+
+        Raises:
+            StoreError: Redis did not answer; what was not renewed ends by the clock.
+        """
+        held = [lease for lease in self._running.values() if lease.holds()]
+        for first in range(0, len(held), RENEWED_AT_ONCE):
+            batch = held[first : first + RENEWED_AT_ONCE]
+            sent_at = monotonic()
+            answer = await self._store.renew(batch)
+            for lease in batch:
+                if lease.request_id in answer.lost:
+                    self._lose(lease, "the server says another has it, or nobody")
+                else:
+                    lease.renewed(sent_at + self._lease_s)
+                if lease.request_id in answer.cancelled:
+                    lease.stop(Stop.CANCELLED)
+
+    def _lose(self, lease: Lease, why: str) -> None:
+        if self._running.get(lease.request_id) is lease and lease.ends_at > -inf:
+            _logger.warning("lease of %s, attempt %d, lost: %s", lease.request_id, lease.attempt, why)
+            lease.stop(Stop.LEASE_LOST)
+
+    async def _end_by_clock(self) -> None:
+        """Redis away, or this process hung: whoever still runs without a right is told to end."""
+        while True:
+            latest = monotonic() + self._lease_s / RENEWALS_PER_LEASE
+            ends_at = min((lease.ends_at for lease in self._running.values() if lease.holds()), default=latest)
+            await asyncio.sleep(max(min(ends_at, latest) - monotonic(), 0.001))
+            for lease in list(self._running.values()):
+                if not lease.holds():
+                    self._lose(lease, "it was not renewed in time")
+
+    async def _hear_cancels(self) -> None:
+        failures = 0
+        while True:
+            try:
+                async for request_id in self._store.cancels():
+                    failures = 0
+                    if request_id is None:  # what was published before this is looked up, with the renewal
+                        self._at_once.set()
+                    elif lease := self._running.get(request_id):
+                        lease.stop(Stop.CANCELLED)
+            except StoreError as error:
+                failures += 1
+                _logger.warning("cancels are not heard (%s), renewals look them up; subscribing again", error)
+                await asyncio.sleep(_RETRY.pause_s(failures))
