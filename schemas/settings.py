@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -35,23 +36,25 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     redis_url: str = DEFAULT_REDIS_URL
-    max_jobs: int = Field(200, ge=1, le=100_000)
-    lease_s: float = Field(5.0, ge=0.5, le=3600)
-    poll_s: float = Field(1.0, gt=0, le=60)
-    drain_s: float = Field(20.0, ge=0, le=86_400)
-    run_limit_s: float = Field(DEFAULT_RUN_LIMIT_S, gt=0, le=86_400)
-    connect_timeout_s: float = Field(10.0, gt=0, le=600)
-    first_byte_timeout_s: float = Field(120.0, gt=0, le=86_400)
-    idle_timeout_s: float = Field(60.0, gt=0, le=86_400)
-    retention_s: float = Field(DEFAULT_RETENTION_S, ge=1, le=31_536_000)
-    max_log_entries: int = Field(200_000, ge=10)
-    max_log_bytes: int = Field(64 * 1024 * 1024, ge=1024)
-    publish_buffer_bytes: int = Field(32 * 1024 * 1024, ge=1024)
+    max_jobs: int = Field(default=200, ge=1, le=100_000)
+    lease_s: float = Field(default=5.0, ge=0.5, le=3600)
+    poll_s: float = Field(default=1.0, gt=0, le=60)
+    drain_s: float = Field(default=20.0, ge=0, le=86_400)
+    run_limit_s: float = Field(default=DEFAULT_RUN_LIMIT_S, gt=0, le=86_400)
+    connect_timeout_s: float = Field(default=10.0, gt=0, le=600)
+    first_byte_timeout_s: float = Field(default=120.0, gt=0, le=86_400)
+    idle_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
+    retention_s: float = Field(default=DEFAULT_RETENTION_S, ge=1, le=31_536_000)
+    max_log_entries: int = Field(default=200_000, ge=10)
+    max_log_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
+    publish_buffer_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
 
     @model_validator(mode="after")
     def _urls_are_redis(self) -> Self:
-        if not self.redis_url.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("redis_url: must begin with redis://, rediss:// or unix://")
+        try:
+            check_redis_url(self.redis_url)
+        except ValueError as error:
+            raise ValueError(f"redis_url: {error}") from None
         return self
 
     @classmethod
@@ -73,3 +76,27 @@ class Settings(BaseModel):
                 known = ", ".join(PREFIX + field.upper() for field in cls.model_fields)
                 raise SettingsError(f"{name} is not a setting; there are {known}") from error
             raise SettingsError(f"{name}: {finding['msg'].removeprefix('Value error, ')}") from error
+
+
+def check_redis_url(url: str) -> str:
+    """Returns the URL if it can name a Redis: `redis://[[user]:password@]host[:port][/database]`, `rediss://`, `unix://path`.
+
+    Raises:
+        ValueError: it cannot; the message says why, and does not repeat a password.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"cannot be read: {error}") from None
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise ValueError("needs the path of the socket, such as unix:///run/redis.sock")
+        return url
+    if port == 0:
+        raise ValueError("the port must be 1 to 65535")
+    if not (parts.path.strip("/") == "" or parts.path.removeprefix("/").isdecimal()):
+        raise ValueError(f"the database must be a number, such as /0, not {parts.path[:40]!r}")
+    return url

@@ -1,0 +1,156 @@
+"""The programs a demo runs: each a real process of ours, started by its command and taken down in order.
+
+Owns their processes. Knows nothing of what the demo shows.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from queue import Empty, Queue
+from typing import IO
+
+from schemas.errors import TailraceError
+
+READY_S = 20.0
+STOP_S = 5.0
+_COMMAND = (sys.executable, "-c", "import sys; from producers.cli import main; sys.exit(main())")
+
+
+class DemoError(TailraceError):
+    """A part of the demo did not do its part."""
+
+    code = "demo_failed"
+
+
+class Part:
+    """One `tailrace` command running as a process of its own; a context manager that ends it.
+
+    Args:
+        name: for messages.
+        arguments: of `tailrace`.
+        environment: what it sees.
+        given: written to its standard input.
+    """
+
+    def __init__(
+        self, name: str, arguments: Sequence[str], environment: Mapping[str, str], given: str | None = None
+    ) -> None:
+        self.name = name
+        # In a process group of its own: Ctrl-C at a terminal is for the demo, which ends its parts in order.
+        self._process = subprocess.Popen(
+            [*_COMMAND, *arguments],
+            env=dict(environment),
+            stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            process_group=0,
+        )
+        self._complaints: list[str] = []
+        self._lines: Queue[str | None] = Queue()
+        self._readers = [
+            threading.Thread(target=self._pump_lines, args=(self._process.stdout,), daemon=True),
+            threading.Thread(target=self._pump_complaints, args=(self._process.stderr,), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+        if given is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+                stdin.write(given)
+
+    def line(self, within_s: float = READY_S) -> str | None:
+        """The next line it prints, None at its end.
+
+        Raises:
+            DemoError: nothing came in time.
+        """
+        try:
+            return self._lines.get(timeout=within_s)
+        except Empty:
+            raise DemoError(f"{self.name} said nothing for {within_s:g} s{self._last_words()}") from None
+
+    def lines(self) -> Iterator[str]:
+        """Every line it prints until its end."""
+        while (line := self.line()) is not None:
+            yield line
+
+    def first_line(self) -> str:
+        """Its first line.
+
+        Raises:
+            DemoError: it ended without one, or nothing came in time.
+        """
+        line = self.line()
+        if line is None:
+            raise DemoError(f"{self.name} ended before it was ready{self._last_words()}")
+        return line
+
+    def wait(self) -> int:
+        """Waits for its end; its exit code."""
+        code = self._process.wait(READY_S)
+        for reader in self._readers:
+            reader.join(STOP_S)
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL, as if its machine were gone."""
+        self._process.kill()
+        self.wait()
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL if it does not end in time."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self.wait()
+
+    def __enter__(self) -> "Part":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _pump_lines(self, stream: IO[str]) -> None:
+        for line in stream:
+            self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
+
+    def _pump_complaints(self, stream: IO[str]) -> None:
+        for line in stream:
+            self._complaints = [*self._complaints[-4:], line.rstrip("\n")]
+
+    def _last_words(self) -> str:
+        return f"; last it said: {' / '.join(self._complaints)}" if self._complaints else ""
+
+
+def run(arguments: Sequence[str], environment: Mapping[str, str], given: str | None = None) -> str:
+    """Runs a `tailrace` command to its end and returns what it printed.
+
+    Raises:
+        DemoError: its exit code was not 0.
+    """
+    with Part(f"tailrace {arguments[0]}", arguments, environment, given) as part:
+        printed = "\n".join(part.lines())
+        if code := part.wait():
+            raise DemoError(f"{part.name} ended with exit code {code}{part._last_words()}")  # pyright: ignore[reportPrivateUsage] - same module
+    return printed
+
+
+def simulator_url(part: Part) -> str:
+    """The base URL that a simulator prints when it is ready."""
+    return str(json.loads(part.first_line())["url"])
+
+
+def clean_environment(additions: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment without settings of ours and without the SDK's: the demo must not use either by chance."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TAILRACE_", "OPENAI_"))}
+    return kept | dict(additions)
