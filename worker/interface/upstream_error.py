@@ -1,0 +1,176 @@
+"""A provider's error object, as it stands in a body or inside a stream, made one of our errors.
+
+Pure: used by both interfaces for errors inside a stream, and by whoever reads the body of an HTTP error. Knows nothing
+of HTTP clients and decides no retry: the class says whether another try may help.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+from schemas.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable, Whose
+
+MAX_MESSAGE_CHARACTERS = 2000
+NO_MESSAGE = "the model's server reported an error without a message"
+
+_KEY = re.compile(r"\b(sk|gsk|xai|pk)-[\w*.-]{6,}")
+"""Providers quote keys, part masked, in their messages; ours must not carry them on."""
+
+STATUS_OF_WORD: Mapping[str, int] = {
+    # 400: the request itself
+    "invalid_request_error": 400,
+    "invalid_request": 400,
+    "invalid_argument": 400,
+    "invalid_prompt": 400,
+    "bad_request": 400,
+    "badrequesterror": 400,
+    "context_length_exceeded": 400,
+    "string_above_max_length": 400,
+    "content_filter": 400,
+    "content_policy_violation": 400,
+    "responsibleaipolicyviolation": 400,
+    "bio_policy": 400,
+    "cyber_policy": 400,
+    "misalignment_policy_violation": 400,
+    "data_residency_mismatch": 400,
+    "failed_to_download_image": 400,
+    "failed_precondition": 400,
+    "unsupported_value": 400,
+    "unsupported_parameter": 400,
+    "unknown_parameter": 400,
+    "missing_required_parameter": 400,
+    "unprocessable_entity": 422,
+    "request_too_large": 413,
+    # 401, 402, 403: who asks
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "unauthenticated": 401,
+    "unauthorized": 401,
+    "insufficient_quota": 402,
+    "billing_hard_limit_reached": 402,
+    "billing_not_active": 402,
+    "billing_error": 402,
+    "payment_required": 402,
+    "insufficient_credits": 402,
+    "permission_error": 403,
+    "permission_denied": 403,
+    "forbidden": 403,
+    "unsupported_country_region_territory": 403,
+    "usage_not_included": 403,
+    # 404: what is asked for
+    "not_found": 404,
+    "not_found_error": 404,
+    "notfounderror": 404,
+    "model_not_found": 404,
+    "model_not_active": 404,
+    "image_file_not_found": 404,
+    "previous_response_not_found": 404,
+    # later, or elsewhere
+    "timeout": 408,
+    "timeout_error": 504,
+    "deadline_exceeded": 504,
+    "vector_store_timeout": 504,
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "rate_limit_reached": 429,
+    "rate_limited": 429,
+    "too_many_requests": 429,
+    "resource_exhausted": 429,
+    "usage_limit_reached": 429,
+    "tokens": 429,
+    "requests": 429,
+    "slow_down": 503,
+    "server_is_overloaded": 503,
+    "overloaded_error": 503,
+    "overloaded": 503,
+    "engine_overloaded": 503,
+    "unavailable": 503,
+    "service_unavailable": 503,
+    "service_unavailable_error": 503,
+    "server_error": 500,
+    "api_error": 500,
+    "internal": 500,
+    "internal_error": 500,
+    "internal_server_error": 500,
+    "internalservererror": 500,
+    "bad_gateway": 502,
+    "upstream_error": 502,
+}
+"""Words providers use for `code`, `type` or `status` of an error, and the HTTP status that goes with each.
+
+Sources: the API references of OpenAI (`ResponseError.code`, guide to error codes), Anthropic, Google (RPC codes), vLLM and
+OpenRouter.
+"""
+
+_WHOSE_OF_STATUS: Mapping[int, Whose] = {401: "operator", 402: "operator", 403: "operator"}
+_LATER = frozenset({408, 409, 425, 429})
+
+
+def from_error_object(given: object, status: int | None = None) -> UpstreamError:
+    """Reads an error of any provider's shape: `{"error": {...}}`, the object itself, a text, or a list with one in it.
+
+    The wire code is `upstream_<status>`: of the HTTP status given, else of the number or the word in the object; it is
+    `upstream_error` where nothing tells, which counts as unavailable, since a stream had begun.
+
+    Args:
+        given: what was decoded from JSON, of any type.
+        status: HTTP status, where the error came as an HTTP answer.
+    """
+    error = _innermost(given)
+    words = _words(error)
+    quota = any(STATUS_OF_WORD.get(word) == 402 for word in words)
+    known = 402 if quota else status or _status_of(words)  # a spent quota comes as 429, but waiting does not help
+    message = _message(error, words)
+    if known is None:
+        return UpstreamUnavailable(message, code="upstream_error")
+    code = f"upstream_{status or known}"
+    if known in _LATER or known >= 500:
+        return UpstreamUnavailable(message, code=code, status=status)
+    return UpstreamRefused(message, code=code, whose=_WHOSE_OF_STATUS.get(known, "caller"), status=status)
+
+
+def _innermost(given: object, depth: int = 4) -> object:
+    """The object that holds the message, out of the envelopes that providers put round it."""
+    inner: object = None
+    if isinstance(given, list):
+        inner = next(iter(cast("list[object]", given)), None)
+    elif isinstance(given, dict):
+        inner = cast("dict[str, object]", given).get("error")
+    if depth and inner and isinstance(inner, dict | list | str):
+        return _innermost(cast("object", inner), depth - 1)
+    return given
+
+
+def _words(error: object) -> list[str]:
+    """What the object says of its kind, the most telling first."""
+    if not isinstance(error, dict):
+        return []
+    fields = cast("dict[str, Any]", error)
+    found: list[str] = []
+    for key in ("code", "status", "type"):
+        value = fields.get(key)
+        if isinstance(value, str | int) and not isinstance(value, bool) and value not in ("", "error"):
+            found.append(str(value).lower())
+    return found
+
+
+def _status_of(words: list[str]) -> int | None:
+    for word in words:
+        if word in STATUS_OF_WORD:
+            return STATUS_OF_WORD[word]
+        if word.isdecimal() and 400 <= int(word[:4]) <= 599:
+            return int(word[:4])
+        if "image" in word:  # OpenAI has a dozen words for what can be wrong with an image
+            return 400
+    return None
+
+
+def _message(error: object, words: list[str]) -> str:
+    text: object = error
+    if isinstance(error, dict):
+        fields = cast("dict[str, Any]", error)
+        text = next((fields[key] for key in ("message", "detail", "msg") if isinstance(fields.get(key), str)), None)
+    told = text.strip() if isinstance(text, str) else ""
+    if words and words[0] not in told.lower():
+        told = f"{told or NO_MESSAGE} ({words[0]})"
+    return _KEY.sub(r"\1-***", told or NO_MESSAGE)[:MAX_MESSAGE_CHARACTERS]
