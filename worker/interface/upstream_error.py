@@ -98,8 +98,8 @@ STATUS_OF_WORD: Mapping[str, int] = {
 }
 """Words providers use for `code`, `type` or `status` of an error, and the HTTP status that goes with each.
 
-Sources: the API references of OpenAI (`ResponseError.code`, guide to error codes), Anthropic, Google (RPC codes), vLLM and
-OpenRouter.
+Sources: the API references of OpenAI (`ResponseError.code`, guide to error codes), Anthropic, Google (RPC codes), vLLM
+and OpenRouter.
 """
 
 _WHOSE_OF_STATUS: Mapping[int, Whose] = {401: "operator", 402: "operator", 403: "operator"}
@@ -129,16 +129,16 @@ def from_error_object(given: object, status: int | None = None) -> UpstreamError
     return UpstreamRefused(message, code=code, whose=_WHOSE_OF_STATUS.get(known, "caller"), status=status)
 
 
-def _innermost(given: object, depth: int = 4) -> object:
+def _innermost(given: Any, depth: int = 4) -> Any:
     """The object that holds the message, out of the envelopes that providers put round it."""
-    inner: object = None
+    inner: Any = None
     if isinstance(given, list):
-        inner = next(iter(cast("list[object]", given)), None)
+        inner = next(iter(cast("list[Any]", given)), None)
     elif isinstance(given, dict):
-        inner = cast("dict[str, object]", given).get("error")
+        inner = cast("dict[str, Any]", given).get("error")
     if depth and inner and isinstance(inner, dict | list | str):
-        return _innermost(cast("object", inner), depth - 1)
-    return given
+        return _innermost(inner, depth - 1)
+    return cast("Any", given)
 
 
 def _words(error: object) -> list[str]:
