@@ -5,53 +5,22 @@ Pure but for the time and the identifiers it makes up. Knows no sockets.
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-import string
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
 from demo.simulator import chat
+from demo.simulator.call import Request, made_up, take_call
 from demo.simulator.errors import ApiError, check_key, model_not_found, unknown_url
-from demo.simulator.improvise import improvise
 from demo.simulator.ledger import Entry, Ledger
-from demo.simulator.library import choose_scenario, knows_model, models
-from demo.simulator.plan import Plan, make_plan
+from demo.simulator.library import knows_model, models
+from demo.simulator.playback import schedule
 from demo.simulator.reply import Reply, error_reply, json_reply, replaced, stream_reply, whole_reply
-from demo.simulator.request import Asked, read_body, read_chat
-from demo.simulator.scenario import CustomToolCall, Fault, JsonObject, Scenario, ScenarioError, ToolCall
+from demo.simulator.request import read_body, read_chat
+from demo.simulator.responses_api import ResponsesApi
+from demo.simulator.scenario import CustomToolCall, JsonObject, ScenarioError, ToolCall
 
-_LETTERS = string.ascii_letters + string.digits
 _MODELS_CREATED = 1_700_000_000
-
-
-def made_up(prefix: str, letters: int) -> str:
-    """An identifier in OpenAI's manner."""
-    return prefix + "".join(secrets.choice(_LETTERS) for _ in range(letters))
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What came in over HTTP: header names in lower case, the path without its query."""
-
-    method: str
-    path: str
-    query: str
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call of the model: what was asked, how it is to be played, and the faults that apply this time."""
-
-    asked: Asked
-    scenario: Scenario
-    faults: tuple[Fault, ...]
-    plan: Plan
 
 
 class App:
@@ -62,6 +31,7 @@ class App:
         self.open_connections = 0
         self._key = key
         self._chunks_per_s = chunks_per_s
+        self._responses = ResponsesApi(ledger, chunks_per_s)
 
     def answer(self, request: Request, entry: Entry) -> Reply:
         """The reply to a request; what is learnt about it on the way is noted in its entry."""
@@ -83,6 +53,8 @@ class App:
         match (method, path.split("/")[2:]):
             case ("POST", ["chat", "completions"]):
                 return self._chat(request, entry)
+            case (_, ["responses", *rest]):
+                return self._responses.answer(request, rest, entry)
             case ("GET", ["models"]):
                 return json_reply(_json({"object": "list", "data": [_model(name) for name in models()]}))
             case ("GET", ["models", name]) if knows_model(name):
@@ -98,13 +70,14 @@ class App:
                 return json_reply(self.ledger.report(self.open_connections, time.monotonic()))
             case ("POST", "/__sim/reset"):
                 self.ledger.reset()
+                self._responses.reset()
                 return json_reply(b"{}")
             case _:
                 raise unknown_url(method, path)
 
     def _chat(self, request: Request, entry: Entry) -> Reply:
         body = read_body(request.body)
-        call = self._call(request, entry, body, read_chat(body))
+        call = take_call(request, entry, read_chat(body), self.ledger)
         chat.check(call.plan)
         asked, scenario, plan = call.asked, call.scenario, call.plan
         if reply := replaced(call.faults, scenario.pace.first_byte_delay_s):
@@ -126,29 +99,13 @@ class App:
             )
         stream = chat.Stream(plan, scenario, stamp, asked.body.get("stream_options") or {})
         return stream_reply(
-            stream.events(),
+            schedule(stream.events(), scenario, self._chunks_per_s),
             scenario,
             call.faults,
-            usual_chunks_per_s=self._chunks_per_s,
-            error=stream.error,
+            stream.error,
+            delay_s=scenario.pace.first_byte_delay_s,
             tokens=plan.input_tokens,
         )
-
-    def _call(self, request: Request, entry: Entry, body: JsonObject, asked: Asked) -> Call:
-        """Notes the call, and finds what is to be played for it."""
-        entry.model, entry.stream = asked.model, asked.stream
-        if not knows_model(asked.model):
-            raise model_not_found(asked.model)
-        scenario = choose_scenario(request.headers.get("x-simulator-scenario"), body, asked.model)
-        faults = scenario.faults
-        if scenario.key is not None or any(fault.calls is not None for fault in faults):
-            # Only calls that something depends on are counted: the table would grow with every request otherwise.
-            entry.key = scenario.key or hashlib.sha256(request.body).hexdigest()[:16]
-            number = entry.call = self.ledger.call(entry.key)
-            faults = tuple(fault for fault in faults if fault.calls is None or number <= fault.calls)
-        steps = improvise(asked, scenario.seed) if scenario.steps is None else scenario.steps
-        plan = make_plan(steps, scenario, input_tokens=asked.input_tokens, max_tokens=asked.max_tokens)
-        return Call(asked, scenario, faults, plan)
 
 
 def _model(name: str) -> JsonObject:

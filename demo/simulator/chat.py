@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import msgspec
 
-from demo.simulator.plan import Part, Plan
+from demo.simulator.plan import Part, Plan, round_robin
 from demo.simulator.scenario import (
     CustomToolCall,
     ErrorEvent,
@@ -88,7 +89,8 @@ class Stream:
         if self._scenario.done:
             yield b"data: [DONE]\n\n"
 
-    def error(self, fault: ErrorEvent) -> bytes:
+    def error(self, fault: ErrorEvent, sent: int) -> bytes:
+        """An error in the middle of the stream; `sent` is for the APIs that number their events."""
         error = {"message": fault.message, "type": fault.type, "param": None, "code": fault.code}
         return b"data: " + _encode({"error": error}) + b"\n\n"
 
@@ -112,17 +114,7 @@ class Stream:
         self, parts: tuple[Part, ...], numbers: dict[int, int], *, opened: bool
     ) -> Iterator[tuple[JsonObject, int]]:
         streams = [self._part(part, numbers.get(id(part), 0), opened=opened) for part in parts]
-        if not self._scenario.interleave:
-            for stream in streams:
-                yield from stream
-            return
-        while streams:
-            for stream in tuple(streams):
-                delta = next(stream, None)
-                if delta is None:
-                    streams.remove(stream)
-                else:
-                    yield delta
+        return round_robin(streams) if self._scenario.interleave else chain.from_iterable(streams)
 
     def _part(self, part: Part, number: int, *, opened: bool) -> Iterator[tuple[JsonObject, int]]:
         """The deltas of one step, each with the tokens it carries; the first names a call, unless it is `opened`."""
@@ -136,7 +128,7 @@ class Stream:
                     yield {"tool_calls": [{"index": number, kind: {field: text}}]}, 1
             case _:
                 field = _field(part)
-                for text in part.fragments:
+                for text in part.spoken():
                     yield {field: text}, 1
 
     def _event(self, delta: JsonObject, finish_reason: str | None = None) -> bytes:
@@ -182,7 +174,7 @@ def _usage(plan: Plan, output_tokens: int | None = None) -> JsonObject:
 
 
 def _joined(parts: Iterable[Part], field: str) -> str | None:
-    texts = [part.text for part in parts if _field(part) == field]
+    texts = [text for part in parts if _field(part) == field for text in part.spoken()]
     return "".join(texts) if texts else None
 
 

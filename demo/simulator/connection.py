@@ -7,6 +7,7 @@ the replies; chunks are framed here, because what a fault does to a body no HTTP
 from __future__ import annotations
 
 import asyncio
+import http.client
 import math
 import socket
 import struct
@@ -17,7 +18,8 @@ from urllib.parse import unquote
 
 import h11
 
-from demo.simulator.app import App, Request
+from demo.simulator.app import App
+from demo.simulator.call import Request
 from demo.simulator.errors import ApiError
 from demo.simulator.ledger import Entry, How
 from demo.simulator.playback import Beat, Then
@@ -150,7 +152,8 @@ class Connection(asyncio.Protocol):
         self._timer = None
         reply = self._reply
         framing = ("transfer-encoding", "chunked") if reply.length is None else ("content-length", str(reply.length))
-        head = h11.Response(status_code=reply.status, headers=[*reply.headers, framing])
+        reason = http.client.responses.get(reply.status, "Overloaded")
+        head = h11.Response(status_code=reply.status, headers=[*reply.headers, framing], reason=reason)
         self._send(head)
         self._entry.status, self._entry.first_byte_s = reply.status, time.monotonic()
         self._begun_s = self._loop.time()

@@ -6,9 +6,14 @@ Pure. Owns the cutting into fragments, the token budget and the count of tokens;
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TypeVar
 
 from demo.simulator.scenario import Chunking, CustomToolCall, Reasoning, Refusal, Scenario, Step, Text, ToolCall
+
+T = TypeVar("T")
 
 _WORDS = (
     "water wheel mill race river stone gate flow bank reed stream weir sluice grain flour "
@@ -18,15 +23,29 @@ _WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One step and the fragments it is sent in. `complete` is false where the token limit cut it short."""
+    """One step and the fragments it is sent in. `complete` is false where the token limit cut it short.
+
+    `breaks`: numbers of the fragments with which a further summary part of a reasoning step begins.
+    """
 
     step: Step
     fragments: tuple[str, ...]
     complete: bool = True
+    breaks: frozenset[int] = frozenset()
 
     @property
     def text(self) -> str:
         return "".join(self.fragments)
+
+    def spoken(self) -> Iterator[str]:
+        """The fragments as one text: summary parts are set apart by a blank line."""
+        for number, fragment in enumerate(self.fragments):
+            yield f"\n\n{fragment}" if number in self.breaks else fragment
+
+    def sections(self) -> list[tuple[str, ...]]:
+        """The fragments of each summary part."""
+        bounds = [0, *sorted(self.breaks), len(self.fragments)]
+        return [self.fragments[start:end] for start, end in pairwise(bounds) if end > start]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +93,27 @@ def cut(text: str, chunking: Chunking) -> tuple[str, ...]:
     return tuple(fragments)
 
 
+def round_robin(streams: Iterable[Iterator[T]]) -> Iterator[T]:
+    """One of each in turn, until all have ended."""
+    left = list(streams)
+    while left:
+        for stream in tuple(left):
+            try:
+                yield next(stream)
+            except StopIteration:
+                left.remove(stream)
+
+
+def _cut_parts(step: Reasoning, chunking: Chunking) -> tuple[tuple[str, ...], frozenset[int]]:
+    fragments: list[str] = []
+    breaks: set[int] = set()
+    for text in step.parts or (step.text,):
+        if fragments:
+            breaks.add(len(fragments))
+        fragments.extend(cut(text, chunking))
+    return tuple(fragments), frozenset(breaks)
+
+
 def _fragments(step: Step, scenario: Scenario) -> tuple[str, ...]:
     chunking = scenario.chunking
     match step:
@@ -81,8 +121,6 @@ def _fragments(step: Step, scenario: Scenario) -> tuple[str, ...]:
             return cut(filler(chunks * chunking.chars, scenario.seed), Chunking(chars=chunking.chars))
         case Text(text=text) | Refusal(text=text) | CustomToolCall(input=text):
             return cut(text, chunking)
-        case Reasoning():
-            return cut("\n\n".join(step.parts) if step.parts else step.text, chunking)
         case ToolCall():
             return cut(step.raw, chunking)
         case _:
@@ -96,16 +134,20 @@ def make_plan(steps: tuple[Step, ...], scenario: Scenario, *, input_tokens: int,
     used = reasoned = 0
     length = False
     for step in steps:
-        fragments = _fragments(step, scenario)
+        breaks: frozenset[int] = frozenset()
+        if isinstance(step, Reasoning):
+            fragments, breaks = _cut_parts(step, scenario.chunking)
+        else:
+            fragments = _fragments(step, scenario)
         if 0 <= left < used + len(fragments):
             fragments, length = fragments[: left - used], True
         used += len(fragments)
         if isinstance(step, Reasoning):
             reasoned += len(fragments)
-        parts.append(Part(step, fragments, complete=not length))
+        parts.append(Part(step, fragments, not length, frozenset(at for at in breaks if at < len(fragments))))
         if length:
             break
     if scenario.finish_reason == "length" and parts and not length:
         length = True
-        parts[-1] = Part(parts[-1].step, parts[-1].fragments, complete=False)
+        parts[-1] = replace(parts[-1], complete=False)
     return Plan(tuple(parts), length, input_tokens, used, reasoned)

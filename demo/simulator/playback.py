@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from demo.simulator.plan import seeded
-from demo.simulator.scenario import Cut, End, ErrorEvent, Fault, Garbage, Pace, Rst, Scenario, Stall, StreamFault
+from demo.simulator.scenario import Cut, End, ErrorEvent, Fault, Garbage, Rst, Scenario, Stall, StreamFault
 
+ErrorBytes = Callable[[ErrorEvent, int], bytes]  # an error event after so many others, in the form of the API
 Then = Literal["go on", "end", "cut", "rst"]
 NEVER = float("inf")
 
@@ -31,29 +32,38 @@ class Beat(NamedTuple):
     alone: bool = False
 
 
-class _Clock:
-    """The course of time in one body: the gaps of its pace, and comments in silences."""
+Scheduled = tuple[float, bytes]
 
-    def __init__(self, pace: Pace, usual_chunks_per_s: float, keepalive_s: float | None, rng: random.Random) -> None:
-        rate = usual_chunks_per_s if pace.chunks_per_s is None else pace.chunks_per_s
-        self._gap_s = 1 / rate if rate else 0.0
-        self._jitter = pace.jitter
+
+def schedule(events: Iterable[bytes], scenario: Scenario, usual_chunks_per_s: float) -> Iterator[Scheduled]:
+    """Each event with the second it is due by the scenario's pace.
+
+    `usual_chunks_per_s` is the pace where the scenario has none of its own; 0 is as fast as it is read.
+    """
+    pace = scenario.pace
+    rate = usual_chunks_per_s if pace.chunks_per_s is None else pace.chunks_per_s
+    rng = seeded(f"{scenario.seed}:pace")
+    gap_s = 1 / rate if rate else 0.0
+    at_s = 0.0
+    for event in events:
+        yield at_s, event
+        at_s += gap_s * (1 + pace.jitter * (2 * rng.random() - 1))
+
+
+class _Silence:
+    """Keep-alive comments in the silences of one body."""
+
+    def __init__(self, keepalive_s: float | None) -> None:
         self._keepalive_s = keepalive_s
-        self._rng = rng
         self._last_s = 0.0
-        self.now_s = 0.0
 
-    def gap(self) -> None:
-        if self._gap_s:
-            self.now_s += self._gap_s * (1 + self._jitter * (2 * self._rng.random() - 1))
-
-    def comments(self) -> Iterator[Beat]:
-        """Keep-alive comments in the silence since the last beat; without end when the silence has none."""
+    def until(self, at_s: float) -> Iterator[Beat]:
+        """The comments before `at_s`; without end when that never comes."""
         if self._keepalive_s is not None:
-            while self._last_s + self._keepalive_s < self.now_s:
+            while self._last_s + self._keepalive_s < at_s:
                 self._last_s += self._keepalive_s
                 yield Beat(self._last_s, _COMMENT)
-        self._last_s = self.now_s
+        self._last_s = at_s
 
 
 def _due(faults: list[StreamFault], sent: int) -> Iterator[StreamFault]:
@@ -71,62 +81,55 @@ def _pieces(beat: Beat, most: int, rng: random.Random) -> Iterator[Beat]:
     yield beat._replace(data=beat.data[at:], alone=True)
 
 
-def play(
-    events: Iterable[bytes],
-    scenario: Scenario,
-    faults: Iterable[Fault],
-    *,
-    usual_chunks_per_s: float,
-    error: Callable[[ErrorEvent], bytes],
-) -> Iterator[Beat]:
+def play(events: Iterable[Scheduled], scenario: Scenario, faults: Iterable[Fault], error: ErrorBytes) -> Iterator[Beat]:
     """The beats of a body.
 
     Args:
-        events: what the body would be without faults, an event each.
+        events: what the body would be without faults, an event each, and when.
         faults: those that apply to this call; those that replace the whole answer are not looked at.
-        usual_chunks_per_s: pace where the scenario has none of its own; 0 is as fast as it is read.
         error: renders an error event in the form of the API.
     """
-    rng = seeded(f"{scenario.seed}:pace")
-    clock = _Clock(scenario.pace, usual_chunks_per_s, scenario.keepalive_s, rng)
+    rng = seeded(f"{scenario.seed}:split")
     most = scenario.chunking.split_bytes
-    for beat in _beats(events, clock, [fault for fault in faults if isinstance(fault, StreamFault)], error):
+    silence = _Silence(scenario.keepalive_s)
+    for beat in _strike(events, silence, [fault for fault in faults if isinstance(fault, StreamFault)], error):
         if most and len(beat.data) > 1:
             yield from _pieces(beat, most, rng)
         else:
             yield beat
 
 
-def _beats(
-    events: Iterable[bytes], clock: _Clock, faults: list[StreamFault], error: Callable[[ErrorEvent], bytes]
+def _strike(
+    events: Iterable[Scheduled], silence: _Silence, faults: list[StreamFault], error: ErrorBytes
 ) -> Iterator[Beat]:
     faults = sorted(faults, key=lambda fault: fault.after)
     coming = iter(events)
+    now_s = late_s = 0.0
     sent = 0
     while True:
         for fault in _due(faults, sent):
             if isinstance(fault, Stall):
-                clock.now_s += NEVER if fault.for_s is None else fault.for_s
-                yield from clock.comments()
-                if fault.for_s is None:
+                stall_s = NEVER if fault.for_s is None else fault.for_s
+                now_s, late_s = now_s + stall_s, late_s + stall_s
+                yield from silence.until(now_s)
+                if now_s == NEVER:
                     yield Beat(NEVER, b"")
                     return
                 continue
-            yield _struck(fault, clock.now_s, error)
+            yield _struck(fault, now_s, sent, error)
             if not isinstance(fault, Garbage):
                 return
-        event = next(coming, None)
-        if event is None:
-            yield Beat(clock.now_s, b"", then="end")
+        upcoming = next(coming, None)
+        if upcoming is None:
+            yield Beat(now_s, b"", then="end")
             return
-        if sent:
-            clock.gap()
-            yield from clock.comments()
+        now_s = max(now_s, upcoming[0] + late_s)
+        yield from silence.until(now_s)
         sent += 1
-        yield Beat(clock.now_s, event, 1)
+        yield Beat(now_s, upcoming[1], 1)
 
 
-def _struck(fault: Cut | Rst | End | ErrorEvent | Garbage, now_s: float, error: Callable[[ErrorEvent], bytes]) -> Beat:
+def _struck(fault: Cut | Rst | End | ErrorEvent | Garbage, now_s: float, sent: int, error: ErrorBytes) -> Beat:
     match fault:
         case Cut():
             return Beat(now_s, b"", then="cut")
@@ -135,6 +138,6 @@ def _struck(fault: Cut | Rst | End | ErrorEvent | Garbage, now_s: float, error: 
         case End():
             return Beat(now_s, b"", then="end")
         case ErrorEvent():
-            return Beat(now_s, error(fault), 1, then="end")
+            return Beat(now_s, error(fault, sent), 1, then="end")
         case Garbage():
             return Beat(now_s, b"data: " + fault.data.encode() + b"\n\n")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 
 from demo.simulator.errors import ApiError, Headers
-from demo.simulator.playback import NEVER, Beat, play
+from demo.simulator.playback import NEVER, Beat, ErrorBytes, Scheduled, play
 from demo.simulator.scenario import Cut, End, ErrorEvent, Fault, Hang, Html, Rst, Scenario, Stall, Status
 
 _LIMIT_REQUESTS, _LIMIT_TOKENS = 10_000, 2_000_000
@@ -91,19 +91,17 @@ def replaced(faults: Iterable[Fault], delay_s: float) -> Reply | None:
 
 
 def stream_reply(
-    events: Iterable[bytes],
+    events: Iterable[Scheduled],
     scenario: Scenario,
     faults: Iterable[Fault],
+    error: ErrorBytes,
     *,
-    usual_chunks_per_s: float,
-    error: Callable[[ErrorEvent], bytes],
+    delay_s: float = 0.0,
     tokens: int = 0,
 ) -> Reply:
     """A body of server-sent events."""
-    delay_s = scenario.pace.first_byte_delay_s
     headers = usual_headers("text/event-stream; charset=utf-8", delay_s, tokens)
-    beats = play(events, scenario, faults, usual_chunks_per_s=usual_chunks_per_s, error=error)
-    return Reply(200, headers, beats, delay_s=delay_s)
+    return Reply(200, headers, play(events, scenario, faults, error), delay_s=delay_s)
 
 
 def whole_reply(
@@ -124,11 +122,11 @@ def whole_reply(
                 struck.append(Stall(after=1, for_s=for_s))
             case _:
                 continue
-    half = len(body) // 2
-    unpaced = Scenario(chunking=scenario.chunking, seed=scenario.seed)
-    beats = play((body[:half], body[half:]), unpaced, struck, usual_chunks_per_s=0, error=_no_event)
+    half = len(body) // 2 if struck else len(body)
+    halves = [(0.0, part) for part in (body[:half], body[half:]) if part]
+    beats = play(halves, Scenario(chunking=scenario.chunking, seed=scenario.seed), struck, _no_event)
     return Reply(200, usual_headers("application/json", delay_s, tokens), beats, len(body), delay_s)
 
 
-def _no_event(fault: ErrorEvent) -> bytes:
-    raise AssertionError(f"an error event in a body that is not a stream: {fault}")
+def _no_event(fault: ErrorEvent, sent: int) -> bytes:
+    raise AssertionError(f"an error event in a body that is not a stream: {fault}, {sent}")
