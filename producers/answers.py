@@ -1,0 +1,77 @@
+"""What a producer's verbs answer: values, without Redis."""
+
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from schemas.deltas import Api
+
+RequestStatus = Literal["queued", "running", "completed", "incomplete", "failed", "cancelled"]
+
+
+class Submitted(NamedTuple):
+    """The answer to a submit.
+
+    Attributes:
+        id: the request's id, the caller's or one that cannot be guessed.
+        standing: whether a request with this id and content stood already.
+        status: its status.
+    """
+
+    id: str
+    standing: bool
+    status: RequestStatus
+
+
+class CancelVerdict(NamedTuple):
+    """The answer to a cancel.
+
+    Attributes:
+        word: `ended` (it waited, and has ended), `signalled` (its worker is told) or `finished` (it had ended before).
+        status: the request's status after the call; `running` where its worker was told.
+    """
+
+    word: Literal["ended", "signalled", "finished"]
+    status: RequestStatus
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a request stands. Times as the server's clock gave them, ISO 8601, UTC; None for what has not happened."""
+
+    request_id: str
+    status: RequestStatus
+    attempt: int
+    api: Api
+    model: str
+    cancel_requested: bool
+    submitted_at: str
+    deadline_at: str
+    started_at: str | None
+    finished_at: str | None
+
+
+RECORD_FIELDS = ("attempt", "api", "model", "cancel", "submitted_ms", "deadline_ms", "started_ms", "finished_ms")
+"""What `status_of` needs of the record, beside its status."""
+
+
+def status_of(request_id: str, record: dict[str, bytes]) -> Status:
+    """Where a request stands, from its record."""
+    status: Any = record["status"].decode()
+    api: Any = record["api"].decode()
+    return Status(
+        request_id=request_id,
+        status=status,
+        attempt=int(record["attempt"]),
+        api=api,
+        model=record["model"].decode(),
+        cancel_requested=record.get("cancel") == b"1",
+        submitted_at=_iso(record["submitted_ms"]),
+        deadline_at=_iso(record["deadline_ms"]),
+        started_at=_iso(record["started_ms"]) if "started_ms" in record else None,
+        finished_at=_iso(record["finished_ms"]) if "finished_ms" in record else None,
+    )
+
+
+def _iso(ms: bytes) -> str:
+    return datetime.fromtimestamp(int(ms) / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

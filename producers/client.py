@@ -1,0 +1,309 @@
+"""What a web tier holds: submit, tail, result, cancel, status. Composes store, tail and arq's enqueue.
+
+Knows the order of steps and what mends a step that failed. Knows nothing of Redis commands, and nothing of workers.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
+from types import TracebackType
+from typing import Any, Self
+
+from arq.connections import ArqRedis
+
+from producers import tail as tails
+from producers.answers import RECORD_FIELDS, CancelVerdict, Status, Submitted, status_of
+from producers.letta import LettaItem, letta
+from producers.store import ProducerStore
+from producers.tail import Tailed
+from schemas import codec
+from schemas.deltas import FORMAT_VERSION, Accepted, Cancelled
+from schemas.errors import RequestConflict, RequestRejected, StoreError, StoreUnavailable
+from schemas.ids import BEGINNING, REQUEST_ID_PATTERN, EntryId
+from schemas.keys import JOB_FUNCTION, QUEUE
+from schemas.outcome import UNFILLED, Outcome
+from schemas.request import GenerationRequest, decode_request, parse_request
+from schemas.settings import DEFAULT_RETENTION_S, DEFAULT_RUN_LIMIT_S, Settings
+
+DEFAULT_TIMEOUT_S = 5.0
+DEFAULT_AWAY_LIMIT_S = 30.0
+
+_ID_BYTES = 16
+_ENQUEUE_TRIES = 3
+
+
+class Client:
+    """A producer's connection to one Redis, for use in one event loop. Also an async context manager.
+
+    Args:
+        store: the Redis, connected.
+        run_limit_s: the longest a request may take from submit to its end, where it says nothing itself.
+        retention_s: how long log and record stay after the end.
+        away_limit_s: how long Redis may be away in one piece before a running tail gives up.
+    """
+
+    def __init__(
+        self,
+        store: ProducerStore,
+        *,
+        run_limit_s: float = DEFAULT_RUN_LIMIT_S,
+        retention_s: float = DEFAULT_RETENTION_S,
+        away_limit_s: float = DEFAULT_AWAY_LIMIT_S,
+    ) -> None:
+        self._store = store
+        self._run_limit_s = run_limit_s
+        self._retention_s = retention_s
+        self._away_limit_s = away_limit_s
+        self._arq = ArqRedis(
+            store.pool,
+            job_serializer=codec.encode_job,
+            job_deserializer=codec.decode_job,
+            default_queue_name=QUEUE,
+        )
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        run_limit_s: float = DEFAULT_RUN_LIMIT_S,
+        retention_s: float = DEFAULT_RETENTION_S,
+        away_limit_s: float = DEFAULT_AWAY_LIMIT_S,
+    ) -> Self:
+        """A client whose Redis answered just now: `async with await Client.connect(url) as client`.
+
+        Args:
+            url: `redis://`, `rediss://` or `unix://`.
+            timeout_s: for connecting and for each answer of Redis.
+            run_limit_s: the longest a request may take from submit to its end, where it says nothing itself.
+            retention_s: how long log and record stay after the end.
+            away_limit_s: how long Redis may be away in one piece before a running tail gives up.
+
+        Raises:
+            SettingsError: the URL cannot be used.
+            StoreUnavailable: Redis is not there.
+            StoreRefused: it refuses, for example the password.
+        """
+        store = await ProducerStore.connect(url, timeout_s=timeout_s)
+        return cls(store, run_limit_s=run_limit_s, retention_s=retention_s, away_limit_s=away_limit_s)
+
+    @classmethod
+    async def from_settings(cls, settings: Settings) -> Self:
+        """As `connect`, with what the environment's `TAILRACE_*` say."""
+        return await cls.connect(settings.redis_url, run_limit_s=settings.run_limit_s, retention_s=settings.retention_s)
+
+    async def close(self) -> None:
+        """Closes all connections; tails that still run end with an error."""
+        await self._store.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def submit(
+        self, request: GenerationRequest | Mapping[str, Any] | None = None, /, **parameters: Any
+    ) -> Submitted:
+        """Accepts a request and enqueues it, once, however often the same id and content are submitted.
+
+        A call that failed with `StoreError` may be repeated; with an id of the caller's own it cannot double anything.
+
+        Args:
+            request: the request, or its parameters as a dict; or give the parameters by name.
+
+        Raises:
+            RequestRejected: something is wrong with the request; the message names the parameter.
+            RequestTooLarge: it is above the limit.
+            RequestConflict: its id stands already, with other content.
+            StoreError: Redis is away, full or refuses; where the request may stand by then, the message says its id.
+        """
+        checked = _request(request, parameters)
+        packed = checked.encoded()
+        request_id = checked.id or secrets.token_hex(_ID_BYTES)
+        lifetime_s = (checked.timeout_s or self._run_limit_s) + self._retention_s
+        verdict = await self._store.submit(
+            request_id,
+            request=packed,
+            digest=checked.digest(),
+            api=checked.api,
+            model=checked.model,
+            timeout_ms=_ms(checked.timeout_s or self._run_limit_s),
+            retention_ms=_ms(self._retention_s),
+            accepted=codec.encode_entry(Accepted(FORMAT_VERSION, UNFILLED, checked.api, checked.model)),
+        )
+        if verdict.word == "conflict":
+            raise RequestConflict(f"a request with id {request_id!r} stands and has other content: take a new id")
+        status: Any = verdict.text("status")
+        if status == "queued":
+            await self._enqueue(request_id, lifetime_s)
+        return Submitted(request_id, verdict.word == "standing" and checked.id is not None, status)
+
+    def tail(self, request_id: str, after: str | None = None) -> AsyncGenerator[Tailed, None]:
+        """Follows a request: what its log has behind the cursor, then what comes, up to the terminal.
+
+        A dropped connection is made good without loss or doubles. Use `contextlib.aclosing` where you may leave early.
+
+        Args:
+            request_id: the request.
+            after: the cursor of the last item seen; None for all from the beginning.
+
+        Raises:
+            UnknownRequest: no such id, or its lifetime is over.
+            CursorInvalid: the cursor is malformed, or no entry of this log.
+            StoreUnavailable: Redis could not be reached at the start, or was away for longer than `away_limit_s`.
+        """
+        return self._tail(request_id, after)
+
+    async def open_tail(self, request_id: str, after: str | None = None) -> AsyncGenerator[Tailed, None]:
+        """As `tail`, but looks at once: a wrong id or cursor is raised here, not at the first item."""
+        _check_known_form(request_id)
+        cursor = BEGINNING if after is None else EntryId.parse(after)
+        seen = await tails.look(self._store, request_id, cursor)
+        return tails.tail(self._store, request_id, cursor, seen, away_limit_s=self._away_limit_s)
+
+    def letta(self, request_id: str, after: str | None = None) -> AsyncGenerator[LettaItem, None]:
+        """As `tail`, each delta also in the Letta form, the same however often it is resumed."""
+        return self._letta(request_id, after)
+
+    async def result(self, request_id: str, wait_s: float | None = 0.0) -> Outcome | None:
+        """The outcome, or None when the request has not ended within `wait_s`.
+
+        Args:
+            request_id: the request.
+            wait_s: how long to wait for its end; None for as long as it takes.
+
+        Raises:
+            UnknownRequest: no such id, or its lifetime is over.
+            StoreUnavailable: Redis could not be reached.
+        """
+        outcome = await self._outcome(request_id)
+        if outcome is None and wait_s != 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._until_ended(request_id)
+            outcome = await self._outcome(request_id)
+        return outcome
+
+    async def cancel(self, request_id: str) -> CancelVerdict:
+        """Asks to stop. What waits has ended when this returns; what runs is ended by its worker.
+
+        Raises:
+            UnknownRequest: no such id, or its lifetime is over.
+            StoreError: Redis is away, full or refuses.
+        """
+        record = await self._record(request_id, "api", "model", "request")
+        api: Any = record["api"].decode()
+        metadata = decode_request(record["request"]).metadata
+        outcome = Outcome(
+            status="cancelled",
+            request_id=request_id,
+            submitted_at=UNFILLED,
+            finished_at=UNFILLED,
+            api=api,
+            model=record["model"].decode(),
+            metadata=metadata,
+        )
+        verdict = await self._store.cancel(
+            request_id, terminal=codec.encode_entry(Cancelled(0)), outcome=codec.encode_outcome(outcome)
+        )
+        match verdict.word:
+            case "ended":
+                with suppress(StoreError):  # only tidies up: a worker that meets the job sees its end
+                    await self._store.unqueue(request_id)
+                return CancelVerdict("ended", "cancelled")
+            case "signalled":
+                return CancelVerdict("signalled", "running")
+            case "finished":
+                status: Any = verdict.text("status")
+                return CancelVerdict("finished", status)
+            case _:
+                raise tails.unknown(request_id)
+
+    async def status(self, request_id: str) -> Status:
+        """Where a request stands.
+
+        Raises:
+            UnknownRequest: no such id, or its lifetime is over.
+            StoreUnavailable: Redis could not be reached.
+        """
+        return status_of(request_id, await self._record(request_id, *RECORD_FIELDS))
+
+    async def _enqueue(self, request_id: str, lifetime_s: float) -> None:
+        """Puts the request into arq's queue unless it is there.
+
+        arq answers None both when the job stands and when the connection broke in the middle of its transaction
+        (redis-py makes a WatchError of that), so None is looked into. Too often is harmless: a worker sees a finished
+        request and acknowledges.
+        """
+        try:
+            for _ in range(_ENQUEUE_TRIES):
+                with self._store.errors():
+                    job = await self._arq.enqueue_job(
+                        JOB_FUNCTION, request_id, _job_id=request_id, _expires=lifetime_s, _queue_name=QUEUE
+                    )
+                if job is not None or await self._store.is_enqueued(request_id):
+                    break
+                record = await self._store.record(request_id)
+                if record is None or record["status"] != b"queued":
+                    return
+            else:
+                raise StoreUnavailable("Redis did not take the job")
+        except StoreError as error:
+            raise type(error)(
+                f"{error}; request {request_id} stands but may not be queued: submit it again with this id"
+            ) from error
+        with suppress(StoreError):  # a token lost costs an idle worker's next poll, nothing else
+            await self._store.wake()
+
+    async def _tail(self, request_id: str, after: str | None) -> AsyncGenerator[Tailed, None]:
+        async with aclosing(await self.open_tail(request_id, after)) as items:
+            async for item in items:
+                yield item
+
+    async def _letta(self, request_id: str, after: str | None) -> AsyncGenerator[LettaItem, None]:
+        async with aclosing(await self.open_tail(request_id, after)) as items:
+            async with aclosing(letta(self._store, request_id, after, items)) as messages:
+                async for message in messages:
+                    yield message
+
+    async def _until_ended(self, request_id: str) -> None:
+        """Follows the log from where it is now; its terminal and the outcome come in the same step."""
+        seen = await tails.look(self._store, request_id, BEGINNING)
+        last = str(seen.last.id)
+        async with aclosing(self.tail(request_id, after=last)) as items:
+            async for _ in items:
+                pass
+
+    async def _outcome(self, request_id: str) -> Outcome | None:
+        record = await self._record(request_id, "outcome")
+        return codec.decode_outcome(record["outcome"]) if "outcome" in record else None
+
+    async def _record(self, request_id: str, *fields: str) -> dict[str, bytes]:
+        _check_known_form(request_id)
+        record = await self._store.record(request_id, *fields)
+        if record is None:
+            raise tails.unknown(request_id)
+        return record
+
+
+def _request(request: GenerationRequest | Mapping[str, Any] | None, parameters: Mapping[str, Any]) -> GenerationRequest:
+    if request is None:
+        return parse_request(dict(parameters))
+    if parameters:
+        raise RequestRejected(f"{', '.join(parameters)}: give either a request or its parameters by name, not both")
+    return request if isinstance(request, GenerationRequest) else parse_request(dict(request))
+
+
+def _check_known_form(request_id: str) -> None:
+    """An id of another form can never have been accepted, and must not become part of a key."""
+    if REQUEST_ID_PATTERN.match(request_id) is None:
+        raise tails.unknown(request_id)
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

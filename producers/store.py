@@ -1,0 +1,260 @@
+"""Redis as producers use it: one method a verb, and the translation of redis-py's errors, once.
+
+Knows keys, scripts and the stream's form. Knows nothing of requests' content, of retries of tails or of arq.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from redis import exceptions as refusals
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+
+from schemas import keys, scripts
+from schemas.errors import SettingsError, StoreError, StoreFull, StoreRefused, StoreUnavailable
+from schemas.ids import EntryId
+from schemas.scripts import Argument, Script, Verdict
+from schemas.settings import check_redis_url
+
+PAGE_ENTRIES = 500
+"""Entries read at once: bounds what a reader holds in memory and how long Redis is busy with one of them."""
+
+WAIT_S = 5.0
+"""How long a reader waits for the next entry before it looks whether the log still stands."""
+
+_SCRIPTS = (scripts.SUBMIT, scripts.CANCEL)
+_RETRY_PAUSE_S = 0.05
+_PASSING = ("BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
+_LOST = (refusals.ConnectionError, refusals.TimeoutError, refusals.WatchError, OSError)
+
+
+class RawEntry(NamedTuple):
+    """An entry as it stands in a log."""
+
+    id: EntryId
+    raw: bytes
+
+
+class Glimpse(NamedTuple):
+    """What one look at a log tells: its ends, and the neighbourhood of a cursor."""
+
+    first: RawEntry
+    last: RawEntry
+    at_cursor: RawEntry | None
+    following: RawEntry | None
+
+
+class ProducerStore:
+    """The verbs of a producer. Every one bears being sent twice, so a lost connection is tried once more at once.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`.
+        timeout_s: for connecting, and for each answer.
+        wait_s: the longest a `read` waits for the next entry.
+
+    Raises:
+        SettingsError: the URL cannot be used.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float, wait_s: float = WAIT_S) -> None:
+        self.place = _place(url)
+        self._url = url
+        self._timeout_s = timeout_s
+        self._wait_ms = max(1, int(wait_s * 1000))  # BLOCK 0 would be for ever
+        self.pool = self._pool(timeout_s)
+        self._redis = Redis(connection_pool=self.pool)
+        # Above the time a read blocks, or the socket timeout would cut it off.
+        self._waiting = Redis(connection_pool=self._pool(wait_s + timeout_s))
+        self._scripts = {script.name: self._redis.register_script(script.text) for script in _SCRIPTS}
+
+    @classmethod
+    async def connect(cls, url: str, *, timeout_s: float) -> Self:
+        """A store whose Redis answered just now.
+
+        Raises:
+            SettingsError: the URL cannot be used.
+            StoreError: Redis cannot be reached, or refuses.
+        """
+        store = cls(url, timeout_s=timeout_s)
+        try:
+            with store.errors():
+                await store._redis.ping()
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def close(self) -> None:
+        """Closes every connection, those of running tails included."""
+        await self.pool.disconnect()
+        await self._waiting.connection_pool.disconnect()
+
+    @contextmanager
+    def errors(self) -> Generator[None]:
+        """Translates what redis-py raises inside."""
+        try:
+            yield
+        except (refusals.RedisError, OSError) as error:
+            raise self._translated(error) from error
+
+    async def submit(
+        self,
+        request_id: str,
+        *,
+        request: bytes,
+        digest: str,
+        api: str,
+        model: str,
+        timeout_ms: int,
+        retention_ms: int,
+        accepted: bytes,
+    ) -> Verdict:
+        """Writes record and first entry: `accepted`, `standing` with its status, or `conflict`."""
+        return await self._run(
+            scripts.SUBMIT,
+            request_id,
+            request=request,
+            digest=digest,
+            api=api,
+            model=model,
+            timeout_ms=timeout_ms,
+            retention_ms=retention_ms,
+            accepted=accepted,
+        )
+
+    async def cancel(self, request_id: str, *, terminal: bytes, outcome: bytes) -> Verdict:
+        """Ends a request that waits (`ended`), tells the owner of one that runs (`signalled`), or says `finished`."""
+        return await self._run(
+            scripts.CANCEL,
+            request_id,
+            channel=keys.CANCEL_CHANNEL,
+            request_id=request_id,
+            terminal=terminal,
+            outcome=outcome,
+        )
+
+    async def record(self, request_id: str, *fields: str) -> dict[str, bytes] | None:
+        """Fields of the record that are set; None when there is no record."""
+        names = ("status", *fields)
+        with self.errors():
+            values = await self._redis.hmget(keys.rec_key(request_id), names)
+        if values[0] is None:
+            return None
+        return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+    async def is_enqueued(self, request_id: str) -> bool:
+        """Whether arq's envelope stands."""
+        with self.errors():
+            return bool(await self._redis.exists(keys.job_key(request_id)))
+
+    async def wake(self) -> None:
+        """Leaves a token that wakes an idle worker."""
+        with self.errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.lpush(keys.WAKE, b"1")
+                pipe.execute_command("LTRIM", keys.WAKE, 0, keys.WAKE_TOKENS_MAX - 1)
+                pipe.expire(keys.WAKE, keys.WAKE_LIFETIME_S)
+                await pipe.execute()
+
+    async def unqueue(self, request_id: str) -> None:
+        """Takes a request that has ended out of arq's queue, unless a worker holds it: then that one acknowledges."""
+        with self.errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                await pipe.watch(keys.lease_key(request_id))
+                if await self._redis.exists(keys.lease_key(request_id)):
+                    return
+                pipe.multi()
+                pipe.execute_command("ZREM", keys.QUEUE, request_id)
+                pipe.delete(keys.job_key(request_id), keys.retry_key(request_id), keys.queue_state_key(request_id))
+                await pipe.execute()
+
+    async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
+        """One consistent look at a log; None when there is none."""
+        log = keys.log_key(request_id)
+        with self.errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.xrange(log, "-", "+", count=1)
+                pipe.execute_command("XREVRANGE", log, "+", "-", "COUNT", 1)
+                pipe.xrange(log, str(cursor), str(cursor))
+                pipe.xrange(log, f"({cursor}", "+", count=1)
+                first, last, at_cursor, following = (_entries(reply) for reply in await pipe.execute())
+        if not first:
+            return None
+        return Glimpse(first[0], last[0], at_cursor[0] if at_cursor else None, following[0] if following else None)
+
+    async def page(self, request_id: str, first: EntryId, last: EntryId) -> list[RawEntry]:
+        """Up to `PAGE_ENTRIES` entries from `first` to `last`, both included."""
+        with self.errors():
+            return _entries(
+                await self._redis.xrange(keys.log_key(request_id), str(first), str(last), count=PAGE_ENTRIES)
+            )
+
+    async def read(self, request_id: str, after: EntryId) -> list[RawEntry]:
+        """Up to `PAGE_ENTRIES` entries behind `after`; with none there, waits up to `wait_s` for the next.
+
+        It waits on a connection that nobody else uses meanwhile.
+        """
+        streams = {keys.log_key(request_id): str(after)}
+        with self.errors():
+            reply = await self._waiting.xread(streams, count=PAGE_ENTRIES, block=self._wait_ms)
+        return _entries(reply[0][1]) if reply else []
+
+    async def _run(self, script: Script, of_request: str, **given: Argument) -> Verdict:
+        own_keys = {"rec": keys.rec_key(of_request), "log": keys.log_key(of_request)}
+        places, values = script.call(**own_keys, **given)
+        with self.errors():
+            reply = await self._scripts[script.name]([str(place) for place in places], values)
+        return script.verdict(reply)
+
+    def _pool(self, reply_timeout_s: float) -> ConnectionPool:
+        try:
+            pool = ConnectionPool.from_url(
+                self._url,
+                socket_timeout=reply_timeout_s,
+                socket_connect_timeout=self._timeout_s,
+                socket_keepalive=True,
+                retry=Retry(ConstantBackoff(_RETRY_PAUSE_S), 1),
+                retry_on_error=[refusals.ConnectionError],
+            )
+            pool.make_connection()  # an option in the URL that redis-py does not have is noticed only here
+        except (ValueError, TypeError) as error:
+            raise SettingsError(f"redis_url: {self.place} cannot be used: {error}") from error
+        return pool
+
+    def _translated(self, error: Exception) -> StoreError:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        match error:
+            case refusals.AuthenticationError() | refusals.AuthorizationError() | refusals.NoPermissionError():
+                return StoreRefused(f"Redis at {self.place} refuses: {said}; check user and password in its URL")
+            case refusals.OutOfMemoryError():
+                return StoreFull(f"Redis at {self.place} is out of memory; nothing was written: {said}")
+            case refusals.ReadOnlyError():
+                return StoreRefused(f"Redis at {self.place} is a read-only replica: give the URL of the primary")
+            case refusals.InvalidResponse():
+                return StoreRefused(f"what answers at {self.place} is not a Redis: {said}")
+            case refusals.ResponseError() if not str(error).startswith(_PASSING):
+                return StoreRefused(f"Redis at {self.place} refuses: {said}")
+            case refusals.TimeoutError():
+                return StoreUnavailable(f"Redis at {self.place} did not answer within {self._timeout_s:g} s")
+            case _ if isinstance(error, _LOST):
+                return StoreUnavailable(f"Redis at {self.place} cannot be reached: {said}")
+            case _:
+                return StoreUnavailable(f"Redis at {self.place} is not available: {said}")
+
+
+def _place(url: str) -> str:
+    """Where a URL points to, without user, password and options: fit for messages."""
+    try:
+        check_redis_url(url)
+    except ValueError as error:
+        raise SettingsError(f"redis_url: {error}") from error
+    parts = urlsplit(url)
+    return parts.path if parts.scheme == "unix" else f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+
+
+def _entries(reply: Sequence[tuple[bytes, dict[bytes, Any]]]) -> list[RawEntry]:
+    field = keys.ENTRY_FIELD.encode()
+    return [RawEntry(EntryId.parse(entry_id), fields[field]) for entry_id, fields in reply]
