@@ -1,4 +1,4 @@
-"""A TCP proxy that misbehaves on command: cuts, lost replies, halved requests, stalls. Bytes only; knows no protocol."""
+"""A TCP proxy that misbehaves on command: cuts, lost replies, halved requests, stalls. Knows no protocol."""
 
 import asyncio
 from types import TracebackType
@@ -41,11 +41,11 @@ class Proxy:
             link.cancel()
 
     def lose_reply(self, to: bytes) -> None:
-        """The next request that contains these bytes reaches the server whole; its reply is dropped, the connection cut."""
+        """The next request with these bytes reaches the server whole; its reply is dropped, the connection cut."""
         self._lose_reply_to = to
 
     def halve_request(self, having: bytes) -> None:
-        """Of the next request that contains these bytes only the first half reaches the server; the connection is cut."""
+        """Of the next request with these bytes only the first half reaches the server; the connection is cut."""
         self._halve = having
 
     def stall(self) -> None:
