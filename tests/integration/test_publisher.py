@@ -1,7 +1,7 @@
-"""The publisher on a real Valkey: ids, groups, fences, resending, limits. A commit may be lost on the way, never an entry."""
+"""The publisher on a real Valkey: ids, groups, fences, resending, limits. A commit may be lost, never an entry."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -11,6 +11,7 @@ from demo.valkey import EmbeddedValkey
 from schemas.errors import AttemptLost, LogFull, StoreFull, StoreRefused, StoreUnavailable, TailraceError
 from schemas.keys import log_key
 from tests.proxy import Proxy
+from tests.until import until
 from worker.publisher import MAX_COMMIT_ENTRIES, LogWriter, Publisher
 from worker.store import Batch, CommitLine
 
@@ -32,7 +33,7 @@ async def publishing(
     max_entries: int = 100_000,
     max_bytes: int = 1 << 30,
     patience_s: float = WAIT_S,
-) -> AsyncIterator[Publisher]:
+) -> AsyncGenerator[Publisher]:
     publisher = Publisher(
         CommitLine(url),
         buffer_bytes=buffer_bytes,
@@ -63,12 +64,6 @@ async def written(redis: Redis, request_id: str = "a") -> list[tuple[str, bytes]
 
 def numbered(count: int, start: int = 1) -> list[tuple[str, bytes]]:
     return [(f"1-{number}", b"e%d" % number) for number in range(start, start + count)]
-
-
-async def reached(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_entries_stand_in_order_under_gapless_ids(redis: Redis, redis_url: str) -> None:
@@ -149,7 +144,7 @@ async def test_the_whole_commit_is_resent_when_its_reply_is_lost(redis: Redis, r
 
 
 async def test_a_commit_cut_in_its_middle_is_written_whole(redis: Redis, redis_url: str) -> None:
-    """given: half a commit arrives, so that some logs have theirs and some not / expect: no hole and no double anywhere."""
+    """given: half a commit arrives, so that only some logs have theirs / expect: no hole and no double anywhere."""
     async with Proxy(redis_url) as proxy, publishing(proxy.url) as publisher:
         writers = [await begun(redis, publisher, f"r{number}") for number in range(9)]
         proxy.halve_request(b"XADD")
@@ -211,7 +206,7 @@ async def test_a_later_attempt_fences_this_one_off(redis: Redis, redis_url: str)
 
 
 async def test_a_lost_reply_followed_by_a_later_attempt_is_lost(redis: Redis, redis_url: str) -> None:
-    """given: the commit came through, but before it is sent again another attempt begins / expect: the attempt is lost."""
+    """given: before a commit that came through is sent again, another attempt begins / expect: the attempt is lost."""
     async with Proxy(redis_url) as proxy, publishing(proxy.url) as publisher:
         writer = await begun(redis, publisher)
         writer.append(b"e1")
@@ -219,9 +214,12 @@ async def test_a_lost_reply_followed_by_a_later_attempt_is_lost(redis: Redis, re
         proxy.refusing = True
         proxy.lose_reply(b"XADD")
         writer.append(b"e2")
-        await reached(lambda: not proxy.fault_pending)
-        while await redis.xlen(log_key("a")) < 3:
-            await asyncio.sleep(0.001)
+        await until(lambda: not proxy.fault_pending)
+
+        async def reached_redis() -> bool:
+            return await redis.xlen(log_key("a")) == 3
+
+        await until(reached_redis)
         await redis.xadd(log_key("a"), {"e": "begun"}, id="2-0")
         proxy.refusing = False
         with pytest.raises(AttemptLost):
@@ -281,7 +279,7 @@ async def test_a_full_server_is_waited_for(redis: Redis, redis_url: str, valkey:
         try:
             for number in range(1, 51):
                 writer.append(b"e%d" % number)
-            await reached(lambda: publisher.commits >= 2)
+            await until(lambda: publisher.commits >= 2)
             assert await written(redis) == []
         finally:
             valkey.ask("CONFIG SET maxmemory 0")
@@ -316,7 +314,7 @@ async def test_a_replica_is_waited_for_until_it_is_primary_again(
         try:
             writer.append(b"e1")
             writer.append(b"e2")
-            await reached(lambda: publisher.commits >= 2)
+            await until(lambda: publisher.commits >= 2)
         finally:
             valkey.ask("REPLICAOF NO ONE")
         await writer.flush()
@@ -348,7 +346,7 @@ async def test_a_full_buffer_holds_the_reader_back_until_redis_answers(redis: Re
                 most = max(most, writer.buffered_bytes)
 
         reading = asyncio.create_task(read_upstream())
-        await reached(lambda: writer.buffered_bytes >= 2000)
+        await until(lambda: writer.buffered_bytes >= 2000)
         await asyncio.sleep(0)
         assert not reading.done()
         await other.room()  # its own buffer is empty, and the one of the process is not full
@@ -372,7 +370,7 @@ async def test_the_buffer_of_the_process_holds_all_readers_back(redis: Redis, re
 
 @pytest.mark.parametrize("limits", [{"max_entries": 5}, {"max_bytes": 10}])
 async def test_a_log_has_a_maximum(redis: Redis, redis_url: str, limits: dict[str, int]) -> None:
-    async with publishing(redis_url, **limits) as publisher:  # pyright: ignore[reportArgumentType] - names of its own
+    async with publishing(redis_url, **limits) as publisher:
         writer = await begun(redis, publisher)
         for number in range(1, 6):
             writer.append(b"e%d" % number)

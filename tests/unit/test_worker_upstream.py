@@ -1,0 +1,111 @@
+"""What the adapter makes of a request and of headers, without a server."""
+
+import inspect
+
+import openai
+import pytest
+
+from schemas.errors import SettingsError
+from schemas.request import ChatParameters, ResponsesParameters, SharedParameters, parse_request
+from worker.upstream import TimeLimits, Upstream, retry_after_s, upstream_parameters, without_key
+
+LIMITS = TimeLimits(1.0, 2.0, 3.0)
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def test_always_streamed_and_with_usage() -> None:
+    assert upstream_parameters(parse_request(CHAT)) == {
+        **CHAT,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def test_the_request_may_say_otherwise_of_usage() -> None:
+    said = upstream_parameters(parse_request({**CHAT, "stream_options": {"include_usage": False, "x": 1}}))
+    assert said["stream_options"] == {"include_usage": False, "x": 1}
+
+
+def test_ours_stay_here_and_a_vendors_own_go_into_the_body() -> None:
+    given = {**CHAT, "id": "a", "timeout_s": 5, "metadata": {"a": 1}, "extra_body": {"top_k": 3}, "temperature": 0.0}
+    said = upstream_parameters(parse_request(given))
+    assert said.keys() == {"model", "messages", "temperature", "extra_body", "stream", "stream_options"}
+    assert said["extra_body"] == {"top_k": 3}
+
+
+def test_responses_has_no_usage_option() -> None:
+    assert upstream_parameters(parse_request({"api": "responses", "model": "m", "input": "hi"})) == {
+        "model": "m",
+        "input": "hi",
+        "stream": True,
+    }
+
+
+def test_the_sdk_takes_every_parameter_that_a_request_may_have() -> None:
+    client = openai.AsyncOpenAI(api_key="k")
+    ours = {*ChatParameters.model_fields, *SharedParameters.model_fields}
+    assert ours <= inspect.signature(client.chat.completions.create).parameters.keys()
+    ours = {*ResponsesParameters.model_fields, *SharedParameters.model_fields}
+    assert ours <= inspect.signature(client.responses.create).parameters.keys()
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after": "7", "retry-after-ms": "250"}, 0.25),
+        ({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT"}, 90.0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:01 GMT"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"x-ratelimit-reset-requests": "20ms"}, 0.02),
+        ({"x-ratelimit-reset-requests": "6m0s"}, 360.0),
+        ({"x-ratelimit-reset-requests": "1h2m3.5s"}, 3723.5),
+        ({"x-ratelimit-reset-requests": "nonsense"}, None),
+        ({"x-ratelimit-reset-requests": ""}, None),
+        ({"x-ratelimit-reset-requests": "9s", "x-ratelimit-reset-tokens": "2s"}, 2.0),
+        (
+            {
+                "x-ratelimit-reset-requests": "9s",
+                "x-ratelimit-reset-tokens": "2s",
+                "x-ratelimit-remaining-requests": "0",
+            },
+            9.0,
+        ),
+        ({"retry-after": "1", "x-ratelimit-reset-tokens": "50s"}, 1.0),
+    ],
+)
+def test_how_long_the_server_asks_us_to_wait(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after_s(headers, now=10.0) == (None if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Incorrect API key provided: my-secret-key.", "Incorrect API key provided: ***."),
+        ("Incorrect API key provided: sk-proj-****************wxyz. See", "Incorrect API key provided: *** See"),
+        ("two ** stars", "two ** stars"),
+    ],
+)
+def test_no_key_is_passed_on(said: str, told: str) -> None:
+    assert without_key(said, "my-secret-key") == told
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({}, "OPENAI_API_KEY"),
+        ({"OPENAI_API_KEY": "  "}, "OPENAI_API_KEY"),
+        ({"OPENAI_API_KEY": "a\nb"}, "OPENAI_API_KEY"),
+        ({"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "localhost:1"}, "OPENAI_BASE_URL"),
+        ({"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://"}, "OPENAI_BASE_URL"),
+        ({"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://h:99999"}, "OPENAI_BASE_URL"),
+    ],
+)
+def test_a_missing_key_or_a_wrong_url_is_named(environment: dict[str, str], named: str) -> None:
+    with pytest.raises(SettingsError, match=named) as raised:
+        Upstream.from_environment(environment, LIMITS, 10)
+    assert "a\nb" not in str(raised.value)
