@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 from schemas.errors import CursorInvalid, RequestRejected
 
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-_ENTRY_ID_PATTERN = re.compile(r"(\d{1,19})-(\d{1,19})\Z")
+_ENTRY_ID_PATTERN = re.compile(r"([0-9]{1,19})-([0-9]{1,19})\Z")
 _MESSAGE_ID_PREFIX = "message-"
 
 

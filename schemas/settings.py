@@ -1,10 +1,11 @@
 """One frozen Settings per process, read once from the environment in a composition root. Values are passed downward."""
 
+import re
 from collections.abc import Mapping
 from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from schemas.errors import SettingsError
 
@@ -27,6 +28,7 @@ class Settings(BaseModel):
         connect_timeout_s: for the connection to the model's server.
         first_byte_timeout_s: from the request sent to the first byte of the answer.
         idle_timeout_s: the longest pause between two pieces of the answer.
+        max_attempts: how often a request is tried in all, where the model's server fails.
         retention_s: how long log and record stay after the end.
         max_log_entries: a log that reaches it ends its request as failed, with the partial outcome.
         max_log_bytes: the same, for the bytes of all entries of an attempt.
@@ -44,18 +46,16 @@ class Settings(BaseModel):
     connect_timeout_s: float = Field(default=10.0, gt=0, le=600)
     first_byte_timeout_s: float = Field(default=120.0, gt=0, le=86_400)
     idle_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
+    max_attempts: int = Field(default=5, ge=1, le=100)
     retention_s: float = Field(default=DEFAULT_RETENTION_S, ge=1, le=31_536_000)
     max_log_entries: int = Field(default=200_000, ge=10)
     max_log_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
     publish_buffer_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
 
-    @model_validator(mode="after")
-    def _urls_are_redis(self) -> Self:
-        try:
-            check_redis_url(self.redis_url)
-        except ValueError as error:
-            raise ValueError(f"redis_url: {error}") from None
-        return self
+    @field_validator("redis_url")
+    @classmethod
+    def _url_is_a_redis(cls, value: str) -> str:
+        return check_redis_url(value)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -82,21 +82,24 @@ def check_redis_url(url: str) -> str:
     """Returns the URL if it can name a Redis: `redis://[[user]:password@]host[:port][/database]`, `rediss://`, `unix://path`.
 
     Raises:
-        ValueError: it cannot; the message says why, and does not repeat a password.
+        ValueError: it cannot. The message repeats nothing of the URL, since any part may turn out to be the password.
     """
     try:
         parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(f"cannot be read: {error}") from None
+    except ValueError:
+        raise ValueError("cannot be read: is a bracket or a character of its host wrong?") from None
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ValueError("must begin with redis://, rediss:// or unix://")
     if parts.scheme == "unix":
         if not parts.path:
             raise ValueError("needs the path of the socket, such as unix:///run/redis.sock")
         return url
-    if port == 0:
-        raise ValueError("the port must be 1 to 65535")
-    if not (parts.path.strip("/") == "" or parts.path.removeprefix("/").isdecimal()):
-        raise ValueError(f"the database must be a number, such as /0, not {parts.path[:40]!r}")
+    try:
+        port_is_usable = parts.port != 0
+    except ValueError:
+        port_is_usable = False
+    if not port_is_usable:
+        raise ValueError("the port must be a number from 1 to 65535 (in a password, write / as %2F and @ as %40)")
+    if re.fullmatch(r"/?[0-9]*", parts.path) is None:
+        raise ValueError("the database must be a number, such as /0 (in a password, write / as %2F and @ as %40)")
     return url
