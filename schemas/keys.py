@@ -8,7 +8,10 @@ Glossary (`<id>` is the request id; the braces are a cluster hash tag, so both k
     arq:queue             sorted set of job ids; score: due time in ms, for a running job the end of its lease
     arq:job:<id>          arq's envelope, msgpack; its argument is the request id; arq's lifetime
     arq:in-progress:<id>  the lease: its owner's token; lives as long as the lease
-    arq:retry:<id>        arq's count of starts; arq's lifetime, 88,400 s
+    arq:retry:<id>        arq's count of starts, of a stock worker only: ours count attempts; arq's lifetime, 88,400 s
+    arq:result:<id>       arq's result, for job functions that keep one (`generate` does not); as long as they say
+    arq:abort             sorted set of arq's own aborts, which we do not look at; an id leaves it with its job
+    arq:queue:health-check  arq's sign of life, by any worker; a little longer than the pause between two
     tr:queue:state:<id>   hash: what claim knows of a job: attempt (number minted last), crashes, held (1 while leased),
                           why (the next attempt begins, when it was handed back); QUEUE_STATE_LIFETIME_S
     tr:queue:wake         list of wake-up tokens for idle workers; WAKE_LIFETIME_S
@@ -22,6 +25,7 @@ Fields of the record: `request` (msgpack), `digest`, `status` (queued, running, 
 QUEUE = "arq:queue"
 WAKE = "tr:queue:wake"
 CANCEL_CHANNEL = "tr:cancel"
+ABORT = "arq:abort"
 ENTRY_FIELD = "e"
 
 JOB_FUNCTION = "generate"
@@ -60,3 +64,8 @@ def retry_key(request_id: str) -> str:
 def queue_state_key(request_id: str) -> str:
     """What claim knows of a job."""
     return f"tr:queue:state:{request_id}"
+
+
+def result_key(request_id: str) -> str:
+    """arq's result."""
+    return f"arq:result:{request_id}"

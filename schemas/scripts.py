@@ -77,3 +77,49 @@ FINISH = _script(
 )
 CANCEL = _script("cancel", "rec log", "channel request_id terminal outcome", "ended signalled finished unknown")
 RELEASE = _script("release", "rec", "attempt token", "released stale")
+CLAIM = _script("claim", "queue wake", "limit lease_ms token again wake_life_s state_life_s", "claimed")
+RENEW = _script("renew", "queue", "lease_ms leases", "renewed")
+ACKNOWLEDGE = _script(
+    "acknowledge",
+    "queue lease state job retry result abort",
+    "id token attempt kept kept_ms",
+    "acknowledged again stale",
+)
+HAND_BACK = _script(
+    "hand_back",
+    "queue wake lease state",
+    "id token attempt delay_ms why wake_life_s state_life_s",
+    "handed_back again stale",
+)
+NEXT_ATTEMPT = _script("next_attempt", "lease state rec", "token state_life_s", "minted stale")
+
+
+class ClaimedJob(NamedTuple):
+    """A job that claim gave out. `score` is when it was due, in ms; `envelope` is arq's, empty when it has expired."""
+
+    id: str
+    attempt: int
+    why: str
+    crashes: int
+    score: int
+    envelope: bytes
+
+
+class Claim(NamedTuple):
+    """The answer of claim. `next_s`: until the next job is due, None without one; `left`: some are due now."""
+
+    jobs: list[ClaimedJob]
+    next_s: float | None
+    left: bool
+
+
+def read_claim(reply: list[bytes]) -> Claim:
+    """Reads the reply of claim, the one that is a list of jobs."""
+    word, next_ms, left, *fields = reply
+    if word.decode() not in CLAIM.words:
+        raise ValueError(f"claim answered {word!r}")
+    jobs = [
+        ClaimedJob(job_id.decode(), int(attempt), why.decode(), int(crashes), int(float(score)), envelope)
+        for job_id, attempt, why, crashes, score, envelope in zip(*[iter(fields)] * 6, strict=True)
+    ]
+    return Claim(jobs, None if next_ms == b"-1" else int(next_ms) / 1000, left == b"1")

@@ -85,7 +85,7 @@ class Lease:
             self._ends_at = ends_at
 
     def stop(self, why: Stop) -> None:
-        """Asks the attempt to end. Only the first reason counts, but a lost lease ends the right to write at any time."""
+        """Asks the attempt to end. The first reason counts, but a lost lease ends the right to write at any time."""
         if why is Stop.LEASE_LOST:
             self._ends_at = -inf
         if not self.stopped.done():
@@ -140,6 +140,8 @@ class Leases:
 
     def add(self, lease: Lease) -> None:
         """From now on the lease is renewed, and cancels of its request are heard."""
+        if before := self._running.get(lease.request_id):  # we ourselves have taken over what we had lost
+            self._lose(before, "it ran out, and the job was claimed again")
         self._running[lease.request_id] = lease
 
     def remove(self, lease: Lease) -> None:

@@ -1,42 +1,75 @@
 """arq's Worker with leases in place of its claim loop: claims, runs, acknowledges or hands back, drains.
 
 Owns the life of a job in the queue. Knows nothing of what a request is, of logs or of the model's server.
+Of arq's Worker this keeps the registry of functions, the counters, the health check and the way to run it. Its claims,
+`run_job` and both finish paths know no owner: others stand in their place (docs/decisions/0010-leases.md).
 """
 
+import asyncio
+import logging
+import secrets
+import signal
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import count
+from time import monotonic
 from typing import Any
 
+from arq.typing import StartupShutdown, WorkerCoroutine
 from arq.worker import Function, Worker
+from redis.exceptions import RedisError
 
-from worker.lease import Lease
+from schemas import keys
+from schemas.codec import decode_job, encode_job
+from schemas.errors import StoreError
+from schemas.scripts import Claim, ClaimedJob
+from worker.job_call import Acknowledge, Dead, End, HandBack, JobCall
+from worker.lease import Lease, Leases, Stop
+from worker.queue_store import QueueStore
+from worker.retry import Backoff
 
 OnDead = Callable[[str, Lease, str, str], Awaitable[None]]
-Hook = Callable[[dict[Any, Any]], Awaitable[None]]
+
+CLAIMED_AT_ONCE = 16
+"""A burst is spread over the fleet: who claims this many wakes the next idle worker before it claims more."""
+
+HAND_BACK_S = 10.0
+"""From the end of the grace period until job functions that have not ended are cancelled."""
+
+DEAD_RETRY_S = 5.0
+"""When `on_dead` failed: until the job is given out once more."""
+
+_RETRY = Backoff(base_s=0.05, cap_s=1.0)
+_logger = logging.getLogger("tailrace.queue")
 
 
 class LeasedWorker(Worker):
-    """Runs the jobs of `arq:queue` under leases: `await worker.async_run()` returns when it has drained, then `await worker.close()`.
+    """Runs the jobs of `arq:queue` under leases. `await async_run()` returns when it has drained; then `await close()`.
 
     Construct it inside a running event loop. SIGTERM and SIGINT drain; so does `drain()`. Each call and each signal
     after the first hurries: the second ends the grace period, the third cancels the job functions.
 
-    A job function gets arq's `ctx` and in it `lease` (a `Lease`). It watches `lease.stopped`, and ends in one of these ways:
-    it returns (the job is acknowledged); it raises `RetryJob` (handed back, due at once) or `Retry(defer=...)` (handed back,
-    due later). Anything else it raises is a failure: `on_dead` is told, then the job is acknowledged. No try is limited.
+    A job function gets arq's `ctx` and in it `lease` (a `Lease`); `job_try` is the attempt's number. It watches
+    `lease.stopped`, and ends in one of these ways: it returns (the job is acknowledged); it raises `RetryJob` (handed
+    back, due at once) or `Retry(defer=...)` (handed back, due later). Anything else it raises is a failure: `on_dead`
+    is told, then the job is acknowledged. When the lease is lost, whatever it does changes nothing in the queue.
+    arq's limits on tries and on a job's time do not apply.
 
     Args:
         functions: job functions, as arq takes them.
         redis_url: the Redis or Valkey with the queue. The worker makes and closes connections of its own.
-        on_dead: called with request id, lease, code and message when a job ends without its function having ended it, before
-            its queue entry goes: `job_expired`, `job_unreadable`, `job_unknown` (function), `job_crashed` (its worker, too often),
-            `job_failed` (the function raised). Where it raises, the job is handed back and tried again.
+        on_dead: called with request id, lease, code and message when a job ends without its function having ended it,
+            before its queue entry goes. Codes: `job_expired`, `job_unreadable`, `job_unknown` (no such function),
+            `job_crashed` (its worker, too often), `job_failed` (the function raised). Where `on_dead` raises, the job
+            is handed back and tried again.
         max_jobs: jobs run at once.
         lease_s: how long a claim lasts without renewal.
         poll_s: how often an idle worker looks at the queue when no wake-up token came.
         drain_s: grace period for running jobs.
-        max_crashes: leases of a job that may run out before it counts as one that kills its worker.
-        ctx: what every job function finds in its `ctx`, beside arq's own; the same dictionary goes to the hooks.
-        on_startup: called with `ctx` before the first claim.
+        max_crashes: leases of a job that may run out unanswered before it counts as one that kills its worker.
+        ctx: what job functions find in their `ctx`, beside arq's own; the same dictionary goes to the hooks.
+        on_startup: called with `ctx` before the first claim; what it raises comes out of `async_run`.
         on_shutdown: called with `ctx` by `close`.
         health_check_s: how often arq's health-check key is written.
         handle_signals: whether SIGTERM and SIGINT are taken over.
@@ -44,7 +77,7 @@ class LeasedWorker(Worker):
 
     def __init__(
         self,
-        functions: Sequence[Function],
+        functions: Sequence[Function | WorkerCoroutine],
         *,
         redis_url: str,
         on_dead: OnDead,
@@ -54,12 +87,265 @@ class LeasedWorker(Worker):
         drain_s: float = 20.0,
         max_crashes: int = 3,
         ctx: dict[Any, Any] | None = None,
-        on_startup: Hook | None = None,
-        on_shutdown: Hook | None = None,
+        on_startup: StartupShutdown | None = None,
+        on_shutdown: StartupShutdown | None = None,
         health_check_s: float = 30.0,
         handle_signals: bool = True,
     ) -> None:
-        super().__init__(functions, max_jobs=max_jobs, ctx=ctx, handle_signals=False)
+        self._store = QueueStore(redis_url, lease_s=lease_s, poll_s=poll_s)
+        super().__init__(
+            functions,
+            queue_name=keys.QUEUE,
+            redis_pool=self._store.arq,
+            on_startup=on_startup,
+            on_shutdown=on_shutdown,
+            handle_signals=False,
+            max_jobs=max_jobs,
+            keep_result=0,
+            poll_delay=poll_s,
+            health_check_interval=health_check_s,
+            ctx=ctx,
+            job_serializer=encode_job,
+            job_deserializer=decode_job,
+        )
+        self._leases = Leases(self._store, lease_s)
+        self._on_dead = on_dead
+        self._lease_s, self._poll_s, self._drain_s = lease_s, poll_s, drain_s
+        self._max_crashes = max_crashes
+        self._signals = (signal.SIGTERM, signal.SIGINT) if handle_signals else ()
+        self._drains = 0
+        self._changed = asyncio.Event()  # a job has ended, or somebody wants us to drain
+        self._waiting: asyncio.Future[None] | None = None
+        self._name, self._claims = secrets.token_hex(8), count(1)
 
     def drain(self) -> None:
         """No more claims; running jobs get their grace period. Called again it hurries."""
+        self._drains += 1
+        self.allow_pick_jobs = False
+        _logger.info("draining, call %d: %d jobs run", self._drains, len(self.tasks))
+        self._stop_waiting()
+        self._changed.set()
+
+    async def main(self) -> None:
+        """Runs until it has drained.
+
+        Raises:
+            StoreError: Redis was not there at the start. Later it may go and come back.
+        """
+        await self._store.ping()
+        self.ctx["redis"] = self.pool
+        if self.on_startup:
+            await self.on_startup(self.ctx)
+        for number in self._signals:
+            self.loop.add_signal_handler(number, self.drain)
+        keeper = self._watched(self._leases.keep())
+        claimer = self._watched(self._claim_for_ever())
+        try:
+            await self._until(lambda: self._drains > 0)
+        except asyncio.CancelledError:  # our own caller is in a hurry; the jobs still have to be handed back
+            self._drains = 2
+            self.drain()
+            raise
+        finally:
+            await self._drain(claimer)
+            await self._cancel(claimer)
+            await self._cancel(keeper)
+            for number in self._signals:
+                self.loop.remove_signal_handler(number)
+        for task in (claimer, keeper):
+            if not task.cancelled():
+                task.result()
+
+    def _watched(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        """A task without which the worker cannot go on: if it breaks, the worker drains and `main` raises."""
+
+        async def run() -> None:
+            await work
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._changed.set()
+            if not task.cancelled() and task.exception():
+                self.drain()
+
+        task = self.loop.create_task(run())
+        task.add_done_callback(ended)
+        return task
+
+    async def close(self) -> None:
+        """Calls `on_shutdown` and closes the connections."""
+        if self.on_shutdown:
+            await self.on_shutdown(self.ctx)
+        await self._store.close()
+
+    # Claiming
+
+    async def _claim_for_ever(self) -> None:
+        while not self._drains:
+            await self._sign_of_life()
+            free = self.max_jobs - len(self.tasks)
+            if free <= 0:
+                self._stop_waiting()
+                await self._until(lambda: len(self.tasks) < self.max_jobs or self._drains > 0, self._poll_s)
+                continue
+            claim = await self._claim(min(free, CLAIMED_AT_ONCE))
+            if not claim.left and not self._drains:
+                await self._wait_for_work(claim.next_s)
+
+    async def _claim(self, limit: int) -> Claim:
+        """Claims and starts. Goes on until Redis answers: what was taken unheard would wait for its lease's end."""
+        token, failures = f"{self._name}-{next(self._claims)}", 0
+        while True:
+            sent_at = monotonic()
+            try:
+                claim = await self._store.claim(limit, token, again=failures > 0)
+            except StoreError as error:
+                failures += 1
+                await self._bear(error, "claim", failures)
+            else:
+                for job in claim.jobs:
+                    self._start(job, token, sent_at + self._lease_s)
+                return claim
+
+    async def _wait_for_work(self, next_s: float | None) -> None:
+        """Waits for a wake-up token, but no longer than until the next job is due, or the slow poll is.
+
+        The due time is our own timer's: the server looks at its timeouts ten times a second. The read goes on meanwhile.
+        """
+        self._waiting = waiting = self._waiting or asyncio.ensure_future(self._store.wait_for_work(self._poll_s))
+        await asyncio.wait({waiting}, timeout=next_s if next_s is not None and next_s < self._poll_s else None)
+        if not waiting.done():
+            return
+        self._waiting = None
+        try:
+            if not waiting.cancelled():
+                waiting.result()
+        except StoreError as error:
+            await self._bear(error, "wait for work", 1)
+
+    def _stop_waiting(self) -> None:
+        """A token belongs to a worker that has a slot free."""
+        if self._waiting:
+            self._waiting.cancel()
+
+    async def _bear(self, error: StoreError, verb: str, failures: int) -> None:
+        _logger.warning("cannot %s (%s); trying again", verb, error)
+        await asyncio.sleep(_RETRY.pause_s(failures))
+
+    async def _sign_of_life(self) -> None:
+        try:
+            await self.record_health()
+        except (RedisError, OSError):  # whoever claims next will say that Redis is away
+            self._last_health_check = 0.0
+
+    # Running
+
+    def _start(self, job: ClaimedJob, token: str, ends_at: float) -> None:
+        lease = Lease(
+            job.id,
+            attempt=job.attempt,
+            token=token,
+            why=job.why,
+            crashes=job.crashes,
+            ends_at=ends_at,
+            mint=self._store.next_attempt,
+        )
+        self._leases.add(lease)
+        name = f"{job.id}:{job.attempt}"  # the id alone is not unique: we may take over what we have lost ourselves
+        self.tasks[name] = task = self.loop.create_task(self._run(job, lease, name), name=name)
+        task.add_done_callback(partial(self._ended, name))
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        del self.tasks[name]
+        self._changed.set()
+        if not task.cancelled() and (error := task.exception()):
+            _logger.error("job %s left the worker with an error of ours", name, exc_info=error)
+
+    async def _run(self, job: ClaimedJob, lease: Lease, name: str) -> None:
+        try:
+            if self._drains:  # claimed while the signal came: it has not begun
+                return await self._hand_back(lease, HandBack(0, lease.why))
+            match await self._call(job, lease, name):
+                case HandBack() as back:
+                    await self._hand_back(lease, back)
+                case Acknowledge() as done:
+                    self.jobs_complete += 1
+                    await self._acknowledge(lease, done)
+                case Dead() as dead:
+                    await self._bury(lease, dead)
+        finally:
+            self._leases.remove(lease)
+
+    async def _call(self, job: ClaimedJob, lease: Lease, name: str) -> End:
+        self.job_tasks[name] = self.tasks[name]  # while it stands there it may be cancelled: a hand-back may not
+        try:
+            return await JobCall(self.functions, job, lease, self._max_crashes).end(self.ctx)
+        finally:
+            del self.job_tasks[name]
+
+    async def _bury(self, lease: Lease, dead: Dead) -> None:
+        _logger.warning("job %s is dead, %s: %s", lease.request_id, dead.code, dead.message)
+        try:
+            await self._on_dead(lease.request_id, lease, dead.code, dead.message)
+        except Exception:  # a hook that raises must neither end the worker nor lose the job
+            _logger.exception("on_dead failed for job %s; it is tried again", lease.request_id)
+            await self._hand_back(lease, HandBack(round(DEAD_RETRY_S * 1000), lease.why))
+        else:
+            self.jobs_failed += 1
+            await self._acknowledge(lease, dead.acknowledge)
+
+    async def _acknowledge(self, lease: Lease, done: Acknowledge) -> None:
+        ours = await self._insist(
+            "acknowledge", lambda: self._store.acknowledge(lease, result=done.result, result_ms=done.result_ms)
+        )
+        _logger.info("job %s, attempt %d: %s", lease.request_id, lease.attempt, "acknowledged" if ours else "not ours")
+
+    async def _hand_back(self, lease: Lease, back: HandBack) -> None:
+        self.jobs_retried += 1
+        ours = await self._insist(
+            "hand back", lambda: self._store.hand_back(lease, delay_ms=back.delay_ms, why=back.why)
+        )
+        _logger.info(
+            "job %s, attempt %d: %s, %s",
+            lease.request_id,
+            lease.attempt,
+            "handed back" if ours else "not ours",
+            back.why,
+        )
+
+    async def _insist(self, verb: str, call: Callable[[], Awaitable[bool]]) -> bool:
+        """Calls until Redis has answered; the lease is renewed meanwhile."""
+        failures = 0
+        while True:
+            try:
+                return await call()
+            except StoreError as error:
+                failures += 1
+                await self._bear(error, verb, failures)
+
+    # Draining
+
+    async def _drain(self, claimer: asyncio.Task[None]) -> None:
+        def idle() -> bool:
+            return claimer.done() and not self.tasks
+
+        await self._until(lambda: idle() or self._drains > 1, self._drain_s)
+        self._leases.stop_all(Stop.DRAINED)
+        await self._until(lambda: idle() or self._drains > 2, HAND_BACK_S)
+        for task in self.job_tasks.values():  # the job function ends here; what follows is its hand-back
+            task.cancel()
+        await self._until(idle, self._lease_s)
+        for task in self.tasks.values():  # without Redis nothing can be handed back: the leases run out
+            _logger.error("job %s could not be handed back in time", task.get_name())
+            task.cancel()
+        await self._until(lambda: not self.tasks, self._lease_s)
+
+    async def _until(self, met: Callable[[], bool], limit_s: float | None = None) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while not met():
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    async def _cancel(self, task: asyncio.Task[None]) -> None:
+        task.cancel()
+        await asyncio.wait({task})

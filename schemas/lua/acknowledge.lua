@@ -1,0 +1,20 @@
+-- acknowledge: the job is done with, and everything of it leaves the queue; its result stays if it is to be kept.
+-- The owner may: who holds the token, or whose lease ran out while nobody has taken the job since.
+-- KEYS queue lease state job retry result abort   ARGV id token attempt kept kept_ms (0: no result is kept, -1: for ever)
+-- -> acknowledged | again | stale
+local queue, lease, state, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+local holder = redis.call('GET', lease)
+if not holder and not redis.call('ZSCORE', queue, id) then return {'again'} end
+if holder and holder ~= ARGV[2] then return {'stale'} end
+local at = redis.call('HMGET', state, 'attempt', 'held')
+if not holder and (at[1] ~= ARGV[3] or at[2] ~= '1') then return {'stale'} end
+redis.call('DEL', lease, state, KEYS[4], KEYS[5])
+redis.call('ZREM', queue, id)
+redis.call('ZREM', KEYS[7], id)
+local kept_ms = tonumber(ARGV[5])
+if kept_ms > 0 then
+  redis.call('SET', KEYS[6], ARGV[4], 'PX', kept_ms)
+elseif kept_ms < 0 then
+  redis.call('SET', KEYS[6], ARGV[4])
+end
+return {'acknowledged'}

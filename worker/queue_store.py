@@ -1,0 +1,204 @@
+"""Redis as the queue uses it: one verb a script, the wake-up list, the cancel channel, each on connections of its own.
+
+Every call is bounded in time: a server that hangs must not hang the renewal. Nothing is tried again here.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+from arq.connections import ArqRedis
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.exceptions import RedisError
+
+from schemas import keys, scripts
+from schemas.codec import decode_job, encode_job
+from schemas.errors import AttemptLost
+from schemas.scripts import Argument, Claim, Script, Verdict
+from worker.lease import Lease, Renewed
+from worker.store import store_error
+
+_T = TypeVar("_T")
+
+CONNECTIONS = 8
+"""For claims, acknowledgements and hand-backs; whoever comes later waits for one."""
+
+REPLY_TIMEOUT_S = 5.0
+BLOCKING_MARGIN_S = 2.0
+"""How much later than the end of a blocking read its answer may come."""
+
+
+class QueueStore:
+    """The queue's verbs. Every one raises StoreError when Redis does not do what it was asked.
+
+    Args:
+        url: the Redis or Valkey with the queue.
+        lease_s: how long a lease lasts without renewal; a call may take a third of it, so a renewal can be repeated.
+        poll_s: the longest wait for a wake-up token.
+    """
+
+    def __init__(self, url: str, *, lease_s: float, poll_s: float) -> None:
+        self._url = url
+        self._lease_ms = round(lease_s * 1000)
+        reply_s = min(max(lease_s / 3, 0.2), REPLY_TIMEOUT_S)
+        self.arq = ArqRedis(self._pool(CONNECTIONS, reply_s), job_serializer=encode_job, job_deserializer=decode_job)
+        # Renewals wait for nobody else's turn.
+        self._renewals = Redis.from_pool(self._pool(1, reply_s))
+        self._wake_ups = Redis.from_pool(self._pool(1, poll_s + BLOCKING_MARGIN_S))
+        self._cancels = Redis.from_pool(self._pool(1, None))
+        self._registered = {
+            script.name: self.arq.register_script(script.text)
+            for script in (scripts.CLAIM, scripts.RENEW, scripts.ACKNOWLEDGE, scripts.HAND_BACK, scripts.NEXT_ATTEMPT)
+        }
+
+    def _pool(self, connections: int, reply_s: float | None) -> BlockingConnectionPool:
+        return BlockingConnectionPool.from_url(
+            self._url,
+            max_connections=connections,
+            timeout=REPLY_TIMEOUT_S,
+            socket_timeout=reply_s,
+            socket_connect_timeout=REPLY_TIMEOUT_S,
+            socket_keepalive=True,
+        )
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        for client in (self.arq, self._renewals, self._wake_ups, self._cancels):
+            await client.aclose(close_connection_pool=True)
+
+    async def ping(self) -> None:
+        """Raises StoreError when Redis is not there."""
+        await _translated(self.arq.ping)
+
+    async def claim(self, limit: int, token: str, *, again: bool) -> Claim:
+        """Takes up to `limit` due jobs.
+
+        Args:
+            limit: the most jobs.
+            token: names this call; a repetition after a lost reply uses the same.
+            again: whether this is such a repetition.
+        """
+        return scripts.read_claim(
+            await self._reply(
+                scripts.CLAIM,
+                queue=keys.QUEUE,
+                wake=keys.WAKE,
+                limit=limit,
+                lease_ms=self._lease_ms,
+                token=token,
+                again=int(again),
+                wake_life_s=keys.WAKE_LIFETIME_S,
+                state_life_s=keys.QUEUE_STATE_LIFETIME_S,
+            )
+        )
+
+    async def renew(self, leases: Sequence[Lease]) -> Renewed:
+        """Extends the leases, token-checked, and looks up who is to be cancelled."""
+        pairs = msgspec.msgpack.encode([(lease.request_id, lease.token) for lease in leases])
+        verdict = await self._verdict(
+            scripts.RENEW, self._renewals, queue=keys.QUEUE, lease_ms=self._lease_ms, leases=pairs
+        )
+        named = verdict.fields.items()
+        return Renewed(
+            lost=frozenset(request_id for request_id, word in named if word == b"lost"),
+            cancelled=frozenset(request_id for request_id, word in named if word == b"cancel"),
+        )
+
+    async def acknowledge(self, lease: Lease, *, result: bytes | None = None, result_ms: int = 0) -> bool:
+        """The job is done with.
+
+        Args:
+            lease: the owner's.
+            result: arq's result, where it is to be kept.
+            result_ms: how long; -1 for ever.
+
+        Returns:
+            False when the job is another's by now: it was left alone.
+        """
+        job_id = lease.request_id
+        verdict = await self._verdict(
+            scripts.ACKNOWLEDGE,
+            queue=keys.QUEUE,
+            lease=keys.lease_key(job_id),
+            state=keys.queue_state_key(job_id),
+            job=keys.job_key(job_id),
+            retry=keys.retry_key(job_id),
+            result=keys.result_key(job_id),
+            abort=keys.ABORT,
+            id=job_id,
+            token=lease.token,
+            attempt=lease.attempt,
+            kept=result or b"",
+            kept_ms=result_ms if result else 0,
+        )
+        return verdict.word != "stale"
+
+    async def hand_back(self, lease: Lease, *, delay_ms: int, why: str) -> bool:
+        """The job is to be run again, not before `delay_ms` from now.
+
+        Returns:
+            False when the job is another's by now: it was left alone.
+        """
+        job_id = lease.request_id
+        verdict = await self._verdict(
+            scripts.HAND_BACK,
+            queue=keys.QUEUE,
+            wake=keys.WAKE,
+            lease=keys.lease_key(job_id),
+            state=keys.queue_state_key(job_id),
+            id=job_id,
+            token=lease.token,
+            attempt=lease.attempt,
+            delay_ms=max(delay_ms, 0),
+            why=why,
+            wake_life_s=keys.WAKE_LIFETIME_S,
+            state_life_s=keys.QUEUE_STATE_LIFETIME_S,
+        )
+        return verdict.word != "stale"
+
+    async def next_attempt(self, lease: Lease) -> int:
+        """Mints the next attempt number under the same lease. Raises AttemptLost when it is not ours any more."""
+        job_id = lease.request_id
+        verdict = await self._verdict(
+            scripts.NEXT_ATTEMPT,
+            lease=keys.lease_key(job_id),
+            state=keys.queue_state_key(job_id),
+            rec=keys.rec_key(job_id),
+            token=lease.token,
+            state_life_s=keys.QUEUE_STATE_LIFETIME_S,
+        )
+        if verdict.word == "stale":
+            raise AttemptLost(f"the lease of {job_id} is gone: no further attempt can begin under it")
+        return verdict.number("attempt")
+
+    async def wait_for_work(self, timeout_s: float) -> None:
+        """Returns with a wake-up token, or when `timeout_s` is over."""
+        await _translated(lambda: self._wake_ups.blpop(keys.WAKE, timeout=max(timeout_s, 0.001)))
+
+    async def cancels(self) -> AsyncGenerator[str | None, None]:
+        """Request ids to cancel as they are published; None after each subscription."""
+        async with self._cancels.pubsub() as channel:
+            await _translated(lambda: channel.subscribe(keys.CANCEL_CHANNEL))
+            while True:
+                message = await _translated(lambda: channel.get_message(timeout=None))
+                if message and message["type"] == "subscribe":
+                    yield None
+                elif message and message["type"] == "message":
+                    yield message["data"].decode()
+
+    async def _reply(self, script: Script, client: Redis | None = None, **given: Argument) -> list[bytes]:
+        names, args = script.call(**given)
+        run = self._registered[script.name]
+        return await _translated(
+            lambda: run([name if isinstance(name, bytes) else str(name) for name in names], args, client)
+        )
+
+    async def _verdict(self, script: Script, client: Redis | None = None, **given: Argument) -> Verdict:
+        return script.verdict(await self._reply(script, client, **given))
+
+
+async def _translated(call: Callable[[], Awaitable[_T]]) -> _T:
+    try:
+        return await call()
+    except (RedisError, OSError) as error:
+        raise store_error(error) from error
