@@ -1,0 +1,113 @@
+"""`python -m bench NAME`: finds a benchmark, bounds its time, and takes everything down, however it ends."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from types import FrameType
+from typing import NamedTuple, Protocol, cast
+
+from bench.figures import BenchError, Report
+from schemas.errors import TailraceError
+
+BOUND_S = 300.0
+QUICK_BOUND_S = 60.0
+
+_EXAMPLE = """example:
+  python -m bench queue --quick
+  python -m bench all > figures.jsonl
+
+One JSON object a line on stdout: bench, case, what, value (a median unless `what` says otherwise), unit, beside (the
+peer or the floor, measured in the same run), ratio (value by beside), expected and met. Progress goes to stderr.
+Everything runs on this machine alone, on a Valkey of its own, and is taken down at the end, also on Ctrl-C.
+Figures are worth something on a machine that does nothing else; docs/benchmarks.md says how they are made.
+"""
+
+
+class Bench(NamedTuple):
+    """A benchmark: the module whose `run` measures, imported when it is called, and what it is about."""
+
+    module: str
+    about: str
+
+
+BENCHES = {
+    "queue": Bench("bench.queue", "start latency, starts/s, takeover and cost of waiting, beside stock arq"),
+    "interface": Bench(
+        "bench.interface", "cost of a chunk by length of the answer, beside decoding alone and a naive way"
+    ),
+}
+
+
+class _Module(Protocol):
+    def run(self, report: Report, *, quick: bool) -> None: ...
+
+
+def _parser() -> argparse.ArgumentParser:
+    about = "\n".join(f"  {name:<11} {bench.about}" for name, bench in BENCHES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=f"Measures Tailrace beside its peers.\n\nbenchmarks:\n{about}\n  all         each, the default",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}, all")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"fewer repetitions, under {QUICK_BOUND_S:.0f} s a benchmark: shows that it works, not what it costs"
+        f" (otherwise under {BOUND_S:.0f} s)",
+    )
+    return parser
+
+
+@contextmanager
+def _bounded(bound_s: float) -> Generator[None]:
+    """Whatever is measured inside is broken off after `bound_s` seconds, and by SIGTERM as by Ctrl-C."""
+
+    def too_long(_number: int, _frame: FrameType | None) -> None:
+        raise BenchError(f"not done within {bound_s:.0f} s: this machine is too busy for it, or something hangs")
+
+    def asked(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, action) for number, action in (
+        (signal.SIGALRM, too_long), (signal.SIGTERM, asked))}  # fmt: skip
+    signal.setitimer(signal.ITIMER_REAL, bound_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the benchmarks named; the exit code. Expectations that are not met do not change it."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    names: list[str] = options.names or ["all"]
+    if unknown := [name for name in names if name not in BENCHES and name != "all"]:
+        parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHES)}, all")
+    names = list(BENCHES) if "all" in names else list(dict.fromkeys(names))
+    for name in names:
+        try:
+            with _bounded(QUICK_BOUND_S if options.quick else BOUND_S):
+                bench = cast(_Module, import_module(BENCHES[name].module))
+                bench.run(Report(name), quick=options.quick)
+        except TailraceError as error:
+            print(f"bench {name}: {error}", file=sys.stderr)
+            return 1
+        except BrokenPipeError:  # whoever read the figures has gone
+            sys.stderr.close()
+            return 1
+        except KeyboardInterrupt:
+            print(f"bench {name}: stopped; everything is taken down", file=sys.stderr)
+            return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,125 @@
+"""The Valkey of a benchmark, as a producer and an observer use it: enqueues, counts commands, asks for lifetimes."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from time import monotonic, time
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from arq.connections import ArqRedis
+from arq.constants import expires_extra_ms
+from arq.jobs import serialize_job
+from redis.asyncio import ConnectionPool
+
+from bench.figures import BenchError
+from demo.valkey import HOST, EmbeddedValkey
+from schemas import keys
+from schemas.codec import decode_job, encode_job
+
+_READ_BYTES = 65_536
+
+
+class Commands(NamedTuple):
+    """Commands a server has run: as clients sent them, and with those that scripts gave."""
+
+    sent: int
+    with_scripts: int
+
+
+class Broker:
+    """A private Valkey and one connection to it; a context manager that ends both.
+
+    It keeps an event loop of its own, so that the benchmark around it can be read from top to bottom.
+    """
+
+    def __init__(self) -> None:
+        self.valkey = EmbeddedValkey()
+
+    @property
+    def url(self) -> str:
+        """URL of its database 0."""
+        return self.valkey.url
+
+    def clear(self) -> None:
+        """Removes every key."""
+        self._runner.run(self._arq.flushall())
+
+    def submit(self, job_id: str, *, hold_s: float, wake: bool) -> float:
+        """Enqueues one job that stays for `hold_s` seconds; monotonic time, in seconds, of the begin of the call.
+
+        Args:
+            job_id: its id, and the request's.
+            hold_s: how long it runs.
+            wake: whether a wake-up token follows, as our producers leave one.
+        """
+        began = monotonic()
+        self._runner.run(self._submit(job_id, hold_s, wake))
+        return began
+
+    def submit_at_once(self, job_ids: Sequence[str], *, hold_s: float, wake: bool) -> None:
+        """Enqueues many jobs so that they appear in the same instant."""
+        self._runner.run(self._submit_at_once(job_ids, hold_s, wake))
+
+    def lease_ttl_s(self, job_id: str) -> float:
+        """How long a job's in-progress key still lives if nobody renews it, in seconds."""
+        return self._runner.run(self._arq.pttl(keys.lease_key(job_id))) / 1000
+
+    def listen(self, for_s: float) -> Commands:
+        """Counts the commands of all others, for a time. Source: MONITOR, which marks what scripts give with `lua`."""
+        sent = by_scripts = 0
+        deadline = monotonic() + for_s
+        with socket.create_connection((HOST, self.valkey.port), 5.0) as connection:
+            connection.sendall(b"MONITOR\r\n")
+            begun = b""
+            while (left_s := deadline - monotonic()) > 0:
+                connection.settimeout(left_s)
+                with suppress(TimeoutError):
+                    said = connection.recv(_READ_BYTES)
+                    if not said:
+                        raise BenchError("the embedded Valkey ended the connection of MONITOR")
+                    *lines, begun = (begun + said).split(b"\r\n")
+                    scripted = sum(b" lua] " in line for line in lines)
+                    by_scripts += scripted
+                    sent += sum(line.startswith(b"+") and line != b"+OK" for line in lines) - scripted
+        return Commands(sent, sent + by_scripts)
+
+    async def _submit(self, job_id: str, hold_s: float, wake: bool) -> None:
+        await self._arq.enqueue_job(keys.JOB_FUNCTION, job_id, hold_s, _job_id=job_id)
+        if wake:
+            await self._wake()
+
+    async def _submit_at_once(self, job_ids: Sequence[str], hold_s: float, wake: bool) -> None:
+        now_ms = int(time() * 1000)
+        async with self._arq.pipeline(transaction=True) as pipe:
+            for job_id in job_ids:
+                envelope = serialize_job(keys.JOB_FUNCTION, (job_id, hold_s), {}, None, now_ms, serializer=encode_job)
+                pipe.psetex(keys.job_key(job_id), expires_extra_ms, envelope)
+            pipe.zadd(keys.QUEUE, dict.fromkeys(job_ids, now_ms))
+            await pipe.execute()
+        if wake:
+            await self._wake()
+
+    async def _wake(self) -> None:
+        async with self._arq.pipeline(transaction=False) as pipe:
+            pipe.lpush(keys.WAKE, b"1")
+            pipe.execute_command("LTRIM", keys.WAKE, 0, keys.WAKE_TOKENS_MAX - 1)
+            pipe.expire(keys.WAKE, keys.WAKE_LIFETIME_S)
+            await pipe.execute()
+
+    def __enter__(self) -> Self:
+        self.valkey.__enter__()
+        self._runner = asyncio.Runner()
+        pool = ConnectionPool.from_url(self.valkey.url)
+        self._arq = ArqRedis(pool, job_serializer=encode_job, job_deserializer=decode_job)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            with self._runner:
+                self._runner.run(self._arq.aclose(close_connection_pool=True))
+        finally:
+            self.valkey.close()

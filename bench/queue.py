@@ -1,0 +1,229 @@
+"""`bench queue`: how soon a job starts, how fast many start, how soon one is taken over, and what waiting costs.
+
+Stock arq and our `LeasedWorker` run the same job function on the same Valkey, one after the other in each round: both
+at once would take the two cores from each other. Each side runs as it does by default (arq: poll 0.5 s, time limit of a
+job 300 s; ours: lease 5 s, poll 1 s), but that either may run all jobs of the case at once.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from random import Random
+from time import monotonic, sleep
+from typing import NamedTuple
+
+from bench.broker import Broker
+from bench.figures import Report
+from bench.programs import Fleet, Program, Said
+from bench.statistics import flatness, median, percentile
+from demo.parts import clean_environment
+
+RUNNING = 500
+QUEUED = 1_000
+FLEETS = (1, 2, 4)
+HELD_FOR_TAKEOVER = 10
+LEASE_S = 5.0
+HOLD_S = 3_600.0
+START_WITHIN_S = 30.0
+
+PEER, OURS = "stock", "leased"
+NAMES = {PEER: "arq 0.28", OURS: "LeasedWorker"}
+_PAUSES_S = 0.3
+
+
+class Effort(NamedTuple):
+    """How much is measured: `--quick` or not."""
+
+    rounds: int
+    samples: int
+    window_s: float
+    takeover_bound_s: float
+
+
+FULL = Effort(rounds=3, samples=15, window_s=4.0, takeover_bound_s=20.0)
+QUICK = Effort(rounds=1, samples=5, window_s=2.0, takeover_bound_s=8.0)
+
+
+class Start(NamedTuple):
+    """A job that has started: when, by the machine's monotonic clock, and where."""
+
+    job_id: str
+    at_s: float
+    program: Program
+
+
+class Cost(NamedTuple):
+    """What a fleet costs while nothing happens: commands a second, and CPU as a part of one core, in percent."""
+
+    sent_per_s: float
+    with_scripts_per_s: float
+    cpu_percent: float
+
+
+@dataclass
+class Side:
+    """What was measured of one side, over all rounds."""
+
+    start_ms: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    cost: dict[str, list[Cost]] = field(default_factory=dict[str, list[Cost]])
+    starts_per_s: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
+    takeover_s: list[float] = field(default_factory=list[float])
+    ttl_s: list[float] = field(default_factory=list[float])
+    gave_up: bool = False
+
+
+class Bench:
+    """One run of the benchmark."""
+
+    def __init__(self, report: Report, broker: Broker, effort: Effort) -> None:
+        self._report, self._broker, self._effort = report, broker, effort
+        self._dice = Random(1)  # noqa: S311 -- pauses, no secrets
+        self._ids = _ids()
+
+    def waiting(self, name: str, side: Side) -> None:
+        """Start latency and cost, first of an idle worker, then of one with jobs running."""
+        with self._fleet(name, 1, RUNNING + 100) as fleet:
+            self._wait_and_start(f"{name}, idle", name, fleet, "idle", side)
+            self._report.progress(f"{name}: starting {RUNNING} long jobs")
+            self._submit_many(name, RUNNING)
+            fleet.hear(RUNNING, START_WITHIN_S, "jobs started")
+            self._wait_and_start(f"{name}, {RUNNING} running", name, fleet, f"{RUNNING} running", side)
+
+    def _wait_and_start(self, told: str, name: str, fleet: Fleet, case: str, side: Side) -> None:
+        self._report.progress(f"{told}: start latency")
+        side.start_ms.setdefault(case, []).extend(self._start_ms(name, fleet) for _ in range(self._effort.samples))
+        self._report.progress(f"{told}: commands and CPU")
+        side.cost.setdefault(case, []).append(self._cost(fleet))
+
+    def _start_ms(self, name: str, fleet: Fleet) -> float:
+        sleep(self._dice.uniform(0, _PAUSES_S))  # so that no sample falls into step with a poll
+        began = self._broker.submit(next(self._ids), hold_s=0, wake=name == OURS)
+        (start,) = _starts(fleet.hear(1, START_WITHIN_S, "jobs started"))
+        return (start.at_s - began) * 1000
+
+    def _cost(self, fleet: Fleet) -> Cost:
+        began, used_s = monotonic(), fleet.cpu_s()
+        commands = self._broker.listen(self._effort.window_s)
+        took_s = monotonic() - began
+        return Cost(commands.sent / took_s, commands.with_scripts / took_s, (fleet.cpu_s() - used_s) / took_s * 100)
+
+    def starting(self, name: str, side: Side, workers: int) -> None:
+        """Starts of many queued jobs, from the first to the last; they stay running."""
+        self._report.progress(f"{name}: {QUEUED} queued jobs, {workers} workers")
+        with self._fleet(name, workers, QUEUED) as fleet:
+            self._submit_many(name, QUEUED)
+            times = [start.at_s for start in _starts(fleet.hear(QUEUED, START_WITHIN_S, "jobs started"))]
+            side.starts_per_s.setdefault(workers, []).append((QUEUED - 1) / (max(times) - min(times)))
+
+    def takeover(self, name: str, side: Side) -> None:
+        """From SIGKILL of a worker to the start of its jobs in another one, as long as is waited for it."""
+        bound_s = self._effort.takeover_bound_s
+        self._report.progress(f"{name}: takeover after SIGKILL (waiting {bound_s:g} s at most)")
+        with self._fleet(name, 2, HELD_FOR_TAKEOVER) as fleet:
+            ids = self._submit_many(name, HELD_FOR_TAKEOVER)
+            starts = _starts(fleet.hear(len(ids), START_WITHIN_S, "jobs started"))
+            ((victim, count),) = Counter(start.program for start in starts).most_common(1)
+            sleep(self._dice.uniform(0, LEASE_S / 2))  # a crash keeps no step with renewals
+            orphan = next(start.job_id for start in starts if start.program is victim)
+            killed_at = monotonic()
+            fleet.kill(victim)
+            side.ttl_s.append(self._broker.lease_ttl_s(orphan))
+            again = _starts(fleet.hear_until(count, bound_s))
+            side.takeover_s.append(max((start.at_s - killed_at for start in again), default=bound_s))
+            side.gave_up |= len(again) < count
+
+    def _submit_many(self, name: str, count: int) -> list[str]:
+        ids = [next(self._ids) for _ in range(count)]
+        self._broker.submit_at_once(ids, hold_s=HOLD_S, wake=name == OURS)
+        return ids
+
+    def _fleet(self, name: str, workers: int, max_jobs: int) -> Fleet:
+        """Workers of one side, ready, on an empty Valkey."""
+        self._broker.clear()
+        fleet = Fleet()
+        try:
+            for _ in range(workers):
+                arguments = ["-m", "bench.queue_worker", name, self._broker.url, str(max_jobs)]
+                fleet.start(f"the {name} worker", arguments, clean_environment({}))
+            fleet.hear(workers, START_WITHIN_S, "workers ready")
+        except BaseException:  # nobody else knows of it yet
+            fleet.close()
+            raise
+        return fleet
+
+
+def run(report: Report, *, quick: bool) -> None:
+    """Measures, and prints the figures at the end of all rounds."""
+    effort = QUICK if quick else FULL
+    sides = {PEER: Side(), OURS: Side()}
+    with Broker() as broker:
+        bench = Bench(report, broker, effort)
+        for number in range(effort.rounds):
+            report.progress(f"round {number + 1} of {effort.rounds}")
+            for name, side in sides.items():
+                bench.waiting(name, side)
+            for workers in FLEETS:
+                for name, side in sides.items():
+                    bench.starting(name, side, workers)
+            bench.takeover(OURS, sides[OURS])
+        bench.takeover(PEER, sides[PEER])  # once: it only shows that it does not come
+    _tell(report, sides[OURS], sides[PEER])
+
+
+def _tell(report: Report, ours: Side, peer: Side) -> None:
+    for case, values in ours.start_ms.items():
+        beside, limit = peer.start_ms[case], 10.0 if case != "idle" else None
+        what = f"{NAMES[OURS]}, submit to job function"
+        report.figure(case, what, median(values), "ms", beside={NAMES[PEER]: median(beside)}, at_most=limit)
+        report.figure(case, f"{what}, 90 %", percentile(values, 90), "ms", beside={NAMES[PEER]: percentile(beside, 90)})
+    for workers in FLEETS:
+        report.figure(
+            f"{QUEUED} queued, {workers} workers",
+            f"{NAMES[OURS]}, starts",
+            median(ours.starts_per_s[workers]),
+            "1/s",
+            beside={NAMES[PEER]: median(peer.starts_per_s[workers])},
+        )
+    for side, name, limit in ((ours, NAMES[OURS], 1.0), (peer, NAMES[PEER], None)):
+        slower = 1 / flatness({workers: median(values) for workers, values in side.starts_per_s.items()})
+        case = f"{QUEUED} queued"
+        report.figure(case, f"{name}, {FLEETS[-1]} workers slower than 1", slower, "times", at_most=limit)
+    _tell_takeover(report, ours, peer)
+    _tell_cost(report, ours, peer)
+
+
+def _tell_takeover(report: Report, ours: Side, peer: Side) -> None:
+    what, limit = f"{NAMES[OURS]}, takeover", LEASE_S + 1
+    ttl_s = median(peer.ttl_s)
+    report.figure("SIGKILL", what, median(ours.takeover_s), "s", beside={f"{NAMES[PEER]}, its key's ttl": ttl_s},
+                  at_most=limit, bounded=ours.gave_up)  # fmt: skip
+    note = f"its in-progress key lives {ttl_s:.0f} s more: nobody can take the job before"
+    report.figure("SIGKILL", f"{NAMES[PEER]}, takeover", median(peer.takeover_s), "s", bounded=peer.gave_up, note=note)
+
+
+def _tell_cost(report: Report, ours: Side, peer: Side) -> None:
+    for case, costs in ours.cost.items():
+        mine, other = _middle(costs), _middle(peer.cost[case])
+        limit = 6.0 if case == "idle" else None
+        what = f"{NAMES[OURS]}, commands sent"
+        report.figure(case, what, mine.sent_per_s, "1/s", beside={NAMES[PEER]: other.sent_per_s}, at_most=limit)
+        what = f"{NAMES[OURS]}, commands with those of scripts"
+        report.figure(case, what, mine.with_scripts_per_s, "1/s", beside={NAMES[PEER]: other.with_scripts_per_s})
+        what = f"{NAMES[OURS]}, CPU of one core"
+        report.figure(case, what, mine.cpu_percent, "%", beside={NAMES[PEER]: other.cpu_percent})
+
+
+def _middle(costs: list[Cost]) -> Cost:
+    return Cost(*(median(values) for values in zip(*costs, strict=True)))
+
+
+def _starts(said: list[Said]) -> list[Start]:
+    pairs = ((one.program, one.line.split(" ")) for one in said)
+    return [Start(job_id, int(at_ns) / 1e9, program) for program, (job_id, at_ns) in pairs]
+
+
+def _ids() -> Iterator[str]:
+    number = 0
+    while True:
+        number += 1
+        yield f"bench-{number}"

@@ -1,0 +1,81 @@
+"""A worker process to be measured: stock arq or ours, around the same job function.
+
+Says on stdout `ready`, then `<job id> <monotonic ns>` for each job that starts: the clock is the machine's, the same
+for all processes, and Redis does not hear of it. Ends when its stdin does, so that it never outlives the benchmark.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic_ns
+from typing import Any
+
+import uvloop
+from arq.connections import RedisSettings
+from arq.worker import Function, Worker, func
+
+from schemas.codec import decode_job, encode_job
+from schemas.keys import JOB_FUNCTION
+from worker.lease import Lease
+from worker.queue import LeasedWorker
+
+
+async def _job(ctx: dict[Any, Any], _request_id: str, hold_s: float = 0.0) -> None:
+    _say(f"{ctx['job_id']} {monotonic_ns()}")
+    if hold_s:
+        await asyncio.sleep(hold_s)
+
+
+async def _ready(ctx: dict[Any, Any]) -> None:
+    _say("ready")
+
+
+def _say(line: str) -> None:
+    os.write(1, f"{line}\n".encode())
+
+
+async def _never_dead(request_id: str, _lease: Lease, code: str, message: str) -> None:
+    print(f"job {request_id} ended unrun: {code}: {message}", file=sys.stderr)
+
+
+async def _stock(functions: Sequence[Function], redis_url: str, max_jobs: int) -> None:
+    """As arq's documentation sets one up; but msgpack, uvloop, no results and no log lines, as ours."""
+    worker = Worker(
+        functions,
+        redis_settings=RedisSettings.from_dsn(redis_url),
+        max_jobs=max_jobs,
+        keep_result=0,
+        log_results=False,
+        job_serializer=encode_job,
+        job_deserializer=decode_job,
+        on_startup=_ready,
+        handle_signals=False,
+    )
+    await worker.async_run()
+
+
+async def _leased(functions: Sequence[Function], redis_url: str, max_jobs: int) -> None:
+    """With the settings that a worker has by default."""
+    worker = LeasedWorker(
+        functions,
+        redis_url=redis_url,
+        on_dead=_never_dead,
+        max_jobs=max_jobs,
+        on_startup=_ready,
+        handle_signals=False,
+    )
+    await worker.async_run()
+
+
+_SIDES: dict[str, Callable[[Sequence[Function], str, int], Awaitable[None]]] = {"stock": _stock, "leased": _leased}
+
+
+async def main(side: str, redis_url: str, max_jobs: int) -> None:
+    """Runs a worker until stdin ends."""
+    asyncio.get_running_loop().add_reader(0, os._exit, 0)
+    await _SIDES[side]([func(_job, name=JOB_FUNCTION)], redis_url, max_jobs)
+
+
+if __name__ == "__main__":
+    uvloop.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
