@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tell(entry: Entry) -> None:
+    if not entry.n:  # a question about the simulator itself
+        return
     took_ms = ((entry.ended_s or entry.started_s) - entry.started_s) * 1000
     what = f"{entry.method} {entry.path} {entry.model or '-'}"
     print(f"{what} {entry.status or '-'} {entry.ended} {entry.chunks_sent} chunks {took_ms:.0f} ms", file=sys.stderr)

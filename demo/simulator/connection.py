@@ -1,7 +1,7 @@
 """One connection to the simulator: reads requests, plays replies, notices at once when the client goes away.
 
-One protocol object and one timer a running reply; no task a request. h11 reads the requests and heads
-the replies; chunks are framed here, because what a fault does to a body no HTTP library would agree to.
+One protocol object and one timer a running reply; no task a request. h11 reads the requests and heads the replies;
+chunks are framed here, because what a fault does to a body no HTTP library would agree to.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ MAX_BODY = 32 << 20  # bytes of one request; beyond it 413
 _MAX_HEAD = 64 << 10
 _MAX_AHEAD = 64 << 10  # bytes a client may send before its answer has ended
 _FLUSH = 64 << 10
+_TICK_S = 0.001  # uvloop's timers count milliseconds and may fire early by one: without this they would spin
+_LINGER_S = 2.0  # how long a client may go on sending what was refused before it is cut off
 _NO_LINGER = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends a reset
 
 OnEnd = Callable[[Entry], None]
@@ -45,6 +47,7 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._size = 0
         self._ahead = 0
+        self._refused = False
         self._reply: Reply | None = None
         self._entry: Entry | None = None
         self._beats: Iterator[Beat] = iter(())
@@ -79,6 +82,8 @@ class Connection(asyncio.Protocol):
             self._pump()
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         if self._reply is not None:
             self._ahead += len(data)
             if self._ahead > _MAX_AHEAD:
@@ -166,7 +171,7 @@ class Connection(asyncio.Protocol):
             return
         pending: list[bytes] = []
         size = 0
-        now_s = self._loop.time() - self._begun_s
+        now_s = self._loop.time() - self._begun_s + _TICK_S
         while True:
             beat = self._next or next(self._beats)
             if beat.at_s > now_s:
@@ -217,7 +222,13 @@ class Connection(asyncio.Protocol):
             status = self._entry.status if self._entry is not None else None
             self._send(h11.EndOfMessage())
             self._close_entry("completed" if status == 200 else "error")
-            if self._http.our_state is h11.MUST_CLOSE or self._http.their_state is not h11.DONE:
+            if self._http.their_state is not h11.DONE:
+                # Closing now would reset the connection under a client that still sends, and lose it the answer.
+                self._refused = True
+                self._transport.write_eof()
+                self._timer = self._loop.call_later(_LINGER_S, self._transport.abort)
+                return
+            if self._http.our_state is h11.MUST_CLOSE:
                 self._transport.close()
                 return
             self._http.start_next_cycle()

@@ -16,7 +16,7 @@ from demo.simulator.scenario import CustomToolCall, JsonObject, Reasoning, Step,
 
 _THOUGHTS = "inner_thoughts"
 _DEEPEST = 4  # levels of a nested or recursive schema that are filled in
-_LONGEST = 100  # items of an array, whatever its schema demands
+_LONGEST = 10  # items of an array, whatever its schema demands
 
 
 def _quote(text: str) -> str:

@@ -71,7 +71,7 @@ NAMED: dict[str, JsonObject] = {
     "stall": {"faults": [{"kind": "stall", "after": 5}], "steps": [{"kind": "text", "text": _TEXT}]},
 }
 
-_LONG = re.compile(r"long-(\d{1,7})")
+_LONG = re.compile(r"long-(\d{1,6})")
 _MODEL = re.compile(r"sim|gpt-.+|o\d.*|ft:.+|codex-.+|chatgpt-.+")
 
 

@@ -38,7 +38,7 @@ def read_body(raw: bytes) -> JsonObject:
     """
     try:
         body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise not_json() from error
     if not isinstance(body, dict):
         raise not_json()

@@ -11,6 +11,8 @@ import msgspec
 
 JsonObject = dict[str, Any]
 
+MOST_CHUNKS = 1_000_000  # of made-up text; it is held in memory
+
 
 class ScenarioError(ValueError):
     """The scenario cannot be used; the text says which part of it and why."""
@@ -217,6 +219,8 @@ def parse_scenario(given: JsonObject) -> Scenario:
             raise ScenarioError(f"simulator scenario: faults: status must be 400 to 599, not {fault.status}")
     for step in scenario.steps or ():
         _check_numbers("steps", step)
+        if isinstance(step, Text) and step.chunks > MOST_CHUNKS:
+            raise ScenarioError(f"simulator scenario: steps: chunks must be at most {MOST_CHUNKS}, not {step.chunks}")
     if scenario.pace.jitter > 1:
         raise ScenarioError(f"simulator scenario: pace: jitter must be 0 to 1, not {scenario.pace.jitter:g}")
     if scenario.keepalive_s is not None and scenario.keepalive_s < 0.001:
@@ -228,7 +232,7 @@ def read_object(text: bytes | str, where: str) -> JsonObject:
     """The JSON object in `text`; `where` names its place in the error."""
     try:
         value = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ScenarioError(f"simulator scenario in {where}: not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ScenarioError(f"simulator scenario in {where}: expected a JSON object")

@@ -220,6 +220,15 @@ async def test_what_is_not_http_is_refused(simulator: Simulator) -> None:
             assert (await line.until(b"\r\n")).split()[1] == status
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"model": "\xff"}', b"[" * 200_000], ids=range(5))
+async def test_a_body_that_is_no_json_object_is_refused(simulator: Simulator, content: bytes) -> None:
+    head = ["POST /v1/chat/completions HTTP/1.1", "host: sim", "authorization: Bearer any"]
+    async with await call(simulator) as line:
+        line.send("\r\n".join([*head, f"content-length: {len(content)}", "", ""]).encode() + content)
+        assert (await line.until(b"\r\n")).split()[1] == b"400"
+        assert b"could not parse" in await line.until(b"}\n}")
+
+
 async def test_the_simulator_tells_what_it_was_asked(simulator: Simulator) -> None:
     # given: one request that has ended and one that runs
     async with await call(simulator) as done, await call(simulator) as running, await call(simulator) as control:
