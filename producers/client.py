@@ -5,10 +5,11 @@ Knows the order of steps and what mends a step that failed. Knows nothing of Red
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from arq.connections import ArqRedis
 
@@ -28,6 +29,8 @@ from schemas.settings import DEFAULT_RETENTION_S, DEFAULT_RUN_LIMIT_S, Settings
 
 DEFAULT_TIMEOUT_S = 5.0
 DEFAULT_AWAY_LIMIT_S = 30.0
+
+_Item = TypeVar("_Item")
 
 _ID_BYTES = 16
 _ENQUEUE_TRIES = 3
@@ -157,7 +160,7 @@ class Client:
             CursorInvalid: the cursor is malformed, or no entry of this log.
             StoreUnavailable: Redis could not be reached at the start, or was away for longer than `away_limit_s`.
         """
-        return self._tail(request_id, after)
+        return _opened(partial(self.open_tail, request_id, after))
 
     async def open_tail(self, request_id: str, after: str | None = None) -> AsyncGenerator[Tailed, None]:
         """As `tail`, but looks at once: a wrong id or cursor is raised here, not at the first item."""
@@ -168,7 +171,11 @@ class Client:
 
     def letta(self, request_id: str, after: str | None = None) -> AsyncGenerator[LettaItem, None]:
         """As `tail`, each delta also in the Letta form, the same however often it is resumed."""
-        return self._letta(request_id, after)
+        return _opened(partial(self.open_letta, request_id, after))
+
+    async def open_letta(self, request_id: str, after: str | None = None) -> AsyncGenerator[LettaItem, None]:
+        """As `letta`, but looks at once, as `open_tail` does."""
+        return letta(self._store, request_id, after, await self.open_tail(request_id, after))
 
     async def result(self, request_id: str, wait_s: float | None = 0.0) -> Outcome | None:
         """The outcome, or None when the request has not ended within `wait_s`.
@@ -260,17 +267,6 @@ class Client:
         with suppress(StoreError):  # a token lost costs an idle worker's next poll, nothing else
             await self._store.wake()
 
-    async def _tail(self, request_id: str, after: str | None) -> AsyncGenerator[Tailed, None]:
-        async with aclosing(await self.open_tail(request_id, after)) as items:
-            async for item in items:
-                yield item
-
-    async def _letta(self, request_id: str, after: str | None) -> AsyncGenerator[LettaItem, None]:
-        async with aclosing(await self.open_tail(request_id, after)) as items:
-            async with aclosing(letta(self._store, request_id, after, items)) as messages:
-                async for message in messages:
-                    yield message
-
     async def _until_ended(self, request_id: str) -> None:
         """Follows the log from where it is now; its terminal and the outcome come in the same step."""
         seen = await tails.look(self._store, request_id, BEGINNING)
@@ -289,6 +285,12 @@ class Client:
         if record is None:
             raise tails.unknown(request_id)
         return record
+
+
+async def _opened(opening: Callable[[], Awaitable[AsyncGenerator[_Item, None]]]) -> AsyncGenerator[_Item, None]:
+    async with aclosing(await opening()) as items:
+        async for item in items:
+            yield item
 
 
 def _request(request: GenerationRequest | Mapping[str, Any] | None, parameters: Mapping[str, Any]) -> GenerationRequest:

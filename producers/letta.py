@@ -1,6 +1,7 @@
 """A tail in the Letta form: each delta with a Letta server's full message, the same wherever the tail was resumed."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -37,7 +38,7 @@ class PageReader(Protocol):
 
 
 async def letta(
-    reader: PageReader, request_id: str, after: str | None, items: AsyncIterator[Tailed]
+    reader: PageReader, request_id: str, after: str | None, items: AsyncGenerator[Tailed, None]
 ) -> AsyncGenerator[LettaItem, None]:
     """The items of a tail with their Letta messages.
 
@@ -45,16 +46,17 @@ async def letta(
         reader: the store.
         request_id: whose log.
         after: the cursor behind which `items` begin.
-        items: the tail.
+        items: the tail; closed with this one.
     """
-    view = await _view_at(reader, request_id, BEGINNING if after is None else EntryId.parse(after))
-    async for cursor, entry, raw in items:
-        if isinstance(entry, AttemptStarted):
-            view = LettaView(entry)
-        if isinstance(entry, DELTAS) and view is not None:
-            yield LettaItem(cursor, entry, view.message(entry))
-        else:
-            yield LettaItem(cursor, entry, msgspec.json.decode(raw))
+    async with aclosing(items):
+        view = await _view_at(reader, request_id, BEGINNING if after is None else EntryId.parse(after))
+        async for cursor, entry, raw in items:
+            if isinstance(entry, AttemptStarted):
+                view = LettaView(entry)
+            if isinstance(entry, DELTAS) and view is not None:
+                yield LettaItem(cursor, entry, view.message(entry))
+            else:
+                yield LettaItem(cursor, entry, msgspec.json.decode(raw))
 
 
 async def _view_at(reader: PageReader, request_id: str, cursor: EntryId) -> LettaView | None:

@@ -103,7 +103,8 @@ class TerminalView:
         line, colour = _in_words(entry)
         if line:
             self._end_line()
-            self._write(f"{line.translate(_VISIBLE)}\n", colour)
+            self._write(line.translate(_VISIBLE), colour)
+            self._end_line()
             self._run = None
 
     def _end_line(self) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from schemas.deltas import Api
 from schemas.errors import RequestRejected, RequestTooLarge
 from schemas.ids import check_request_id
+from schemas.json_values import find_fault
 
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
 MAX_METADATA_BYTES = 16 * 1024
@@ -112,7 +113,7 @@ class ResponsesParameters(BaseModel):
 
 _CHAT_ONLY = frozenset(ChatParameters.model_fields)
 _RESPONSES_ONLY = frozenset(ResponsesParameters.model_fields)
-_OURS = frozenset({"api", "id", "interface", "metadata", "timeout_s", "extra_body"})
+_OURS = frozenset({"api", "id", "interface", "metadata", "timeout_s", "on_failure", "extra_body"})
 
 
 class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
@@ -124,6 +125,8 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
         interface: how the answer becomes deltas.
         metadata: kept with the outcome, never sent to the model's server.
         timeout_s: seconds from submit to the end at the latest; the worker's default when left out.
+        on_failure: when the model's server fails after the first delta: `restart` begins a new attempt, which voids what
+            was shown, `fail` ends the request with what there is. Before the first delta it is always tried again.
         extra_body: a vendor's own parameters, sent as they are, as in the SDK.
     """
 
@@ -134,6 +137,7 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
     interface: InterfaceOptions = InterfaceOptions()
     metadata: JsonObject | None = None
     timeout_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
+    on_failure: Literal["restart", "fail"] = "restart"
     extra_body: JsonObject | None = None
 
     @field_validator("id")
@@ -204,7 +208,10 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
             RequestRejected: when a value has no JSON form.
         """
         try:
-            packed = msgspec.msgpack.encode(self.model_dump(exclude_none=True))
+            content = self.model_dump(exclude_none=True)
+            if fault := find_fault(content):
+                raise RequestRejected(fault)
+            packed = msgspec.msgpack.encode(content)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise RequestRejected(f"the request has a value with no JSON form: {error}") from error
         if len(packed) > MAX_REQUEST_BYTES:
