@@ -57,6 +57,15 @@ def wholesome(value: Any) -> Any:
     return value
 
 
+def is_shallow(value: Any, levels: int = 64) -> bool:
+    """Whether a JSON value is nested no deeper than that: what is, may be encoded again anywhere."""
+    if isinstance(value, dict):
+        value = list(cast("dict[str, Any]", value).values())
+    if not isinstance(value, list):
+        return True
+    return levels > 0 and all(is_shallow(element, levels - 1) for element in cast("list[Any]", value))
+
+
 def as_text(value: Any) -> str | None:
     """A text, or None for what is none. Numbers are written out: a server that sends `1` for `"1"` means the text."""
     if isinstance(value, str):

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from schemas.deltas import Usage
 from worker.interface.lenient import as_integer, as_object, as_objects, as_text, loads, whole, wholesome
 
 JsonObject = dict[str, Any]
@@ -69,14 +68,17 @@ def decode_event(data: bytes | str, name: str = "") -> ResponseEvent:
     try:
         event = _strict.decode(data)
     except (ValueError, RecursionError):
-        return event_of(loads(data), name)
-    if event.type:
+        event = None
+    if event is not None and event.type:
         return event
-    return event_of(loads(data), name)
+    try:
+        return event_of(loads(data), name)
+    except RecursionError as error:
+        raise ValueError("JSON nested too deeply") from error
 
 
 def event_of(given: Any, name: str = "") -> ResponseEvent:
-    """Makes an event of any decoded JSON value, or of the `model_dump()` of the SDK's object. Never raises."""
+    """Makes an event of any decoded JSON value, or of the `model_dump()` of the SDK's object."""
     fields = as_object(given)
     if fields is None:
         return ResponseEvent(type=name)
@@ -152,27 +154,3 @@ def _text(fields: Mapping[str, Any], key: str) -> str | None:
 
 def _whole_or_none(text: str | None) -> str | None:
     return None if text is None else whole(text)
-
-
-def usage_of(fields: JsonObject | None) -> Usage | None:
-    """The token counts of a response; servers built on Chat Completions use its names."""
-    if not fields:
-        return None
-    incoming = _first_object(fields, "input_tokens_details", "prompt_tokens_details")
-    outgoing = (
-        as_object(fields.get("output_tokens_details")) or as_object(fields.get("completion_tokens_details")) or {}
-    )
-    return Usage(
-        input_tokens=_first_integer(fields, "input_tokens", "prompt_tokens"),
-        output_tokens=_first_integer(fields, "output_tokens", "completion_tokens"),
-        cached_tokens=as_integer(incoming.get("cached_tokens")),
-        reasoning_tokens=as_integer(outgoing.get("reasoning_tokens")),
-    )
-
-
-def _first_integer(fields: JsonObject, *keys: str) -> int | None:
-    return next((found for key in keys if (found := as_integer(fields.get(key))) is not None), None)
-
-
-def _first_object(fields: JsonObject, *keys: str) -> JsonObject:
-    return next((found for key in keys if (found := as_object(fields.get(key))) is not None), JsonObject())

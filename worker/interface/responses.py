@@ -7,16 +7,17 @@ Owns what each event type means and how a response ends. The items do the rest: 
 from collections import Counter
 from collections.abc import Mapping
 
-from schemas.deltas import Delta, ErrorInfo
+from schemas.deltas import Delta, ErrorInfo, Usage
 from schemas.errors import UpstreamError, UpstreamProtocol, UpstreamRefused
 from schemas.outcome import Outcome, Status, ToolCall
 from worker.interface.lenient import as_text
 from worker.interface.options import Options
-from worker.interface.response_event import JsonObject, ResponseEvent, ResponseObject, decode_event, usage_of
+from worker.interface.response_event import JsonObject, ResponseEvent, ResponseObject, decode_event
 from worker.interface.responses_items import CallItem, HostedItem, TextItem
 from worker.interface.responses_ledger import Ledger
 from worker.interface.responses_text import Channel, Stage, text_of_part
 from worker.interface.upstream_error import from_error_object
+from worker.interface.usage import read_usage
 
 MAX_NOTES = 40
 MAX_UNKNOWN_TYPES = 8
@@ -80,7 +81,7 @@ class ResponsesInterface:
         self._unknown: Counter[str] = Counter()
         self._id: str | None = None
         self._model: str | None = None
-        self._usage: JsonObject | None = None
+        self._usage: Usage | None = None
         self._sequence: int | None = None
         self._reason: str | None = None
         self._end: str | None = None
@@ -142,7 +143,7 @@ class ResponsesInterface:
             reasoning=said.reasoning_text,
             reasoning_source=said.reasoning_source,
             tool_calls=tuple(calls),
-            usage=usage_of(self._usage),
+            usage=self._usage,
             api="responses",
             model=self._model,
             upstream_id=self._id,
@@ -207,7 +208,8 @@ class ResponsesInterface:
         if event.response is not None:
             self._id = event.response.id or self._id
             self._model = event.response.model or self._model
-            self._usage = event.response.usage or self._usage
+            if event.response.usage:
+                self._usage = read_usage(event.response.usage, self._usage)
 
     def _take_end(self, event: ResponseEvent) -> None:
         """A terminal event. The response's own status goes before the event's name: some servers know one name only."""

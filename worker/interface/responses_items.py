@@ -7,7 +7,7 @@ outcome, with a note. Knows nothing of event types, nor of which item an event m
 
 from schemas.outcome import ToolCall
 from worker.interface.call import CallState
-from worker.interface.lenient import as_text
+from worker.interface.lenient import as_text, is_shallow
 from worker.interface.response_event import JsonObject, arguments_text
 from worker.interface.responses_text import REASONING, REASONING_JOINT, Channel, Part, Stage, texts_of_item
 
@@ -36,7 +36,9 @@ class _Item:
     def keep(self, item: JsonObject) -> None:
         """The first whole item stands, unless only a later one has the encrypted reasoning."""
         sealed = "encrypted_content"
-        if self.finished is None or (item.get(sealed) and not self.finished.get(sealed)):
+        if not is_shallow(item):
+            self._stage.note(f"{self.label}: nested too deeply to be kept")
+        elif self.finished is None or (item.get(sealed) and not self.finished.get(sealed)):
             self.finished = item
 
     def _differs(self, what: str) -> None:

@@ -10,6 +10,7 @@ from worker.interface.emit import Emitter
 from worker.interface.lenient import as_objects, as_text, whole
 from worker.interface.options import Options
 from worker.interface.response_event import JsonObject
+from worker.interface.surrogates import HalvesJoiner
 
 Channel = Literal["content", "refusal", "summary", "thought"]
 """What a text is: the answer, a refusal, a summary of the reasoning, or the reasoning itself."""
@@ -56,14 +57,14 @@ def texts_of_item(item: JsonObject) -> dict[Channel, list[str]]:
 class Part:
     """One text: the pieces that came, and the whole value that settles it."""
 
-    __slots__ = ("_half", "_opening", "_pieces", "_whole", "settled")
+    __slots__ = ("_halves", "_opening", "_pieces", "_whole", "settled")
 
     def __init__(self) -> None:
         self._opening = ""
         self.settled = False
         self._pieces: list[str] = []
         self._whole: str | None = None
-        self._half = ""
+        self._halves = HalvesJoiner()
 
     @property
     def value(self) -> str:
@@ -85,8 +86,7 @@ class Part:
         If the pieces begin like the opening text they repeat it, else they go on from it. Half of a surrogate pair
         waits for the other half.
         """
-        if self._half or not piece.isascii():
-            piece = self._paired(piece)
+        piece = self._halves.feed(piece)
         if self._opening and piece:
             if not (piece.startswith(self._opening) or self._opening.startswith(piece)):
                 piece = self._opening + piece
@@ -105,7 +105,7 @@ class Part:
         if not value:
             return "", True
         said = self.value
-        self._opening = self._half = ""
+        self._opening, self._halves = "", HalvesJoiner()
         first, self.settled = not self.settled, True
         if value.startswith(said):
             rest = value[len(said) :]
@@ -123,23 +123,13 @@ class Part:
 
     def drain(self) -> str:
         """At the end: what is to be said of a text of which only the opening came, or half a character."""
-        rest = whole(self._opening + self._half)
-        self._opening = self._half = ""
+        rest = whole(self._opening) + self._halves.drain()
+        self._opening = ""
         if rest:
             self._pieces.append(rest)
             if self._whole is not None:
                 self._whole += rest
         return rest
-
-    def _paired(self, piece: str) -> str:
-        piece, self._half = self._half + piece, ""
-        if "\ud800" <= piece[-1:] <= "\udbff":
-            piece, self._half = piece[:-1], piece[-1]
-        try:
-            piece.encode()
-        except UnicodeEncodeError:  # surrogates: whole pairs are joined, the rest is U+FFFD
-            piece = whole(piece.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass"))
-        return piece
 
 
 class Stage:
