@@ -15,6 +15,7 @@ TailraceError
 │   └── StoreRefused         read-only replica, missing rights, wrong password
 ├── AttemptLost              another attempt has begun, or the log is gone: stop writing
 ├── LogFull                  an attempt reached the maximum of entries or bytes of its log
+├── DeadlineExceeded         the request's time, counted from submit, was over
 └── TailError
     ├── UnknownRequest       no such id, or its lifetime is over
     └── CursorInvalid        not a cursor of this log
@@ -133,6 +134,13 @@ class LogFull(TailraceError):
     """The attempt reached the maximum of entries or bytes of its log; what stands there stays."""
 
     code = "log_full"
+
+
+class DeadlineExceeded(TailraceError):
+    """The request's time, counted from submit, was over before its end."""
+
+    code = "deadline_exceeded"
+    whose: Whose = "caller"
 
 
 class TailError(TailraceError):

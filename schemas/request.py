@@ -222,8 +222,8 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
         return packed
 
     def digest(self) -> str:
-        """Hex SHA-256 over the content, the id left out: the same for the same content in any order of keys."""
-        content = self.model_dump(exclude_none=True, exclude={"id"})
+        """Hex SHA-256 over the content without the id: the same in any order of keys, and for a default said or unsaid."""
+        content = self.model_dump(exclude_defaults=True, exclude={"id"})
         return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
 
 

@@ -199,8 +199,10 @@ class Publisher:
         return self
 
     @property
-    def task(self) -> "asyncio.Task[None] | None":
-        """What runs it. It ends only by a fault of ours, so whoever composes the process watches it."""
+    def task(self) -> asyncio.Task[None]:
+        """What runs it. It ends by itself only by a fault of ours, so whoever composes the process watches it."""
+        if self._task is None:
+            raise StoreUnavailable("the publisher does not run")
         return self._task
 
     async def __aexit__(

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from hashlib import sha1
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 from redis import exceptions as refusals
 from redis.asyncio import ConnectionPool, Redis
@@ -48,6 +49,12 @@ def store_error(error: Exception) -> StoreError:
             return StoreRefused(f"Redis refuses: {error}")
         case _:
             return StoreUnavailable(f"Redis is not available: {error or type(error).__name__}")
+
+
+def address(url: str) -> str:
+    """Where a Redis is, without user and password."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 class Batch(Protocol):

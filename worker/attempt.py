@@ -1,0 +1,279 @@
+"""One attempt: take the log over, receive the answer, publish its deltas; then persist the outcome, or hand back.
+
+Owns what stands between the first byte of an answer and its end in the log. Decides no retry: `job.py` does, with what
+`run` says. Knows neither the queue nor Redis.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from time import monotonic
+from typing import NamedTuple
+from uuid import uuid4
+
+from msgspec.structs import replace
+
+from schemas.codec import encode_entry, encode_outcome
+from schemas.deltas import FORMAT_VERSION, AttemptStarted, Delta, ErrorInfo, MessageIds, RetryScheduled
+from schemas.errors import (
+    AttemptLost,
+    DeadlineExceeded,
+    LogFull,
+    RequestRejected,
+    StoreError,
+    TailraceError,
+    UpstreamError,
+)
+from schemas.ids import EntryId, message_id
+from schemas.outcome import UNFILLED, terminal_of
+from schemas.request import GenerationRequest, decode_request
+from schemas.scripts import Verdict
+from worker import telemetry
+from worker.interface.options import Options
+from worker.interface.reader import StreamReader
+from worker.lease import Lease, Stop
+from worker.publisher import Publisher
+from worker.store import Begun, Store
+from worker.upstream import Upstream
+
+
+class End(Enum):
+    """How reading an answer came to its end."""
+
+    ANSWERED = "answered"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    DRAINED = "drained"
+    LOST = "lost"
+
+
+END_OF_STOP = {Stop.CANCELLED: End.CANCELLED, Stop.DRAINED: End.DRAINED, Stop.LEASE_LOST: End.LOST}
+
+
+class Ended(NamedTuple):
+    """What `Attempt.run` came to; `error` with FAILED alone."""
+
+    how: End
+    error: TailraceError | None = None
+
+
+@dataclass(frozen=True)
+class Plant:
+    """What every attempt of a process works with.
+
+    Attributes:
+        store: verbs.
+        publisher: entries.
+        upstream: the model's server.
+        clock: monotonic seconds.
+        uuid: a new random uuid as text.
+    """
+
+    store: Store
+    publisher: Publisher
+    upstream: Upstream
+    clock: Callable[[], float] = monotonic
+    uuid: Callable[[], str] = lambda: str(uuid4())
+
+
+class Attempt:
+    """An attempt that has begun; `begin` makes it.
+
+    Attributes:
+        request: what is asked, or None where the stored request cannot be read.
+        shown: whether a delta of this attempt has been published.
+    """
+
+    def __init__(self, plant: Plant, lease: Lease, begun: Begun) -> None:
+        self._plant = plant
+        self._lease = lease
+        self._begun = begun
+        self._number = lease.attempt
+        self._began = plant.clock()
+        self._unreadable: RequestRejected | None = None
+        self.request: GenerationRequest | None = None
+        try:
+            self.request = decode_request(begun.request)
+        except RequestRejected as error:  # of a newer producer, perhaps
+            self._unreadable = error
+        self._reader = (
+            StreamReader(self.request.api, Options.of(self.request.interface))
+            if self.request
+            else StreamReader("chat", Options())
+        )
+        self._writer = plant.publisher.open(lease.request_id, lease.attempt, lease.holds)
+        self.shown = False
+
+    @classmethod
+    async def begin(cls, plant: Plant, lease: Lease, why: str) -> "Attempt | Verdict":
+        """Takes the log over under the lease's attempt number.
+
+        Returns:
+            The attempt, or the verdict why there is none: stale, finished or unknown.
+
+        Raises:
+            StoreError: Redis is away for too long.
+        """
+        ids = MessageIds(message_id(plant.uuid()), message_id(plant.uuid()))
+        started = AttemptStarted(FORMAT_VERSION, lease.attempt, UNFILLED, why, ids)
+        begun = await plant.store.begin(lease.request_id, lease.attempt, lease.token, encode_entry(started))
+        if isinstance(begun, Verdict):
+            return begun
+        telemetry.event("began", lease.request_id, attempt=lease.attempt, why=why)
+        return cls(plant, lease, begun)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds to the request's deadline."""
+        return self._began + self._begun.left_s - self._plant.clock()
+
+    async def run(self) -> Ended:
+        """Receives and publishes the answer, to its end or to a stop, whichever comes first.
+
+        All deltas have been appended when it returns, those still held back included.
+
+        Raises:
+            StoreError: Redis could not be written to for too long.
+        """
+        ended = await self._receive()
+        if ended.how is End.LOST or isinstance(ended.error, LogFull):
+            return ended
+        try:
+            self._append(self._reader.close(self._ms()))
+        except AttemptLost:
+            return Ended(End.LOST)
+        except LogFull as error:
+            return Ended(End.FAILED, error)
+        return self._judge(ended)
+
+    async def pause(self, pause_s: float, reason: str) -> Stop | None:
+        """Waits before the next attempt, visibly to readers; a stop ends the wait and is returned.
+
+        Raises:
+            AttemptLost, StoreError: the entry could not be written.
+        """
+        until = self._server_time(pause_s)
+        self._writer.append(encode_entry(RetryScheduled(self._ms(), self._number, reason, until)))
+        await self._writer.flush()
+        await asyncio.wait({self._lease.stopped}, timeout=pause_s)
+        return self._lease.stopped.result() if self._lease.stopped.done() else None
+
+    async def finish(self, *, error: TailraceError | None = None, cancelled: bool = False) -> Verdict:
+        """Persists the outcome with its terminal entry, after all deltas.
+
+        Raises:
+            AttemptLost, StoreError: it could not be; nothing of it stands.
+        """
+        outcome = replace(
+            self._reader.finish(error=error_info(error) if error else None, cancelled=cancelled),
+            request_id=self._lease.request_id,
+            attempt=self._number,
+            submitted_at=self._begun.submitted_at,
+            started_at=self._begun.started_at,
+            finished_at=UNFILLED,
+            metadata=self.request.metadata if self.request else None,
+        )
+        await self._writer.flush()
+        terminal_id = EntryId(self._number, self._writer.seq + 1)
+        ms = self._ms()
+        verdict = await self._plant.store.finish(
+            self._lease.request_id,
+            self._lease.token,
+            terminal_id,
+            terminal=encode_entry(terminal_of(outcome, ms)),
+            outcome=encode_outcome(outcome),
+            status=outcome.status,
+        )
+        code = outcome.error.code if outcome.error else None
+        telemetry.event(
+            verdict.word, self._lease.request_id, status=outcome.status, code=code, entry=terminal_id, ms=ms
+        )
+        return verdict
+
+    async def release(self) -> None:
+        """Gives the request back, unfinished. The next attempt voids what was published.
+
+        Raises:
+            StoreError: Redis is away for too long.
+        """
+        verdict = await self._plant.store.release(self._lease.request_id, self._number, self._lease.token)
+        telemetry.event(verdict.word, self._lease.request_id, attempt=self._number)
+
+    def close(self) -> None:
+        """Nothing more is written under this attempt."""
+        self._writer.close()
+
+    async def _receive(self) -> Ended:
+        """Reads in a task of its own, so that a stop or the deadline ends it wherever it waits."""
+        if self._begun.cancelled:
+            return Ended(End.CANCELLED)
+        if self.request is None:
+            return Ended(End.FAILED, self._unreadable)
+        reading = asyncio.create_task(self._read(self.request), name=f"read {self._lease.request_id}")
+        stopped = self._lease.stopped
+        try:
+            await asyncio.wait({reading, stopped}, timeout=max(0.0, self.left_s), return_when=asyncio.FIRST_COMPLETED)
+            done = reading.done()
+        finally:
+            reading.cancel()
+            await asyncio.wait({reading})
+        if done:
+            return self._ended_by(reading.exception())
+        if stopped.done():
+            return Ended(END_OF_STOP[stopped.result()])
+        return Ended(End.FAILED, DeadlineExceeded("the request's time, counted from submit, was over"))
+
+    async def _read(self, request: GenerationRequest) -> None:
+        writer, reader = self._writer, self._reader
+        async with self._plant.upstream.open(request) as answer:
+            while not reader.done and reader.failure is None:
+                await writer.room()
+                piece = await answer.read()
+                if not piece:
+                    return
+                self._append(reader.feed(piece, self._ms()))
+
+    def _append(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            self._writer.append(encode_entry(delta))
+            self.shown = True
+
+    def _ended_by(self, error: BaseException | None) -> Ended:
+        match error:
+            case None:
+                return Ended(End.ANSWERED)
+            case AttemptLost():
+                return Ended(End.LOST)
+            case StoreError():
+                raise error
+            case TailraceError():
+                return Ended(End.FAILED, error)
+            case _:  # a fault of ours: the request must not pay with silence
+                telemetry.fault(self._lease.request_id, error)
+                return Ended(End.FAILED, TailraceError(f"a fault in the worker ({type(error).__name__})"))
+
+    def _judge(self, ended: Ended) -> Ended:
+        """The last word on an answer once the reader has seen its end."""
+        failure = self._reader.failure
+        if ended.how is End.ANSWERED and failure is not None:
+            return Ended(End.FAILED, failure)
+        if ended.how is End.FAILED and failure is None and isinstance(ended.error, UpstreamError):
+            return Ended(
+                End.ANSWERED
+            )  # the connection was lost after the model had come to its end: nothing is missing
+        return ended
+
+    def _ms(self) -> int:
+        return round((self._plant.clock() - self._began) * 1000)
+
+    def _server_time(self, in_s: float) -> str:
+        """A time to come by the server's clock, which wrote when this attempt began."""
+        at = datetime.fromisoformat(self._begun.started_at) + timedelta(milliseconds=self._ms(), seconds=in_s)
+        return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def error_info(error: TailraceError) -> ErrorInfo:
+    """An error as clients see it."""
+    return ErrorInfo(error.wire_code if isinstance(error, UpstreamError) else error.code, str(error), error.whose)

@@ -1,0 +1,136 @@
+"""The worker's commands: `tailrace worker` and `tailrace replay`. Reads arguments and environment, starts the parts."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from schemas.errors import StoreUnavailable, TailraceError
+from schemas.keys import QUEUE
+from schemas.settings import Settings
+from worker.store import CONNECT_TIMEOUT_S, address
+
+HEALTH_CHECK = f"{QUEUE}:health-check"
+"""arq's key for it (arq.constants.health_check_key_suffix, which is not worth loading arq for)."""
+
+_EXAMPLE = """\
+example:
+  OPENAI_API_KEY=... TAILRACE_REDIS_URL=redis://127.0.0.1:6379/0 tailrace worker --processes 2
+
+SIGTERM (or Ctrl-C) drains: no new jobs, running ones get their grace period; a second one hurries.
+Settings are TAILRACE_* variables; the model's server is OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_ORG_ID.
+"""
+
+
+def worker(argv: Sequence[str]) -> int:
+    """`tailrace worker`: runs worker processes until they are told to end.
+
+    Args:
+        argv: arguments after the command's name.
+
+    Raises:
+        TailraceError: it cannot start; the message says what to do.
+    """
+    options = _parser().parse_args(argv)
+    settings = Settings.from_environment(os.environ)
+    if options.max_jobs is not None:
+        settings = Settings.model_validate(settings.model_dump() | {"max_jobs": options.max_jobs})
+    if options.check:
+        return _check(settings)
+    return _run(settings, options.processes)
+
+
+def replay(argv: Sequence[str]) -> int:
+    """`tailrace replay`: a recorded answer through the worker's decoding and interface, without Redis."""
+    from worker.replay import replay as run  # only for this command: it needs neither Redis nor the SDK
+
+    return run(argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tailrace worker",
+        description="Takes requests from the queue, streams answers into their logs, persists the outcomes.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--processes", type=_count, default=1, metavar="N", help="worker processes (default: 1)")
+    parser.add_argument(
+        "--max-jobs",
+        type=_count,
+        metavar="N",
+        help="requests a process runs at once (default: TAILRACE_MAX_JOBS or 200)",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="start nothing; exit 0 if a worker of this queue has given a sign of life"
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if not 1 <= count <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 100000")
+    return count
+
+
+def _run(settings: Settings, processes: int) -> int:
+    # Imported here: --help and --check need neither arq nor the SDK, which take a second to load.
+    from worker import telemetry
+    from worker.fleet import Fleet, child_command
+    from worker.main import check_redis, redis_client, run, run_worker, upstream_of
+
+    telemetry.log_to(sys.stderr)
+    if processes == 1:
+        run(run_worker(settings, os.environ))
+        return 0
+
+    async def fleet() -> None:
+        await upstream_of(settings, os.environ).close()
+        redis = redis_client(settings.redis_url)
+        try:
+            await check_redis(redis, settings.redis_url)
+        finally:
+            await redis.aclose(close_connection_pool=True)
+        await Fleet(child_command(["--max-jobs", str(settings.max_jobs)]), processes).run()
+
+    asyncio.run(fleet())
+    return 0
+
+
+def _check(settings: Settings) -> int:
+    where = address(settings.redis_url)
+    try:
+        sign = asyncio.run(_sign_of_life(settings.redis_url))
+    except (RedisError, OSError) as error:
+        raise StoreUnavailable(f"no Redis answers at {where} (TAILRACE_REDIS_URL): {error}") from error
+    if sign is None:
+        print(f"tailrace worker: no worker of {where} has given a sign of life lately", file=sys.stderr)
+        return 1
+    print(f"a worker is alive: {sign.decode(errors='replace')}")
+    return 0
+
+
+async def _sign_of_life(url: str) -> bytes | None:
+    async with Redis.from_url(url, socket_timeout=CONNECT_TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S) as redis:
+        return await redis.get(HEALTH_CHECK)
+
+
+def _alone(argv: Sequence[str]) -> int:
+    """A child of a fleet: no root command above it turns errors into a line."""
+    try:
+        return worker(argv)
+    except TailraceError as error:
+        print(f"tailrace worker: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(_alone(sys.argv[1:]))

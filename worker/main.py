@@ -1,0 +1,166 @@
+"""The worker's composition root: checks what it stands on, builds every part once, runs until drained."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from arq.worker import func
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+
+from schemas.errors import StoreError, StoreRefused, StoreUnavailable
+from schemas.keys import ENTRY_FIELD, JOB_FUNCTION, log_key
+from schemas.settings import Settings
+from worker.attempt import Plant
+from worker.job import RUNNER, Runner, generate
+from worker.publisher import Publisher
+from worker.queue import LeasedWorker
+from worker.store import CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S, CommitLine, Store, address, store_error
+from worker.upstream import TimeLimits, Upstream
+
+VERB_CONNECTIONS = 16
+"""For begin, finish and release; a burst of them waits its turn."""
+
+_CHECKED_ID = "startup-check"
+_logger = logging.getLogger("tailrace.worker")
+
+
+def announce(settings: Settings) -> None:
+    """One line on stdout once the worker takes jobs; scripts and tests wait for it."""
+    print(f"ready: pid {os.getpid()}, {settings.max_jobs} jobs at once, {address(settings.redis_url)}", flush=True)
+
+
+async def run_worker(
+    settings: Settings, environment: Mapping[str, str], ready: Callable[[Settings], None] = announce
+) -> None:
+    """Runs a worker in this process until it has drained (SIGTERM, SIGINT).
+
+    Args:
+        settings: ours.
+        environment: for what is the model's server's: `OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OPENAI_ORG_ID`.
+        ready: called before the first claim.
+
+    Raises:
+        SettingsError: the key is missing, or the base URL wrong.
+        StoreError: Redis is not there, or cannot be written to.
+    """
+    upstream = upstream_of(settings, environment)
+    redis = redis_client(settings.redis_url)
+    try:
+        await check_redis(redis, settings.redis_url)
+        publisher = Publisher(
+            CommitLine(settings.redis_url),
+            buffer_bytes=settings.publish_buffer_bytes,
+            max_entries=settings.max_log_entries,
+            max_bytes=settings.max_log_bytes,
+        )
+        async with publisher:
+            await _run(settings, Plant(Store(redis), publisher, upstream), ready)
+    finally:
+        await upstream.close()
+        await redis.aclose(close_connection_pool=True)
+
+
+async def _run(settings: Settings, plant: Plant, ready: Callable[[Settings], None]) -> None:
+    runner = Runner(
+        plant,
+        max_attempts=settings.max_attempts,
+        run_limit_s=settings.run_limit_s,
+        retention_s=settings.retention_s,
+    )
+
+    async def started(ctx: dict[Any, Any]) -> None:
+        ready(settings)
+
+    worker = LeasedWorker(
+        [func(generate, name=JOB_FUNCTION, keep_result=0)],
+        redis_url=settings.redis_url,
+        on_dead=runner.bury,
+        max_jobs=settings.max_jobs,
+        lease_s=settings.lease_s,
+        poll_s=settings.poll_s,
+        drain_s=settings.drain_s,
+        ctx={RUNNER: runner},
+        on_startup=started,
+    )
+    running = asyncio.create_task(worker.async_run(), name="queue")
+    try:
+        # A publisher that ends first has met a fault of ours; without it nothing can be brought to its end here.
+        await asyncio.wait({running, plant.publisher.task}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            plant.publisher.task.result()
+        running.result()
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+        await worker.close()
+
+
+def upstream_of(settings: Settings, environment: Mapping[str, str]) -> Upstream:
+    """The client for the model's server.
+
+    Raises:
+        SettingsError: the key is missing, or the base URL wrong.
+    """
+    limits = TimeLimits(settings.connect_timeout_s, settings.first_byte_timeout_s, settings.idle_timeout_s)
+    return Upstream.from_environment(environment, limits, settings.max_jobs)
+
+
+def redis_client(url: str) -> Redis:
+    """A client for verbs, with every wait bounded."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=VERB_CONNECTIONS,
+        timeout=REPLY_TIMEOUT_S,
+        socket_timeout=REPLY_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+    )
+    return Redis(connection_pool=pool)
+
+
+async def check_redis(redis: Redis, url: str) -> None:
+    """Whether this Redis will do: there, writable, scripts allowed. Warns where it may evict keys.
+
+    Raises:
+        StoreUnavailable: nobody answers there.
+        StoreRefused: it is a read-only replica, or our user may not do what we need.
+        StoreFull: it is out of memory.
+    """
+    where = f"{address(url)} (TAILRACE_REDIS_URL)"
+    try:
+        # Writes nothing, since there is no such log, but is refused where writing is.
+        await redis.xadd(log_key(_CHECKED_ID), {ENTRY_FIELD: ""}, nomkstream=True)
+        await Store(redis, patience_s=0).release(_CHECKED_ID, 0, "")
+        policy = await _eviction_policy(redis)
+    except ReadOnlyError as error:
+        raise StoreRefused(f"the Redis at {where} is a read-only replica: name the primary") from error
+    except StoreError as error:
+        raise type(error)(f"the Redis at {where}: {error}") from error
+    except (RedisError, OSError) as error:
+        ours = store_error(error)
+        if isinstance(ours, StoreUnavailable):
+            raise StoreUnavailable(f"no Redis answers at {where}: {error}") from error
+        raise type(ours)(f"the Redis at {where}: {ours}") from error
+    if policy not in (None, "noeviction"):
+        _logger.warning("the Redis at %s may evict logs (maxmemory-policy %s): set noeviction", where, policy)
+
+
+async def _eviction_policy(redis: Redis) -> str | None:
+    try:
+        return (await redis.info("memory")).get("maxmemory_policy")
+    except ResponseError:
+        return None  # our user may not ask
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Runs a coroutine to its end on uvloop, where there is one."""
+    factory = None
+    if sys.platform != "win32":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
