@@ -209,7 +209,7 @@ class LeasedWorker(Worker):
     async def _wait_for_work(self, next_s: float | None) -> None:
         """Waits for a wake-up token, but no longer than until the next job is due, or the slow poll is.
 
-        The due time is our own timer's: the server looks at its timeouts ten times a second. The read goes on meanwhile.
+        The due time is our own timer's: the server looks at its timeouts ten times a second. The read goes on.
         """
         self._waiting = waiting = self._waiting or asyncio.ensure_future(self._store.wait_for_work(self._poll_s))
         await asyncio.wait({waiting}, timeout=next_s if next_s is not None and next_s < self._poll_s else None)

@@ -1,0 +1,90 @@
+"""What the queue's tests share: arq's plain client, and a worker in the background."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+from arq.connections import ArqRedis
+from arq.typing import WorkerCoroutine
+from arq.worker import Function, func
+from redis.asyncio import ConnectionPool
+
+from schemas import keys
+from schemas.codec import decode_job, encode_job
+from worker.lease import Lease
+from worker.queue import LeasedWorker
+
+DEADLINE_S = 15.0
+
+
+@asynccontextmanager
+async def plain_client(url: str) -> AsyncGenerator[ArqRedis, None]:
+    """arq's own client with our serializers: what a producer without Tailrace uses."""
+    client = ArqRedis(ConnectionPool.from_url(url), job_serializer=encode_job, job_deserializer=decode_job)
+    try:
+        yield client
+    finally:
+        await client.aclose(close_connection_pool=True)
+
+
+async def wake(client: ArqRedis) -> None:
+    """What our producers do after `enqueue_job`."""
+    await client.lpush(keys.WAKE, 1)
+
+
+class Death(NamedTuple):
+    """A call of `on_dead`; `queued`: whether the queue still had the entry."""
+
+    job_id: str
+    code: str
+    queued: bool
+
+
+class Running:
+    """A worker that runs in the background."""
+
+    def __init__(self, worker: LeasedWorker, deaths: list[Death]) -> None:
+        self.worker = worker
+        self.deaths = deaths
+        self.task = asyncio.create_task(worker.async_run())
+
+    async def drained(self) -> None:
+        """Drains and waits for the end."""
+        self.worker.drain()
+        async with asyncio.timeout(DEADLINE_S):
+            await self.task
+
+
+@asynccontextmanager
+async def running(url: str, *functions: WorkerCoroutine | Function, **settings: Any) -> AsyncGenerator[Running, None]:
+    """A worker with short times, unless told otherwise; it is drained in a hurry at the end.
+
+    Args:
+        url: of the server.
+        functions: job functions; a plain coroutine function is registered as the one that runs a request.
+        settings: of the worker.
+    """
+    deaths: list[Death] = []
+
+    async def on_dead(job_id: str, lease: Lease, code: str, message: str) -> None:
+        deaths.append(Death(job_id, code, await worker.pool.zscore(keys.QUEUE, job_id) is not None))
+
+    times: dict[str, Any] = {"lease_s": 1.0, "poll_s": 0.2, "drain_s": 5.0, "handle_signals": False, "on_dead": on_dead}
+    named = [job if isinstance(job, Function) else func(job, name=keys.JOB_FUNCTION) for job in functions]
+    worker = LeasedWorker(named, redis_url=url, **{**times, **settings})
+    under_way = Running(worker, deaths)
+    try:
+        yield under_way
+    finally:
+        for _ in range(3):
+            worker.drain()
+        async with asyncio.timeout(DEADLINE_S):
+            await asyncio.wait({under_way.task})
+        await worker.close()
+    await under_way.task
+
+
+async def left_behind(client: ArqRedis) -> set[bytes]:
+    """Every key but those that speak for no job."""
+    return set(await client.keys()) - {keys.WAKE.encode(), b"arq:queue:health-check"}
