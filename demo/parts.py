@@ -73,7 +73,7 @@ class Part:
         try:
             return self._lines.get(timeout=within_s)
         except Empty:
-            raise DemoError(f"{self.name} said nothing for {within_s:g} s{self._last_words()}") from None
+            raise DemoError(f"{self.name} said nothing for {within_s:g} s{self.last_words}") from None
 
     def lines(self) -> Iterator[str]:
         """Every line it prints until its end."""
@@ -88,7 +88,7 @@ class Part:
         """
         line = self.line()
         if line is None:
-            raise DemoError(f"{self.name} ended before it was ready{self._last_words()}")
+            raise DemoError(f"{self.name} ended before it was ready{self.last_words}")
         return line
 
     def wait(self) -> int:
@@ -113,6 +113,11 @@ class Part:
             self._process.kill()
         self.wait()
 
+    @property
+    def last_words(self) -> str:
+        """The end of what it said on standard error, for messages."""
+        return f"; last it said: {' / '.join(self._complaints)}" if self._complaints else ""
+
     def __enter__(self) -> "Part":
         return self
 
@@ -128,9 +133,6 @@ class Part:
         for line in stream:
             self._complaints = [*self._complaints[-4:], line.rstrip("\n")]
 
-    def _last_words(self) -> str:
-        return f"; last it said: {' / '.join(self._complaints)}" if self._complaints else ""
-
 
 def run(arguments: Sequence[str], environment: Mapping[str, str], given: str | None = None) -> str:
     """Runs a `tailrace` command to its end and returns what it printed.
@@ -141,7 +143,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], given: str | N
     with Part(f"tailrace {arguments[0]}", arguments, environment, given) as part:
         printed = "\n".join(part.lines())
         if code := part.wait():
-            raise DemoError(f"{part.name} ended with exit code {code}{part._last_words()}")  # pyright: ignore[reportPrivateUsage] - same module
+            raise DemoError(f"{part.name} ended with exit code {code}{part.last_words}")
     return printed
 
 
@@ -151,6 +153,6 @@ def simulator_url(part: Part) -> str:
 
 
 def clean_environment(additions: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without settings of ours and without the SDK's: the demo must not use either by chance."""
+    """This process's environment without our settings and the SDK's: a demo must use neither by chance."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TAILRACE_", "OPENAI_"))}
     return kept | dict(additions)

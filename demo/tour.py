@@ -1,0 +1,148 @@
+"""What the demo shows: two requests from submit to outcome, a viewer killed half way and resumed from its cursor.
+
+Owns the order of steps and what is said about them. Every step is a command that a user would type.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from demo.parts import DemoError, Part, clean_environment, run, simulator_url
+from demo.valkey import EmbeddedValkey
+from producers.show import TerminalView, wants_colours
+from producers.tail import Tailed
+from schemas.codec import decode_entry
+from schemas.deltas import TERMINALS
+
+SIMULATED_MODEL = "sim-letta"
+REAL_MODEL = "gpt-4.1-mini"
+CHUNKS_PER_S = 30
+SEEN_BEFORE_KILL = 12
+
+_SEND_MESSAGE = {
+    "type": "function",
+    "function": {
+        "name": "send_message",
+        "description": "Says something to the user.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "inner_thoughts": {"type": "string", "description": "Your private reasoning, always first."},
+                "message": {"type": "string", "description": "What the user reads."},
+                "request_heartbeat": {"type": "boolean"},
+            },
+            "required": ["inner_thoughts", "message"],
+        },
+    },
+}
+
+
+def tour(environment: Mapping[str, str]) -> None:
+    """Runs the demo on standard output.
+
+    Args:
+        environment: `REAL=1` asks the real upstream, with its `OPENAI_*`; anything else only the simulator.
+
+    Raises:
+        TailraceError: a part did not do its part.
+    """
+    real = environment.get("REAL") == "1"
+    if real and not environment.get("OPENAI_API_KEY"):
+        raise DemoError("REAL=1 asks the real OpenAI: set OPENAI_API_KEY, or leave REAL out for the simulated one")
+    model = environment.get("MODEL", REAL_MODEL) if real else SIMULATED_MODEL
+    with ExitStack() as running:
+        _say(
+            "starting a Valkey, " + ("" if real else "a simulated OpenAI, ") + "and a worker, each a process of its own"
+        )
+        valkey = running.enter_context(EmbeddedValkey())
+        upstream = _real_upstream(environment) if real else _simulated_upstream(running)
+        producer = clean_environment({"TAILRACE_REDIS_URL": valkey.url})
+        worker = running.enter_context(Part("the worker", ["worker"], producer | upstream))
+        worker.first_line()
+        _letta_style(model, producer)
+        _plain(model if real else "sim", producer)
+        _say("done; taking everything down")
+
+
+def _letta_style(model: str, environment: Mapping[str, str]) -> None:
+    request = {
+        "model": model,
+        "messages": [
+            {"role": "user", "content": "Hello, I am new here. Greet me with send_message, in two sentences."}
+        ],
+        "tools": [_SEND_MESSAGE],
+        "interface": {"use_assistant_message": False},
+    }
+    _command("submit --request -", "a Letta-style request: a tool call with inner thoughts")
+    request_id = run(["submit", "--request", "-"], environment, json.dumps(request))
+    print(request_id)
+    _command(f"tail {request_id}")
+    cursor = _follow(request_id, None, environment, kill_after=SEEN_BEFORE_KILL)
+    if cursor is not None:
+        _say(f"the viewer was killed at entry {cursor}; the request runs on without it")
+        _command(f"tail {request_id} --after {cursor}", "a new viewer goes on where the old one was")
+        _follow(request_id, cursor, environment)
+    _outcome(request_id, environment)
+
+
+def _plain(model: str, environment: Mapping[str, str]) -> None:
+    _command(f'submit --model {model} "What is a tailrace?"', "a plain request")
+    request_id = run(["submit", "--model", model, "What is a tailrace?"], environment)
+    print(request_id)
+    _command(f"tail {request_id}")
+    _follow(request_id, None, environment)
+    _outcome(request_id, environment)
+
+
+def _follow(
+    request_id: str, after: str | None, environment: Mapping[str, str], kill_after: int | None = None
+) -> str | None:
+    """Shows what a viewer process receives; returns the cursor at which it was killed, None if it saw the end."""
+    view = TerminalView(sys.stdout, colours=wants_colours(sys.stdout, os.environ))
+    arguments = ["tail", request_id, "--json", *(["--after", after] if after else [])]
+    with Part("the viewer", arguments, environment) as viewer:
+        for seen, line in enumerate(viewer.lines(), start=1):
+            cursor: str | None = json.loads(line)["entry_id"]
+            entry = decode_entry(line.encode())
+            view.show(Tailed(cursor, entry, line.encode()))
+            if isinstance(entry, TERMINALS):
+                return None
+            if kill_after is not None and seen >= kill_after and cursor is not None:
+                viewer.kill()
+                print()
+                return cursor
+    raise DemoError("the viewer ended before the request did" + viewer.last_words)
+
+
+def _outcome(request_id: str, environment: Mapping[str, str]) -> None:
+    _command(f"result --wait 60 {request_id}", "the outcome, persisted in the same step as the last entry")
+    outcome = json.loads(run(["result", "--wait", "60", request_id], environment))
+    print(
+        json.dumps(
+            {name: value for name, value in outcome.items() if value not in (None, [], {})},
+            indent=2,
+            ensure_ascii=False,
+        )
+    )
+
+
+def _simulated_upstream(running: ExitStack) -> dict[str, str]:
+    arguments = ["simulator", "--port", "0", "--quiet", "--chunks-per-s", str(CHUNKS_PER_S)]
+    simulator = running.enter_context(Part("the simulator", arguments, clean_environment({})))
+    return {"OPENAI_BASE_URL": simulator_url(simulator), "OPENAI_API_KEY": "simulated"}
+
+
+def _real_upstream(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith("OPENAI_")}
+
+
+def _say(text: str) -> None:
+    print(f"\n── {text}", flush=True)
+
+
+def _command(command: str, why: str = "") -> None:
+    if why:
+        _say(why)
+    print(f"$ tailrace {command}", flush=True)

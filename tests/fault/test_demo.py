@@ -1,0 +1,76 @@
+"""The demo, run as a user runs it: a program of its own, with whatever else the environment holds."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from asyncio.subprocess import PIPE
+from pathlib import Path
+
+import pytest
+
+from tests.until import until
+
+_DEMO = [str(Path(sys.executable).with_name("tailrace")), "demo"]
+_LIMIT_S = 60
+
+
+@pytest.fixture
+def mark() -> str:
+    """A variable in the demo's environment, by which its processes are found, however they were started."""
+    return f"DEMO_MARK={os.getpid()}-{os.urandom(4).hex()}"
+
+
+def _running(mark: str) -> list[str]:
+    found: list[str] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def _environment(mark: str) -> dict[str, str]:
+    name, _, value = mark.partition("=")
+    # Given a key and a Redis that must not be touched: the demo would fail at once if it used either.
+    trap = {
+        "OPENAI_API_KEY": "sk-must-not-be-used",
+        "OPENAI_BASE_URL": "http://127.0.0.1:1/v1",
+        "TAILRACE_REDIS_URL": "redis://127.0.0.1:1/0",
+    }
+    return {**os.environ, **trap, name: value}
+
+
+def test_the_demo_shows_the_whole_path_and_leaves_nothing_running(mark: str) -> None:
+    run = subprocess.run(_DEMO, env=_environment(mark), capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+    shown = run.stdout
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    killed_at = re.search(r"killed at entry (\d+-\d+)", shown)
+    assert killed_at, shown
+    assert f"--after {killed_at[1]}" in shown
+    # The two halves of what the viewers showed, joined, are the outcome's reasoning: nothing lost, nothing doubled.
+    halves = re.findall(r"^\[reasoning\] (.*?) ?$", shown, re.MULTILINE)
+    outcome = re.search(r'"reasoning": "(.*)"', shown)
+    assert outcome
+    assert " ".join(halves) == outcome[1].replace('\\"', '"')
+    assert shown.count("[completed]") == 2
+    assert _running(mark) == []
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+async def test_a_demo_that_is_interrupted_takes_everything_down(mark: str, by: signal.Signals) -> None:
+    demo = await asyncio.create_subprocess_exec(*_DEMO, env=_environment(mark), stdout=PIPE, stderr=PIPE)
+    assert demo.stdout is not None
+    async with asyncio.timeout(_LIMIT_S):
+        while b"tailrace tail" not in await demo.stdout.readline():
+            assert not demo.stdout.at_eof()
+        demo.send_signal(by)
+        _, complaints = await demo.communicate()
+    assert demo.returncode != 0
+    assert b"Traceback" not in complaints
+    await until(lambda: _running(mark) == [])
