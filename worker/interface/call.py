@@ -70,6 +70,16 @@ class CallState:
         """Some of the arguments have come."""
         return bool(self._raw)
 
+    @property
+    def arguments_text(self) -> str:
+        """All of the arguments so far, raw."""
+        return "".join(self._raw)
+
+    @property
+    def closed(self) -> bool:
+        """The arguments so far are a whole JSON object."""
+        return bool(self._raw) and self._raw[-1].rstrip().endswith("}") and _is_json(self.arguments_text)
+
     def name(self, fragment: str) -> None:
         """A fragment of the name; one that equals all of it so far is a repetition."""
         if not fragment or fragment == self._name:
@@ -120,7 +130,7 @@ class CallState:
         Args:
             whole: the model came to its end; where it did not, no call counts as complete.
         """
-        arguments = "".join(self._raw)
+        arguments = self.arguments_text
         complete = whole and (self.kind != "function" or _is_json(arguments))
         return ToolCall(self._id or None, self._name, arguments, complete, self.kind)
 

@@ -1,0 +1,95 @@
+"""Which call of a response a fragment belongs to, by index, id, name and position, whichever of them the server sends.
+
+The rules, for a fragment that meets a call at its index (without an index: at its position among several in one chunk,
+or else the last call):
+
+1. no id, or the same id: it goes on with that call, unless it begins anew: it has a name, and that call's arguments
+   are closed JSON. A call told again word for word under the same id is a repetition.
+2. an id that another call has: the index is wrong (Gemini), it goes on with the other call.
+3. an id while that call has none: the id came late.
+4. an id that differs: another call under a used index, if the fragment has a name and that call has arguments, or
+   both came in one chunk, or both ids begin alike; else it is the next piece of the id.
+"""
+
+from worker.interface.call import CallState
+from worker.interface.emit import Emitter
+from worker.interface.options import Options
+
+_ALIKE = 4
+"""Ids of one server begin alike (`call_`, `toolu_`, `chatcmpl-tool-`); two pieces of one id do not."""
+
+FUNCTION_CALL_INDEX = -1
+"""Stands for the `function_call` of old servers, of which there is one."""
+
+
+class CallTable:
+    """The calls of one response, in the order in which they began.
+
+    Args:
+        emitter: for the calls.
+        options: for the calls.
+    """
+
+    __slots__ = ("_by_id", "_by_index", "_emitter", "_in_chunk", "_last", "_options", "calls")
+
+    def __init__(self, emitter: Emitter, options: Options) -> None:
+        self._emitter = emitter
+        self._options = options
+        self.calls: list[CallState] = []
+        self._by_index: dict[int, CallState] = {}
+        self._by_id: dict[str, CallState] = {}
+        self._last: CallState | None = None
+        self._in_chunk: list[CallState] = []
+
+    def begin_chunk(self) -> None:
+        """The fragments that follow stand in one chunk."""
+        self._in_chunk = []
+
+    def add(self, index: int | None, call_id: str, name: str, arguments: str, kind: str = "function") -> bool:
+        """Takes in one fragment; what it does not have is empty.
+
+        Returns:
+            False when it was a repetition of a whole call, and so was left out.
+        """
+        here = self._last if index is None else self._by_index.get(index)
+        if here is None or call_id or name:
+            if here is not None and call_id == here.call_id != "" and _tells_again(here, name, arguments):
+                return False
+            here = self._find(here, call_id, name, arguments) or self._begin(kind)
+            self._in_chunk.append(here)
+        if index is not None:
+            self._by_index[index] = here
+        self._last = here
+        if call_id:
+            here.id(call_id)
+            self._by_id[here.call_id] = here
+        here.name(name)
+        here.arguments(arguments)
+        return True
+
+    def _find(self, here: CallState | None, call_id: str, name: str, arguments: str) -> CallState | None:
+        """The call the fragment goes on with; None when it begins one."""
+        if here is not None and call_id in ("", here.call_id):
+            return None if _begins_anew(here, name, arguments) else here
+        if (known := self._by_id.get(call_id)) is not None:
+            return None if name and known.closed else known
+        if here is None:
+            return None
+        if not here.call_id:
+            return None if _begins_anew(here, name, arguments) else here
+        alike = call_id[:_ALIKE] == here.call_id[:_ALIKE] and len(call_id) > _ALIKE
+        another = (name and (here.begun or here in self._in_chunk)) or (alike and (name or here.closed))
+        return None if another else here
+
+    def _begin(self, kind: str) -> CallState:
+        call = CallState(len(self.calls), self._emitter, self._options, kind)
+        self.calls.append(call)
+        return call
+
+
+def _begins_anew(here: CallState, name: str, arguments: str) -> bool:
+    return bool(name) and here.closed and bool(arguments or name != here.tool_name)
+
+
+def _tells_again(here: CallState, name: str, arguments: str) -> bool:
+    return bool(arguments) and name == here.tool_name and here.closed and here.arguments_text == arguments

@@ -1,0 +1,357 @@
+"""The interface for Chat Completions: chunks in, deltas and the outcome out.
+
+Owns the order within a chunk (reasoning, text, refusal, calls), which choice is ours, and how the answer ended. Where
+servers differ, docs/providers.md says what is done. Knows nothing of SSE, HTTP and time.
+"""
+
+from collections.abc import Callable
+
+from schemas.deltas import Delta, ErrorInfo, Usage
+from schemas.errors import UpstreamError, UpstreamUnavailable
+from schemas.outcome import Outcome, Status
+from worker.interface.call_table import FUNCTION_CALL_INDEX, CallTable
+from worker.interface.chat_chunk import CallPart, ChatChunk, Choice, ChunkDelta, decode_chunk
+from worker.interface.emit import Emitter
+from worker.interface.finish_reasons import Ending, ending_of, is_reason
+from worker.interface.lenient import as_integer, as_object, loads
+from worker.interface.options import Options
+from worker.interface.parts import details_text
+from worker.interface.surrogates import HalvesJoiner
+from worker.interface.think_tags import ThinkTagSplitter
+from worker.interface.upstream_error import from_error_object
+from worker.interface.usage import read_usage
+
+_KEEP_ALIVE_EVENTS = frozenset({"ping", "heartbeat", "keepalive", "keep-alive", "keep_alive"})
+
+
+class ChatInterface:
+    """One model call over Chat Completions (`worker.interface.protocol.Interface`).
+
+    Args:
+        options: of the request.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._emitter = Emitter()
+        self._calls = CallTable(self._emitter, options)
+        self._splitter = ThinkTagSplitter() if options.think_tags == "reasoning" else None
+        self._halves: dict[str, HalvesJoiner] = {}  # by kind of text; only what came off the strict path
+        self._told_plainly = False  # reasoning came in a field of its own, so that details only repeat it
+        self._choice: int | None = None
+        self._upstream_id: str | None = None
+        self._model: str | None = None
+        self._usage: Usage | None = None
+        self._finish_reason: str | None = None
+        self._failure: UpstreamError | None = None
+        self._drained = False
+        self._notes: dict[str, None] = {}
+
+    @property
+    def ended(self) -> bool:
+        """A finish reason was seen."""
+        return self._finish_reason is not None
+
+    @property
+    def failure(self) -> UpstreamError | None:
+        """The error the server reported inside the stream, if any."""
+        return self._failure
+
+    @property
+    def usage(self) -> Usage | None:
+        """The token counts so far."""
+        return self._usage
+
+    @property
+    def model(self) -> str | None:
+        """The model, as the server calls it."""
+        return self._model
+
+    @property
+    def upstream_id(self) -> str | None:
+        """The server's id of the answer."""
+        return self._upstream_id
+
+    def read(self, event: str, data: bytes, ms: int = 0) -> list[Delta]:
+        """Decodes and takes in one event.
+
+        Raises:
+            UpstreamProtocol: the data is no JSON.
+        """
+        if event and event.lower() in _KEEP_ALIVE_EVENTS:
+            return []
+        if event == "error":
+            self._failure = self._failure or from_error_object(_loads_or_text(data))
+            return []
+        return self.feed(decode_chunk(data), ms)
+
+    def feed(self, chunk: ChatChunk, ms: int = 0) -> list[Delta]:
+        """Takes in one chunk."""
+        if self._upstream_id is None and chunk.id:
+            self._upstream_id = chunk.id
+        if self._model is None and chunk.model:
+            self._model = chunk.model
+        if chunk.usage or chunk.x_groq:
+            self._count(chunk)
+        if chunk.choices:
+            self._read_choices(chunk.choices, chunk.loose)
+        if chunk.error or chunk.base_resp or chunk.oddity:
+            self._read_trouble(chunk)
+        return self._emitter.take(ms)
+
+    def drain(self, ms: int = 0) -> list[Delta]:
+        """All that is still held back."""
+        if self._drained:
+            return []
+        self._drained = True
+        for kind, joiner in self._halves.items():
+            self._halves_left(kind, joiner.drain())
+        if self._splitter is not None:
+            for thinking, text in self._splitter.drain():
+                self._show_content(thinking, text)
+        for call in self._calls.calls:
+            call.drain()
+        if self._failure is None and self._finish_reason and ending_of(self._finish_reason) is Ending.FAILED:
+            self._failure = UpstreamUnavailable(
+                f"the model's server broke off with finish_reason {self._finish_reason!r}", code="upstream_error"
+            )
+        return self._emitter.take(ms)
+
+    def finish(self, *, error: ErrorInfo | None = None, cancelled: bool = False) -> Outcome:
+        """What the call came to. A call's arguments that are no whole JSON are incomplete, however the answer ended."""
+        self.drain()
+        if error is None and self._failure is not None:
+            error = _info(self._failure)
+        status = self._status(error, cancelled)
+        calls = tuple(call.result(whole=status == "completed") for call in self._calls.calls)
+        for call in calls:
+            if status == "completed" and not call.complete:
+                self._note(f"the arguments of {call.name!r} are no whole JSON, though the answer ended: incomplete")
+        return Outcome(
+            status=status,
+            finish_reason=self._finish_reason,
+            content=self._emitter.content_text,
+            refusal=self._emitter.refusal_text,
+            reasoning=self._emitter.reasoning_text,
+            reasoning_source=self._emitter.reasoning_source,
+            tool_calls=calls,
+            usage=self._usage,
+            api="chat",
+            model=self._model,
+            upstream_id=self._upstream_id,
+            error=error if status == "failed" else None,
+            notes=tuple(self._notes),
+        )
+
+    def _status(self, error: ErrorInfo | None, cancelled: bool) -> Status:
+        if cancelled:
+            return "cancelled"
+        if error is not None:
+            return "failed"
+        if self._finish_reason is not None and ending_of(self._finish_reason) is Ending.CUT_OFF:
+            return "incomplete"
+        return "completed"
+
+    def _note(self, text: str) -> None:
+        self._notes[text] = None
+
+    def _count(self, chunk: ChatChunk) -> None:
+        if chunk.x_groq and (usage := as_object(chunk.x_groq.get("usage"))):
+            self._usage = read_usage(usage, self._usage)
+        if chunk.usage:
+            self._usage = read_usage(chunk.usage, self._usage)
+
+    def _read_trouble(self, chunk: ChatChunk) -> None:
+        error = chunk.error
+        if not error and chunk.base_resp and as_integer(chunk.base_resp.get("status_code")):
+            error = {"code": chunk.base_resp["status_code"], "message": chunk.base_resp.get("status_msg")}
+        if error:
+            self._fail(error)
+        elif chunk.oddity:
+            self._note(chunk.oddity)
+
+    def _fail(self, error: object) -> None:
+        self._failure = self._failure or from_error_object(error)
+
+    def _read_choices(self, choices: list[Choice], loose: bool) -> None:
+        lowest = min(choice.index or 0 for choice in choices) if len(choices) > 1 else choices[0].index or 0
+        if self._choice is None:
+            self._choice = lowest
+        elif lowest < self._choice and self._nothing_shown():
+            self._choice = lowest
+        for choice in choices:
+            if (choice.index or 0) == self._choice:
+                self._read_choice(choice, loose)
+            else:
+                self._note(f"the server sent several choices: {self._choice} is used")
+
+    def _nothing_shown(self) -> bool:
+        emitter = self._emitter
+        return not (emitter.content_text or emitter.reasoning_text or emitter.refusal_text or self._calls.calls)
+
+    def _read_choice(self, choice: Choice, loose: bool) -> None:
+        delta = choice.delta
+        if delta is not None and _says_anything(delta):
+            self._read_delta(delta, loose)
+        elif choice.message is not None:
+            self._read_message(choice.message, loose, summary=delta is not None)
+        elif choice.text:
+            self._content(choice.text, loose)
+        if choice.usage:
+            self._usage = read_usage(choice.usage, self._usage)
+        if is_reason(choice.finish_reason):
+            self._finish_reason = choice.finish_reason
+        if choice.error:
+            self._fail(choice.error)
+
+    def _read_delta(self, delta: ChunkDelta, loose: bool) -> None:
+        if delta.reasoning_content or delta.reasoning or delta.reasoning_text or delta.thinking:
+            self._told_plainly = True
+            self._reasoning(self._one_reasoning(delta), loose)
+        elif delta.reasoning_details:
+            text = details_text(delta.reasoning_details)
+            if not self._told_plainly or text != self._emitter.reasoning_text:
+                self._reasoning(text, True)
+        if delta.content:
+            self._content(delta.content, loose)
+        if delta.refusal:
+            self._emitter.refusal(self._joined("refusal", delta.refusal, loose))
+        if delta.tool_calls:
+            self._read_calls(delta.tool_calls, loose)
+        if delta.function_call is not None:
+            function = delta.function_call
+            self._add_call(FUNCTION_CALL_INDEX, "", function.name or "", function.arguments or "", "function", loose)
+
+    def _one_reasoning(self, delta: ChunkDelta) -> str:
+        """The reasoning, where several fields carry it: once if they agree, all of it if they do not."""
+        told = ""
+        for text in (delta.reasoning_content, delta.reasoning, delta.reasoning_text, delta.thinking):
+            if not text or text in told:
+                continue
+            if told and told not in text:
+                self._note("fields for reasoning that differ within a chunk: all are kept")
+                told += text
+            else:
+                told = text
+        return told
+
+    def _read_message(self, message: ChunkDelta, loose: bool, *, summary: bool) -> None:
+        """The whole answer, or all of it so far: only what the deltas left out counts.
+
+        Args:
+            message: what stands where a delta should, or beside an empty one.
+            loose: texts may have halves of pairs.
+            summary: a delta stands beside it, so that it can only repeat.
+        """
+        emitter = self._emitter
+        has_calls = bool(self._calls.calls)
+        self._read_delta(
+            ChunkDelta(
+                content=self._left_out(message.content, emitter.content_text, summary),
+                refusal=self._left_out(message.refusal, emitter.refusal_text, summary),
+                reasoning=self._left_out(self._one_reasoning(message), emitter.reasoning_text, summary),
+                reasoning_details=None if emitter.reasoning_text else message.reasoning_details,
+                tool_calls=None if summary and has_calls else message.tool_calls,
+                function_call=None if summary and has_calls else message.function_call,
+            ),
+            loose,
+        )
+
+    def _left_out(self, told: str | None, known: str | None, summary: bool) -> str | None:
+        if not told or not known:
+            return told
+        if told.startswith(known):
+            return told[len(known) :]
+        if summary or told.strip() == known.strip():
+            if told.strip() != known.strip():
+                self._note("a message that differs from the deltas before it was left out")
+            return None
+        return told
+
+    def _read_calls(self, parts: list[CallPart], loose: bool) -> None:
+        self._calls.begin_chunk()
+        for position, part in enumerate(parts):
+            index = part.index
+            if index is None and len(parts) > 1:
+                index = position
+            function = part.function
+            if function is None and part.custom is None:
+                self._add_call(index, part.id or "", part.name or "", part.arguments or "", "function", loose)
+            elif function is None or part.custom is not None:
+                custom = part.custom or function
+                if custom is not None:
+                    self._add_call(index, part.id or "", custom.name or "", custom.input or "", "custom", loose)
+            else:
+                self._add_call(index, part.id or "", function.name or "", function.arguments or "", "function", loose)
+
+    def _add_call(self, index: int | None, call_id: str, name: str, arguments: str, kind: str, loose: bool) -> None:
+        if loose or self._halves:
+            arguments = self._joined(f"arguments {index}", arguments, loose)
+        if not (call_id or name or arguments):
+            return
+        if not self._calls.add(index, call_id, name, arguments, kind):
+            self._note(f"a repetition of the whole call of {name!r} was left out")
+
+    def _reasoning(self, text: str, loose: bool) -> None:
+        self._emitter.reasoning(self._joined("reasoning", text, loose), "reasoner_model")
+
+    def _content(self, text: str, loose: bool) -> None:
+        text = self._joined("content", text, loose)
+        if self._splitter is None:
+            self._emitter.content(text)
+        else:
+            for thinking, piece in self._splitter.feed(text):
+                self._show_content(thinking, piece)
+
+    def _show_content(self, thinking: bool, text: str) -> None:
+        if thinking:
+            self._emitter.reasoning(text, "reasoner_model")
+        else:
+            self._emitter.content(text)
+
+    def _joined(self, kind: str, text: str, loose: bool) -> str:
+        """The text with pairs of surrogates that were cut in two made whole."""
+        joiner = self._halves.get(kind)
+        if joiner is None:
+            if not loose or text.isascii():
+                return text
+            joiner = self._halves[kind] = HalvesJoiner()
+        return joiner.feed(text)
+
+    def _halves_left(self, kind: str, text: str) -> None:
+        if not text:
+            return
+        show: dict[str, Callable[[], None]] = {
+            "content": lambda: self._content(text, False),
+            "reasoning": lambda: self._reasoning(text, False),
+            "refusal": lambda: self._emitter.refusal(text),
+        }
+        if kind in show:
+            show[kind]()
+        else:
+            index = kind.removeprefix("arguments ")
+            self._calls.add(None if index == "None" else int(index), "", "", text)
+
+
+def _says_anything(delta: ChunkDelta) -> bool:
+    return bool(
+        delta.content
+        or delta.refusal
+        or delta.reasoning_content
+        or delta.reasoning
+        or delta.reasoning_text
+        or delta.thinking
+        or delta.reasoning_details
+        or delta.tool_calls
+        or delta.function_call
+    )
+
+
+def _loads_or_text(data: bytes) -> object:
+    try:
+        return loads(data)
+    except ValueError:
+        return data.decode("utf-8", "replace")
+
+
+def _info(failure: UpstreamError) -> ErrorInfo:
+    return ErrorInfo(failure.wire_code, str(failure), failure.whose)

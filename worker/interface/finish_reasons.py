@@ -1,0 +1,58 @@
+"""What a finish reason means, for the words of all providers. What is not listed means that the model came to its end.
+
+Sources: the API references of OpenAI, Mistral, DeepSeek, OpenRouter, Gemini, Anthropic, Zhipu and vLLM.
+"""
+
+from collections.abc import Mapping
+from enum import Enum, auto
+
+
+class Ending(Enum):
+    """How the model ended."""
+
+    WHOLE = auto()
+    CUT_OFF = auto()
+    FAILED = auto()
+
+
+_ENDINGS: Mapping[str, Ending] = {
+    # the length limit, of the answer or of the context
+    "length": Ending.CUT_OFF,
+    "max_tokens": Ending.CUT_OFF,
+    "max_output_tokens": Ending.CUT_OFF,
+    "max_length": Ending.CUT_OFF,
+    "model_length": Ending.CUT_OFF,
+    "model_context_window_exceeded": Ending.CUT_OFF,
+    # a filter
+    "content_filter": Ending.CUT_OFF,
+    "content_filtered": Ending.CUT_OFF,
+    "safety": Ending.CUT_OFF,
+    "recitation": Ending.CUT_OFF,
+    "blocklist": Ending.CUT_OFF,
+    "prohibited_content": Ending.CUT_OFF,
+    "spii": Ending.CUT_OFF,
+    "sensitive": Ending.CUT_OFF,
+    "guardrail_intervened": Ending.CUT_OFF,
+    # the server stopped in the middle
+    "abort": Ending.CUT_OFF,
+    "cancelled": Ending.CUT_OFF,
+    "insufficient_system_resource": Ending.CUT_OFF,
+    "incomplete": Ending.CUT_OFF,
+    # it could not go on
+    "error": Ending.FAILED,
+    "network_error": Ending.FAILED,
+    "malformed_function_call": Ending.FAILED,
+}
+
+_NOT_YET = frozenset({"", "null", "none"})
+"""Servers that have no finish reason yet and write a word for it."""
+
+
+def is_reason(word: str | None) -> bool:
+    """Whether the word says that the model ended."""
+    return word is not None and word.lower() not in _NOT_YET
+
+
+def ending_of(reason: str) -> Ending:
+    """How the model ended."""
+    return _ENDINGS.get(reason.lower().replace("-", "_"), Ending.WHOLE)

@@ -1,0 +1,73 @@
+"""Content as a list of parts, or as something stranger, made text: the text, the thinking and the refusal in it.
+
+Mistral's reasoning models send `[{"type": "thinking", "thinking": [{"type": "text", "text": ...}]}, ...]`, Databricks
+`[{"type": "reasoning", "summary": [...]}, ...]`; parts that hold no text (references, images, audio) are left out.
+"""
+
+from typing import Any, cast
+
+import msgspec
+
+from worker.interface.lenient import as_object, as_text
+
+_THINKING = frozenset(
+    {"thinking", "reasoning", "reasoning_text", "reasoning.text", "reasoning.summary", "summary_text"}
+)
+_TEXT_KEYS = ("text", "content", "value", "thinking", "reasoning", "summary")
+_DEPTH = 6
+
+
+def text_of(content: Any) -> str | None:
+    """The text for the user."""
+    if content is None or isinstance(content, str):
+        return content
+    if isinstance(content, bool | int | float):
+        return msgspec.json.encode(content).decode()
+    return _join(content, thinking=False)
+
+
+def thinking_of(content: Any) -> str | None:
+    """The thinking among the parts."""
+    return _join(content, thinking=True) if isinstance(content, list | dict) else None
+
+
+def refusal_of(content: Any) -> str | None:
+    """The refusals among the parts."""
+    refusals = [as_text(fields.get("refusal")) for part in _parts(content) if (fields := as_object(part)) is not None]
+    return "".join(refusal for refusal in refusals if refusal) or None
+
+
+def details_text(details: list[dict[str, Any]]) -> str:
+    """The text in OpenRouter's `reasoning_details`; encrypted ones have none."""
+    return "".join(_inner(detail, _DEPTH) for detail in details if detail.get("type") != "reasoning.encrypted")
+
+
+def _parts(content: Any) -> list[Any]:
+    if isinstance(content, list):
+        return cast("list[Any]", content)
+    return [content] if isinstance(content, dict) else []
+
+
+def _join(content: Any, *, thinking: bool) -> str | None:
+    found = [_inner(part, _DEPTH) for part in _parts(content) if _is_thinking(part) is thinking]
+    return "".join(found) or None
+
+
+def _is_thinking(part: Any) -> bool:
+    fields = as_object(part)
+    return fields is not None and (fields.get("type") in _THINKING or "thinking" in fields)
+
+
+def _inner(part: Any, depth: int) -> str:
+    """The text inside a part, through lists and objects."""
+    if isinstance(part, str):
+        return part
+    if not depth:
+        return ""
+    if isinstance(part, list):
+        return "".join(_inner(element, depth - 1) for element in cast("list[Any]", part))
+    fields = as_object(part) or {}
+    for key in _TEXT_KEYS:
+        if found := fields.get(key):
+            return _inner(found, depth - 1)
+    return ""

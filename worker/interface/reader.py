@@ -1,0 +1,196 @@
+"""A response body into deltas, whatever the server sends in place of one. The worker and `tailrace replay` both use it.
+
+Owns: events out of bytes, the `[DONE]` marker, truncation, and bodies that are no event stream (an HTML page, a JSON
+error, a whole answer that was not streamed, chunks as JSON lines). Knows nothing of HTTP and time.
+"""
+
+import re
+from typing import Literal
+
+from schemas.deltas import Api, Delta, ErrorInfo
+from schemas.errors import UpstreamError, UpstreamProtocol
+from schemas.outcome import Outcome
+from worker.interface.options import Options
+from worker.interface.protocol import Interface
+from worker.interface.sse import Event, SSEDecoder
+
+Form = Literal["sse", "jsonl"]
+
+MAX_EVENT_BYTES = 64 * 1024 * 1024
+"""An event larger than this is no answer of a model."""
+
+_DONE = b"[DONE]"
+_BOM = b"\xef\xbb\xbf"
+_SHOWN_CHARACTERS = 200
+_SHOWN_BYTES = 4 * _SHOWN_CHARACTERS
+_TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+
+
+class StreamReader:
+    """Reads one response body that comes in any pieces.
+
+    Args:
+        api: of the request.
+        options: of the request.
+        form: `sse`; `jsonl` for a chunk on each line. A body that begins with `{` or `[` is read as lines in any case.
+    """
+
+    def __init__(self, api: Api, options: Options, form: Form = "sse") -> None:
+        self.done = False
+        """Nothing more is to come: stop reading."""
+        self.failure: UpstreamError | None = None
+        """What went wrong; later bytes are ignored."""
+        self._interface = _interface(api, options)
+        self._events = SSEDecoder()
+        self._lines: _Lines | None = _Lines() if form == "jsonl" else None
+        self._head: bytes | None = b""  # the beginning, as long as it does not tell what the body is
+        self._size = 0  # bytes since the last event
+        self._closed = False
+        self._ends_with_event = api == "responses"  # chat has usage after the end, and [DONE]
+        self._read_any = False
+        self._beginning = b""
+
+    @property
+    def interface(self) -> Interface:
+        """What the events are fed into."""
+        return self._interface
+
+    def feed(self, body: bytes, ms: int = 0) -> list[Delta]:
+        """The deltas of the next piece of the body. Never raises: see `failure`.
+
+        Args:
+            body: bytes, cut anywhere.
+            ms: milliseconds since the attempt began.
+        """
+        if self.done or self.failure is not None:
+            return []
+        if self._head is not None:
+            body = self._begin(body)
+            if self.failure is not None:
+                return []
+        events = self._events.feed(body) if self._lines is None else self._lines.feed(body)
+        self._size = self._size + len(body) if not events else 0
+        if self._size > MAX_EVENT_BYTES:
+            self._fail(f"an event of the stream has more than {MAX_EVENT_BYTES:,} bytes")
+        return self._read(events, ms)
+
+    def close(self, ms: int = 0) -> list[Delta]:
+        """All that is still held back, at the end of the body or when no more of it is read; decides truncation."""
+        if self._closed:
+            return []
+        self._closed = True
+        deltas: list[Delta] = []
+        if not self.done and self.failure is None:
+            deltas = self._read(self._rest(), ms, at_end=True)
+        deltas += self._interface.drain(ms)
+        if self.failure is None:
+            self.failure = self._interface.failure
+        if self.failure is None and not self.done and not self._interface.ended:
+            self.failure = self._no_end()
+        return deltas
+
+    def finish(self, error: ErrorInfo | None = None, cancelled: bool = False) -> Outcome:
+        """What the call came to; `failure` counts when no error is given."""
+        if error is None and self.failure is not None:
+            error = ErrorInfo(self.failure.wire_code, str(self.failure), self.failure.whose)
+        return self._interface.finish(error=error, cancelled=cancelled)
+
+    def _read(self, events: list[Event], ms: int, *, at_end: bool = False) -> list[Delta]:
+        deltas: list[Delta] = []
+        for name, data in events:
+            if data == _DONE or data.strip() in (_DONE, b'"[DONE]"'):
+                self.done = True
+                break
+            try:
+                deltas += self._interface.read(name, data, ms)
+            except UpstreamProtocol as error:
+                if not at_end:  # there, half an event is truncation
+                    self.failure = self.failure or error
+                break
+            self._read_any = True
+            if self._interface.failure is not None:
+                self.failure = self._interface.failure
+                break
+            if self._ends_with_event and self._interface.ended:
+                self.done = True
+                break
+        return deltas
+
+    def _begin(self, body: bytes) -> bytes:
+        """Looks at the beginning of the body for what it is; gives what is to be read now."""
+        head = (self._head or b"") + body
+        text = head.removeprefix(_BOM).lstrip()
+        if not text or _BOM.startswith(head):
+            self._head = head
+            return b""
+        self._head = None
+        self._beginning = text[:_SHOWN_BYTES]
+        if text.startswith(b"<"):
+            self._fail(f"the body is a page, not an event stream: {_page_text(text)}")
+        elif text[:1] in b"{[" and self._lines is None:
+            self._lines = _Lines()
+        return head if self._lines is None else head.removeprefix(_BOM)
+
+    def _rest(self) -> list[Event]:
+        if self._lines is not None:
+            return self._lines.close()
+        return self._events.close()
+
+    def _no_end(self) -> UpstreamProtocol:
+        """Why there is no end: the body stopped, or it never was a stream."""
+        stream = self._read_any or self._events.comments or self._beginning.startswith((b"data", b"event"))
+        if stream or not self._beginning:
+            told = "the body ended before the answer did" if self._beginning else "the body is empty"
+            return UpstreamProtocol(told, code="upstream_truncated")
+        shown = self._beginning.decode("utf-8", "replace")[:_SHOWN_CHARACTERS]
+        return UpstreamProtocol(f"the body is no event stream; it begins with {shown!r}", code="upstream_malformed")
+
+    def _fail(self, message: str) -> None:
+        if self.failure is None:
+            self.failure = UpstreamProtocol(message, code="upstream_malformed")
+
+
+class _Lines:
+    """A chunk on each line; or, when already the first line is no JSON by itself, one JSON document over many lines."""
+
+    def __init__(self) -> None:
+        self._partial: list[bytes] = []
+        self._lines = 0
+
+    def feed(self, piece: bytes) -> list[Event]:
+        """The lines that are whole with this piece."""
+        head, newline, tail = piece.rpartition(b"\n")
+        if not newline or (not self._lines and not self._is_line(head)):
+            self._partial.append(piece)
+            return []
+        self._partial.append(head)
+        lines = b"".join(self._partial).split(b"\n")
+        self._partial = [tail] if tail else []
+        self._lines += len(lines)
+        return [("", line) for line in lines if line.strip()]
+
+    def close(self) -> list[Event]:
+        """What follows the last line end."""
+        rest, self._partial = b"".join(self._partial), []
+        return [("", rest)] if rest.strip() else []
+
+    def _is_line(self, head: bytes) -> bool:
+        """Whether what came so far begins with a line that is JSON by itself."""
+        first = (b"".join(self._partial) + head).lstrip().split(b"\n", 1)[0].rstrip()
+        return first.endswith((b"}", b"]")) and first not in (b"[", b"{", b"{}", b"[]")
+
+
+def _page_text(page: bytes) -> str:
+    """What a page says, without its markup."""
+    text = " ".join(_TAG.sub(" ", page[:20_000].decode("utf-8", "replace")).split())
+    return repr(text[:_SHOWN_CHARACTERS]) if text else "it has no text"
+
+
+def _interface(api: Api, options: Options) -> Interface:
+    if api == "responses":
+        from worker.interface.responses import ResponsesInterface
+
+        return ResponsesInterface(options)
+    from worker.interface.chat import ChatInterface
+
+    return ChatInterface(options)

@@ -1,0 +1,90 @@
+"""Bytes to server-sent events, incrementally. Knows nothing of what the events say.
+
+Source: WHATWG HTML, "Server-sent events", 9.2.6 Interpreting an event stream. Two things are more lenient: an event
+that the body's end cuts off from its blank line is still an event, and a field named `error` (llama.cpp's server writes
+its errors so) is the data of an event of that name.
+"""
+
+import re
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_BOM = b"\xef\xbb\xbf"
+
+Event = tuple[str, bytes]
+"""The event's name, empty where it had none, and its data."""
+
+
+class SSEDecoder:
+    """Takes a body in any pieces. Each byte is looked at a fixed number of times, however long an event is."""
+
+    __slots__ = ("_at_start", "_data", "_name", "_partial", "_skip_lf", "comments")
+
+    def __init__(self) -> None:
+        self._partial: list[bytes] = []  # pieces of a line that has not ended
+        self._data: list[bytes] = []
+        self._name = ""
+        self._skip_lf = False  # the last piece ended in a CR, which already ended a line
+        self._at_start = True
+        self.comments = 0
+        """How many comment lines there were: a server that sends them is alive."""
+
+    def feed(self, piece: bytes) -> list[Event]:
+        """The events that are whole with this piece."""
+        if self._skip_lf and piece:
+            self._skip_lf = False
+            piece = piece.removeprefix(b"\n")
+        if b"\n" not in piece and b"\r" not in piece:
+            if piece:
+                self._partial.append(piece)
+            return []
+        if b"\r" in piece:
+            self._skip_lf = piece.endswith(b"\r")
+            lines = _LINE_END.split(piece)
+        else:
+            lines = piece.split(b"\n")
+        if self._partial:
+            self._partial.append(lines[0])
+            lines[0] = b"".join(self._partial)
+            self._partial = []
+        if rest := lines.pop():
+            self._partial.append(rest)
+        return self._events(lines)
+
+    def close(self) -> list[Event]:
+        """The last event, where the body ended without the blank line after it."""
+        lines = [b"".join(self._partial), b""] if self._partial else [b""]
+        self._partial = []
+        return self._events(lines)
+
+    def _events(self, lines: list[bytes]) -> list[Event]:
+        if self._at_start and lines:
+            self._at_start = False
+            lines[0] = lines[0].removeprefix(_BOM)
+        events: list[Event] = []
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._data.append(line[6:] if line.startswith(b" ", 5) else line[5:])
+            elif line:
+                self._field(line)
+            elif self._data:
+                data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+                if data:
+                    events.append((self._name, data))
+                self._data, self._name = [], ""
+            else:
+                self._name = ""
+        return events
+
+    def _field(self, line: bytes) -> None:
+        if line.startswith(b":"):
+            self.comments += 1
+            return
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._data.append(value)
+        elif field == b"event":
+            self._name = value.decode("utf-8", "replace")
+        elif field == b"error":
+            self._name = "error"
+            self._data.append(value)

@@ -1,0 +1,112 @@
+"""`tailrace replay`: a recorded response through the decoding and the interface of the worker, without Redis.
+
+Owns the command's arguments, reading the file piece by piece, and the lines it prints. What the body means is
+`worker.interface.reader`'s business, as in the worker, so the two cannot differ.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, cast
+
+import msgspec
+
+from schemas.deltas import Api, Delta
+from worker.interface.options import Options
+from worker.interface.reader import StreamReader
+
+PIECE_BYTES = 64 * 1024
+
+_EPILOG = """\
+FILE is the body as the server sent it (server-sent events), or one chunk as JSON on each line; which of the two is told
+by its beginning. Exit code 1 when the outcome failed, as it does for a broken file.
+
+example:
+  curl -sN https://api.openai.com/v1/chat/completions -H "Authorization: Bearer $OPENAI_API_KEY" \\
+    -d @request.json > answer.sse && tailrace replay answer.sse
+"""
+
+
+def replay(argv: Sequence[str]) -> int:
+    """Prints one JSON line per delta, as it would be published, and last a line `{"outcome": {...}}`.
+
+    Args:
+        argv: the command's arguments, without its name.
+
+    Returns:
+        The exit code: 0; 1 when the outcome failed or the file cannot be read.
+    """
+    given = _parser().parse_args(argv)
+    options = Options(
+        use_assistant_message=given.assistant_message,
+        put_inner_thoughts_in_kwarg=not given.no_inner_thoughts,
+        think_tags="reasoning" if given.think_tags else "keep",
+    )
+    reader = StreamReader(cast("Api", given.api), options)
+    try:
+        with _opened(given.file) as file:
+            for piece in _pieces(file, reader):
+                _print(reader.feed(piece))
+    except OSError as error:
+        _print(reader.close())
+        reason = error.strerror or error
+        print(f"tailrace replay: {given.file}: {reason}", file=sys.stderr)
+        return 1
+    _print(reader.close())
+    outcome = reader.finish()
+    sys.stdout.buffer.write(_encode({"outcome": outcome}) + b"\n")
+    sys.stdout.buffer.flush()
+    return 1 if outcome.status == "failed" else 0
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tailrace replay",
+        description="Show what a recorded response of a model gives: its deltas, and last the outcome.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", metavar="FILE", help="the recorded body; - for standard input")
+    parser.add_argument("--api", choices=("chat", "responses"), default="chat", help="which API it is of (chat)")
+    parser.add_argument("--assistant-message", action="store_true", help="show calls of send_message as assistant text")
+    parser.add_argument("--no-inner-thoughts", action="store_true", help="leave inner_thoughts in the arguments")
+    parser.add_argument("--think-tags", action="store_true", help="show text between <think> and </think> as reasoning")
+    return parser
+
+
+class _opened:
+    """The file, or standard input, which is not ours to close."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> BinaryIO:
+        if self._name == "-":
+            return sys.stdin.buffer
+        self._file = open(self._name, "rb")
+        return self._file
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _pieces(file: BinaryIO, reader: StreamReader) -> Iterator[bytes]:
+    """The file in pieces, each as soon as it is there, until nothing more of it counts."""
+    read = getattr(file, "read1", file.read)
+    while not reader.done and reader.failure is None and (piece := read(PIECE_BYTES)):
+        yield piece
+
+
+def _print(deltas: list[Delta]) -> None:
+    if deltas:
+        sys.stdout.buffer.write(b"".join(_encode(delta) + b"\n" for delta in deltas))
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(replay(sys.argv[1:]))
