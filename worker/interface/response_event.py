@@ -81,7 +81,8 @@ def event_of(given: Any, name: str = "") -> ResponseEvent:
     """Makes an event of any decoded JSON value, or of the `model_dump()` of the SDK's object."""
     fields = as_object(given)
     if fields is None:
-        return ResponseEvent(type=name)
+        failed = any("error" in element for element in as_objects(given) or ())
+        return ResponseEvent(type="error", error=wholesome(given)) if failed else ResponseEvent(type=name)
     response = as_object(fields.get("response"))
     event_type = as_text(fields.get("type")) or ""
     if not event_type:

@@ -19,8 +19,10 @@ from worker.interface.responses_text import Channel, Stage, text_of_part
 from worker.interface.upstream_error import from_error_object
 from worker.interface.usage import read_usage
 
+TRUNCATED = "the stream ended without a terminal event"
 MAX_NOTES = 40
 MAX_UNKNOWN_TYPES = 8
+_SHOWN_BYTES = 120
 
 _TEXTS: Mapping[str, Channel] = {
     "response.output_text": "content",
@@ -63,7 +65,9 @@ _ENDS: Mapping[str, str] = {
 """Terminal events, and how the response ended where it does not say so itself."""
 
 _STATUSES = frozenset({"completed", "incomplete", "failed", "cancelled"})
-_SILENT = frozenset({"keepalive", "ping", "response.heartbeat", "response.output_text.annotation.added"})
+_SILENT = frozenset(
+    {"keepalive", "keep-alive", "ping", "heartbeat", "response.heartbeat", "response.output_text.annotation.added"}
+)
 """Events without a text of the model's, beside those of hosted tools and audio."""
 
 
@@ -95,10 +99,23 @@ class ResponsesInterface:
 
     @property
     def failure(self) -> UpstreamError | None:
-        """The error the server reported. An `error` event alone counts once nothing more is read, since the
-        `response.failed` that follows it says more.
+        """The error the server reported, or that it stopped without an end.
+
+        An `error` event alone counts once nothing more is read, since the `response.failed` that follows it says more.
         """
-        return self._error if self._end is not None or self._drained else None
+        if self._drained and self._end is None and self._error is None:
+            return UpstreamProtocol(TRUNCATED, code="upstream_truncated")
+        return self._error if self._drained or self._end is not None else None
+
+    @property
+    def upstream_id(self) -> str | None:
+        """The server's id of the response."""
+        return self._id
+
+    @property
+    def upstream_sequence(self) -> int | None:
+        """The number of the last event: where a re-attached stream goes on."""
+        return self._sequence
 
     def read(self, event: str, data: bytes, ms: int = 0) -> list[Delta]:
         """Decodes and takes in one event.
@@ -106,12 +123,17 @@ class ResponsesInterface:
         Raises:
             UpstreamProtocol: the data is no JSON.
         """
+        if event in _SILENT:
+            return []
         try:
             decoded = decode_event(data, event)
         except ValueError as error:
-            raise UpstreamProtocol(
-                f"an event of the stream is no JSON ({error}): {data[:80]!r}", code="upstream_malformed"
-            ) from error
+            shown = data[:_SHOWN_BYTES].decode("utf-8", "replace")
+            if event != "error":
+                raise UpstreamProtocol(
+                    f"an event of the stream is not JSON; it begins with {shown!r}", code="upstream_malformed"
+                ) from error
+            decoded = ResponseEvent(type="error", error=shown)
         return self.feed(decoded, ms)
 
     def feed(self, event: ResponseEvent, ms: int = 0) -> list[Delta]:
@@ -235,20 +257,23 @@ class ResponsesInterface:
         calls: list[ToolCall] = []
         for item in self._items:
             if isinstance(item, CallItem):
-                calls.append(item.conclude(stage, self._end == "completed"))
+                call = item.conclude(stage, self._end == "completed")
+                if self._end == "completed" and not call.complete:
+                    self._note(f"the call of {call.name!r} is not whole, though the response was completed: incomplete")
+                calls.append(call)
             elif isinstance(item, TextItem):
                 item.conclude(stage)
         return calls
 
     def _judge(self, error: ErrorInfo | None, cancelled: bool) -> tuple[Status, ErrorInfo | None]:
         if cancelled:
-            return "cancelled", error
+            return "cancelled", None
         if self._error is not None:
             return "failed", ErrorInfo(self._error.wire_code, str(self._error), self._error.whose)
         if error is not None:
             return "failed", error
         if self._end is None:
-            return "failed", ErrorInfo("upstream_truncated", "the stream ended without a terminal event", "provider")
+            return "failed", ErrorInfo("upstream_truncated", TRUNCATED, "provider")
         return ("incomplete" if self._end == "incomplete" else "completed"), None
 
     def _kept(self) -> tuple[JsonObject, ...]:
