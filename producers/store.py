@@ -230,7 +230,7 @@ class ProducerStore:
             case refusals.AuthenticationError() | refusals.AuthorizationError() | refusals.NoPermissionError():
                 return StoreRefused(f"Redis at {self.place} refuses: {said}; check user and password in its URL")
             case refusals.OutOfMemoryError():
-                return StoreFull(f"Redis at {self.place} is out of memory; nothing was written: {said}")
+                return StoreFull(f"Redis at {self.place} is out of memory: {said}")
             case refusals.ReadOnlyError():
                 return StoreRefused(f"Redis at {self.place} is a read-only replica: give the URL of the primary")
             case refusals.InvalidResponse():

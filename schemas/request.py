@@ -222,7 +222,7 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
         return packed
 
     def digest(self) -> str:
-        """Hex SHA-256 over the content without the id: the same in any order of keys, and for a default said or unsaid."""
+        """Hex SHA-256 over the content without the id: the same in any order of keys, a default said or not."""
         content = self.model_dump(exclude_defaults=True, exclude={"id"})
         return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
 
