@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from bench.broker import Broker
 from bench.figures import Report
-from bench.programs import Fleet, Program, Said
+from bench.programs import Fleet, Program, Said, cpu_s
 from bench.statistics import flatness, median, percentile
 from demo.parts import clean_environment
 
@@ -40,8 +40,8 @@ class Effort(NamedTuple):
     takeover_bound_s: float
 
 
-FULL = Effort(rounds=3, samples=15, window_s=4.0, takeover_bound_s=20.0)
-QUICK = Effort(rounds=1, samples=5, window_s=2.0, takeover_bound_s=8.0)
+FULL = Effort(rounds=3, samples=15, window_s=3.0, takeover_bound_s=20.0)
+QUICK = Effort(rounds=1, samples=5, window_s=1.5, takeover_bound_s=8.0)
 
 
 class Start(NamedTuple):
@@ -53,11 +53,12 @@ class Start(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a fleet costs while nothing happens: commands a second, and CPU as a part of one core, in percent."""
+    """What a fleet costs while nothing happens: commands a second, and CPU as parts of one core, in percent."""
 
     sent_per_s: float
     with_scripts_per_s: float
     cpu_percent: float
+    server_cpu_percent: float
 
 
 @dataclass
@@ -102,10 +103,14 @@ class Bench:
         return (start.at_s - began) * 1000
 
     def _cost(self, fleet: Fleet) -> Cost:
-        began, used_s = monotonic(), fleet.cpu_s()
-        commands = self._broker.listen(self._effort.window_s)
+        window_s, server = self._effort.window_s, self._broker.valkey.pid
+        began, used_s, server_used_s = monotonic(), fleet.cpu_s(), cpu_s(server)
+        sleep(window_s)  # CPU first and alone: the listening costs the server something
         took_s = monotonic() - began
-        return Cost(commands.sent / took_s, commands.with_scripts / took_s, (fleet.cpu_s() - used_s) / took_s * 100)
+        percent = (fleet.cpu_s() - used_s) / took_s * 100
+        server_percent = (cpu_s(server) - server_used_s) / took_s * 100
+        commands = self._broker.listen(window_s)
+        return Cost(commands.sent / window_s, commands.with_scripts / window_s, percent, server_percent)
 
     def starting(self, name: str, side: Side, workers: int) -> None:
         """Starts of many queued jobs, from the first to the last; they stay running."""
@@ -211,6 +216,8 @@ def _tell_cost(report: Report, ours: Side, peer: Side) -> None:
         report.figure(case, what, mine.with_scripts_per_s, "1/s", beside={NAMES[PEER]: other.with_scripts_per_s})
         what = f"{NAMES[OURS]}, CPU of one core"
         report.figure(case, what, mine.cpu_percent, "%", beside={NAMES[PEER]: other.cpu_percent})
+        what = f"{NAMES[OURS]}, Valkey's CPU of one core"
+        report.figure(case, what, mine.server_cpu_percent, "%", beside={NAMES[PEER]: other.server_cpu_percent})
 
 
 def _middle(costs: list[Cost]) -> Cost:

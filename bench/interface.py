@@ -1,0 +1,154 @@
+"""`bench interface`: what a chunk costs, from its bytes to its deltas, by the length of the answer.
+
+CPU time of this thread alone, so that whatever else the machine does counts as little as it can. The floor is the
+decoding of the same chunk into the few fields that are read; the naive way parses the whole argument text again at each
+fragment, as far as it has come, with the fastest parser there is for that (jiter's partial mode, in pydantic-core).
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from time import thread_time_ns
+
+import msgspec
+from pydantic_core import from_json
+
+from bench.answers import KINDS, Answer, Kind
+from bench.figures import Report
+from bench.statistics import flatness, interleaved, median
+from schemas.errors import UpstreamError
+from worker.interface.chat import ChatInterface
+from worker.interface.chat_chunk import ChatChunk, decode_chunk
+from worker.interface.reader import StreamReader
+
+SIZES = (100, 1_000, 20_000)
+ROUNDS, QUICK_ROUNDS = 7, 3
+MEASURED_CHUNKS, QUICK_MEASURED_CHUNKS = 20_000, 5_000
+NAIVE_SAMPLES = 500
+"""Fragments at which the naive way is measured: at all of the longest answer it would take minutes."""
+
+FLAT = 1.3
+"""The cost in the longest answer may be so many times that in the shortest: what is measured is not exact."""
+
+READER, READ, FEED = "StreamReader.feed", "ChatInterface.read", "ChatInterface.feed"
+FLOOR, NAIVE = "msgspec decode alone", "whole text parsed again"
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(msgspec.Struct):
+    index: int = 0
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    """The least that any reader of the stream has to decode."""
+
+    choices: list[_Choice]
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+
+def run(report: Report, *, quick: bool) -> None:
+    """Measures kind by kind, and prints the figures of each."""
+    rounds = QUICK_ROUNDS if quick else ROUNDS
+    measured = QUICK_MEASURED_CHUNKS if quick else MEASURED_CHUNKS
+    for kind in KINDS:
+        by_size: dict[int, dict[str, float]] = {}
+        for size in SIZES:
+            report.progress(f"{kind.name}, {size} chunks")
+            costs = interleaved(_ways(kind, kind.make(size), max(1, measured // size)), rounds)
+            by_size[size] = {way: median(values) for way, values in costs.items()}
+        _tell(report, kind, by_size)
+
+
+def _ways(kind: Kind, answer: Answer, times: int) -> dict[str, Callable[[], float]]:
+    """The ways to read an answer, each giving its cost in microseconds a chunk."""
+    chunks = [decode_chunk(data) for data in answer.data]
+
+    def timed(way: Callable[[], UpstreamError | None]) -> Callable[[], float]:
+        def cost() -> float:
+            began_ns = thread_time_ns()
+            for _ in range(times):
+                if failure := way():
+                    raise failure
+            return (thread_time_ns() - began_ns) / 1000 / times / len(answer.data)
+
+        return cost
+
+    ways = {
+        READER: timed(lambda: _reader(kind, answer)),
+        READ: timed(lambda: _read(kind, answer)),
+        FEED: timed(lambda: _feed(kind, chunks)),
+        FLOOR: timed(lambda: _floor(answer)),
+    }
+    return ways | ({NAIVE: _naive(answer, times)} if answer.arguments else {})
+
+
+def _reader(kind: Kind, answer: Answer) -> UpstreamError | None:
+    reader = StreamReader("chat", kind.options)
+    for event in answer.events:
+        reader.feed(event)
+    return reader.failure
+
+
+def _read(kind: Kind, answer: Answer) -> UpstreamError | None:
+    interface = ChatInterface(kind.options)
+    for data in answer.data:
+        interface.read("", data)
+    return interface.failure
+
+
+def _feed(kind: Kind, chunks: Sequence[ChatChunk]) -> UpstreamError | None:
+    interface = ChatInterface(kind.options)
+    for chunk in chunks:
+        interface.feed(chunk)
+    return interface.failure
+
+
+def _floor(answer: Answer) -> None:
+    for data in answer.data:
+        _decode(data)
+
+
+def _naive(answer: Answer, times: int) -> Callable[[], float]:
+    """Measured at evenly spaced fragments, which gives the mean over all of them in bearable time."""
+    whole, ends = "".join(answer.arguments), list(accumulate(map(len, answer.arguments)))
+    samples = range(len(ends) - 1, -1, -max(1, len(ends) // NAIVE_SAMPLES))
+
+    def cost() -> float:
+        began_ns = thread_time_ns()
+        for _ in range(times):
+            for number in samples:
+                _decode(answer.data[number + 1])  # the first is the opening
+                from_json(whole[: ends[number]], allow_partial="trailing-strings")
+        return (thread_time_ns() - began_ns) / 1000 / times / len(samples)
+
+    return cost
+
+
+def _tell(report: Report, kind: Kind, by_size: dict[int, dict[str, float]]) -> None:
+    for size, costs in by_size.items():
+        for way in (READER, READ, FEED):
+            peers = (FLOOR, NAIVE) if way == READ else (FLOOR,)  # the naive way too begins with the event's data
+            beside = {name: costs[name] for name in peers if name in costs}
+            report.figure(f"{kind.name}, {size} chunks", way, costs[way], "us/chunk", beside=beside)
+    for way in by_size[SIZES[0]]:
+        case = f"{kind.name}, {SIZES[-1]} by {SIZES[0]} chunks"
+        flat = flatness({size: costs[way] for size, costs in by_size.items()})
+        report.figure(case, f"{way}, flatness", flat, "times", at_most=FLAT if way in (READER, READ, FEED) else None)
