@@ -34,14 +34,18 @@ def announce(settings: Settings) -> None:
 
 
 async def run_worker(
-    settings: Settings, environment: Mapping[str, str], ready: Callable[[Settings], None] = announce
+    settings: Settings,
+    environment: Mapping[str, str],
+    ready: Callable[[Settings], None] = announce,
+    handle_signals: bool = True,
 ) -> None:
-    """Runs a worker in this process until it has drained (SIGTERM, SIGINT).
+    """Runs a worker in this process until it has drained.
 
     Args:
         settings: ours.
         environment: for what is the model's server's: `OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OPENAI_ORG_ID`.
         ready: called before the first claim.
+        handle_signals: whether SIGTERM and SIGINT drain; otherwise only cancelling this does.
 
     Raises:
         SettingsError: the key is missing, or the base URL wrong.
@@ -58,13 +62,13 @@ async def run_worker(
             max_bytes=settings.max_log_bytes,
         )
         async with publisher:
-            await _run(settings, Plant(Store(redis), publisher, upstream), ready)
+            await _run(settings, Plant(Store(redis), publisher, upstream), ready, handle_signals)
     finally:
         await upstream.close()
         await redis.aclose(close_connection_pool=True)
 
 
-async def _run(settings: Settings, plant: Plant, ready: Callable[[Settings], None]) -> None:
+async def _run(settings: Settings, plant: Plant, ready: Callable[[Settings], None], handle_signals: bool) -> None:
     runner = Runner(
         plant,
         max_attempts=settings.max_attempts,
@@ -85,6 +89,7 @@ async def _run(settings: Settings, plant: Plant, ready: Callable[[Settings], Non
         drain_s=settings.drain_s,
         ctx={RUNNER: runner},
         on_startup=started,
+        handle_signals=handle_signals,
     )
     running = asyncio.create_task(worker.async_run(), name="queue")
     try:
