@@ -52,11 +52,14 @@ class CallTable:
             False when it was a repetition of a whole call, and so was left out.
         """
         here = self._last if index is None else self._by_index.get(index)
-        if here is None or call_id or name:
-            if here is not None and call_id == here.call_id != "" and _tells_again(here, name, arguments):
-                return False
-            here = self._find(here, call_id, name, arguments) or self._begin(kind)
-            self._in_chunk.append(here)
+        if here is not None and not call_id and not name:
+            self._last = here
+            here.arguments(arguments)
+            return True
+        if here is not None and call_id == here.call_id != "" and _tells_again(here, name, arguments):
+            return False
+        here = self._find(here, call_id, name, arguments) or self._begin(kind)
+        self._in_chunk.append(here)
         if index is not None:
             self._by_index[index] = here
         self._last = here

@@ -173,10 +173,11 @@ class ChatInterface:
         self._failure = self._failure or from_error_object(error)
 
     def _read_choices(self, choices: list[Choice], loose: bool) -> None:
-        lowest = min(choice.index or 0 for choice in choices) if len(choices) > 1 else choices[0].index or 0
-        if self._choice is None:
-            self._choice = lowest
-        elif lowest < self._choice and self._nothing_shown():
+        if len(choices) == 1 and (choices[0].index or 0) == self._choice:
+            self._read_choice(choices[0], loose)
+            return
+        lowest = min(choice.index or 0 for choice in choices)
+        if self._choice is None or (lowest < self._choice and self._nothing_shown()):
             self._choice = lowest
         for choice in choices:
             if (choice.index or 0) == self._choice:
@@ -190,7 +191,7 @@ class ChatInterface:
 
     def _read_choice(self, choice: Choice, loose: bool) -> None:
         delta = choice.delta
-        if delta is not None and _says_anything(delta):
+        if delta is not None and (choice.message is None is choice.text or _says_anything(delta)):
             self._read_delta(delta, loose)
         elif choice.message is not None:
             self._read_message(choice.message, loose, summary=delta is not None)
@@ -270,18 +271,15 @@ class ChatInterface:
     def _read_calls(self, parts: list[CallPart], loose: bool) -> None:
         self._calls.begin_chunk()
         for position, part in enumerate(parts):
-            index = part.index
-            if index is None and len(parts) > 1:
-                index = position
+            index = position if part.index is None and len(parts) > 1 else part.index
             function = part.function
-            if function is None and part.custom is None:
-                self._add_call(index, part.id or "", part.name or "", part.arguments or "", "function", loose)
-            elif function is None or part.custom is not None:
-                custom = part.custom or function
-                if custom is not None:
-                    self._add_call(index, part.id or "", custom.name or "", custom.input or "", "custom", loose)
+            if function is not None:
+                name, arguments, kind = function.name, function.arguments, "function"
+            elif part.custom is not None:
+                name, arguments, kind = part.custom.name, part.custom.input, "custom"
             else:
-                self._add_call(index, part.id or "", function.name or "", function.arguments or "", "function", loose)
+                name, arguments, kind = part.name, part.arguments, "function"
+            self._add_call(index, part.id or "", name or "", arguments or "", kind, loose)
 
     def _add_call(self, index: int | None, call_id: str, name: str, arguments: str, kind: str, loose: bool) -> None:
         if loose or self._halves:

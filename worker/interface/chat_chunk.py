@@ -18,7 +18,7 @@ JsonObject = dict[str, Any]
 _SHOWN_BYTES = 120
 
 
-class FunctionPart(msgspec.Struct, frozen=True):
+class FunctionPart(msgspec.Struct, frozen=True, gc=False):
     """`tool_calls[].function`, or the `function_call` of old servers. `input` is that of a custom tool."""
 
     name: str | None = None
@@ -26,7 +26,7 @@ class FunctionPart(msgspec.Struct, frozen=True):
     input: str | None = None
 
 
-class CallPart(msgspec.Struct, frozen=True):
+class CallPart(msgspec.Struct, frozen=True, gc=False):
     """A fragment of a tool call. Some servers leave out the object round name and arguments."""
 
     index: int | None = None
@@ -37,7 +37,7 @@ class CallPart(msgspec.Struct, frozen=True):
     arguments: str | None = None
 
 
-class ChunkDelta(msgspec.Struct, frozen=True):
+class ChunkDelta(msgspec.Struct, frozen=True, gc=False):
     """A fragment of the answer. The four texts for reasoning are four names for one thing."""
 
     content: str | None = None
@@ -51,7 +51,7 @@ class ChunkDelta(msgspec.Struct, frozen=True):
     function_call: FunctionPart | None = None
 
 
-class Choice(msgspec.Struct, frozen=True):
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """One of the answers asked for. `message` is the whole of it, where a server sends that; `text` is of old ones."""
 
     index: int | None = None
@@ -63,7 +63,7 @@ class Choice(msgspec.Struct, frozen=True):
     error: Any = None
 
 
-class ChatChunk(msgspec.Struct, frozen=True):
+class ChatChunk(msgspec.Struct, frozen=True, gc=False):
     """What the interface reads of a chunk. `loose`: texts may begin or end with half a surrogate pair."""
 
     id: str | None = None

@@ -5,7 +5,8 @@ same kind (and the same call) are one delta.
 """
 
 from enum import Enum, auto
-from typing import NamedTuple
+
+import msgspec
 
 from schemas.deltas import AssistantDelta, Delta, ReasoningDelta, ReasoningSource, ToolCallDelta, ToolCallPart
 
@@ -18,7 +19,7 @@ class _Kind(Enum):
     TOOL_ARGUMENTS = auto()
 
 
-class _Piece(NamedTuple):
+class _Piece(msgspec.Struct, frozen=True, gc=False):
     """Neighbouring texts of one kind. `call` and `source` stand where the kind has one."""
 
     kind: _Kind
@@ -86,9 +87,8 @@ class Emitter:
         """
         if not self._pieces:
             return []
-        deltas = [self._delta(piece, ms) for piece in self._pieces]
-        self._pieces = []
-        return deltas
+        pieces, self._pieces = self._pieces, []
+        return [self._delta(piece, ms) for piece in pieces]
 
     @property
     def reasoning_text(self) -> str | None:

@@ -1,0 +1,175 @@
+"""`OpenAIStreamingInterface`: the interface as a drop-in for one stream of OpenAI's SDK, without queue, log or worker.
+
+A thin shell round `worker.interface.chat`: it awaits chunks, knows the time, makes ids and closes the stream. Its
+constructor, `process` and accessors have the names that Letta's servers know.
+"""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from schemas.deltas import FORMAT_VERSION, AttemptStarted, Delta, ErrorInfo, MessageIds, Usage
+from schemas.ids import message_id
+from schemas.letta import LettaView
+from schemas.outcome import Outcome
+from worker.interface.chat import ChatInterface
+from worker.interface.chat_chunk import ChatChunk, chunk_of
+from worker.interface.options import Options
+
+if TYPE_CHECKING:  # importing openai's types loads the whole client
+    from openai import AsyncStream
+    from openai.types.chat import ChatCompletionChunk
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCall:
+    """What is to be called; `arguments` is the raw text, inner thoughts included."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallObject:
+    """A tool call in OpenAI's form. `complete` is False where it was cut off: do not run the tool with it."""
+
+    id: str | None
+    function: FunctionCall
+    complete: bool
+    type: Literal["function"] = "function"
+
+
+class OpenAIStreamingInterface:
+    """Turns the chunks of one Chat Completions stream into messages in the Letta form. One instance, one model call.
+
+    Args:
+        use_assistant_message: show a call of `send_message` as assistant text.
+        put_inner_thoughts_in_kwarg: take the inner thoughts out of tool arguments and show them as reasoning.
+        options: names and choices beyond these two; where given, it stands for both.
+        make_uuid: for the two message ids.
+        now: the time the call begins, with its zone.
+        monotonic_s: a clock that never steps back.
+    """
+
+    def __init__(
+        self,
+        use_assistant_message: bool = False,
+        put_inner_thoughts_in_kwarg: bool = True,
+        *,
+        options: Options | None = None,
+        make_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        chosen = options or Options(use_assistant_message, put_inner_thoughts_in_kwarg)
+        self.use_assistant_message = chosen.use_assistant_message
+        self.put_inner_thoughts_in_kwarg = chosen.put_inner_thoughts_in_kwarg
+        self.letta_assistant_message_id = message_id(str(make_uuid()))
+        self.letta_tool_message_id = message_id(str(make_uuid()))
+        self._interface = ChatInterface(chosen)
+        self._now = now
+        self._monotonic_s = monotonic_s
+        self._outcome: Outcome | None = None
+
+    async def process(self, stream: "AsyncStream[ChatCompletionChunk]") -> AsyncIterator[dict[str, Any]]:
+        """Messages in the Letta form, as the chunks come.
+
+        The stream is closed on every way out. What was still held back when it ended, or failed, is yielded before the
+        generator ends, or raises.
+
+        Args:
+            stream: as `client.chat.completions.create(..., stream=True)` gives it.
+
+        Raises:
+            openai.OpenAIError: whatever the stream raises, as it is.
+        """
+        began_s = self._monotonic_s()
+        view = self._view()
+        cut_off = ErrorInfo("cancelled", "the stream was left before its end", "caller")
+        error: ErrorInfo | None = cut_off
+        try:
+            try:
+                async for chunk in stream:
+                    for message in _messages(view, self._interface.feed(_plain(chunk), self._ms_since(began_s))):
+                        yield message
+            except Exception as failure:  # whatever it is, what was held is shown first; it is raised again
+                error = ErrorInfo("upstream_error", str(failure) or type(failure).__name__, "provider")
+                for message in _messages(view, self._interface.drain(self._ms_since(began_s))):
+                    yield message
+                raise
+            for message in _messages(view, self._interface.drain(self._ms_since(began_s))):
+                yield message
+            error = None if self._interface.ended else _truncated()
+        finally:
+            cancelled = error is cut_off
+            self._outcome = self._interface.finish(error=None if cancelled else error, cancelled=cancelled)
+            await stream.close()
+
+    def get_tool_call_object(self) -> ToolCallObject | None:
+        """The first tool call of the answer, None where there was none; `outcome` has all of them."""
+        calls = self.outcome.tool_calls
+        if not calls:
+            return None
+        return ToolCallObject(calls[0].id, FunctionCall(calls[0].name, calls[0].arguments), calls[0].complete)
+
+    def get_reasoning_content(self) -> str:
+        """All reasoning, inner thoughts and native, as one text; empty where there was none."""
+        return self.outcome.reasoning or ""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the call came to.
+
+        Raises:
+            RuntimeError: the stream has not ended yet.
+        """
+        if self._outcome is None:
+            raise RuntimeError("the outcome stands when process() has come to its end")
+        return self._outcome
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens of the prompt; 0 as long as the server has not said."""
+        return self._usage.input_tokens or 0
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens of the answer; 0 as long as the server has not said."""
+        return self._usage.output_tokens or 0
+
+    @property
+    def model(self) -> str | None:
+        """The model, as the server calls it."""
+        return self._interface.model
+
+    @property
+    def message_id(self) -> str | None:
+        """The server's id of the answer."""
+        return self._interface.upstream_id
+
+    @property
+    def _usage(self) -> Usage:
+        return self._interface.usage or Usage()
+
+    def _view(self) -> LettaView:
+        ids = MessageIds(self.letta_assistant_message_id, self.letta_tool_message_id)
+        return LettaView(AttemptStarted(FORMAT_VERSION, 1, self._now().isoformat(), "first", ids))
+
+    def _ms_since(self, began_s: float) -> int:
+        return int((self._monotonic_s() - began_s) * 1000)
+
+
+def _messages(view: LettaView, deltas: list[Delta]) -> Iterator[dict[str, Any]]:
+    return map(view.message, deltas)
+
+
+def _plain(chunk: "ChatCompletionChunk | None") -> ChatChunk:
+    """The SDK validates nothing, so a chunk may hold anything, and be None where the server sent `null`."""
+    return chunk_of(None if chunk is None else chunk.model_dump(exclude_unset=True, warnings=False))
+
+
+def _truncated() -> ErrorInfo:
+    return ErrorInfo("upstream_truncated", "the stream ended without a finish reason", "provider")
