@@ -134,10 +134,10 @@ class LeasedWorker(Worker):
         """
         await self._store.ping()
         self.ctx["redis"] = self.pool
+        for number in self._signals:  # before the start-up hook, which may say that we are ready: then a signal must drain
+            self.loop.add_signal_handler(number, self.drain)
         if self.on_startup:
             await self.on_startup(self.ctx)
-        for number in self._signals:
-            self.loop.add_signal_handler(number, self.drain)
         keeper = self._watched(self._leases.keep())
         claimer = self._watched(self._claim_for_ever())
         try:
