@@ -1,0 +1,80 @@
+"""One recorded oddity a test: a body in `tests/fixtures/responses`, and beside it what it must come to.
+
+The text of each fixture is our own; its shape is one that servers send. `oddity` says which.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from schemas.codec import encode_outcome
+from schemas.deltas import AssistantDelta, Delta, ReasoningDelta
+from worker.interface.options import Options
+from worker.interface.reader import StreamReader
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "responses"
+NAMES = sorted(path.stem for path in FIXTURES.glob("*.sse"))
+
+
+def read_in_pieces(body: bytes, size: int) -> tuple[list[Delta], dict[str, Any]]:
+    reader = StreamReader("responses", Options())
+    deltas: list[Delta] = []
+    for start in range(0, len(body), size):
+        deltas += reader.feed(body[start : start + size])
+    deltas += reader.close()
+    return deltas, msgspec.json.decode(encode_outcome(reader.finish()))
+
+
+def add_up(deltas: list[Delta]) -> dict[str, Any]:
+    """What a client that follows the deltas has in the end."""
+    sums: dict[str, Any] = {"content": "", "refusal": "", "reasoning": "", "arguments": {}, "names": {}}
+    for delta in deltas:
+        if isinstance(delta, AssistantDelta):
+            sums["content"] += delta.content or ""
+            sums["refusal"] += delta.refusal or ""
+        elif isinstance(delta, ReasoningDelta):
+            sums["reasoning"] += delta.reasoning
+        else:
+            call, part = str(delta.call), delta.tool_call
+            if part.arguments is not None:
+                sums["arguments"][call] = sums["arguments"].get(call, "") + part.arguments
+            if part.name is not None:
+                sums["names"][call] = sums["names"].get(call, "") + part.name
+    return sums
+
+
+def told_by(outcome: dict[str, Any]) -> dict[str, Any]:
+    """What the deltas must add up to, unless the fixture says otherwise."""
+    calls: list[tuple[int, dict[str, Any]]] = list(enumerate(outcome["tool_calls"]))
+    return {
+        "content": outcome["content"] or "",
+        "refusal": outcome["refusal"] or "",
+        "reasoning": outcome["reasoning"] or "",
+        "arguments": {str(number): call["arguments"] for number, call in calls},
+        "names": {str(number): call["name"] for number, call in calls},
+    }
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20], ids=["byte by byte", "sevens", "at once"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_body_comes_out_as_a_careful_reading_of_it(name: str, size: int) -> None:
+    # given: a body with one oddity, in pieces of some size
+    body = (FIXTURES / f"{name}.sse").read_bytes()
+    expected = json.loads((FIXTURES / f"{name}.json").read_text())
+    # if: it is read
+    deltas, outcome = read_in_pieces(body, size)
+    # expect: the outcome written down beside it, and deltas that add up to it
+    wanted = expected["outcome"]
+    assert {key: outcome.get(key) for key in wanted} == wanted
+    assert add_up(deltas) == told_by(wanted) | expected.get("deltas", {})
+
+
+def test_each_fixture_says_which_oddity_it_shows() -> None:
+    # given: the fixtures; expect: both halves of each, and no two of the same kind
+    assert {path.stem for path in FIXTURES.glob("*.json")} == set(NAMES)
+    oddities = [json.loads((FIXTURES / f"{name}.json").read_text())["oddity"] for name in NAMES]
+    assert all(oddities)
+    assert len(set(oddities)) == len(oddities) > 40

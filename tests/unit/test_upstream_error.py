@@ -1,0 +1,66 @@
+"""Error objects of all shapes, as providers write them."""
+
+from typing import Any
+
+import pytest
+
+from schemas.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable
+from worker.interface.upstream_error import MAX_MESSAGE_CHARACTERS, NO_MESSAGE, from_error_object
+
+CASES: list[tuple[Any, int | None, type[UpstreamError], str, str]] = [
+    ({"code": "rate_limit_exceeded", "message": "m"}, None, UpstreamUnavailable, "upstream_429", "provider"),
+    ({"code": None, "type": "server_error", "message": "m"}, None, UpstreamUnavailable, "upstream_500", "provider"),
+    ({"code": "invalid_prompt", "message": "m"}, None, UpstreamRefused, "upstream_400", "caller"),
+    ({"code": "image_too_small", "message": "m"}, None, UpstreamRefused, "upstream_400", "caller"),
+    ({"code": "invalid_api_key", "type": "invalid_request_error"}, None, UpstreamRefused, "upstream_401", "operator"),
+    ({"error": {"type": "overloaded_error", "message": "m"}}, None, UpstreamUnavailable, "upstream_503", "provider"),
+    ([{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}], None, UpstreamUnavailable, "upstream_429", "provider"),
+    ({"object": "error", "type": "BadRequestError", "code": 400}, None, UpstreamRefused, "upstream_400", "caller"),
+    ({"error": {"code": 502, "message": "m"}}, None, UpstreamUnavailable, "upstream_502", "provider"),
+    ({"error": {"code": "429", "message": "m"}}, None, UpstreamUnavailable, "upstream_429", "provider"),
+    ({"code": "insufficient_quota", "message": "m"}, 429, UpstreamRefused, "upstream_429", "operator"),
+    ({"code": "brand_new", "message": "m"}, None, UpstreamUnavailable, "upstream_error", "provider"),
+    ({"code": "brand_new", "message": "m"}, 404, UpstreamRefused, "upstream_404", "caller"),
+    ({"code": "server_error", "message": "m"}, 400, UpstreamRefused, "upstream_400", "caller"),
+    ("out of grain", 503, UpstreamUnavailable, "upstream_503", "provider"),
+    (None, None, UpstreamUnavailable, "upstream_error", "provider"),
+    (17, 408, UpstreamUnavailable, "upstream_408", "provider"),
+    (
+        {"error": {"error": {"error": {"error": {"error": {}}}}}},
+        None,
+        UpstreamUnavailable,
+        "upstream_error",
+        "provider",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "status", "kind", "code", "whose"), CASES)
+def test_the_class_says_whether_another_try_may_help(
+    given: Any, status: int | None, kind: type[UpstreamError], code: str, whose: str
+) -> None:
+    # given: an error object, perhaps with the status of an HTTP answer; if: it is read
+    error = from_error_object(given, status)
+    # expect: class, wire code and whose move is next
+    assert (type(error), error.wire_code, error.whose, error.status) == (kind, code, whose, status)
+    assert str(error)
+
+
+def test_the_message_is_the_providers_with_its_word_for_it() -> None:
+    # given: errors with and without a message; expect: something that can be told to people
+    assert str(from_error_object({"code": "server_error", "message": "The mill stopped."})) == (
+        "The mill stopped. (server_error)"
+    )
+    assert str(from_error_object({"message": "Error 502 from upstream", "code": 502})) == "Error 502 from upstream"
+    assert str(from_error_object({"detail": "not here"}, 404)) == "not here"
+    assert str(from_error_object({})) == NO_MESSAGE
+
+
+def test_keys_are_taken_out_of_messages_and_long_ones_are_cut() -> None:
+    # given: a provider that quotes the key it was given
+    error = from_error_object({"message": "Incorrect API key provided: sk-proj-abcdef**********1234."}, 401)
+    # expect: no part of it
+    assert "abcdef" not in str(error)
+    assert "1234" not in str(error)
+    # given: a page in place of a message; expect: its beginning
+    assert len(str(from_error_object({"message": "x" * 100_000}))) == MAX_MESSAGE_CHARACTERS
