@@ -64,6 +64,7 @@ class CallTable:
             self._by_index[index] = here
         self._last = here
         if call_id:
+            self._by_id.pop(here.call_id, None)  # a part of an id is not the id
             here.id(call_id)
             self._by_id[here.call_id] = here
         here.name(name)
@@ -75,7 +76,7 @@ class CallTable:
         if here is not None and call_id in ("", here.call_id):
             return None if _begins_anew(here, name, arguments) else here
         if (known := self._by_id.get(call_id)) is not None:
-            return None if name and known.closed else known
+            return None if name and (known.closed or name != known.tool_name) else known
         if here is None:
             return None
         if not here.call_id:

@@ -1,0 +1,100 @@
+"""Chat Completions for tests: chunks made, bodies read in any pieces, deltas joined."""
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from schemas.deltas import AssistantDelta, Delta, ReasoningDelta, ToolCallDelta
+from schemas.outcome import Outcome
+from worker.interface.options import Options
+from worker.interface.reader import StreamReader
+
+JsonObject = dict[str, Any]
+Joined = dict[tuple[str, int | None], str]
+
+DONE = b"data: [DONE]\n\n"
+
+
+def chunk(*, finish_reason: str | None = None, choice: JsonObject | None = None, **delta: Any) -> JsonObject:
+    """A chunk as OpenAI sends it, with this delta."""
+    of_choice: JsonObject = {"index": 0, "delta": delta, "finish_reason": finish_reason} | (choice or {})
+    return {"id": "chatcmpl-7", "object": "chat.completion.chunk", "model": "m-1", "choices": [of_choice]}
+
+
+def call(index: int | None = 0, arguments: Any = None, *, name: Any = None, call_id: Any = None) -> JsonObject:
+    """A chunk with one fragment of a tool call; what is None is left out."""
+    return chunk(tool_calls=[call_part(index, arguments, name=name, call_id=call_id)])
+
+
+def call_part(index: int | None = 0, arguments: Any = None, *, name: Any = None, call_id: Any = None) -> JsonObject:
+    """One fragment of a tool call; what is None is left out."""
+    function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None}
+    given = {"index": index, "id": call_id, "function": function}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def sse(chunks: Iterable[JsonObject], *, done: bool = True) -> bytes:
+    """The chunks as a body of events."""
+    events = b"".join(b"data: " + json.dumps(given).encode() + b"\n\n" for given in chunks)
+    return events + (DONE if done else b"")
+
+
+def in_pieces(body: bytes, cuts: Iterable[int]) -> list[bytes]:
+    """The body, cut at these places."""
+    places = sorted({cut % (len(body) + 1) for cut in cuts} | {0, len(body)})
+    return [body[start:end] for start, end in pairwise(places)]
+
+
+def read(pieces: bytes | Sequence[bytes], options: Options | None = None) -> tuple[list[Delta], Outcome]:
+    """All deltas and the outcome of a body."""
+    reader = StreamReader("chat", options or Options())
+    deltas: list[Delta] = []
+    for piece in [pieces] if isinstance(pieces, bytes) else pieces:
+        deltas += reader.feed(piece)
+    deltas += reader.close()
+    return deltas, reader.finish()
+
+
+def joined(deltas: Iterable[Delta]) -> Joined:
+    """The texts of deltas, joined by what they are and, for tool calls, which call."""
+    texts: Joined = {}
+    for delta in deltas:
+        for key, text in _texts(delta):
+            texts[key] = texts.get(key, "") + text
+    return texts
+
+
+def shown(deltas: Iterable[Delta]) -> list[str]:
+    """Each delta in a word: `r:` reasoning, `c:` content, `f:` refusal, `n:` name, `a:` arguments."""
+    letters = {"reasoning": "r", "content": "c", "refusal": "f", "name": "n", "id": "#", "arguments": "a"}
+    return [f"{letters[key]}:{text}" for delta in deltas for (key, _), text in _texts(delta)]
+
+
+def _texts(delta: Delta) -> list[tuple[tuple[str, int | None], str]]:
+    if isinstance(delta, ReasoningDelta):
+        found = [(("reasoning", None), delta.reasoning)]
+    elif isinstance(delta, AssistantDelta):
+        found = [(("content", None), delta.content), (("refusal", None), delta.refusal)]
+    else:
+        part, number = delta.tool_call, delta.call
+        found = [
+            (("name", number), part.name),
+            (("id", number), part.tool_call_id),
+            (("arguments", number), part.arguments),
+        ]
+    return [(key, text) for key, text in found if text is not None]
+
+
+def check_indexes(deltas: Sequence[Delta]) -> None:
+    """The message index grows by one whenever the type changes, and only then; names come before arguments."""
+    index, before = -1, None
+    named: set[int] = set()
+    for delta in deltas:
+        index += type(delta) is not before
+        before = type(delta)
+        assert delta.i == index
+        if isinstance(delta, ToolCallDelta):
+            if delta.tool_call.name is not None:
+                named.add(delta.call)
+            assert delta.call in named
