@@ -48,7 +48,8 @@ def add_up(deltas: list[Delta]) -> dict[str, Any]:
 
 def told_by(outcome: dict[str, Any]) -> dict[str, Any]:
     """What the deltas must add up to, unless the fixture says otherwise."""
-    calls: list[tuple[int, dict[str, Any]]] = list(enumerate(outcome["tool_calls"]))
+    made: list[dict[str, Any]] = outcome["tool_calls"]
+    calls = list(enumerate(made))
     return {
         "content": outcome["content"] or "",
         "refusal": outcome["refusal"] or "",
