@@ -21,7 +21,8 @@ _EXAMPLE = """example:
 
 One JSON object a line on stdout: bench, case, what, value (a median unless `what` says otherwise), unit, beside (the
 peer or the floor, measured in the same run), ratio (value by beside), expected and met. Progress goes to stderr.
-Everything runs on this machine alone, on a Valkey of its own, and is taken down at the end, also on Ctrl-C.
+Everything runs on this machine alone, on a Valkey and a simulator of its own, and is taken down at the end, also on
+Ctrl-C.
 Figures are worth something on a machine that does nothing else; docs/benchmarks.md says how they are made.
 """
 
@@ -73,8 +74,12 @@ def _bounded(bound_s: float) -> Generator[None]:
     def asked(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, action) for number, action in (
-        (signal.SIGALRM, too_long), (signal.SIGTERM, asked))}  # fmt: skip
+    actions = {
+        signal.SIGALRM: too_long,
+        signal.SIGTERM: asked,
+        signal.SIGINT: signal.default_int_handler,  # a shell ignores it for what it runs in the background
+    }
+    before = {number: signal.signal(number, action) for number, action in actions.items()}
     signal.setitimer(signal.ITIMER_REAL, bound_s)
     try:
         yield

@@ -2,11 +2,11 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from time import monotonic, time
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from arq.connections import ArqRedis
 from arq.constants import expires_extra_ms
@@ -17,6 +17,8 @@ from bench.figures import BenchError
 from demo.valkey import HOST, EmbeddedValkey
 from schemas import keys
 from schemas.codec import decode_job, encode_job
+
+T = TypeVar("T")
 
 _READ_BYTES = 65_536
 
@@ -46,21 +48,25 @@ class Broker:
         """Removes every key."""
         self._runner.run(self._arq.flushall())
 
-    def submit(self, job_id: str, *, hold_s: float, wake: bool) -> float:
-        """Enqueues one job that stays for `hold_s` seconds; monotonic time, in seconds, of the begin of the call.
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs something else on the loop that the connection lives on."""
+        return self._runner.run(work)
+
+    def submit(self, job_id: str, given: Any, *, wake: bool) -> float:
+        """Enqueues one job; monotonic time, in seconds, at which that began.
 
         Args:
-            job_id: its id, and the request's.
-            hold_s: how long it runs.
+            job_id: its id, and its function's first argument.
+            given: the second argument.
             wake: whether a wake-up token follows, as our producers leave one.
         """
         began = monotonic()
-        self._runner.run(self._submit(job_id, hold_s, wake))
+        self._runner.run(self._submit(job_id, given, wake))
         return began
 
-    def submit_at_once(self, job_ids: Sequence[str], *, hold_s: float, wake: bool) -> None:
-        """Enqueues many jobs so that they appear in the same instant."""
-        self._runner.run(self._submit_at_once(job_ids, hold_s, wake))
+    def submit_at_once(self, jobs: Mapping[str, Any], *, wake: bool) -> None:
+        """Enqueues many jobs, `given` by id, so that they appear in the same instant."""
+        self._runner.run(self._submit_at_once(jobs, wake))
 
     def lease_ttl_s(self, job_id: str) -> float:
         """How long a job's in-progress key still lives if nobody renews it, in seconds."""
@@ -85,18 +91,18 @@ class Broker:
                     sent += sum(line.startswith(b"+") and line != b"+OK" for line in lines) - scripted
         return Commands(sent, sent + by_scripts)
 
-    async def _submit(self, job_id: str, hold_s: float, wake: bool) -> None:
-        await self._arq.enqueue_job(keys.JOB_FUNCTION, job_id, hold_s, _job_id=job_id)
+    async def _submit(self, job_id: str, given: Any, wake: bool) -> None:
+        await self._arq.enqueue_job(keys.JOB_FUNCTION, job_id, given, _job_id=job_id)
         if wake:
             await self._wake()
 
-    async def _submit_at_once(self, job_ids: Sequence[str], hold_s: float, wake: bool) -> None:
+    async def _submit_at_once(self, jobs: Mapping[str, Any], wake: bool) -> None:
         now_ms = int(time() * 1000)
         async with self._arq.pipeline(transaction=True) as pipe:
-            for job_id in job_ids:
-                envelope = serialize_job(keys.JOB_FUNCTION, (job_id, hold_s), {}, None, now_ms, serializer=encode_job)
+            for job_id, given in jobs.items():
+                envelope = serialize_job(keys.JOB_FUNCTION, (job_id, given), {}, None, now_ms, serializer=encode_job)
                 pipe.psetex(keys.job_key(job_id), expires_extra_ms, envelope)
-            pipe.zadd(keys.QUEUE, dict.fromkeys(job_ids, now_ms))
+            pipe.zadd(keys.QUEUE, dict.fromkeys(jobs, now_ms))
             await pipe.execute()
         if wake:
             await self._wake()

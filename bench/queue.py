@@ -12,6 +12,7 @@ from random import Random
 from time import monotonic, sleep
 from typing import NamedTuple
 
+from bench import queue_path
 from bench.broker import Broker
 from bench.figures import Report
 from bench.programs import Fleet, Program, Said, cpu_s
@@ -36,12 +37,13 @@ class Effort(NamedTuple):
 
     rounds: int
     samples: int
+    path_samples: int
     window_s: float
-    takeover_bound_s: float
+    peer_takeover_s: float
 
 
-FULL = Effort(rounds=3, samples=15, window_s=3.0, takeover_bound_s=20.0)
-QUICK = Effort(rounds=1, samples=5, window_s=1.5, takeover_bound_s=8.0)
+FULL = Effort(rounds=3, samples=12, path_samples=15, window_s=3.4, peer_takeover_s=20.0)
+QUICK = Effort(rounds=1, samples=4, path_samples=3, window_s=1.0, peer_takeover_s=2.0)
 
 
 class Start(NamedTuple):
@@ -98,7 +100,7 @@ class Bench:
 
     def _start_ms(self, name: str, fleet: Fleet) -> float:
         sleep(self._dice.uniform(0, _PAUSES_S))  # so that no sample falls into step with a poll
-        began = self._broker.submit(next(self._ids), hold_s=0, wake=name == OURS)
+        began = self._broker.submit(next(self._ids), 0.0, wake=name == OURS)
         (start,) = _starts(fleet.hear(1, START_WITHIN_S, "jobs started"))
         return (start.at_s - began) * 1000
 
@@ -122,7 +124,7 @@ class Bench:
 
     def takeover(self, name: str, side: Side) -> None:
         """From SIGKILL of a worker to the start of its jobs in another one, as long as is waited for it."""
-        bound_s = self._effort.takeover_bound_s
+        bound_s = self._effort.peer_takeover_s if name == PEER else 2 * LEASE_S
         self._report.progress(f"{name}: takeover after SIGKILL (waiting {bound_s:g} s at most)")
         with self._fleet(name, 2, HELD_FOR_TAKEOVER) as fleet:
             ids = self._submit_many(name, HELD_FOR_TAKEOVER)
@@ -139,7 +141,7 @@ class Bench:
 
     def _submit_many(self, name: str, count: int) -> list[str]:
         ids = [next(self._ids) for _ in range(count)]
-        self._broker.submit_at_once(ids, hold_s=HOLD_S, wake=name == OURS)
+        self._broker.submit_at_once(dict.fromkeys(ids, HOLD_S), wake=name == OURS)
         return ids
 
     def _fleet(self, name: str, workers: int, max_jobs: int) -> Fleet:
@@ -158,7 +160,7 @@ class Bench:
 
 
 def run(report: Report, *, quick: bool) -> None:
-    """Measures, and prints the figures at the end of all rounds."""
+    """Measures round by round; the figures come after the last, then those of the whole way."""
     effort = QUICK if quick else FULL
     sides = {PEER: Side(), OURS: Side()}
     with Broker() as broker:
@@ -172,7 +174,8 @@ def run(report: Report, *, quick: bool) -> None:
                     bench.starting(name, side, workers)
             bench.takeover(OURS, sides[OURS])
         bench.takeover(PEER, sides[PEER])  # once: it only shows that it does not come
-    _tell(report, sides[OURS], sides[PEER])
+        _tell(report, sides[OURS], sides[PEER])
+        queue_path.run(report, broker, effort.path_samples)
 
 
 def _tell(report: Report, ours: Side, peer: Side) -> None:
