@@ -211,10 +211,12 @@ class Attempt:
             return Ended(End.CANCELLED)
         if self.request is None:
             return Ended(End.FAILED, self._unreadable)
+        if self.left_s <= 0:
+            return Ended(End.FAILED, _too_late())
         reading = asyncio.create_task(self._read(self.request), name=f"read {self._lease.request_id}")
         stopped = self._lease.stopped
         try:
-            await asyncio.wait({reading, stopped}, timeout=max(0.0, self.left_s), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading, stopped}, timeout=self.left_s, return_when=asyncio.FIRST_COMPLETED)
             done = reading.done()
         finally:
             reading.cancel()
@@ -223,7 +225,7 @@ class Attempt:
             return self._ended_by(reading.exception())
         if stopped.done():
             return Ended(END_OF_STOP[stopped.result()])
-        return Ended(End.FAILED, DeadlineExceeded("the request's time, counted from submit, was over"))
+        return Ended(End.FAILED, _too_late())
 
     async def _read(self, request: GenerationRequest) -> None:
         writer, reader = self._writer, self._reader
@@ -277,3 +279,7 @@ class Attempt:
 def error_info(error: TailraceError) -> ErrorInfo:
     """An error as clients see it."""
     return ErrorInfo(error.wire_code if isinstance(error, UpstreamError) else error.code, str(error), error.whose)
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("the request's time, counted from submit, was over before its end")

@@ -134,7 +134,7 @@ class LeasedWorker(Worker):
         """
         await self._store.ping()
         self.ctx["redis"] = self.pool
-        for number in self._signals:  # before the start-up hook, which may say that we are ready: then a signal must drain
+        for number in self._signals:  # before the hook, which may say that we are ready: from then on a signal drains
             self.loop.add_signal_handler(number, self.drain)
         if self.on_startup:
             await self.on_startup(self.ctx)

@@ -7,7 +7,7 @@ off, since ours are visible in the log.
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
 from time import time
 from typing import Any, NamedTuple
@@ -22,6 +22,10 @@ from worker.interface.upstream_error import from_error_object
 
 SPARE_CONNECTIONS = 16
 """Beyond one for each running request: those of cancelled requests, while they close."""
+
+
+LINGER_S = 1.0
+"""How long the end of a body is waited for after the end of the answer, so that its connection can serve again."""
 
 
 class TimeLimits(NamedTuple):
@@ -41,10 +45,13 @@ class TimeLimits(NamedTuple):
 class Answer:
     """A body that is being received; `Upstream.open` makes it."""
 
-    def __init__(self, pieces: AsyncIterator[bytes], limits: TimeLimits) -> None:
+    def __init__(self, pieces: AsyncIterator[bytes], limits: TimeLimits, first_by: float) -> None:
         self._pieces = pieces
         self._limits = limits
+        self._first_by = first_by  # the loop's time
         self._begun = False
+        self.ended = False
+        """Whether the body was read whole."""
 
     async def read(self) -> bytes:
         """The next piece of the body; empty at its end. Time spent between two calls does not count.
@@ -54,19 +61,18 @@ class Answer:
                 connection was lost.
             UpstreamProtocol: `upstream_malformed`, the body's encoding cannot be read.
         """
-        limit_s = self._limits.idle_s if self._begun else self._limits.first_byte_s
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(self._limits.idle_s) if self._begun else asyncio.timeout_at(self._first_by):
                 piece = await anext(self._pieces, b"")
         except TimeoutError as error:
-            raise (_idle(limit_s) if self._begun else _silent(limit_s)) from error
+            raise (_idle if self._begun else _silent)(self._limits) from error
         except httpx2.DecodingError as error:
             raise UpstreamProtocol(f"the answer cannot be decoded: {error}", code="upstream_malformed") from error
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
             raise UpstreamUnavailable(
                 f"the connection was lost before the end of the answer ({_kind(error)})", code="upstream_truncated"
             ) from error
-        self._begun = True
+        self._begun, self.ended = True, not piece
         return piece
 
 
@@ -86,6 +92,7 @@ class Upstream:
     ) -> None:
         self._key = key
         self._limits = limits
+        self._ending: set[asyncio.Task[None]] = set()
         connections = max_streams + SPARE_CONNECTIONS
         http = openai.DefaultAsyncHttpxClient(
             limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
@@ -113,7 +120,10 @@ class Upstream:
 
     @asynccontextmanager
     async def open(self, request: GenerationRequest) -> AsyncGenerator[Answer]:
-        """Asks for the answer to a request; leaving the context closes the connection unless the body was read whole.
+        """Asks for the answer to a request.
+
+        Leaving the context by an exception closes the connection at once. Otherwise whoever read has seen the end of
+        the answer, and the connection can serve again once the few bytes that end the body have come.
 
         Raises:
             UpstreamRefused: the server says no.
@@ -123,12 +133,13 @@ class Upstream:
         completions = self._client.chat.completions.with_streaming_response
         responses = self._client.responses.with_streaming_response
         create: Any = completions.create if request.api == "chat" else responses.create  # two signatures, one form
+        first_by = asyncio.get_running_loop().time() + self._limits.first_byte_s
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(self._limits.first_byte_s):
+                async with asyncio.timeout_at(first_by):
                     response = await stack.enter_async_context(create(**parameters))
             except TimeoutError as error:
-                raise _silent(self._limits.first_byte_s) from error
+                raise _silent(self._limits) from error
             except openai.APIStatusError as error:
                 raise self._refusal(error) from error
             except openai.APIConnectionError as error:
@@ -137,10 +148,23 @@ class Upstream:
                 raise UpstreamProtocol(
                     f"the answer is none of this API ({type(error).__name__})", code="upstream_malformed"
                 ) from error
-            yield Answer(response.iter_bytes(), self._limits)
+            answer = Answer(response.iter_bytes(), self._limits, first_by)
+            yield answer
+            if not answer.ended:
+                ending = asyncio.create_task(_read_to_end(stack.pop_all(), answer))
+                self._ending.add(ending)
+                ending.add_done_callback(self._ending.discard)
+
+    @property
+    def ending(self) -> int:
+        """Answers that were read to their end, and whose body has not ended yet."""
+        return len(self._ending)
 
     async def close(self) -> None:
         """Closes all connections."""
+        for ending in self._ending:
+            ending.cancel()
+        await asyncio.gather(*self._ending, return_exceptions=True)
         await self._client.close()
 
     def _refusal(self, error: openai.APIStatusError) -> UpstreamError:
@@ -155,6 +179,15 @@ class Upstream:
             status=error.status_code,
             retry_after_s=retry_after_s(headers, now=time()),
         )
+
+
+async def _read_to_end(stack: AsyncExitStack, answer: Answer) -> None:
+    """Reads what follows the end of an answer, for a moment: servers end the body at once, or never."""
+    async with stack:
+        with suppress(UpstreamError, TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while await answer.read():
+                    pass
 
 
 def upstream_parameters(request: GenerationRequest) -> dict[str, Any]:
@@ -226,13 +259,14 @@ def _no_connection(error: openai.APIConnectionError, limits: TimeLimits) -> Upst
     )
 
 
-def _idle(limit_s: float) -> UpstreamUnavailable:
-    return UpstreamUnavailable(f"the model's server fell silent for {limit_s:g} s", code="upstream_timeout")
+def _idle(limits: TimeLimits) -> UpstreamUnavailable:
+    return UpstreamUnavailable(f"the model's server fell silent for {limits.idle_s:g} s", code="upstream_timeout")
 
 
-def _silent(limit_s: float) -> UpstreamUnavailable:
+def _silent(limits: TimeLimits) -> UpstreamUnavailable:
     return UpstreamUnavailable(
-        f"the model's server did not begin to answer within {limit_s:g} s", code="upstream_first_byte_timeout"
+        f"the model's server did not begin to answer within {limits.first_byte_s:g} s",
+        code="upstream_first_byte_timeout",
     )
 
 

@@ -1,0 +1,341 @@
+"""One owner and its request, without a queue: every way an attempt can begin and end, and what stands afterwards."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from math import inf
+from typing import Any, cast
+
+import pytest
+from arq.worker import Retry, RetryJob
+from redis.asyncio import Redis
+
+from demo.simulator import Simulator
+from producers.client import Client
+from schemas.deltas import AttemptStarted
+from schemas.ids import EntryId
+from schemas.keys import log_key, rec_key
+from schemas.outcome import Outcome
+from schemas.scripts import Verdict
+from tests.proxy import Proxy
+from tests.rig import KEY, request_for, shown
+from tests.scribe import Scribe
+from tests.until import until
+from worker.attempt import Plant
+from worker.job import Runner
+from worker.lease import Lease, Stop
+from worker.main import redis_client
+from worker.publisher import Publisher
+from worker.store import CommitLine, Store
+from worker.upstream import TimeLimits, Upstream
+
+OWNER = "owner"
+TEXT = "A text long enough that somebody can step in before it has come to its end."
+QUICK: Mapping[str, Any] = {"steps": [{"kind": "text", "text": TEXT}]}
+SLOW: Mapping[str, Any] = {**QUICK, "pace": {"chunks_per_s": 40}}
+
+
+class Owner:
+    """A runner with real parts, and leases made by hand."""
+
+    def __init__(self, redis: Redis, client: Client, simulator: Simulator, plant: Plant) -> None:
+        self.redis, self.client, self.simulator, self.plant = redis, client, simulator, plant
+        self.runner = Runner(plant, max_attempts=3, run_limit_s=60, retention_s=60)
+
+    async def submit(self, scenario: Mapping[str, Any], **more: Any) -> str:
+        return (await self.client.submit(request_for(scenario, **more))).id
+
+    def lease(self, request_id: str, attempt: int = 1) -> Lease:
+        async def mint(lease: Lease) -> int:
+            return lease.attempt + 1
+
+        return Lease(request_id, attempt=attempt, token=OWNER, why="first", crashes=0, ends_at=inf, mint=mint)
+
+    @asynccontextmanager
+    async def running(self, lease: Lease, entries: int = 3) -> AsyncGenerator[asyncio.Task[None]]:
+        """Runs the request; inside, it has written so many entries."""
+        task = asyncio.create_task(self.runner.run(lease))
+
+        async def written() -> bool:
+            return await self.redis.xlen(log_key(lease.request_id)) >= entries
+
+        await until(written)
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def outcome(self, request_id: str) -> Outcome:
+        outcome = await self.client.result(request_id)
+        assert outcome is not None
+        return outcome
+
+    async def status(self, request_id: str) -> str:
+        return (await self.client.status(request_id)).status
+
+    @property
+    def calls(self) -> int:
+        """How often the model's server was asked."""
+        return len(self.simulator.ledger.entries())
+
+
+@asynccontextmanager
+async def owning(url: str, *, worker_url: str | None = None, patience_s: float = 10.0) -> AsyncGenerator[Owner]:
+    limits = TimeLimits(2.0, 10.0, 10.0)
+    async with Simulator() as simulator, Redis.from_url(url) as redis, await Client.connect(url) as client:
+        upstream = Upstream.from_environment({"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": simulator.url}, limits, 10)
+        verbs = redis_client(worker_url or url)
+        publisher = Publisher(
+            CommitLine(worker_url or url),
+            buffer_bytes=1 << 20,
+            max_entries=10_000,
+            max_bytes=1 << 20,
+            patience_s=patience_s,
+        )
+        try:
+            async with publisher:
+                yield Owner(redis, client, simulator, Plant(Store(verbs, patience_s=patience_s), publisher, upstream))
+            assert publisher.buffered_bytes == 0
+        finally:
+            await upstream.close()
+            await verbs.aclose(close_connection_pool=True)
+
+
+@pytest.fixture
+async def owner(redis_url: str) -> AsyncGenerator[Owner]:
+    async with owning(redis_url) as parts:
+        yield parts
+
+
+# How it begins
+
+
+async def test_a_request_cancelled_under_another_owner_ends_at_once(owner: Owner) -> None:
+    """given: its owner died, then somebody cancelled / expect: the next owner ends it without asking the model."""
+    request_id = await owner.submit(QUICK)
+    await Scribe(owner.redis, request_id).begin()
+    assert (await owner.client.cancel(request_id)).word == "signalled"
+    await owner.runner.run(owner.lease(request_id, 2))
+    assert (await owner.outcome(request_id)).status == "cancelled"
+    assert owner.calls == 0
+
+
+async def test_a_request_that_waited_past_its_deadline_is_not_run(owner: Owner) -> None:
+    request_id = await owner.submit(QUICK)
+    await owner.redis.hset(rec_key(request_id), "deadline_ms", 1)
+    await owner.runner.run(owner.lease(request_id))
+    outcome = await owner.outcome(request_id)
+    assert outcome.error is not None
+    assert (outcome.status, outcome.error.code) == ("failed", "deadline_exceeded")
+    assert owner.calls == 0
+
+
+async def test_a_stored_request_that_cannot_be_read_fails(owner: Owner) -> None:
+    request_id = await owner.submit(QUICK)
+    await owner.redis.hset(rec_key(request_id), "request", b"\xc1 no msgpack")
+    await owner.runner.run(owner.lease(request_id))
+    outcome = await owner.outcome(request_id)
+    assert outcome.error is not None
+    assert (outcome.status, outcome.error.code, outcome.error.whose) == ("failed", "request_invalid", "caller")
+    assert owner.calls == 0
+
+
+async def test_a_request_that_has_ended_is_done_with(owner: Owner) -> None:
+    """given: the job comes again after the end, since its acknowledgement was lost / expect: nothing changes."""
+    request_id = await owner.submit(QUICK)
+    await owner.runner.run(owner.lease(request_id))
+    before = await owner.redis.hgetall(rec_key(request_id)), await owner.redis.xrange(log_key(request_id))
+    await owner.runner.run(owner.lease(request_id, 2))
+    assert (await owner.redis.hgetall(rec_key(request_id)), await owner.redis.xrange(log_key(request_id))) == before
+    assert owner.calls == 1
+
+
+async def test_a_request_that_is_gone_is_done_with(owner: Owner) -> None:
+    await owner.runner.run(owner.lease("never-was"))
+    assert not await owner.redis.exists(rec_key("never-was"), log_key("never-was"))
+
+
+async def test_a_number_that_is_too_low_goes_back_for_a_higher_one(owner: Owner) -> None:
+    request_id = await owner.submit(QUICK)
+    await Scribe(owner.redis, request_id, attempt=7).begin()
+    with pytest.raises(Retry):
+        await owner.runner.run(owner.lease(request_id, 7))
+    assert owner.calls == 0
+
+
+# How it ends
+
+
+async def test_a_lost_lease_stops_everything_and_writes_nothing(owner: Owner) -> None:
+    request_id = await owner.submit(SLOW)
+    lease = owner.lease(request_id)
+    async with owner.running(lease) as task:
+        lease.stop(Stop.LEASE_LOST)
+        await task
+        stands = await owner.redis.xrange(log_key(request_id))
+        await until(lambda: owner.simulator.ledger.entries()[0].ended == "client_closed")
+    assert await owner.redis.xrange(log_key(request_id)) == stands
+    assert await owner.status(request_id) == "running"
+
+
+async def test_an_attempt_taken_over_ends_without_a_word(owner: Owner) -> None:
+    """given: this owner hung, and does not know that another has begun / expect: its next entry tells it."""
+    request_id = await owner.submit(SLOW)
+    async with owner.running(owner.lease(request_id)) as task:
+        await Scribe(owner.redis, request_id, attempt=2).begin("lease_expired")
+        async with asyncio.timeout(10):
+            await task
+        await until(lambda: owner.simulator.ledger.entries()[0].ended == "client_closed")
+    assert (await owner.redis.xrevrange(log_key(request_id), count=1))[0][0] == b"2-0"
+
+
+async def test_a_log_that_was_deleted_ends_the_attempt(owner: Owner) -> None:
+    request_id = await owner.submit(SLOW)
+    async with owner.running(owner.lease(request_id)) as task:
+        await owner.redis.delete(log_key(request_id))
+        async with asyncio.timeout(10):
+            await task
+    assert not await owner.redis.exists(log_key(request_id))
+
+
+async def test_a_drain_hands_back_and_voids_nothing_yet(owner: Owner) -> None:
+    request_id = await owner.submit(SLOW)
+    lease = owner.lease(request_id)
+    async with owner.running(lease) as task:
+        lease.stop(Stop.DRAINED)
+        with pytest.raises(RetryJob):
+            await task
+    assert await owner.status(request_id) == "queued"
+    await owner.runner.run(owner.lease(request_id, 2))
+    outcome = await owner.outcome(request_id)
+    assert (outcome.status, outcome.content, outcome.attempt) == ("completed", TEXT, 2)
+
+
+@pytest.mark.parametrize("stop", [Stop.DRAINED, Stop.LEASE_LOST])
+async def test_a_stop_while_it_waits_to_try_again(owner: Owner, stop: Stop) -> None:
+    request_id = await owner.submit({"faults": [{"kind": "status", "status": 429, "retry_after_s": 50}]})
+    lease = owner.lease(request_id)
+    async with owner.running(lease, entries=3) as task:
+        lease.stop(stop)
+        with suppress(RetryJob):
+            await task
+    assert await owner.status(request_id) == ("queued" if stop is Stop.DRAINED else "running")
+    assert owner.calls == 1
+
+
+class LossyStore(Store):
+    """The real one, in front of which Redis loses the last entry, as in a failover."""
+
+    async def finish(self, request_id: str, token: str, terminal_id: EntryId, **given: Any) -> Verdict:
+        """Loses, then finishes."""
+        last = (await self._redis.xrevrange(log_key(request_id), count=1))[0][0]
+        await self._redis.xdel(log_key(request_id), last)
+        return await super().finish(request_id, token, terminal_id, **given)
+
+
+async def test_entries_that_redis_lost_are_not_papered_over(owner: Owner) -> None:
+    """given: a failover lost the last entry / expect: no terminal behind a hole, the request is run anew."""
+    request_id = await owner.submit(QUICK)
+    plant = replace(owner.plant, store=LossyStore(owner.redis))
+    with pytest.raises(RetryJob):
+        await Runner(plant, max_attempts=3, run_limit_s=60, retention_s=60).run(owner.lease(request_id))
+    await owner.runner.run(owner.lease(request_id, 2))
+    outcome = await owner.outcome(request_id)
+    assert (outcome.status, outcome.content, outcome.attempt) == ("completed", TEXT, 2)
+
+
+async def test_redis_away_for_too_long_goes_back_to_the_queue(redis_url: str) -> None:
+    async with Proxy(redis_url) as proxy, owning(redis_url, worker_url=proxy.url, patience_s=0.1) as owner:
+        request_id = await owner.submit(SLOW)
+        async with owner.running(owner.lease(request_id)) as task:
+            proxy.refusing = True
+            proxy.cut()
+            with pytest.raises(Retry):
+                await task
+            await until(lambda: owner.simulator.open_connections == 0)
+
+
+async def test_a_lost_reply_to_begin_or_finish_changes_nothing(redis_url: str) -> None:
+    async with Proxy(redis_url) as proxy, owning(redis_url, worker_url=proxy.url) as owner:
+        for number, verb in enumerate((b"attempt_started", b'"completed"')):
+            request_id = await owner.submit(QUICK, metadata={"number": number})
+            proxy.lose_reply(verb)
+            await owner.runner.run(owner.lease(request_id))
+            assert not proxy.fault_pending
+            outcome = await owner.outcome(request_id)
+            assert (outcome.status, outcome.content, outcome.attempt) == ("completed", TEXT, 1)
+
+
+async def test_scripts_that_the_server_forgot_are_sent_again(owner: Owner) -> None:
+    for _ in range(2):
+        request_id = await owner.submit(QUICK)
+        await owner.redis.script_flush()
+        await owner.runner.run(owner.lease(request_id))
+        assert await owner.status(request_id) == "completed"
+
+
+async def test_a_connection_lost_after_the_models_end_loses_nothing(owner: Owner) -> None:
+    """given: finish_reason came, then the connection broke before [DONE] / expect: completed, not asked again."""
+    faults = [{"kind": "cut", "after": 3}]
+    request_id = await owner.submit({**QUICK, "chunking": {"chars": 1000}, "faults": faults, "usage": "never"})
+    await owner.runner.run(owner.lease(request_id))
+    outcome = await owner.outcome(request_id)
+    assert (outcome.status, outcome.content, outcome.attempt) == ("completed", TEXT, 1)
+    assert owner.calls == 1
+
+
+class BrokenUpstream:
+    """Stands for a fault of ours in the middle of an attempt."""
+
+    def open(self, request: object) -> None:
+        """Fails with a text that must not be told on."""
+        raise LookupError("a private text")
+
+
+async def test_a_fault_of_ours_ends_the_request_with_a_word(owner: Owner, caplog: pytest.LogCaptureFixture) -> None:
+    request_id = await owner.submit(QUICK)
+    plant = replace(owner.plant, upstream=cast(Upstream, BrokenUpstream()))
+    await Runner(plant, max_attempts=3, run_limit_s=60, retention_s=60).run(owner.lease(request_id))
+    outcome = await owner.outcome(request_id)
+    assert outcome.error is not None
+    assert (outcome.status, outcome.error.code, outcome.error.whose) == ("failed", "internal", "operator")
+    assert "LookupError" in caplog.text
+    assert "private" not in caplog.text + outcome.error.message
+
+
+# What the queue gives up
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "whose"),
+    [
+        ("job_crashed", "worker_crashed", "operator"),
+        ("job_unreadable", "job_unreadable", "caller"),
+        ("job_expired", "job_expired", "operator"),
+        ("job_failed", "internal", "operator"),
+    ],
+)
+async def test_a_dead_job_ends_its_request(owner: Owner, code: str, told: str, whose: str) -> None:
+    request_id = await owner.submit(QUICK)
+    for _ in range(2):  # once more after a lost answer
+        await owner.runner.bury(request_id, owner.lease(request_id, 3), code, "why it died")
+    outcome = await owner.outcome(request_id)
+    assert outcome.error is not None
+    assert (outcome.status, outcome.attempt) == ("failed", 3)
+    assert (outcome.error.code, outcome.error.message, outcome.error.whose) == (told, "why it died", whose)
+    entries = [item async for item in owner.client.tail(request_id)]
+    started = entries[-2].entry
+    assert isinstance(started, AttemptStarted)
+    assert started.why == told
+    assert shown(entries) == ("", "", {})
+
+
+async def test_a_dead_job_of_an_ended_request_changes_nothing(owner: Owner) -> None:
+    request_id = await owner.submit(QUICK)
+    await owner.runner.run(owner.lease(request_id))
+    await owner.runner.bury(request_id, owner.lease(request_id, 2), "job_crashed", "why it died")
+    assert await owner.status(request_id) == "completed"
+    await owner.runner.bury("never-was", owner.lease("never-was"), "job_crashed", "why it died")
+    assert not await owner.redis.exists(rec_key("never-was"))
