@@ -361,7 +361,8 @@ async def test_a_caller_that_cancels_the_worker_orphans_nothing(redis_url: str, 
 
 
 async def test_an_idle_worker_leaves_the_server_alone(redis_url: str, client: ArqRedis) -> None:
-    # given 200 jobs that run elsewhere, if a worker is idle for two seconds, expect at most six commands a second, those
+    # given 200 jobs that run elsewhere, if a worker is idle for two seconds, expect at most six commands a second,
+    # those
     # inside scripts included
     elsewhere = QueueStore(redis_url, lease_s=NEVER_S, poll_s=1.0)
     for number in range(200):

@@ -1,0 +1,60 @@
+"""A worker process for the fault tests: `python queue_program.py URL SETTINGS`. Its job notes in Redis what befalls it.
+
+Settings are the worker's, as JSON. The job takes the seconds it runs; it ends at once when it is told to stop.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+from arq.connections import ArqRedis
+from arq.worker import RetryJob, func
+
+from schemas import keys
+from worker.lease import Lease, Stop
+from worker.queue import LeasedWorker
+
+EVENTS = "test:events"
+
+
+async def _note(redis: ArqRedis, event: str, lease: Lease) -> None:
+    entry = {
+        "event": event,
+        "pid": os.getpid(),
+        "job": lease.request_id,
+        "attempt": lease.attempt,
+        "why": lease.why,
+        "crashes": lease.crashes,
+    }
+    await redis.rpush(EVENTS, json.dumps(entry))
+
+
+async def generate(ctx: dict[Any, Any], runs_s: float) -> None:
+    """Runs for so long, unless told to stop. A lost lease it ignores: it returns as if it had finished."""
+    lease: Lease = ctx["lease"]
+    redis: ArqRedis = ctx["redis"]
+    await _note(redis, "started", lease)
+    await asyncio.wait({lease.stopped}, timeout=runs_s)
+    stopped = lease.stopped.result() if lease.stopped.done() else None
+    await _note(redis, stopped.value if stopped else "finished", lease)
+    if stopped is Stop.DRAINED:
+        raise RetryJob
+
+
+async def _on_dead(job_id: str, lease: Lease, code: str, message: str) -> None:
+    print(f"{job_id}: {code}: {message}", file=sys.stderr)
+
+
+async def _main(url: str, settings: dict[str, Any]) -> None:
+    job = func(generate, name=keys.JOB_FUNCTION)
+    worker = LeasedWorker([job], redis_url=url, on_dead=_on_dead, **settings)
+    try:
+        await worker.async_run()
+    finally:
+        await worker.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(sys.argv[1], json.loads(sys.argv[2])))

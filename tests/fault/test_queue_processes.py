@@ -1,0 +1,177 @@
+"""Real processes, real signals: who dies is replaced, who hangs is fenced off, who is stopped orphans nothing."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from arq.connections import ArqRedis
+
+from schemas import keys
+from tests.fault.queue_program import EVENTS
+from tests.queue_rig import left_behind, plain_client, wake
+from tests.until import until
+
+PROGRAM = Path(__file__).with_name("queue_program.py")
+LEASE_S = 1.0
+LONG_S = 60.0
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[ArqRedis]:
+    async with plain_client(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def start(redis_url: str) -> Iterator[Start]:
+    """Starts worker processes; none outlives its test."""
+    workers: list[subprocess.Popen[bytes]] = []
+
+    def start(**settings: Any) -> subprocess.Popen[bytes]:
+        given = json.dumps({"lease_s": LEASE_S, "poll_s": 0.2, "drain_s": 0.2, **settings})
+        workers.append(subprocess.Popen([sys.executable, PROGRAM, redis_url, given]))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        if worker.poll() is None:
+            worker.kill()
+            worker.wait()
+
+
+async def events(client: ArqRedis) -> list[dict[str, Any]]:
+    return [json.loads(entry) for entry in await client.lrange(EVENTS, 0, -1)]
+
+
+async def seen(client: ArqRedis, event: str, times: int) -> bool:
+    return [entry["event"] for entry in await events(client)].count(event) >= times
+
+
+async def ended(worker: subprocess.Popen[bytes]) -> int:
+    await until(lambda: worker.poll() is not None, 20.0)
+    return worker.returncode
+
+
+async def submit(client: ArqRedis, job_id: str, runs_s: float) -> None:
+    await client.enqueue_job("generate", runs_s, _job_id=job_id)
+    await wake(client)
+
+
+async def test_a_killed_worker_is_replaced(client: ArqRedis, start: Start) -> None:
+    # given a job whose worker is killed, if another one waits, expect it to begin the next attempt soon after the lease
+    victim = start()
+    await submit(client, "a", LONG_S)
+    await until(lambda: seen(client, "started", 1))
+    heir = start()
+    await until(lambda: idle_workers(client, 2))
+    victim.kill()
+    await until(lambda: seen(client, "started", 2), LEASE_S + 5)
+    entry = (await events(client))[-1]
+    assert (entry["pid"], entry["attempt"], entry["why"], entry["crashes"]) == (heir.pid, 2, "lease_expired", 1)
+
+
+async def idle_workers(client: ArqRedis, count: int) -> bool:
+    return [peer["cmd"] for peer in await client.client_list()].count("blpop") >= count
+
+
+async def test_a_worker_that_hung_can_end_nothing(client: ArqRedis, start: Start) -> None:
+    # given a stopped worker that another has replaced, if it wakes, expect it to learn of its loss, and its finish
+    # refused
+    hung = start()
+    await submit(client, "a", LONG_S)
+    await until(lambda: seen(client, "started", 1))
+    heir = start()
+    os.kill(hung.pid, signal.SIGSTOP)
+    await until(lambda: seen(client, "started", 2))
+    token = await client.get(keys.lease_key("a"))
+    os.kill(hung.pid, signal.SIGCONT)
+    await until(lambda: seen(client, "lease_lost", 1))
+    hung.terminate()
+    assert await ended(hung) == 0
+    assert await client.get(keys.lease_key("a")) == token
+    assert await client.exists(keys.job_key("a")) == 1
+    assert [(entry["event"], entry["pid"], entry["attempt"]) for entry in await events(client)] == [
+        ("started", hung.pid, 1),
+        ("started", heir.pid, 2),
+        ("lease_lost", hung.pid, 1),
+    ]
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stopped_worker_orphans_nothing(client: ArqRedis, start: Start, by: signal.Signals) -> None:
+    # given a worker in the middle of claiming, running and ending jobs, if it is stopped at a random moment, expect no
+    # lease left, every job either done with or due at once, and no crash counted; eight times
+    dice = random.Random(by)  # noqa: S311 - the same moments in every run
+    for trial in range(8):
+        worker = start(max_jobs=20)
+        for number in range(60):
+            await client.enqueue_job("generate", dice.choice([0.0, 0.05, LONG_S]), _job_id=f"t{trial}-{number}")
+        await until(lambda: seen(client, "started", 1))
+        await asyncio.sleep(dice.random() * 0.1)
+        worker.send_signal(by)
+        assert await ended(worker) == 0
+        assert await client.keys("arq:in-progress:*") == []
+        waiting = [job.decode() for job in await client.zrange(keys.QUEUE, 0, -1)]
+        seconds, _ = await client.time()
+        assert await client.zcount(keys.QUEUE, "-inf", (seconds + 1) * 1000) == len(waiting)
+        finished = Counter(entry["job"] for entry in await events(client) if entry["event"] == "finished")
+        assert set(finished) == {f"t{trial}-{number}" for number in range(60)} - set(waiting)
+        assert set(finished.values()) == {1}
+        for job in waiting:
+            state = await client.hgetall(keys.queue_state_key(job))
+            assert (state.get(b"held", b"0"), state.get(b"crashes", b"0")) == (b"0", b"0")
+        await client.flushall()
+
+
+async def test_a_second_signal_hurries(client: ArqRedis, start: Start) -> None:
+    # given a long grace period, if the signal comes twice, expect the jobs handed back and the worker gone
+    worker = start(drain_s=LONG_S)
+    await submit(client, "a", LONG_S)
+    await until(lambda: seen(client, "started", 1))
+    worker.terminate()
+    await submit(client, "b", LONG_S)  # the first signal has been taken once nothing is claimed any more
+    await until(lambda: no_listener(client))
+    worker.terminate()
+    assert await ended(worker) == 0
+    assert [entry["event"] for entry in await events(client)] == ["started", "drained"]
+    assert await client.hmget(keys.queue_state_key("a"), ["held", "why"]) == [b"0", b"drained"]
+
+
+async def no_listener(client: ArqRedis) -> bool:
+    return not await idle_workers(client, 1)
+
+
+async def test_a_rolling_restart_finishes_every_job_once(client: ArqRedis, start: Start) -> None:
+    # given three workers under load, if one after the other is stopped and replaced, expect every job finished exactly
+    # once, nothing left, no crash counted, and no job begun more often than it was drained
+    fleet = [start(max_jobs=10, drain_s=0.05) for _ in range(3)]
+    for number in range(300):
+        await submit(client, f"j{number}", 0.1)
+    for place in range(3):
+        await until(partial(seen, client, "finished", 60 * (place + 1)), 30.0)
+        fleet[place].terminate()
+        assert await ended(fleet[place]) == 0
+        fleet[place] = start(max_jobs=10)
+    await until(lambda: nothing_left(client), 30.0)
+    noted = await events(client)
+    finished = Counter(entry["job"] for entry in noted if entry["event"] == "finished")
+    assert finished == Counter({f"j{number}": 1 for number in range(300)})
+    assert [entry for entry in noted if entry["crashes"] or entry["event"] == "lease_lost"] == []
+    started = Counter(entry["event"] for entry in noted)
+    assert started["started"] == 300 + started["drained"]
+
+
+async def nothing_left(client: ArqRedis) -> bool:
+    return await left_behind(client) == {EVENTS.encode()}

@@ -1,0 +1,159 @@
+"""A server that restarts, hangs, cuts connections, loses replies: the worker goes on, no job is lost or doubled."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from hashlib import sha1
+from typing import Any
+
+import pytest
+from arq.connections import ArqRedis
+
+from demo.valkey import EmbeddedValkey
+from schemas import keys, scripts
+from schemas.scripts import Script
+from tests.proxy import Proxy
+from tests.queue_rig import DEADLINE_S, left_behind, plain_client, running
+from tests.until import until
+from worker.lease import Lease, Stop
+
+LONG_S = 60.0
+
+
+class Jobs:
+    """A job function that runs until it is let go, or told to stop; stopped, it returns as if it had finished."""
+
+    def __init__(self) -> None:
+        self.leases: list[Lease] = []
+        self.ends: list[str] = []
+        self.go = asyncio.Event()
+
+    async def generate(self, ctx: dict[Any, Any]) -> None:
+        lease: Lease = ctx["lease"]
+        self.leases.append(lease)
+        go = asyncio.ensure_future(self.go.wait())
+        await asyncio.wait({go, lease.stopped}, return_when=asyncio.FIRST_COMPLETED)
+        go.cancel()
+        self.ends.append(lease.stopped.result().value if lease.stopped.done() else "finished")
+
+    def attempts(self) -> list[tuple[str, int]]:
+        """Job and attempt of every call so far."""
+        return [(lease.request_id, lease.attempt) for lease in self.leases]
+
+
+@pytest.fixture
+def lasting() -> Iterator[EmbeddedValkey]:
+    """A server of the test's own, with an append-only file."""
+    with EmbeddedValkey(appendonly=True, options={"appendfsync": "always"}) as valkey:
+        yield valkey
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[ArqRedis]:
+    async with plain_client(redis_url) as client:
+        yield client
+
+
+async def gone(client: ArqRedis) -> bool:
+    return await left_behind(client) == set()
+
+
+async def test_a_restart_is_survived_under_a_lease_that_holds(lasting: EmbeddedValkey) -> None:
+    # given a running job and a long lease, if the server is killed and started again, expect one attempt, acknowledged,
+    # and
+    # the worker ready for the next job
+    jobs = Jobs()
+    async with plain_client(lasting.url) as client, running(lasting.url, jobs.generate, lease_s=LONG_S):
+        await client.enqueue_job("generate", _job_id="a")
+        await until(lambda: len(jobs.leases) == 1)
+        lasting.kill()
+        jobs.go.set()
+        await until(lambda: jobs.ends == ["finished"])
+        await asyncio.to_thread(lasting.start)
+        await until(lambda: gone(client))
+        await client.enqueue_job("generate", _job_id="b")
+        await until(lambda: gone(client))
+    assert jobs.attempts() == [("a", 1), ("b", 1)]
+
+
+async def test_a_lease_ends_by_the_clock_while_the_server_is_away(lasting: EmbeddedValkey) -> None:
+    # given a running job and a short lease, if the server stays away, expect the attempt told, and the next one
+    # afterwards
+    jobs = Jobs()
+    async with plain_client(lasting.url) as client, running(lasting.url, jobs.generate, lease_s=0.5):
+        await client.enqueue_job("generate", _job_id="a")
+        await until(lambda: len(jobs.leases) == 1)
+        lasting.kill()
+        async with asyncio.timeout(DEADLINE_S):
+            assert await jobs.leases[0].stopped is Stop.LEASE_LOST
+        assert not jobs.leases[0].holds()
+        await asyncio.to_thread(lasting.start)
+        await until(lambda: len(jobs.leases) == 2)
+        jobs.go.set()
+        await until(lambda: gone(client))
+    assert jobs.ends == ["lease_lost", "finished"]
+    assert jobs.leases[1].attempt > 1
+
+
+async def test_a_server_that_hangs_hangs_no_lease(lasting: EmbeddedValkey) -> None:
+    # given a server that neither answers nor closes, if a lease is over, expect the attempt told all the same
+    jobs = Jobs()
+    async with plain_client(lasting.url) as client, running(lasting.url, jobs.generate, lease_s=0.5):
+        await client.enqueue_job("generate", _job_id="a")
+        await until(lambda: len(jobs.leases) == 1)
+        os.kill(lasting.pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                assert await jobs.leases[0].stopped is Stop.LEASE_LOST
+        finally:
+            os.kill(lasting.pid, signal.SIGCONT)
+        jobs.go.set()
+        await until(lambda: gone(client))
+
+
+async def test_cut_connections_cost_nothing(redis_url: str, client: ArqRedis) -> None:
+    # given a worker with running jobs, if every connection is cut several times, expect each job to end in its one
+    # attempt
+    jobs = Jobs()
+
+    async def all_started() -> bool:
+        return len(jobs.leases) == await client.zcard(keys.QUEUE)
+
+    async with Proxy(redis_url) as proxy, running(proxy.url, jobs.generate, lease_s=6.0):
+        for number in range(6):
+            await client.enqueue_job("generate", _job_id=f"j{number}")
+            await until(all_started)
+            proxy.cut()
+        jobs.go.set()
+        await until(lambda: gone(client))
+    assert jobs.ends == ["finished"] * 6
+
+
+@pytest.mark.parametrize(
+    "script", [scripts.CLAIM, scripts.ACKNOWLEDGE, scripts.RENEW, scripts.HAND_BACK], ids=lambda script: script.name
+)
+async def test_a_lost_reply_neither_loses_nor_doubles(redis_url: str, client: ArqRedis, script: Script) -> None:
+    # given a script whose reply is lost, if the worker sends it again, expect each job to begin once and end once, or,
+    # handed back, to be due with no crash counted
+    jobs = Jobs()
+    async with Proxy(redis_url) as proxy:
+        async with running(proxy.url, jobs.generate, lease_s=6.0) as worker:
+            await client.enqueue_job("generate", _job_id="first")
+            await until(lambda: len(jobs.leases) == 1)
+            proxy.lose_reply(sha1(script.text.encode(), usedforsecurity=False).hexdigest().encode())
+            await client.enqueue_job("generate", _job_id="second")
+            await until(lambda: len(jobs.leases) == 2)
+            if script is scripts.HAND_BACK:
+                worker.worker.drain()
+            else:
+                if script is scripts.RENEW:
+                    await until(lambda: not proxy.fault_pending)
+                jobs.go.set()
+                await until(lambda: gone(client))
+        assert not proxy.fault_pending
+    assert sorted(jobs.attempts()) == [("first", 1), ("second", 1)]
+    if script is scripts.HAND_BACK:
+        for job_id in ("first", "second"):
+            assert await client.hmget(keys.queue_state_key(job_id), ["held", "crashes"]) == [b"0", b"0"]
+            assert await client.exists(keys.lease_key(job_id)) == 0
