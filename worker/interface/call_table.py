@@ -3,8 +3,9 @@
 The rules, for a fragment that meets a call at its index (without an index: at its position among several in one chunk,
 or else the last call):
 
-1. no id, or the same id: it goes on with that call, unless it begins anew: it has a name, and that call's arguments
-   are closed JSON. A call told again word for word under the same id is a repetition.
+1. no id, or the same id: it goes on with that call, unless it begins anew: that call has its name and its arguments
+   are closed JSON, and the fragment has a name and arguments, or another name and no index. A call told again word for
+   word under the same id is a repetition.
 2. an id that another call has: the index is wrong (Gemini), it goes on with the other call.
 3. an id while that call has none: the id came late.
 4. an id that differs: another call under a used index, if the fragment has a name and that call has arguments, or
@@ -58,7 +59,7 @@ class CallTable:
             return True
         if here is not None and call_id == here.call_id != "" and _tells_again(here, name, arguments):
             return False
-        here = self._find(here, call_id, name, arguments) or self._begin(kind)
+        here = self._find(here, index, call_id, name, arguments) or self._begin(kind)
         self._in_chunk.append(here)
         if index is not None:
             self._by_index[index] = here
@@ -71,16 +72,18 @@ class CallTable:
         here.arguments(arguments)
         return True
 
-    def _find(self, here: CallState | None, call_id: str, name: str, arguments: str) -> CallState | None:
+    def _find(
+        self, here: CallState | None, index: int | None, call_id: str, name: str, arguments: str
+    ) -> CallState | None:
         """The call the fragment goes on with; None when it begins one."""
         if here is not None and call_id in ("", here.call_id):
-            return None if _begins_anew(here, name, arguments) else here
+            return None if _begins_anew(here, index, name, arguments) else here
         if (known := self._by_id.get(call_id)) is not None:
             return None if name and (known.closed or name != known.tool_name) else known
         if here is None:
             return None
         if not here.call_id:
-            return None if _begins_anew(here, name, arguments) else here
+            return None if _begins_anew(here, index, name, arguments) else here
         alike = call_id[:_ALIKE] == here.call_id[:_ALIKE] and len(call_id) > _ALIKE
         another = (name and (here.begun or here in self._in_chunk)) or (alike and (name or here.closed))
         return None if another else here
@@ -91,8 +94,10 @@ class CallTable:
         return call
 
 
-def _begins_anew(here: CallState, name: str, arguments: str) -> bool:
-    return bool(name) and here.closed and bool(arguments or name != here.tool_name)
+def _begins_anew(here: CallState, index: int | None, name: str, arguments: str) -> bool:
+    if not (name and here.tool_name):
+        return False
+    return bool(arguments or (index is None and name != here.tool_name)) and here.closed
 
 
 def _tells_again(here: CallState, name: str, arguments: str) -> bool:

@@ -6,8 +6,6 @@ Mistral's reasoning models send `[{"type": "thinking", "thinking": [{"type": "te
 
 from typing import Any, cast
 
-import msgspec
-
 from worker.interface.lenient import as_object, as_text
 
 _THINKING = frozenset(
@@ -21,9 +19,7 @@ def text_of(content: Any) -> str | None:
     """The text for the user."""
     if content is None or isinstance(content, str):
         return content
-    if isinstance(content, bool | int | float):
-        return msgspec.json.encode(content).decode()
-    return _join(content, thinking=False)
+    return as_text(content) or _join(content, thinking=False)
 
 
 def thinking_of(content: Any) -> str | None:

@@ -7,9 +7,12 @@ error, a whole answer that was not streamed, chunks as JSON lines). Knows nothin
 import re
 from typing import Literal
 
+import msgspec
+
 from schemas.deltas import Api, Delta, ErrorInfo
 from schemas.errors import UpstreamError, UpstreamProtocol
 from schemas.outcome import Outcome
+from worker.interface.lines import LineDecoder
 from worker.interface.options import Options
 from worker.interface.protocol import Interface
 from worker.interface.sse import Event, SSEDecoder
@@ -19,10 +22,11 @@ Form = Literal["sse", "jsonl"]
 MAX_EVENT_BYTES = 64 * 1024 * 1024
 """An event larger than this is no answer of a model."""
 
-_DONE = b"[DONE]"
+_DONE_FORMS = frozenset({b"[DONE]", b'"[DONE]"'})
 _BOM = b"\xef\xbb\xbf"
 _SHOWN_CHARACTERS = 200
 _SHOWN_BYTES = 4 * _SHOWN_CHARACTERS
+_PAGE_BYTES = 4096
 _TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
 
@@ -42,13 +46,15 @@ class StreamReader:
         """What went wrong; later bytes are ignored."""
         self._interface = _interface(api, options)
         self._events = SSEDecoder()
-        self._lines: _Lines | None = _Lines() if form == "jsonl" else None
-        self._head: bytes | None = b""  # the beginning, as long as it does not tell what the body is
+        self._lines: LineDecoder | None = LineDecoder() if form == "jsonl" else None
+        self._head = b""  # the beginning, as long as it does not tell what the body is
+        self._told = False  # it has told
         self._size = 0  # bytes since the last event
         self._closed = False
         self._ends_with_event = api == "responses"  # chat has usage after the end, and [DONE]
         self._read_any = False
         self._beginning = b""
+        self._note: str | None = None
 
     @property
     def interface(self) -> Interface:
@@ -64,10 +70,10 @@ class StreamReader:
         """
         if self.done or self.failure is not None:
             return []
-        if self._head is not None:
+        if not self._told:
             body = self._begin(body)
-            if self.failure is not None:
-                return []
+        elif not self._read_any and len(self._beginning) < _SHOWN_BYTES:
+            self._beginning += body[:_SHOWN_BYTES]
         events = self._events.feed(body) if self._lines is None else self._lines.feed(body)
         self._size = self._size + len(body) if not events else 0
         if self._size > MAX_EVENT_BYTES:
@@ -93,17 +99,21 @@ class StreamReader:
         """What the call came to; `failure` counts when no error is given."""
         if error is None and self.failure is not None:
             error = ErrorInfo(self.failure.wire_code, str(self.failure), self.failure.whose)
-        return self._interface.finish(error=error, cancelled=cancelled)
+        outcome = self._interface.finish(error=error, cancelled=cancelled)
+        return msgspec.structs.replace(outcome, notes=(*outcome.notes, self._note)) if self._note else outcome
 
     def _read(self, events: list[Event], ms: int, *, at_end: bool = False) -> list[Delta]:
         deltas: list[Delta] = []
         for name, data in events:
-            if data == _DONE or data.strip() in (_DONE, b'"[DONE]"'):
+            if len(data) < 16 and data.strip() in _DONE_FORMS:
                 self.done = True
                 break
             try:
                 deltas += self._interface.read(name, data, ms)
             except UpstreamProtocol as error:
+                if self._interface.ended:
+                    self._note = "an event after the end of the answer is not JSON and was skipped"
+                    continue
                 if not at_end:  # there, half an event is truncation
                     self.failure = self.failure or error
                 break
@@ -118,20 +128,24 @@ class StreamReader:
 
     def _begin(self, body: bytes) -> bytes:
         """Looks at the beginning of the body for what it is; gives what is to be read now."""
-        head = (self._head or b"") + body
-        text = head.removeprefix(_BOM).lstrip()
-        if not text or _BOM.startswith(head):
-            self._head = head
+        self._head += body
+        text = self._head.removeprefix(_BOM).lstrip()
+        is_page = text.startswith(b"<")
+        if not text or _BOM.startswith(self._head) or (is_page and len(text) < _PAGE_BYTES):
             return b""
-        self._head = None
+        head, self._head, self._told = self._head, b"", True
         self._beginning = text[:_SHOWN_BYTES]
-        if text.startswith(b"<"):
-            self._fail(f"the body is a page, not an event stream: {_page_text(text)}")
-        elif text[:1] in b"{[" and self._lines is None:
-            self._lines = _Lines()
+        if is_page:
+            self._fail(_page(text))
+            return b""
+        if text[:1] in b"{[" and self._lines is None:
+            self._lines = LineDecoder()
         return head if self._lines is None else head.removeprefix(_BOM)
 
     def _rest(self) -> list[Event]:
+        if self._head.lstrip().startswith(b"<"):
+            self._fail(_page(self._head))
+            return []
         if self._lines is not None:
             return self._lines.close()
         return self._events.close()
@@ -142,7 +156,7 @@ class StreamReader:
         if stream or not self._beginning:
             told = "the body ended before the answer did" if self._beginning else "the body is empty"
             return UpstreamProtocol(told, code="upstream_truncated")
-        shown = self._beginning.decode("utf-8", "replace")[:_SHOWN_CHARACTERS]
+        shown = self._beginning[:_SHOWN_BYTES].decode("utf-8", "replace")[:_SHOWN_CHARACTERS]
         return UpstreamProtocol(f"the body is no event stream; it begins with {shown!r}", code="upstream_malformed")
 
     def _fail(self, message: str) -> None:
@@ -150,40 +164,10 @@ class StreamReader:
             self.failure = UpstreamProtocol(message, code="upstream_malformed")
 
 
-class _Lines:
-    """A chunk on each line; or, when already the first line is no JSON by itself, one JSON document over many lines."""
-
-    def __init__(self) -> None:
-        self._partial: list[bytes] = []
-        self._lines = 0
-
-    def feed(self, piece: bytes) -> list[Event]:
-        """The lines that are whole with this piece."""
-        head, newline, tail = piece.rpartition(b"\n")
-        if not newline or (not self._lines and not self._is_line(head)):
-            self._partial.append(piece)
-            return []
-        self._partial.append(head)
-        lines = b"".join(self._partial).split(b"\n")
-        self._partial = [tail] if tail else []
-        self._lines += len(lines)
-        return [("", line) for line in lines if line.strip()]
-
-    def close(self) -> list[Event]:
-        """What follows the last line end."""
-        rest, self._partial = b"".join(self._partial), []
-        return [("", rest)] if rest.strip() else []
-
-    def _is_line(self, head: bytes) -> bool:
-        """Whether what came so far begins with a line that is JSON by itself."""
-        first = (b"".join(self._partial) + head).lstrip().split(b"\n", 1)[0].rstrip()
-        return first.endswith((b"}", b"]")) and first not in (b"[", b"{", b"{}", b"[]")
-
-
-def _page_text(page: bytes) -> str:
-    """What a page says, without its markup."""
-    text = " ".join(_TAG.sub(" ", page[:20_000].decode("utf-8", "replace")).split())
-    return repr(text[:_SHOWN_CHARACTERS]) if text else "it has no text"
+def _page(page: bytes) -> str:
+    """What is wrong, with what the page says, without its markup."""
+    text = " ".join(_TAG.sub(" ", page[:_PAGE_BYTES].decode("utf-8", "replace")).split())
+    return f"the body is a page, not an event stream: {text[:_SHOWN_CHARACTERS]!r}"
 
 
 def _interface(api: Api, options: Options) -> Interface:

@@ -1,0 +1,60 @@
+"""One recorded oddity a test: a body in `tests/fixtures/chat`, and beside it what it must come to.
+
+The text of each fixture is our own; its shape is one that servers send. `oddity` says which.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from schemas.codec import encode_outcome
+from schemas.deltas import Delta
+from tests.chat_reading import check_indexes, joined, read
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "chat"
+NAMES = sorted(path.stem for path in FIXTURES.glob("*.sse"))
+
+
+def add_up(deltas: list[Delta]) -> dict[str, Any]:
+    """What a client that follows the deltas has in the end."""
+    texts = joined(deltas)
+    sums: dict[str, Any] = {key: texts.get((key, None)) for key in ("content", "refusal", "reasoning")}
+    for key in ("name", "id", "arguments"):
+        sums[key] = {str(number): text for (kind, number), text in texts.items() if kind == key and text}
+    return sums
+
+
+def told_by(outcome: dict[str, Any]) -> dict[str, Any]:
+    """What the deltas must add up to, unless the fixture says otherwise."""
+    sums: dict[str, Any] = {key: outcome[key] for key in ("content", "refusal", "reasoning")}
+    for key in ("name", "id", "arguments"):
+        sums[key] = {str(number): call[key] for number, call in enumerate(outcome["tool_calls"]) if call[key]}
+    return sums
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_body_comes_out_as_a_careful_reading_of_it(name: str) -> None:
+    # given: a body with one oddity
+    body = (FIXTURES / f"{name}.sse").read_bytes()
+    expected = json.loads((FIXTURES / f"{name}.json").read_text())
+    # if: it is read, at once and in pieces of 11 bytes
+    for size in (len(body), 11):
+        deltas, result = read([body[start : start + size] for start in range(0, len(body), size)])
+        outcome = msgspec.json.decode(encode_outcome(result))
+        # expect: the outcome written down beside it, and deltas that add up to it
+        wanted = {"notes": []} | expected["outcome"]
+        assert {key: outcome.get(key) for key in wanted} == wanted
+        assert (outcome["error"] or {}).get("code") == expected.get("error_code")
+        assert add_up(deltas) == told_by(wanted) | expected.get("deltas", {})
+        check_indexes(deltas)
+
+
+def test_each_fixture_says_which_oddity_it_shows() -> None:
+    # given: the fixtures; expect: both halves of each, and no two of the same kind
+    assert {path.stem for path in FIXTURES.glob("*.json")} == set(NAMES)
+    oddities = [json.loads((FIXTURES / f"{name}.json").read_text())["oddity"] for name in NAMES]
+    assert all(oddities)
+    assert len(set(oddities)) == len(oddities) > 90
