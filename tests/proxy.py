@@ -26,6 +26,7 @@ class Proxy:
         self._lose_reply_to: bytes | None = None
         self._halve: bytes | None = None
         self.refusing = False
+        self.delay_s = 0.0  # held back before each piece, in each direction
         self.connections = 0
 
     @property
@@ -56,6 +57,12 @@ class Proxy:
         """Ends a stall."""
         self._flowing.set()
 
+    def mend(self) -> None:
+        """No more delay, stall or refusal, and no fault to come."""
+        self.delay_s, self.refusing = 0.0, False
+        self._lose_reply_to = self._halve = None
+        self.resume()
+
     @property
     def fault_pending(self) -> bool:
         """Whether a fault that was asked for has not happened yet."""
@@ -85,7 +92,10 @@ class Proxy:
         link.add_done_callback(lambda _: writer.transport.abort())  # also when it is cut before it has begun
 
     async def _link(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        server, to_server = await asyncio.open_connection(*self._target)
+        try:
+            server, to_server = await asyncio.open_connection(*self._target)
+        except OSError:  # the server is away: so are we
+            return
         directions = {
             asyncio.create_task(self._requests(client, to_server, to_client)),
             asyncio.create_task(self._replies(server, to_client)),
@@ -99,11 +109,16 @@ class Proxy:
             to_client.transport.abort()
             to_server.close()
 
+    async def _pass(self) -> None:
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        await self._flowing.wait()
+
     async def _requests(
         self, source: asyncio.StreamReader, to_server: asyncio.StreamWriter, to_client: asyncio.StreamWriter
     ) -> None:
         while piece := await source.read(1 << 20):
-            await self._flowing.wait()
+            await self._pass()
             if self._halve is not None and self._halve in piece:
                 self._halve = None
                 to_server.write(piece[: len(piece) // 2])
@@ -120,5 +135,5 @@ class Proxy:
 
     async def _replies(self, source: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         while piece := await source.read(1 << 20):
-            await self._flowing.wait()
+            await self._pass()
             to_client.write(piece)
