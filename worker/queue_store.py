@@ -9,11 +9,11 @@ from typing import TypeVar
 import msgspec
 from arq.connections import ArqRedis
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from schemas import keys, scripts
 from schemas.codec import decode_job, encode_job
-from schemas.errors import AttemptLost
+from schemas.errors import AttemptLost, StoreUnavailable
 from schemas.scripts import Argument, Claim, Script, Verdict
 from worker.lease import Lease, Renewed
 from worker.store import store_error
@@ -24,6 +24,9 @@ CONNECTIONS = 8
 """For claims, acknowledgements and hand-backs; whoever comes later waits for one."""
 
 REPLY_TIMEOUT_S = 5.0
+CHANNEL_CHECK_S = 5.0
+"""A cancel channel that was silent for so long is asked for a sign of life, and given up when it is silent again."""
+
 BLOCKING_MARGIN_S = 2.0
 """How much later than the end of a blocking read its answer may come."""
 
@@ -45,13 +48,13 @@ class QueueStore:
         # Renewals wait for nobody else's turn.
         self._renewals = Redis.from_pool(self._pool(1, reply_s))
         self._wake_ups = Redis.from_pool(self._pool(1, poll_s + BLOCKING_MARGIN_S))
-        self._cancels = Redis.from_pool(self._pool(1, None))
+        self._cancels = Redis.from_pool(self._pool(1, reply_s))
         self._registered = {
             script.name: self.arq.register_script(script.text)
             for script in (scripts.CLAIM, scripts.RENEW, scripts.ACKNOWLEDGE, scripts.HAND_BACK, scripts.NEXT_ATTEMPT)
         }
 
-    def _pool(self, connections: int, reply_s: float | None) -> BlockingConnectionPool:
+    def _pool(self, connections: int, reply_s: float) -> BlockingConnectionPool:
         return BlockingConnectionPool.from_url(
             self._url,
             max_connections=connections,
@@ -68,7 +71,7 @@ class QueueStore:
 
     async def ping(self) -> None:
         """Raises StoreError when Redis is not there."""
-        await _translated(self.arq.ping)
+        await self._ask(self.arq, self.arq.ping)
 
     async def claim(self, limit: int, token: str, *, again: bool) -> Claim:
         """Takes up to `limit` due jobs.
@@ -81,6 +84,7 @@ class QueueStore:
         return scripts.read_claim(
             await self._reply(
                 scripts.CLAIM,
+                self.arq,
                 queue=keys.QUEUE,
                 wake=keys.WAKE,
                 limit=limit,
@@ -173,32 +177,38 @@ class QueueStore:
 
     async def wait_for_work(self, timeout_s: float) -> None:
         """Returns with a wake-up token, or when `timeout_s` is over."""
-        await _translated(lambda: self._wake_ups.blpop(keys.WAKE, timeout=max(timeout_s, 0.001)))
+        await self._ask(self._wake_ups, lambda: self._wake_ups.blpop(keys.WAKE, timeout=max(timeout_s, 0.001)))
 
     async def cancels(self) -> AsyncGenerator[str | None, None]:
         """Request ids to cancel as they are published; None after each subscription."""
         async with self._cancels.pubsub() as channel:
-            await _translated(lambda: channel.subscribe(keys.CANCEL_CHANNEL))
+            await self._ask(self._cancels, lambda: channel.subscribe(keys.CANCEL_CHANNEL))
+            asked = False
             while True:
-                message = await _translated(lambda: channel.get_message(timeout=None))
-                if message and message["type"] == "subscribe":
+                message = await self._ask(self._cancels, lambda: channel.get_message(timeout=CHANNEL_CHECK_S))
+                if message is None:
+                    if asked:
+                        raise StoreUnavailable("the connection that hears cancels does not answer")
+                    await self._ask(self._cancels, channel.ping)
+                elif message["type"] == "subscribe":
                     yield None
-                elif message and message["type"] == "message":
+                elif message["type"] == "message":
                     yield message["data"].decode()
-
-    async def _reply(self, script: Script, client: Redis | None = None, **given: Argument) -> list[bytes]:
-        names, args = script.call(**given)
-        run = self._registered[script.name]
-        return await _translated(
-            lambda: run([name if isinstance(name, bytes) else str(name) for name in names], args, client)
-        )
+                asked = message is None
 
     async def _verdict(self, script: Script, client: Redis | None = None, **given: Argument) -> Verdict:
-        return script.verdict(await self._reply(script, client, **given))
+        return script.verdict(await self._reply(script, client or self.arq, **given))
 
+    async def _reply(self, script: Script, client: Redis, **given: Argument) -> list[bytes]:
+        names, args = script.call(**given)
+        run = self._registered[script.name]
+        return await self._ask(client, lambda: run([str(name) for name in names], args, client))
 
-async def _translated(call: Callable[[], Awaitable[_T]]) -> _T:
-    try:
-        return await call()
-    except (RedisError, OSError) as error:
-        raise store_error(error) from error
+    async def _ask(self, client: Redis, call: Callable[[], Awaitable[_T]]) -> _T:
+        try:
+            return await call()
+        except ReadOnlyError as error:  # the primary has become a replica: connect anew, to whoever is the primary now
+            await client.connection_pool.disconnect(inuse_connections=False)
+            raise store_error(error) from error
+        except (RedisError, OSError) as error:
+            raise store_error(error) from error

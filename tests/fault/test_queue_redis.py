@@ -157,3 +157,59 @@ async def test_a_lost_reply_neither_loses_nor_doubles(redis_url: str, client: Ar
         for job_id in ("first", "second"):
             assert await client.hmget(keys.queue_state_key(job_id), ["held", "crashes"]) == [b"0", b"0"]
             assert await client.exists(keys.lease_key(job_id)) == 0
+
+
+async def test_a_cancel_channel_that_fell_silent_is_replaced(
+    redis_url: str, client: ArqRedis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given a cancel connection through which nothing comes any more, not even its end, if a sign of life is due, expect
+    # another connection, and the cancel published meanwhile found
+    monkeypatch.setattr("worker.queue_store.CHANNEL_CHECK_S", 0.1)
+    jobs = Jobs()
+    async with Proxy(redis_url) as proxy, running(proxy.url, jobs.generate, lease_s=LONG_S, poll_s=LONG_S):
+        await client.enqueue_job("generate", _job_id="a")
+        await client.lpush(keys.WAKE, 1)
+        await until(lambda: len(jobs.leases) == 1)
+        await until(lambda: subscribed(client))
+        proxy.stall()
+        await client.hset(keys.rec_key("a"), "cancel", 1)
+        await until(lambda: "does not answer" in caplog.text)
+        proxy.resume()
+        async with asyncio.timeout(DEADLINE_S):
+            assert await jobs.leases[0].stopped is Stop.CANCELLED
+        await client.delete(keys.rec_key("a"))
+
+
+async def subscribed(client: ArqRedis) -> bool:
+    return (await client.pubsub_numsub(keys.CANCEL_CHANNEL))[0][1] == 1
+
+
+async def test_a_drain_ends_also_while_the_server_is_away(
+    lasting: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a running job and no server, if the worker drains, expect it to end all the same, and the lease to run out
+    monkeypatch.setattr("worker.queue.HAND_BACK_S", 0.1)
+    jobs = Jobs()
+    async with plain_client(lasting.url) as client:
+        async with running(lasting.url, jobs.generate, lease_s=0.5, drain_s=0.1) as worker:
+            await client.enqueue_job("generate", _job_id="a")
+            await until(lambda: len(jobs.leases) == 1)
+            lasting.kill()
+            await worker.drained()
+        await asyncio.to_thread(lasting.start)
+        assert await client.zrange(keys.QUEUE, 0, -1) == [b"a"]
+        assert await client.exists(keys.job_key("a")) == 1
+
+
+async def test_a_primary_that_became_a_replica_is_waited_for(redis_url: str, client: ArqRedis) -> None:
+    # given a running job, if the server refuses writes for a while, expect the worker to go on afterwards
+    jobs = Jobs()
+    async with running(redis_url, jobs.generate, lease_s=LONG_S):
+        await client.enqueue_job("generate", _job_id="a")
+        await until(lambda: len(jobs.leases) == 1)
+        await client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        jobs.go.set()
+        await until(lambda: len(jobs.ends) == 1)
+        await client.execute_command("REPLICAOF", "NO", "ONE")
+        await until(lambda: gone(client))
+    assert jobs.attempts() == [("a", 1)]
