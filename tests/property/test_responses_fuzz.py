@@ -49,9 +49,14 @@ types: st.SearchStrategy[str] = st.sampled_from(
 item_types: st.SearchStrategy[str] = st.sampled_from(
     "message reasoning function_call custom_tool_call mcp_call output_text refusal summary_text compaction".split()
 )
-shapes: st.SearchStrategy[Any] = st.dictionaries(keys, anything, max_size=6).flatmap(
-    lambda fields: st.builds(lambda of_type: fields | {"type": of_type}, item_types)
-)
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> dict[str, Any]:
+    """An object that looks like an item, a part or a response."""
+    return draw(st.dictionaries(keys, anything, max_size=6)) | {"type": draw(item_types)}
+
+
 numbers: st.SearchStrategy[Any] = st.none() | st.integers(0, 3) | anything
 events: st.SearchStrategy[Any] = st.fixed_dictionaries(
     {"type": types | anything},
@@ -67,9 +72,9 @@ events: st.SearchStrategy[Any] = st.fixed_dictionaries(
         "arguments": st.text(max_size=5) | anything,
         "input": st.text(max_size=5) | anything,
         "name": anything,
-        "item": shapes | anything,
-        "part": shapes | anything,
-        "response": shapes | anything,
+        "item": shapes() | anything,
+        "part": shapes() | anything,
+        "response": shapes() | anything,
         "error": anything,
     },
 )
@@ -78,7 +83,7 @@ ends: st.SearchStrategy[Any] = st.sampled_from(["completed", "incomplete", "fail
         {"type": st.just(f"response.{name}")},
         optional={
             "response": st.fixed_dictionaries(
-                {}, optional={"output": st.lists(shapes | anything, max_size=4) | anything, "status": anything}
+                {}, optional={"output": st.lists(shapes() | anything, max_size=4) | anything, "status": anything}
             )
             | anything
         },

@@ -196,6 +196,8 @@ class CallItem(_Item):
     def finish(self, item: JsonObject) -> None:
         """The whole item, at its end or in the terminal event."""
         self._introduce(item)
+        if self.finished is None:
+            self._correct(item)
         self.settle(self._text_of(item))
         self._status = as_text(item.get("status")) or self._status
         self.keep(item)
@@ -228,6 +230,16 @@ class CallItem(_Item):
         if self._name is None and (name := as_text(item.get("name"))):
             self._name = name
             self._call.name(name)
+
+    def _correct(self, item: JsonObject) -> None:
+        """Id and name as the finished item has them stand in the outcome: some servers make up new ones for it."""
+        call_id, name = as_text(item.get("call_id")), as_text(item.get("name"))
+        if call_id and call_id != self.call_id:
+            self._differs("call_id")
+            self.call_id = call_id
+        if name and name != self._name:
+            self._differs("name")
+            self._name = name
 
     def _new_call(self, stage: Stage) -> CallState:
         return CallState(self._number, stage.emitter, stage.options, "custom" if self._custom else "function")

@@ -109,7 +109,7 @@ class Ledger:
         for item in reversed(self._items):
             if item.family != family:
                 continue
-            same_id = item_id is not None and item.id == item_id
+            same_id = item_id is not None and item_id in _names(item)
             same_index = index is not None and item.index == index
             adrift = (index is None or item.index is None) and item.finished is None
             fit = 4 if same_id and same_index else 3 if same_id else 2 if same_index else 1 if adrift else 0
@@ -131,3 +131,8 @@ class Ledger:
         self._items.append(item)
         self._last = None
         return item
+
+
+def _names(item: Item) -> tuple[str | None, ...]:
+    """What an event may call the item; some servers give the call id for the item's."""
+    return (item.id, item.call_id) if isinstance(item, CallItem) else (item.id,)
