@@ -23,7 +23,7 @@ from schemas.settings import DEFAULT_RETENTION_S, DEFAULT_RUN_LIMIT_S, Settings
 _Answer = TypeVar("_Answer")
 _Item = TypeVar("_Item")
 
-_UNWIND_S = 2.0  # how long an interrupted call waits for its coroutine to let go of what it holds
+_STOP_S = 2.0  # how long the end of the process waits for the thread
 
 
 class SyncClient:
@@ -147,15 +147,25 @@ class SyncClient:
 
 
 def _iterate(here: "_LoopThread", items: AsyncGenerator[_Item, None]) -> Generator[_Item, None, None]:
-    async def following() -> _Item | None:
+    stepping: asyncio.Task[Any] | None = None
+
+    async def step() -> _Item | None:
+        nonlocal stepping
+        stepping = asyncio.current_task()
         return await anext(items, None)
 
+    async def leave() -> None:
+        if stepping is not None and not stepping.done():  # the thread that waited for it was interrupted
+            stepping.cancel()
+            await asyncio.wait([stepping])
+        await items.aclose()
+
     try:
-        while (item := here.call(following())) is not None:
+        while (item := here.call(step())) is not None:
             yield item
     finally:
         if here.is_ours():
-            here.call(items.aclose())
+            here.call(leave())
 
 
 class _LoopThread:
@@ -177,26 +187,17 @@ class _LoopThread:
         if not self.is_ours():
             coroutine.close()
             raise RuntimeError("a tail does not survive a fork: begin it again in the child, after its last cursor")
-        over = threading.Event()
-
-        async def run() -> _Answer:
-            try:
-                return await coroutine
-            finally:
-                over.set()
-
-        future = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
         except BaseException:  # also KeyboardInterrupt: nothing may go on in the loop that nobody waits for
-            if future.cancel():
-                over.wait(_UNWIND_S)
+            future.cancel()
             raise
 
     def stop(self) -> None:
         """Ends the thread; what still runs in it is left."""
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_UNWIND_S)
+        self._thread.join(_STOP_S)
 
 
 _lock = threading.Lock()

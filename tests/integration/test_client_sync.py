@@ -1,0 +1,225 @@
+"""SyncClient on a real Valkey: from many threads, before and after a fork, left in the middle."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from producers.client import Client
+from producers.sync import SyncClient
+from schemas.deltas import Completed
+from schemas.errors import CursorInvalid, RequestRejected, StoreUnavailable, UnknownRequest
+from tests.scribe import ANSWER, Scribe
+
+HELLO: list[dict[str, Any]] = [{"role": "user", "content": "hello"}]
+ALL = ["0-1", *(f"1-{seq}" for seq in range(len(ANSWER) + 2))]
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[SyncClient]:
+    with SyncClient.connect(redis_url) as connected:
+        yield connected
+
+
+def answer(redis_url: str, request_id: str) -> None:
+    async def write() -> None:
+        async with Redis.from_url(redis_url) as redis:
+            await Scribe(redis, request_id).answer()
+
+    asyncio.run(write())
+
+
+def blocked_readers(redis_url: str) -> int:
+    async def count() -> int:
+        async with Redis.from_url(redis_url) as redis:
+            return sum("b" in entry["flags"] for entry in await redis.client_list())
+
+    return asyncio.run(count())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not come to that"
+        time.sleep(0.005)
+
+
+def test_every_verb_works_without_a_loop(client: SyncClient, redis_url: str) -> None:
+    submitted = client.submit(id="one", model="m", messages=HELLO)
+    assert (submitted.id, client.status("one").status, client.result("one")) == ("one", "queued", None)
+    answer(redis_url, "one")
+    items = list(client.tail("one"))
+    assert [item.cursor for item in items] == ALL
+    assert [item.cursor for item in client.tail("one", after="1-4")] == ALL[6:]
+    assert [item.cursor for item in client.letta("one", after="1-4")] == ALL[6:]
+    outcome = client.result("one", wait_s=5)
+    assert outcome is not None
+    assert outcome.content == "Hello"
+    assert client.cancel("one") == ("finished", "completed")
+
+
+def test_what_is_wrong_is_raised_at_the_call(client: SyncClient) -> None:
+    with pytest.raises(UnknownRequest):
+        client.tail("nobody")
+    with pytest.raises(UnknownRequest):
+        client.letta("nobody")
+    client.submit(id="one", model="m", messages=HELLO)
+    with pytest.raises(CursorInvalid):
+        client.tail("one", after="x")
+    with pytest.raises(CursorInvalid):
+        client.tail("one", after="9-9")
+    with pytest.raises(RequestRejected):
+        client.submit(model="m")
+
+
+def test_it_connects_when_it_is_used_and_says_when_it_cannot(unused_tcp_port: int) -> None:
+    url = f"redis://127.0.0.1:{unused_tcp_port}/0"
+    client = SyncClient(url)
+    with pytest.raises(StoreUnavailable):
+        client.status("one")
+    with pytest.raises(StoreUnavailable):
+        SyncClient.connect(url)
+
+
+def test_many_threads_share_one(redis_url: str) -> None:
+    # given a client that has not connected yet / if twenty threads use it at once
+    client = SyncClient(redis_url)
+
+    def whole_life(number: int) -> list[str | None]:
+        submitted = client.submit(id=f"r{number}", model="m", messages=HELLO)
+        writing = threading.Thread(target=answer, args=(redis_url, submitted.id))
+        writing.start()
+        items = [item.cursor for item in client.tail(submitted.id)]
+        writing.join()
+        return items
+
+    with ThreadPoolExecutor(20) as threads:
+        assert list(threads.map(whole_life, range(20))) == [ALL] * 20
+    # and one thread of ours serves them all
+    assert sum(thread.name == "tailrace" for thread in threading.enumerate()) == 1
+    client.close()
+
+
+def test_a_tail_that_is_left_gives_its_connection_back(client: SyncClient, redis_url: str) -> None:
+    client.submit(id="one", model="m", messages=HELLO)
+    items = client.tail("one")
+    assert next(items).cursor == "0-1"
+    waiting = threading.Thread(target=lambda: list(client.tail("one")))
+    waiting.start()
+    wait_until(lambda: blocked_readers(redis_url) == 1)
+    items.close()
+    with pytest.raises(StopIteration):
+        next(items)
+    client.cancel("one")
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert blocked_readers(redis_url) == 0
+
+
+def test_used_again_after_close_it_connects_again(client: SyncClient) -> None:
+    client.submit(id="one", model="m", messages=HELLO)
+    client.close()
+    assert client.status("one").status == "queued"
+
+
+def test_beside_a_running_loop_it_does_not_disturb(redis_url: str) -> None:
+    async def both() -> None:
+        async with await Client.connect(redis_url) as client:
+            await client.submit(id="one", model="m", messages=HELLO)
+            blocking = SyncClient(redis_url)
+            status = await asyncio.to_thread(blocking.status, "one")
+            assert status == await client.status("one")
+            await asyncio.to_thread(blocking.close)
+
+    asyncio.run(both())
+
+
+# A program of its own: a fork of the test run, with its threads and fixtures, would test pytest.
+_FORKING = """
+import os, sys
+from producers.sync import SyncClient
+url = sys.argv[1]
+client = SyncClient.connect(url)
+client.submit(id="before", model="m", messages=[{"role": "user", "content": "hello"}])
+items = client.tail("before")
+next(items)
+children = []
+for number in range(3):
+    child = os.fork()
+    if child == 0:
+        client.submit(id=f"child{number}", model="m", messages=[{"role": "user", "content": "hello"}])
+        assert client.status("before").status == "queued"
+        assert next(client.tail("before")).cursor == "0-1"
+        try:
+            next(items)
+        except RuntimeError as error:
+            assert "does not survive a fork" in str(error)
+        else:
+            raise AssertionError("the parent's tail went on in the child")
+        client.close()
+        sys.exit(0)
+    children.append(child)
+codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+assert codes == [0, 0, 0], codes
+for number in range(3):
+    assert client.status(f"child{number}").status == "queued"
+client.cancel("before")
+assert [item.cursor for item in items] == ["1-0"]
+print("fine")
+"""
+
+
+def test_a_fork_may_use_it_on_both_sides(redis_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", _FORKING, redis_url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+    assert done.stderr == ""
+
+
+_INTERRUPTED = """
+import sys
+from producers.sync import SyncClient
+client = SyncClient.connect(sys.argv[1])
+client.submit(id="one", model="m", messages=[{"role": "user", "content": "hello"}])
+print("waiting", flush=True)
+try:
+    for item in client.tail("one"):
+        print(item.cursor, flush=True)
+except KeyboardInterrupt:
+    print(client.status("one").status, flush=True)
+"""
+
+
+def test_an_interrupt_ends_the_wait_and_nothing_else(redis_url: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-X", "dev", "-c", _INTERRUPTED, redis_url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        assert [program.stdout.readline() for _ in range(2)] == ["waiting\n", "0-1\n"]
+        wait_until(lambda: blocked_readers(redis_url) == 1)
+        program.send_signal(signal.SIGINT)
+        out, err = program.communicate(timeout=20)
+        assert (program.returncode, out, err) == (0, "queued\n", "")
+
+
+def test_the_end_of_a_tail_is_the_terminal(client: SyncClient, redis_url: str) -> None:
+    client.submit(id="one", model="m", messages=HELLO)
+    answer(redis_url, "one")
+    *_, last = client.tail("one")
+    assert isinstance(last.entry, Completed)

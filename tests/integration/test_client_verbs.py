@@ -1,0 +1,227 @@
+"""Result, cancel and status on a real Valkey, and the Letta form of a tail."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+import pytest
+from redis.asyncio import Redis
+
+from producers.answers import CancelVerdict
+from producers.client import Client
+from producers.store import ProducerStore
+from schemas import keys
+from schemas.codec import decode_entry
+from schemas.deltas import Cancelled
+from schemas.errors import StoreUnavailable
+from schemas.outcome import Status as OutcomeStatus
+from tests.proxy import Proxy
+from tests.scribe import ANSWER, IDS, Scribe
+from tests.until import until
+
+ID = "one"
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[Client]:
+    async with await Client.connect(redis_url) as connected:
+        await connected.submit(id=ID, model="m", messages=HELLO, metadata={"thread": 7})
+        yield connected
+
+
+async def test_a_result_that_is_not_there_yet_is_none(client: Client, redis: Redis) -> None:
+    assert await client.result(ID) is None
+    assert await client.result(ID, wait_s=0.05) is None
+    await Scribe(redis, ID).begin()
+    assert await client.result(ID, wait_s=0.05) is None
+
+
+@pytest.mark.parametrize("wait_s", [10.0, None])
+async def test_a_result_is_waited_for(wait_s: float | None, client: Client, redis: Redis) -> None:
+    # given somebody who waits for the outcome / if the answer is written, piece by piece
+    async with asyncio.timeout(20):
+        waiting = asyncio.create_task(client.result(ID, wait_s=wait_s))
+        scribe = Scribe(redis, ID)
+        await scribe.begin()
+        for entry in ANSWER:
+            await scribe.write([entry])
+        assert not waiting.done()
+        await scribe.finish()
+        outcome = await waiting
+    # expect the outcome as it was written
+    assert outcome is not None
+    assert (outcome.status, outcome.content, outcome.attempt) == ("completed", "Hello", 1)
+    assert await client.result(ID) == outcome
+
+
+async def test_a_result_is_waited_for_over_a_cut_connection(redis_url: str, redis: Redis) -> None:
+    async with Proxy(redis_url) as proxy, await Client.connect(proxy.url) as client:
+        await client.submit(id=ID, model="m", messages=HELLO)
+        waiting = asyncio.create_task(client.result(ID, wait_s=10))
+
+        async def blocked() -> bool:
+            return any("b" in entry["flags"] for entry in await redis.client_list())
+
+        await until(blocked)
+        proxy.cut()
+        await Scribe(redis, ID).answer()
+        assert (await waiting) is not None
+
+
+async def test_cancelled_while_it_waits_it_ends_at_once(client: Client, redis: Redis) -> None:
+    assert await client.cancel(ID) == CancelVerdict("ended", "cancelled")
+    # expect a terminal in an attempt of its own, and an outcome that knows whose it is
+    items = [item async for item in client.tail(ID)]
+    assert [item.cursor for item in items] == ["0-1", "1-0"]
+    assert items[-1].entry == Cancelled(0)
+    outcome = await client.result(ID)
+    assert outcome is not None
+    assert (outcome.status, outcome.request_id, outcome.attempt) == ("cancelled", ID, 1)
+    assert (outcome.api, outcome.model, outcome.metadata) == ("chat", "m", {"thread": 7})
+    assert outcome.started_at is None
+    assert outcome.submitted_at is not None
+    assert outcome.finished_at is not None
+    assert datetime.fromisoformat(outcome.submitted_at) <= datetime.fromisoformat(outcome.finished_at)
+    # and nothing left in the queue
+    assert await redis.zrange(keys.QUEUE, 0, -1) == []
+    assert await redis.exists(keys.job_key(ID)) == 0
+    assert (await client.status(ID)).status == "cancelled"
+
+
+async def test_cancelled_while_a_worker_takes_it_the_job_is_left_to_the_worker(client: Client, redis: Redis) -> None:
+    # given a worker that has claimed the job and not begun
+    await redis.set(keys.lease_key(ID), b"token", ex=5)
+    assert (await client.cancel(ID)).word == "ended"
+    # expect its job untouched, and its begin refused
+    assert await redis.exists(keys.job_key(ID)) == 1
+    assert (await Scribe(redis, ID).begin()).word == "finished"
+
+
+async def test_cancelled_between_two_attempts_it_ends_in_the_next(client: Client, redis: Redis) -> None:
+    # given a request that was handed back after its second attempt
+    scribe = Scribe(redis, ID, attempt=2)
+    await scribe.begin()
+    await scribe.write(ANSWER[:2])
+    await redis.hset(keys.rec_key(ID), "status", "queued")
+    assert (await client.cancel(ID)).word == "ended"
+    items = [item async for item in client.tail(ID)]
+    assert [item.cursor for item in items] == ["0-1", "2-0", "2-1", "2-2", "3-0"]
+    outcome = await client.result(ID)
+    assert outcome is not None
+    assert outcome.attempt == 3
+
+
+async def test_cancelled_while_it_runs_its_worker_is_told(client: Client, redis: Redis) -> None:
+    async with redis.pubsub() as hearing:
+        await hearing.subscribe(keys.CANCEL_CHANNEL)
+        await hearing.get_message(timeout=5)
+        scribe = Scribe(redis, ID)
+        await scribe.begin()
+        assert await client.cancel(ID) == CancelVerdict("signalled", "running")
+        heard = await hearing.get_message(timeout=5)
+        assert heard is not None
+        assert heard["data"] == ID.encode()
+    status = await client.status(ID)
+    assert (status.status, status.cancel_requested) == ("running", True)
+    # if the worker then ends it / expect that to be the end, with what there was
+    await scribe.write(ANSWER[-2:])
+    await scribe.finish("cancelled")
+    outcome = await client.result(ID)
+    assert outcome is not None
+    assert (outcome.status, outcome.content) == ("cancelled", "Hello")
+
+
+@pytest.mark.parametrize("ended", ["completed", "incomplete", "failed", "cancelled"])
+async def test_cancel_of_what_has_ended_changes_nothing(ended: OutcomeStatus, client: Client, redis: Redis) -> None:
+    scribe = Scribe(redis, ID)
+    await scribe.begin()
+    await scribe.finish(ended)
+    before = await redis.hgetall(keys.rec_key(ID))
+    assert await client.cancel(ID) == CancelVerdict("finished", ended)
+    assert await redis.hgetall(keys.rec_key(ID)) == before
+    assert await redis.xlen(keys.log_key(ID)) == 3
+
+
+async def test_cancelled_by_many_at_once_it_ends_once(client: Client, redis: Redis) -> None:
+    verdicts = await asyncio.gather(*(client.cancel(ID) for _ in range(20)))
+    assert sorted(verdict.word for verdict in verdicts) == ["ended"] + ["finished"] * 19
+    assert {verdict.status for verdict in verdicts} == {"cancelled"}
+    assert await redis.xlen(keys.log_key(ID)) == 2
+
+
+async def test_cancel_wins_or_loses_against_begin_and_never_half(client: Client, redis: Redis) -> None:
+    for number in range(30):
+        request_id = f"r{number}"
+        await client.submit(id=request_id, model="m", messages=HELLO)
+        verdict, begun = await asyncio.gather(client.cancel(request_id), Scribe(redis, request_id).begin())
+        assert (verdict.word, begun.word) in {("ended", "finished"), ("signalled", "begun")}
+
+
+async def test_a_metadata_that_looks_like_our_fields_is_left_alone(client: Client) -> None:
+    metadata = {"attempt": None, "finished_at": "", "submitted_at": "", "x": '"attempt":null'}
+    await client.submit(id="sly", model='"attempt":null', messages=HELLO, metadata=metadata)
+    await client.cancel("sly")
+    outcome = await client.result("sly")
+    assert outcome is not None
+    assert (outcome.metadata, outcome.model, outcome.attempt) == (metadata, '"attempt":null', 1)
+
+
+async def test_status_tells_where_a_request_stands(client: Client, redis: Redis) -> None:
+    waiting = await client.status(ID)
+    assert (waiting.status, waiting.attempt, waiting.api, waiting.model) == ("queued", 0, "chat", "m")
+    assert (waiting.started_at, waiting.finished_at, waiting.cancel_requested) == (None, None, False)
+    times = [datetime.fromisoformat(time) for time in (waiting.submitted_at, waiting.deadline_at)]
+    assert (times[1] - times[0]).total_seconds() == 900
+    # the same instant as the log's first entry gives
+    [(_, fields)] = await redis.xrange(keys.log_key(ID))
+    assert getattr(decode_entry(fields[b"e"]), "at", None) == waiting.submitted_at
+
+    await Scribe(redis, ID).answer()
+    ended = await client.status(ID)
+    assert (ended.status, ended.attempt) == ("completed", 1)
+    assert ended.started_at is not None
+    assert ended.finished_at is not None
+    assert waiting.submitted_at <= ended.started_at <= ended.finished_at
+
+
+async def test_every_verb_says_that_redis_is_away(redis_url: str) -> None:
+    async with Proxy(redis_url) as proxy, await Client.connect(proxy.url, timeout_s=0.5) as client:
+        await client.submit(id=ID, model="m", messages=HELLO)
+        proxy.refusing = True
+        proxy.cut()
+        for verb in (client.result, client.cancel, client.status, client.open_tail):
+            with pytest.raises(StoreUnavailable, match="cannot be reached"):
+                await verb(ID)
+
+
+async def test_the_letta_form_is_the_same_wherever_it_is_resumed(redis_url: str, redis: Redis) -> None:
+    async with Client(ProducerStore(redis_url, timeout_s=5.0)) as client:
+        await client.submit(id=ID, model="m", messages=HELLO)
+        first, second = Scribe(redis, ID, 1), Scribe(redis, ID, 2)
+        await first.begin()
+        await first.write(ANSWER[:2])
+        await second.begin("lease_expired")
+        await second.write(ANSWER)
+        await second.finish()
+        whole = [item async for item in client.letta(ID)]
+        # if it is resumed behind any entry / expect the very same messages
+        for position, item in enumerate(whole):
+            assert [rest async for rest in client.letta(ID, after=item.cursor)] == whole[position + 1 :]
+    # deltas are Letta messages, source in each, and all else is the entry itself
+    assert [item.message["message_type"] for item in whole][:4] == [
+        "accepted",
+        "attempt_started",
+        "reasoning_message",
+        "reasoning_message",
+    ]
+    reasoning = [item.message for item in whole if item.message["message_type"] == "reasoning_message"]
+    assert [message["source"] for message in reasoning] == ["non_reasoner_model"] * 4 + ["reasoner_model"] * 2
+    assert {message["id"] for message in reasoning} == {IDS.tool}
+    assert whole[-1].message == {"message_type": "completed", "ms": 100}
