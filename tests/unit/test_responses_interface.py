@@ -11,7 +11,8 @@ from schemas.deltas import AssistantDelta, Delta, ErrorInfo, ReasoningDelta, Too
 from schemas.errors import UpstreamProtocol, UpstreamRefused, UpstreamUnavailable
 from worker.interface.options import Options
 from worker.interface.response_event import event_of
-from worker.interface.responses import MAX_NOTES, ResponsesInterface
+from worker.interface.responses import ResponsesInterface
+from worker.interface.responses_notes import MAX_NOTES, MAX_UNKNOWN_TYPES
 
 Event = dict[str, Any]
 
@@ -220,7 +221,7 @@ def test_notes_are_bounded() -> None:
     # expect: a few notes, and a count of the rest
     notes = interface.finish().notes
     assert len(notes) <= MAX_NOTES + 10
-    assert notes[-1].startswith(f"skipped {3 * MAX_NOTES - 8} events of other")
+    assert notes[-1] == f"skipped events of other unknown types: {3 * MAX_NOTES - MAX_UNKNOWN_TYPES}"
 
 
 def test_an_item_nested_too_deeply_is_left_out_and_the_outcome_can_be_written() -> None:

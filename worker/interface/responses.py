@@ -4,7 +4,6 @@ Owns what each event type means and how a response ends. The items do the rest: 
 `responses_ledger.py` which one an event means. Source: OpenAI API reference, "Streaming events" of the Responses API.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 
 from schemas.deltas import Delta, ErrorInfo, Usage
@@ -15,13 +14,12 @@ from worker.interface.options import Options
 from worker.interface.response_event import JsonObject, ResponseEvent, ResponseObject, decode_event
 from worker.interface.responses_items import CallItem, HostedItem, TextItem
 from worker.interface.responses_ledger import Ledger
+from worker.interface.responses_notes import Notes
 from worker.interface.responses_text import Channel, Stage, text_of_part
 from worker.interface.upstream_error import from_error_object
 from worker.interface.usage import read_usage
 
 TRUNCATED = "the stream ended without a terminal event"
-MAX_NOTES = 40
-MAX_UNKNOWN_TYPES = 8
 _SHOWN_BYTES = 120
 
 _TEXTS: Mapping[str, Channel] = {
@@ -62,7 +60,7 @@ _ENDS: Mapping[str, str] = {
     "response.cancelled": "cancelled",
     "response.canceled": "cancelled",
 }
-"""Terminal events, and how the response ended where it does not say so itself."""
+"""Terminal events, and how the response ended."""
 
 _STATUSES = frozenset({"completed", "incomplete", "failed", "cancelled"})
 _SILENT = frozenset(
@@ -79,10 +77,9 @@ class ResponsesInterface:
     """
 
     def __init__(self, options: Options) -> None:
-        self._stage = Stage(options, self._note)
+        self._notes = Notes()
+        self._stage = Stage(options, self._notes.add)
         self._items = Ledger(self._stage)
-        self._notes: dict[str, None] = {}
-        self._unknown: Counter[str] = Counter()
         self._id: str | None = None
         self._model: str | None = None
         self._usage: Usage | None = None
@@ -153,7 +150,7 @@ class ResponsesInterface:
     def finish(self, *, error: ErrorInfo | None = None, cancelled: bool = False) -> Outcome:
         """What the call came to. The server's own error goes before `error`, which then is only its consequence."""
         self.drain()
-        stage = Stage(self._stage.options, self._note)
+        stage = Stage(self._stage.options, self._notes.add)
         calls = self._conclude(stage)
         status, told = self._judge(error, cancelled)
         said = stage.emitter
@@ -172,7 +169,7 @@ class ResponsesInterface:
             upstream_sequence=self._sequence,
             error=told,
             items=self._kept(),
-            notes=self._all_notes(),
+            notes=self._notes.all(),
         )
 
     def _take(self, event: ResponseEvent) -> None:
@@ -222,7 +219,7 @@ class ResponsesInterface:
             case name if name in _ENDS:
                 self._take_end(event)
             case name if name not in _SILENT and not _is_of_hosted_tool(name):
-                self._unknown[name[:80]] += 1
+                self._notes.skipped(name)
             case _:
                 pass
 
@@ -234,11 +231,12 @@ class ResponsesInterface:
                 self._usage = read_usage(event.response.usage, self._usage)
 
     def _take_end(self, event: ResponseEvent) -> None:
-        """A terminal event. The response's own status goes before the event's name: some servers know one name only."""
+        """A terminal event. Some servers know one only, `response.completed`: there the response's status counts."""
         self._take_response(event)
         response = event.response or ResponseObject()
         self._items.output(response.output or [])
-        self._end = response.status if response.status in _STATUSES else _ENDS[event.type]
+        named = _ENDS[event.type]
+        self._end = response.status if named == "completed" and response.status in _STATUSES else named
         self._reason = as_text((response.incomplete_details or {}).get("reason"))
         if self._end == "failed" and (response.error or self._error is None):
             self._error = from_error_object(response.error or "the response failed, and the server did not say why")
@@ -247,7 +245,7 @@ class ResponsesInterface:
                 "the response was cancelled at the model's server", code="upstream_cancelled", whose="caller"
             )
         elif self._end != "failed" and self._error is not None:
-            self._note(f"an error event came before the end, which then was {self._end}: {self._error}")
+            self._notes.add(f"an error event came before the end, which then was {self._end}: {self._error}")
             self._error = None
 
     def _text_item(self, channel: Channel, event: ResponseEvent) -> TextItem:
@@ -259,7 +257,7 @@ class ResponsesInterface:
             if isinstance(item, CallItem):
                 call = item.conclude(stage, self._end == "completed")
                 if self._end == "completed" and not call.complete:
-                    self._note(f"the call of {call.name!r} is not whole, though the response was completed: incomplete")
+                    self._notes.add(f"the call of {call.name!r} is not whole, though the response is: incomplete")
                 calls.append(call)
             elif isinstance(item, TextItem):
                 item.conclude(stage)
@@ -283,18 +281,6 @@ class ResponsesInterface:
             for item in self._items
             if item.finished is not None and (isinstance(item, HostedItem) or item.family == "reasoning")
         )
-
-    def _note(self, sentence: str) -> None:
-        if len(self._notes) < MAX_NOTES:
-            self._notes[sentence] = None
-
-    def _all_notes(self) -> tuple[str, ...]:
-        shown = self._unknown.most_common(MAX_UNKNOWN_TYPES)
-        skipped = [f"skipped {count} events of unknown type {name!r}" for name, count in shown]
-        rest = self._unknown.total() - sum(count for _, count in shown)
-        if rest:
-            skipped.append(f"skipped {rest} events of other unknown types")
-        return (*self._notes, *skipped)
 
 
 def _place(channel: Channel, event: ResponseEvent) -> tuple[Channel, int | None]:
