@@ -194,6 +194,11 @@ class Publisher:
         self._open.add(writer)
         return writer
 
+    @property
+    def writers(self) -> int:
+        """Writers that are open."""
+        return len(self._open)
+
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name="publisher")
         return self

@@ -321,6 +321,27 @@ async def test_a_replica_is_waited_for_until_it_is_primary_again(
     assert await written(redis) == numbered(2)
 
 
+async def test_replies_left_unread_are_never_taken_for_those_of_a_later_commit(
+    redis: Redis, redis_url: str, valkey: EmbeddedValkey
+) -> None:
+    """given: a commit that was refused in its middle / if the next one fails, too / expect: it is told so."""
+    async with publishing(redis_url) as publisher:
+        first = await begun(redis, publisher)
+        valkey.ask("REPLICAOF 127.0.0.1 1")
+        try:
+            for _ in range(5):
+                first.append(b"e")
+            await until(lambda: publisher.commits >= 1)
+            first.close()
+        finally:
+            valkey.ask("REPLICAOF NO ONE")
+        lost = await begun(redis, publisher, "lost")
+        await redis.delete(log_key("lost"))
+        lost.append(b"e1")
+        with pytest.raises(AttemptLost):
+            await lost.flush()
+
+
 async def test_a_server_that_is_away_too_long_fails_the_writer(redis: Redis, redis_url: str) -> None:
     async with Proxy(redis_url) as proxy, publishing(proxy.url, patience_s=0.05) as publisher:
         writer = await begun(redis, publisher)

@@ -82,14 +82,16 @@ class Owner:
 
 
 @asynccontextmanager
-async def owning(url: str, *, worker_url: str | None = None, patience_s: float = 10.0) -> AsyncGenerator[Owner]:
+async def owning(
+    url: str, *, worker_url: str | None = None, patience_s: float = 10.0, buffer_bytes: int = 1 << 20
+) -> AsyncGenerator[Owner]:
     limits = TimeLimits(2.0, 10.0, 10.0)
     async with Simulator() as simulator, Redis.from_url(url) as redis, await Client.connect(url) as client:
         upstream = Upstream.from_environment({"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": simulator.url}, limits, 10)
         verbs = redis_client(worker_url or url)
         publisher = Publisher(
             CommitLine(worker_url or url),
-            buffer_bytes=1 << 20,
+            buffer_bytes=buffer_bytes,
             max_entries=10_000,
             max_bytes=1 << 20,
             patience_s=patience_s,
@@ -97,7 +99,7 @@ async def owning(url: str, *, worker_url: str | None = None, patience_s: float =
         try:
             async with publisher:
                 yield Owner(redis, client, simulator, Plant(Store(verbs, patience_s=patience_s), publisher, upstream))
-            assert publisher.buffered_bytes == 0
+            assert (publisher.buffered_bytes, publisher.writers) == (0, 0)
         finally:
             await upstream.close()
             await verbs.aclose(close_connection_pool=True)
@@ -255,6 +257,26 @@ async def test_redis_away_for_too_long_goes_back_to_the_queue(redis_url: str) ->
             with pytest.raises(Retry):
                 await task
             await until(lambda: owner.simulator.open_connections == 0)
+
+
+async def test_while_redis_stalls_the_model_is_read_no_further_than_the_buffer(redis_url: str) -> None:
+    """given: an answer far larger than the buffer, and a Redis that does not answer / expect: it is not read ahead."""
+    limit = 20_000
+    async with (
+        Proxy(redis_url) as proxy,
+        owning(redis_url, worker_url=proxy.url, buffer_bytes=limit) as owner,
+    ):
+        request_id = await owner.submit({"steps": [{"kind": "text", "text": TEXT * 300}], "chunking": {"chars": 4}})
+        publisher = owner.plant.publisher
+        async with owner.running(owner.lease(request_id), entries=3) as task:
+            proxy.stall()
+            await until(lambda: publisher.buffered_bytes >= limit)
+            with pytest.raises(TimeoutError):  # what was read at once may go beyond the limit, but not by much
+                await until(lambda: publisher.buffered_bytes > 10 * limit, within_s=0.5)
+            proxy.resume()
+            await task
+        assert (await owner.outcome(request_id)).content == TEXT * 300
+        assert shown([item async for item in owner.client.tail(request_id)])[0] == TEXT * 300
 
 
 async def test_a_lost_reply_to_begin_or_finish_changes_nothing(redis_url: str) -> None:
