@@ -99,7 +99,7 @@ async def owning(
         try:
             async with publisher:
                 yield Owner(redis, client, simulator, Plant(Store(verbs, patience_s=patience_s), publisher, upstream))
-            assert (publisher.buffered_bytes, publisher.writers) == (0, 0)
+                assert (publisher.buffered_bytes, publisher.writers) == (0, 0)
         finally:
             await upstream.close()
             await verbs.aclose(close_connection_pool=True)
