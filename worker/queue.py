@@ -2,7 +2,7 @@
 
 Owns the life of a job in the queue. Knows nothing of what a request is, of logs or of the model's server.
 Of arq's Worker this keeps the registry of functions, the counters, the health check and the way to run it. Its claims,
-`run_job` and both finish paths know no owner: others stand in their place (docs/decisions/0010-leases.md).
+`run_job` and both finish paths know no owner: others stand in their place (docs/decisions/0010).
 """
 
 import asyncio
@@ -72,7 +72,7 @@ class LeasedWorker(Worker):
         on_startup: called with `ctx` before the first claim; what it raises comes out of `async_run`.
         on_shutdown: called with `ctx` by `close`.
         health_check_s: how often arq's health-check key is written.
-        handle_signals: whether SIGTERM and SIGINT are taken over.
+        handle_signals: whether SIGTERM and SIGINT are taken over, from then on until the loop is closed.
     """
 
     def __init__(
@@ -134,7 +134,9 @@ class LeasedWorker(Worker):
         """
         await self._store.ping()
         self.ctx["redis"] = self.pool
-        for number in self._signals:  # before the hook, which may say that we are ready: from then on a signal drains
+        # Before the hook, which may say that we are ready: from then on a signal drains. They stay until the loop is
+        # closed: a signal repeated after the drain must not cut short how our caller closes what it has opened.
+        for number in self._signals:
             self.loop.add_signal_handler(number, self.drain)
         if self.on_startup:
             await self.on_startup(self.ctx)
@@ -150,8 +152,6 @@ class LeasedWorker(Worker):
             await self._drain(claimer)
             await self._cancel(claimer)
             await self._cancel(keeper)
-            for number in self._signals:
-                self.loop.remove_signal_handler(number)
         for task in (claimer, keeper):
             if not task.cancelled():
                 task.result()
@@ -181,15 +181,15 @@ class LeasedWorker(Worker):
 
     async def _claim_for_ever(self) -> None:
         while not self._drains:
-            await self._sign_of_life()
             free = self.max_jobs - len(self.tasks)
             if free <= 0:
                 self._stop_waiting()
                 await self._until(lambda: len(self.tasks) < self.max_jobs or self._drains > 0, self._poll_s)
-                continue
-            claim = await self._claim(min(free, CLAIMED_AT_ONCE))
-            if not claim.left and not self._drains:
-                await self._wait_for_work(claim.next_s)
+            else:
+                claim = await self._claim(min(free, CLAIMED_AT_ONCE))
+                if not claim.left and not self._drains:
+                    await self._wait_for_work(claim.next_s)
+            await self._sign_of_life()
 
     async def _claim(self, limit: int) -> Claim:
         """Claims and starts. Goes on until Redis answers: what was taken unheard would wait for its lease's end."""
