@@ -1,0 +1,154 @@
+"""The clients of a campaign: they submit until they are answered, cancel, and read with interruptions.
+
+Each notes what it was told, and nothing else: whether that was right is the checker's.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Literal, NamedTuple
+
+from arq.connections import ArqRedis
+from redis.asyncio import BlockingConnectionPool
+from redis.exceptions import RedisError
+
+from producers.client import Client
+from schemas import keys
+from schemas.codec import decode_job, encode_job
+from schemas.deltas import TERMINALS
+from schemas.errors import RequestConflict, StoreError, StoreUnavailable, TailraceError, UnknownRequest
+from tests.fault.campaign.history import Answered, CancelCall, Reading, Seen, Segment
+from tests.fault.campaign.plan import PlannedReader, PlannedRequest, Via
+
+PAUSE_S = 0.05
+TIMEOUT_S = 3.0
+
+Word = Literal["accepted", "standing", "conflict"]
+
+
+class Clients(NamedTuple):
+    """A client each way, and arq's own."""
+
+    ours: dict[Via, Client]
+    arq: dict[Via, ArqRedis]
+
+
+@asynccontextmanager
+async def connected(direct: str, proxied: str) -> AsyncGenerator[Clients, None]:
+    """Clients for the two ways to the server, by their URLs."""
+    urls: dict[Via, str] = {"direct": direct, "proxy": proxied}
+    ours: dict[Via, Client] = {via: await Client.connect(url, timeout_s=TIMEOUT_S) for via, url in urls.items()}
+    arq: dict[Via, ArqRedis] = {via: _plain(url) for via, url in urls.items()}
+    try:
+        yield Clients(ours, arq)
+    finally:
+        for client in ours.values():
+            await client.close()
+        for plain in arq.values():
+            await plain.aclose(close_connection_pool=True)
+
+
+def _plain(url: str) -> ArqRedis:
+    pool = BlockingConnectionPool.from_url(
+        url, max_connections=8, timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+    )
+    return ArqRedis(pool, job_serializer=encode_job, job_deserializer=decode_job)
+
+
+async def submit(clients: Clients, planned: PlannedRequest, *, first: bool, conflicting: bool = False) -> Answered:
+    """Submits until it is answered, as a caller would who must know."""
+
+    async def by_client() -> Word:
+        changed = {"temperature": 0.5} if conflicting else {}
+        try:
+            submitted = await clients.ours[planned.via].submit({**planned.request, **changed})
+        except RequestConflict:
+            return "conflict"
+        return "standing" if submitted.standing else "accepted"
+
+    async def by_arq() -> Word:
+        arq = clients.arq[planned.via]
+        content = {name: value for name, value in planned.request.items() if name != "id"}
+        while True:
+            if await arq.enqueue_job(keys.JOB_FUNCTION, planned.id, content, _job_id=planned.id):
+                return "accepted"
+            if await arq.exists(keys.job_key(planned.id), keys.rec_key(planned.id)):
+                return "standing"
+            await asyncio.sleep(PAUSE_S)  # the connection broke in its transaction, which arq does not tell apart
+
+    asked = time.time()
+    word, failed = await _insist(by_client if planned.how == "submit" else by_arq)
+    return Answered(id=planned.id, asked=asked, answered=time.time(), word=word, first=first, failed=failed)
+
+
+async def cancel(clients: Clients, planned: PlannedRequest, *, late: bool) -> CancelCall:
+    """Cancels until it is answered. `late`: by the other way than the request came."""
+    via: Via = planned.via if not late else "proxy" if planned.via == "direct" else "direct"
+    asked = time.time()
+    # A job that carries its whole request is unknown until a worker has met it.
+    patient = (UnknownRequest,) if planned.how == "enqueue" else ()
+    verdict, _ = await _insist(lambda: clients.ours[via].cancel(planned.id), *patient)
+    return CancelCall(id=planned.id, asked=asked, answered=time.time(), word=verdict.word, status=verdict.status)
+
+
+async def _insist(call: Callable[[], Awaitable[Any]], *also: type[Exception]) -> tuple[Any, int]:
+    failed = 0
+    while True:
+        try:
+            return await call(), failed
+        except (StoreError, RedisError, OSError, *also):
+            failed += 1
+            await asyncio.sleep(PAUSE_S)
+
+
+class Reader:
+    """One reader of one request. `read` may be cancelled: what was seen until then stays."""
+
+    def __init__(self, clients: Clients, planned: PlannedRequest, number: int) -> None:
+        self.reading = Reading(planned.id, number, [])
+        self._client = clients.ours[planned.readers[number].via]
+        self._planned: PlannedReader = planned.readers[number]
+        self._may_be_unknown = planned.how == "enqueue"
+        self._cursor: str | None = None
+
+    async def read(self) -> None:
+        """Reads to the terminal, leaving and coming back as planned."""
+        leaves = list(self._planned.leaves)
+        while True:
+            entries, pause_s = leaves.pop(0) if leaves else (None, 0.0)
+            ended = await self._segment(entries)
+            match ended:
+                case "left":
+                    await asyncio.sleep(pause_s)
+                case "UnknownRequest" if self._may_be_unknown and self._cursor is None:
+                    self.reading.segments.pop()
+                    await asyncio.sleep(PAUSE_S)
+                case "StoreUnavailable":  # of the start; a running tail survives what this campaign does
+                    await asyncio.sleep(PAUSE_S)
+                case _:
+                    return
+
+    async def _segment(self, entries: int | None) -> str:
+        items: list[Seen] = []
+        after = self._cursor
+        ended = "unfinished"
+        try:
+            async with aclosing(self._client.tail(self.reading.id, after=after)) as tailed:
+                async for cursor, entry, raw in tailed:
+                    items.append(Seen(cursor, raw))
+                    self._cursor = cursor or self._cursor
+                    if isinstance(entry, TERMINALS):
+                        ended = "terminal"
+                    elif entries is not None and len(items) >= entries:
+                        ended = "left"
+                        break
+                else:
+                    ended = "terminal" if ended == "terminal" else "ended without a terminal"
+        except StoreUnavailable as error:
+            ended = f"StoreUnavailable after {len(items)}: {error}" if items else "StoreUnavailable"
+        except TailraceError as error:
+            ended = type(error).__name__ if isinstance(error, UnknownRequest) else f"{type(error).__name__}: {error}"
+        finally:
+            self.reading.segments.append(Segment(after, items, ended))
+        return ended

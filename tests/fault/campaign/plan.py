@@ -1,0 +1,239 @@
+"""From a seed to a plan: requests with their readers and cancels, and what is done to whom when. Pure.
+
+The same seed and form always make the same plan. What then happens also hangs on the machine: a replay does the same
+things at the same times, which as a rule finds the same fault, and cannot promise to.
+"""
+
+from collections.abc import Mapping
+from random import Random
+from typing import Any, Literal
+
+import msgspec
+
+from tests.fault.campaign.answers import Limits, Told, draw
+
+How = Literal["submit", "enqueue"]
+Via = Literal["direct", "proxy"]
+ServerFault = Literal["kill_server", "stop_server", "hang_server"]
+WorkerFault = Literal["kill_worker", "hang_worker", "drain_worker", "hurry_worker"]
+LinkFault = Literal["cut", "delay", "blackhole", "lose_reply", "halve_request"]
+FaultKind = ServerFault | WorkerFault | LinkFault | Literal["kill_fleet"]
+
+CLIENTS = -1
+"""As target of a fault: the link of the clients that go by way of a proxy."""
+
+VERBS = ("claim", "begin", "finish", "acknowledge", "hand_back", "renew", "release", "next_attempt")
+CLIENT_VERBS = ("submit", "cancel")
+
+
+class PlannedReader(msgspec.Struct, frozen=True):
+    """Tails from the beginning; after each so many entries it leaves, and comes back so many seconds later."""
+
+    via: Via
+    begins_s: float
+    leaves: tuple[tuple[int, float], ...]
+
+
+class PlannedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request; times are seconds, `at_s` since the campaign's begin, all others since it was accepted."""
+
+    id: str
+    at_s: float
+    how: How
+    via: Via
+    request: dict[str, Any]
+    told: Told
+    again_s: tuple[float, ...]
+    conflicts: bool
+    cancel_s: tuple[float, ...]
+    readers: tuple[PlannedReader, ...]
+
+
+class PlannedFault(msgspec.Struct, frozen=True):
+    """`target`: a worker's place or `CLIENTS`, where the kind has one; `verb`: whose reply or request is struck."""
+
+    at_s: float
+    kind: FaultKind
+    target: int = 0
+    for_s: float = 0.0
+    verb: str = ""
+
+
+class Form(msgspec.Struct, frozen=True, kw_only=True):
+    """What a campaign is like, whatever its seed.
+
+    Attributes:
+        name: for messages.
+        requests: how many.
+        active_s: in how many seconds they come, and faults with them.
+        workers: how many processes.
+        fault_every_s: the mean time between two faults.
+        answers: how long answers take.
+        fsync: the server's `appendfsync`. Only with `always` is it killed, since only then all must be there again.
+        settings: the workers' `TAILRACE_*`, by name without prefix.
+        settle_s: how long after the last fault everything may take to end.
+        restarts: the most faults that end a worker process, which takes seconds to replace; -1 for any number.
+    """
+
+    name: str
+    requests: int
+    active_s: float
+    workers: int
+    fault_every_s: float
+    answers: Limits
+    fsync: Literal["always", "everysec"]
+    settings: Mapping[str, str]
+    settle_s: float
+    restarts: int = -1
+
+    @property
+    def lease_s(self) -> float:
+        """The workers' lease."""
+        return float(self.settings["LEASE_S"])
+
+
+SHORT = Form(
+    name="short",
+    requests=80,
+    active_s=9.0,
+    workers=3,
+    fault_every_s=0.6,
+    answers=Limits(0.2, 2.0, (15, 40)),
+    fsync="always",
+    settings={
+        "LEASE_S": "1",
+        "POLL_S": "0.5",
+        "DRAIN_S": "0.5",
+        "MAX_JOBS": "40",
+        "MAX_ATTEMPTS": "4",
+        "FIRST_BYTE_TIMEOUT_S": "2.5",
+        "IDLE_TIMEOUT_S": "2.5",
+    },
+    settle_s=20.0,
+    restarts=3,
+)
+LONG = Form(
+    name="long",
+    requests=900,
+    active_s=540.0,
+    workers=4,
+    fault_every_s=3.0,
+    answers=Limits(0.3, 20.0, (15, 40)),
+    fsync="always",
+    settings={
+        "LEASE_S": "5",
+        "DRAIN_S": "3",
+        "FIRST_BYTE_TIMEOUT_S": "6",
+        "IDLE_TIMEOUT_S": "5",
+    },
+    settle_s=90.0,
+)
+FORMS = {form.name: form for form in (SHORT, LONG)}
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """All that a campaign does."""
+
+    seed: int
+    form: Form
+    requests: tuple[PlannedRequest, ...]
+    faults: tuple[PlannedFault, ...]
+
+
+def make_plan(seed: int, form: Form) -> Plan:
+    """The plan of a seed."""
+    rng = Random(seed)  # noqa: S311 - a plan that can be drawn again, no secret
+    requests = tuple(_request(rng, f"c{seed}-{number}", form) for number in range(form.requests))
+    return Plan(seed, form, tuple(sorted(requests, key=lambda request: request.at_s)), tuple(_faults(rng, form)))
+
+
+def _request(rng: Random, request_id: str, form: Form) -> PlannedRequest:
+    request, told, lasts_s = draw(rng, request_id, form.answers)
+    how: How = "enqueue" if rng.random() < 0.2 else "submit"
+    return PlannedRequest(
+        id=request_id,
+        at_s=rng.uniform(0, form.active_s),
+        how=how,
+        via=_via(rng),
+        request=request,
+        told=told,
+        again_s=tuple(rng.uniform(0, lasts_s * 1.5) for _ in range(rng.choice((0, 0, 1, 2)))),
+        conflicts=how == "submit" and rng.random() < 0.1,
+        cancel_s=_cancels(rng, lasts_s),
+        readers=tuple(_reader(rng, lasts_s) for _ in range(rng.choice((1, 1, 2, 3)))),
+    )
+
+
+def _cancels(rng: Random, lasts_s: float) -> tuple[float, ...]:
+    if rng.random() < 0.8:
+        return ()
+    first_s = 0.0 if rng.random() < 0.2 else rng.uniform(0, lasts_s * 1.2)
+    return (first_s, first_s + rng.uniform(0, 0.5)) if rng.random() < 0.3 else (first_s,)
+
+
+def _reader(rng: Random, lasts_s: float) -> PlannedReader:
+    times = rng.choice((0, 1, 2, 4))
+    leaves = tuple((rng.randint(1, 40), rng.choice((0.0, rng.uniform(0, 1.0)))) for _ in range(times))
+    return PlannedReader(_via(rng), rng.choice((0.0, rng.uniform(0, lasts_s * 1.3))), leaves)
+
+
+def _via(rng: Random) -> Via:
+    return rng.choice(("direct", "proxy"))
+
+
+_WEIGHTS: dict[FaultKind, int] = {
+    "kill_worker": 12,
+    "hang_worker": 12,
+    "drain_worker": 9,
+    "hurry_worker": 3,
+    "kill_fleet": 1,
+    "kill_server": 5,
+    "stop_server": 3,
+    "hang_server": 4,
+    "cut": 14,
+    "delay": 6,
+    "blackhole": 12,
+    "lose_reply": 14,
+    "halve_request": 5,
+}
+
+_RESTARTS: frozenset[FaultKind] = frozenset({"kill_worker", "drain_worker", "hurry_worker", "kill_fleet"})
+
+
+def _faults(rng: Random, form: Form) -> list[PlannedFault]:
+    left_out: set[FaultKind] = set() if form.fsync == "always" else {"kill_server"}
+    faults: list[PlannedFault] = []
+    at_s = rng.uniform(0, form.fault_every_s)
+    while at_s < form.active_s:
+        spent = sum(fault.kind in _RESTARTS for fault in faults) == form.restarts
+        kinds: list[FaultKind] = [kind for kind in _WEIGHTS if not ((spent and kind in _RESTARTS) or kind in left_out)]
+        kind = rng.choices(kinds, [_WEIGHTS[kind] for kind in kinds])[0]
+        faults.append(_fault(rng, at_s, kind, form))
+        at_s += rng.expovariate(1 / form.fault_every_s)
+    return faults
+
+
+def _fault(rng: Random, at_s: float, kind: FaultKind, form: Form) -> PlannedFault:
+    lease_s = form.lease_s
+    worker = rng.randrange(form.workers)
+    link = rng.randrange(CLIENTS, form.workers)
+    match kind:
+        case "kill_worker" | "drain_worker" | "hurry_worker":
+            return PlannedFault(at_s, kind, worker, rng.choice((0.0, rng.uniform(0, lease_s))))
+        case "hang_worker":
+            return PlannedFault(at_s, kind, worker, lease_s * rng.choice((0.2, 0.6, 1.2, 2.0)))
+        case "kill_fleet":
+            return PlannedFault(at_s, kind, 0, rng.uniform(0, lease_s))
+        case "kill_server" | "stop_server":
+            return PlannedFault(at_s, kind, 0, rng.uniform(0, 1.0))
+        case "hang_server":
+            return PlannedFault(at_s, kind, 0, rng.uniform(0.1, min(1.5 * lease_s, 4.0)))
+        case "delay":
+            return PlannedFault(at_s, kind, link, rng.uniform(0.5, 2.0))
+        case "blackhole":
+            return PlannedFault(at_s, kind, link, rng.choice((0.3, 1.0, min(1.5 * lease_s, 7.0))))
+        case "lose_reply" | "halve_request":
+            verb = rng.choice(CLIENT_VERBS if link == CLIENTS else VERBS)
+            return PlannedFault(at_s, kind, link, 0.0, verb)
+        case _:
+            return PlannedFault(at_s, kind, link)

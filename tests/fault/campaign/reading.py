@@ -1,0 +1,51 @@
+"""From entries to the text a reader has in the end: void attempts dropped. Pure."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from schemas.deltas import AssistantDelta, LogEntry, ReaderEvent, ReasoningDelta, ToolCallDelta
+from schemas.ids import EntryId
+
+
+class ShownCall(msgspec.Struct):
+    """A tool call as its deltas show it."""
+
+    name: str = ""
+    call_id: str = ""
+    arguments: str = ""
+
+
+class Shown(msgspec.Struct):
+    """All that the deltas of the last attempt show."""
+
+    content: str = ""
+    refusal: str = ""
+    reasoning: str = ""
+    calls: dict[int, ShownCall] = msgspec.field(default_factory=dict[int, ShownCall])
+
+    def add(self, entry: LogEntry | ReaderEvent) -> None:
+        """The next entry of the attempt."""
+        match entry:
+            case ReasoningDelta():
+                self.reasoning += entry.reasoning
+            case AssistantDelta():
+                self.content += entry.content or ""
+                self.refusal += entry.refusal or ""
+            case ToolCallDelta():
+                call = self.calls.setdefault(entry.call, ShownCall())
+                call.name += entry.tool_call.name or ""
+                call.call_id += entry.tool_call.tool_call_id or ""
+                call.arguments += entry.tool_call.arguments or ""
+            case _:
+                pass
+
+
+def collapse(entries: Iterable[tuple[EntryId, LogEntry | ReaderEvent]]) -> Shown:
+    """What stands when all entries have been read: whatever begins a new attempt voids what was shown before."""
+    shown, attempt = Shown(), 0
+    for entry_id, entry in entries:
+        if entry_id.attempt != attempt:
+            shown, attempt = Shown(), entry_id.attempt
+        shown.add(entry)
+    return shown
