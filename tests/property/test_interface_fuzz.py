@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -18,11 +18,12 @@ from worker.interface.options import Options
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures" / "chat").glob("*.sse"))
 OPTIONS = st.sampled_from([Options(), Options(use_assistant_message=True, think_tags="reasoning")])
 
-words = st.sampled_from(
-    ["id", "model", "choices", "index", "delta", "message", "content", "role", "refusal", "reasoning", "text", "type"]
-    + ["reasoning_content", "reasoning_details", "tool_calls", "function", "function_call", "name", "arguments"]
-    + ["finish_reason", "usage", "prompt_tokens", "completion_tokens_details", "error", "code", "detail", "thinking"]
+WORDS = (
+    "id model choices index delta message content role refusal reasoning text type reasoning_content reasoning_details "
+    "tool_calls function function_call name arguments finish_reason usage prompt_tokens completion_tokens_details "
+    "error code detail thinking"
 )
+words = st.sampled_from(WORDS.split())
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | words,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words | st.text(max_size=3), inner, max_size=4),
@@ -30,14 +31,18 @@ anything = st.recursive(
 )
 
 
-def mutated(given: Any, draw: Any) -> Any:
+def mutated(given: Any, data: st.DataObject) -> Any:
     """The value with one of its parts, at any depth, made anything."""
-    if isinstance(given, dict) and given and draw(st.integers(0, 3)):
-        key = draw(st.sampled_from(sorted(given)))
-        return given | {key: mutated(given[key], draw)}
-    if isinstance(given, list) and given and draw(st.integers(0, 3)):
-        return [mutated(given[0], draw), *given[1:]]
-    return draw(anything)
+    if not data.draw(st.integers(0, 3)):
+        return data.draw(anything)
+    if isinstance(given, dict) and given:
+        fields = cast("JsonObject", given)
+        key = data.draw(st.sampled_from(sorted(fields)))
+        return fields | {key: mutated(fields[key], data)}
+    if isinstance(given, list) and given:
+        elements = cast("list[Any]", given)
+        return [mutated(elements[0], data), *elements[1:]]
+    return data.draw(anything)
 
 
 def check(deltas: list[Delta], outcome: Outcome) -> None:
@@ -81,7 +86,7 @@ def test_a_chunk_of_the_wrong_shape_loses_nothing_that_came_before(data: st.Data
     model: JsonObject = chunk(
         content="later", reasoning="later", tool_calls=[call_part(0, '{"q":1}', name="find", call_id="kz_0")]
     ) | {"usage": {"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}}
-    wrong = mutated(model, data.draw)
+    wrong = mutated(model, data)
     before = [chunk(reasoning="First I look."), chunk(content="The ferry leaves at six.")]
 
     deltas, outcome = read(sse([*before, wrong, chunk(content="!", finish_reason="stop")]), options)

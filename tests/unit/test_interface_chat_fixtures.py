@@ -43,11 +43,11 @@ def test_a_body_comes_out_as_a_careful_reading_of_it(name: str) -> None:
     # if: it is read, at once and in pieces of 11 bytes
     for size in (len(body), 11):
         deltas, result = read([body[start : start + size] for start in range(0, len(body), size)])
-        outcome = msgspec.json.decode(encode_outcome(result))
+        outcome: dict[str, Any] = msgspec.json.decode(encode_outcome(result), type=dict[str, Any])
         # expect: the outcome written down beside it, and deltas that add up to it
-        wanted = {"notes": []} | expected["outcome"]
+        wanted: dict[str, Any] = {"notes": []} | expected["outcome"]
         assert {key: outcome.get(key) for key in wanted} == wanted
-        assert (outcome["error"] or {}).get("code") == expected.get("error_code")
+        assert (result.error.code if result.error else None) == expected.get("error_code")
         assert add_up(deltas) == told_by(wanted) | expected.get("deltas", {})
         check_indexes(deltas)
 
