@@ -6,7 +6,7 @@ constructor, `process` and accessors have the names that Letta's servers know.
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -74,7 +74,7 @@ class OpenAIStreamingInterface:
         self._monotonic_s = monotonic_s
         self._outcome: Outcome | None = None
 
-    async def process(self, stream: "AsyncStream[ChatCompletionChunk]") -> AsyncIterator[dict[str, Any]]:
+    async def process(self, stream: "AsyncStream[ChatCompletionChunk]") -> AsyncGenerator[dict[str, Any], None]:
         """Messages in the Letta form, as the chunks come.
 
         The stream is closed on every way out. What was still held back when it ended, or failed, is yielded before the

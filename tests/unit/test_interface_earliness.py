@@ -54,20 +54,20 @@ def test_tool_calls(pieces: list[str], expected: list[list[str]]) -> None:
     assert after_each(pieces) == expected
 
 
-@pytest.mark.parametrize(
-    ("pieces", "expected"),
-    [
-        (['{"message":"', "Go", "\\", "n", '"', "}"], [[], [], ["c:Go"], [], ["c:\n"], [], [], []]),
-        (['{"inner_thoughts":"hm', '","message":"a', 'b","x":"c"}'], [[], ["r:hm"], ["c:a"], ["c:b"], []]),
-        (['{"message":', "12", "3", ',"x":4'], [[], [], ["c:12"], ["c:3"], [], []]),
-        (['{"message":', "nu", "ll}"], [[], [], [], [], []]),
-        (['{"message":', "nu", "ts"], [[], [], [], ["c:nuts"], []]),
-        (['{"message":[1,', '"a"]', "}"], [[], ["c:[1,"], ['c:"a"]'], [], []]),
-        (["Just", " text"], [[], ["c:Just"], ["c: text"], []]),
-        (["{'message': 'a'}"], [[], ["c:'message': 'a'}"], []]),
-        ([], [[], []]),
-    ],
-)
+ASSISTANT_CASES: list[Case] = [
+    (['{"message":"', "Go", "\\", "n", '"', "}"], [[], [], ["c:Go"], [], ["c:\n"], [], [], []]),
+    (['{"inner_thoughts":"hm', '","message":"a', 'b","x":"c"}'], [[], ["r:hm"], ["c:a"], ["c:b"], []]),
+    (['{"message":', "12", "3", ',"x":4'], [[], [], ["c:12"], ["c:3"], [], []]),
+    (['{"message":', "nu", "ll}"], [[], [], [], [], []]),
+    (['{"message":', "nu", "ts"], [[], [], [], ["c:nuts"], []]),
+    (['{"message":[1,', '"a"]', "}"], [[], ["c:[1,"], ['c:"a"]'], [], []]),
+    (["Just", " text"], [[], ["c:Just"], ["c: text"], []]),
+    (["{'message': 'a'}"], [[], ["c:'message': 'a'}"], []]),
+    ([], [[], []]),
+]
+
+
+@pytest.mark.parametrize(("pieces", "expected"), ASSISTANT_CASES)
 def test_assistant_mode(pieces: list[str], expected: list[list[str]]) -> None:
     assert after_each(pieces, "send_message", Options(use_assistant_message=True)) == expected
 

@@ -1,0 +1,169 @@
+"""`OpenAIStreamingInterface` on real streams of the SDK, from the simulator; its messages against the seed's rules."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+import openai
+import pytest
+from openai import AsyncOpenAI, AsyncStream
+from openai.types.chat import ChatCompletionChunk
+
+from demo.simulator import Simulator
+from worker.streaming import OpenAIStreamingInterface
+
+Message = dict[str, Any]
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[AsyncOpenAI]:
+    async with Simulator() as simulator, AsyncOpenAI(base_url=simulator.url, api_key="any", max_retries=0) as client:
+        yield client
+
+
+async def stream_of(
+    client: AsyncOpenAI, model: str, scenario: Message | None = None
+) -> AsyncStream[ChatCompletionChunk]:
+    return await client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": "Hello"}],
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_headers={"x-simulator-scenario": json.dumps(scenario)} if scenario else None,
+    )
+
+
+async def read_into(
+    messages: list[Message], interface: OpenAIStreamingInterface, stream: AsyncStream[ChatCompletionChunk]
+) -> None:
+    async for message in interface.process(stream):
+        messages.append(message)
+
+
+def text_of(messages: list[Message], key: str) -> str:
+    return "".join(message.get(key, "") for message in messages)
+
+
+def arguments_of(messages: list[Message]) -> str:
+    return "".join(message["tool_call"].get("arguments", "") for message in messages if "tool_call" in message)
+
+
+def check_seed_rules(interface: OpenAIStreamingInterface, messages: list[Message]) -> None:
+    """Ids by type, and an otid that is the id with its low 7 bits the number of the run, from 0."""
+    runs = [list(run) for _, run in groupby(messages, key=lambda message: message["message_type"])]
+    for number, run in enumerate(runs):
+        for message in run:
+            of_assistant = message["message_type"] == "assistant_message"
+            expected = interface.letta_assistant_message_id if of_assistant else interface.letta_tool_message_id
+            assert message["id"] == expected
+            base = uuid.UUID(expected.removeprefix("message-")).int
+            assert uuid.UUID(message["otid"]).int == (base & ~127) | number
+            assert datetime.fromisoformat(message["date"]).utcoffset() is not None
+
+
+async def test_a_letta_call_with_the_seeds_constructor(client: AsyncOpenAI) -> None:
+    # given: assistant mode, and a call of send_message
+    interface = OpenAIStreamingInterface(True, True)
+    stream = await stream_of(client, "sim-letta")
+    # if: it is read to its end
+    messages = [message async for message in interface.process(stream)]
+    # expect: reasoning and the decoded text, and the whole call for the loop
+    thoughts = 'A new face. I greet them "warmly" and ask for a name.'
+    assert text_of(messages, "reasoning") == interface.get_reasoning_content() == thoughts
+    assert text_of(messages, "content") == "Hello! I am glad you came. \N{WATER WAVE}\nWhat is your name?"
+    assert {message["message_type"] for message in messages} == {"reasoning_message", "assistant_message"}
+    check_seed_rules(interface, messages)
+    call = interface.get_tool_call_object()
+    assert call is not None
+    assert call.complete
+    assert call.function.name == "send_message"
+    assert json.loads(call.function.arguments)["inner_thoughts"] == thoughts
+    assert call.id
+    assert interface.input_tokens > 0
+    assert interface.output_tokens > 0
+    assert (interface.model, bool(interface.message_id)) == ("sim-letta", True)
+    assert stream.response.is_closed
+
+
+async def test_a_tool_call(client: AsyncOpenAI) -> None:
+    interface = OpenAIStreamingInterface()
+    messages = [message async for message in interface.process(await stream_of(client, "sim-tool"))]
+    kinds = [kind for kind, _ in groupby(message["message_type"] for message in messages)]
+    assert kinds == ["reasoning_message", "tool_call_message"]
+    assert json.loads(arguments_of(messages)) == {"city": "Vienna", "unit": "celsius"}
+    first = next(message["tool_call"] for message in messages if "tool_call" in message)
+    assert first["name"] == "get_weather"
+    assert "arguments" not in first
+    assert {message["source"] for message in messages if "reasoning" in message} == {"non_reasoner_model"}
+    check_seed_rules(interface, messages)
+
+
+async def test_nothing_but_text(client: AsyncOpenAI) -> None:
+    interface = OpenAIStreamingInterface()
+    messages = [message async for message in interface.process(await stream_of(client, "sim-unicode"))]
+    assert text_of(messages, "content") == interface.outcome.content
+    assert interface.get_tool_call_object() is None
+    assert interface.get_reasoning_content() == ""
+
+
+async def test_a_call_cut_off_says_so(client: AsyncOpenAI) -> None:
+    interface = OpenAIStreamingInterface()
+    messages = [message async for message in interface.process(await stream_of(client, "sim-length"))]
+    call = interface.get_tool_call_object()
+    assert call is not None
+    assert not call.complete
+    assert interface.outcome.finish_reason == "length"
+    assert arguments_of(messages) == '{"city": "Vien'
+
+
+async def test_an_error_in_the_stream_is_raised_after_what_was_held(client: AsyncOpenAI) -> None:
+    # given: a call that is still held back when the error comes
+    scenario = {
+        "steps": [{"kind": "tool_call", "name": "get_weather", "arguments": '{"q": 1, "inner'}],
+        "faults": [{"kind": "error", "after": 3}],
+    }
+    interface = OpenAIStreamingInterface()
+    stream = await stream_of(client, "sim", scenario)
+    messages: list[Message] = []
+    # expect: the SDK's error as it is, and nothing lost before it
+    with pytest.raises(openai.APIError):
+        await read_into(messages, interface, stream)
+    assert any(message.get("tool_call", {}).get("name") == "get_weather" for message in messages)
+    assert interface.outcome.status == "failed"
+    assert stream.response.is_closed
+
+
+async def test_a_stream_that_is_left_is_closed(client: AsyncOpenAI) -> None:
+    interface = OpenAIStreamingInterface()
+    stream = await stream_of(client, "sim-long")
+    messages = interface.process(stream)
+    await anext(messages)
+    with pytest.raises(RuntimeError, match="process"):
+        _ = interface.outcome
+    await messages.aclose()
+    assert stream.response.is_closed
+    assert interface.outcome.status == "cancelled"
+    assert interface.outcome.content
+
+
+async def test_ids_and_times_may_be_given(client: AsyncOpenAI) -> None:
+    ids = iter([uuid.UUID(int=1 << 100), uuid.UUID(int=1 << 101)])
+    seconds = iter([10.0] + [10.5] * 1000)
+    interface = OpenAIStreamingInterface(
+        make_uuid=lambda: next(ids),
+        now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
+        monotonic_s=lambda: next(seconds),
+    )
+    messages = [message async for message in interface.process(await stream_of(client, "sim-text"))]
+    assert messages[0] == {
+        "id": "message-00000010-0000-0000-0000-000000000000",
+        "date": "2026-01-01T00:00:00.500+00:00",
+        "message_type": "assistant_message",
+        "otid": "00000010-0000-0000-0000-000000000000",
+        "content": messages[0]["content"],
+    }
