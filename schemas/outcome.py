@@ -27,7 +27,7 @@ class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
     """A tool call as the model made it. `arguments` is the raw text, inner thoughts included, `{}` if it gave none.
 
     `complete` is False where the call was cut off: do not run the tool with it.
-    `kind` is `function`, `custom` (arguments are free text), or the type of a hosted tool's item.
+    `kind` is `function`, or `custom` (arguments are free text). What hosted tools did stands in the outcome's `items`.
     """
 
     id: str | None
