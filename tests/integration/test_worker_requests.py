@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from arq.connections import ArqRedis
 
+from demo.valkey import EmbeddedValkey
 from schemas.codec import decode_job, encode_job
 from schemas.deltas import AttemptStarted, Cancelled, Completed, Failed, Incomplete, RetryScheduled
 from schemas.keys import JOB_FUNCTION, QUEUE, log_key, rec_key
@@ -383,6 +384,24 @@ async def test_cut_connections_to_redis_lose_and_double_nothing(redis_url: str) 
         for request_id in ids:
             outcome = await adds_up(parts, request_id)
             assert (outcome.status, outcome.content, outcome.attempt) == ("completed", TEXT * 3, 1)
+
+
+async def test_a_redis_that_is_killed_and_comes_back_loses_nothing() -> None:
+    """given: an append-only file, and a crash while requests stream / expect: all come to their outcomes."""
+    with EmbeddedValkey(appendonly=True, options={"appendfsync": "always"}) as valkey:
+        async with rig(valkey.url, lease_s=10) as parts:
+            steps = [{"kind": "text", "text": TEXT * 2}, CALL]
+            ids = [await parts.submit({"steps": steps, "pace": {"chunks_per_s": 60}}) for _ in range(10)]
+
+            async def all_stream() -> bool:
+                return all([len(await parts.ids(request_id)) > 5 for request_id in ids])
+
+            await until(all_stream)
+            await asyncio.to_thread(valkey.kill)
+            await asyncio.to_thread(valkey.start)
+            for request_id in ids:
+                outcome = await adds_up(parts, request_id)
+                assert (outcome.status, outcome.content, outcome.attempt) == ("completed", TEXT * 2, 1)
 
 
 async def test_no_key_appears_in_redis_or_in_the_log(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
