@@ -62,7 +62,7 @@ class ReasoningDelta(Entry, frozen=True, tag="reasoning_message"):
 
 
 class ToolCallDelta(Entry, frozen=True, tag="tool_call_message"):
-    """A piece of tool call number `call` of the response, from 0; below 0 it is a tool that the provider runs itself."""
+    """A piece of tool call number `call` of the response, from 0; below 0, of a tool that the provider runs itself."""
 
     i: int
     ms: int

@@ -79,3 +79,9 @@ def test_each_fixture_says_which_oddity_it_shows() -> None:
     oddities = [json.loads((FIXTURES / f"{name}.json").read_text())["oddity"] for name in NAMES]
     assert all(oddities)
     assert len(set(oddities)) == len(oddities) > 40
+
+
+def test_the_page_on_providers_has_each_oddity() -> None:
+    # given: the page for those who wonder what we do; expect: each fixture's name on it
+    page = (FIXTURES.parents[2] / "docs" / "providers.md").read_text()
+    assert [name for name in NAMES if f"`{name}`" not in page] == []
