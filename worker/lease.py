@@ -6,11 +6,11 @@ ends on the server, whoever hangs or is cut off in between. Knows neither Redis 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from enum import Enum
 from math import inf
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from schemas.errors import StoreError
 from worker.retry import Backoff
@@ -154,12 +154,12 @@ class Leases:
         for lease in list(self._running.values()):
             lease.stop(why)
 
-    async def keep(self) -> None:
-        """Renews, ends what has run out, and hears cancels, until it is cancelled. Redis may come and go meanwhile."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._renew_for_ever())
-            tasks.create_task(self._end_by_clock())
-            tasks.create_task(self._hear_cancels())
+    def keep(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        """What has to run as long as there are leases, each a task: renews, ends what has run out, hears cancels.
+
+        Redis may come and go meanwhile. They end when they are cancelled.
+        """
+        return self._renew_for_ever(), self._end_by_clock(), self._hear_cancels()
 
     async def _renew_for_ever(self) -> None:
         failures, pause_s = 0, self._lease_s / RENEWALS_PER_LEASE

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -140,7 +140,7 @@ class LeasedWorker(Worker):
             self.loop.add_signal_handler(number, self.drain)
         if self.on_startup:
             await self.on_startup(self.ctx)
-        keeper = self._watched(self._leases.keep())
+        keepers = [self._watched(work) for work in self._leases.keep()]
         claimer = self._watched(self._claim_for_ever())
         try:
             await self._until(lambda: self._drains > 0)
@@ -150,24 +150,21 @@ class LeasedWorker(Worker):
             raise
         finally:
             await self._drain(claimer)
-            await self._cancel(claimer)
-            await self._cancel(keeper)
-        for task in (claimer, keeper):
+            for task in (claimer, *keepers, *([self._waiting] if self._waiting else [])):
+                await self._cancel(task)
+        for task in (claimer, *keepers):
             if not task.cancelled():
                 task.result()
 
-    def _watched(self, work: Awaitable[None]) -> asyncio.Task[None]:
+    def _watched(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task without which the worker cannot go on: if it breaks, the worker drains and `main` raises."""
-
-        async def run() -> None:
-            await work
 
         def ended(task: asyncio.Task[None]) -> None:
             self._changed.set()
             if not task.cancelled() and task.exception():
                 self.drain()
 
-        task = self.loop.create_task(run())
+        task = self.loop.create_task(work)
         task.add_done_callback(ended)
         return task
 
@@ -211,8 +208,11 @@ class LeasedWorker(Worker):
 
         The due time is our own timer's: the server looks at its timeouts ten times a second. The read goes on.
         """
-        self._waiting = waiting = self._waiting or asyncio.ensure_future(self._store.wait_for_work(self._poll_s))
-        await asyncio.wait({waiting}, timeout=next_s if next_s is not None and next_s < self._poll_s else None)
+        if self._waiting is None:
+            self._waiting = asyncio.ensure_future(self._store.wait_for_work(self._poll_s))
+            self._waiting.add_done_callback(lambda _: self._changed.set())
+        waiting, due_first = self._waiting, next_s is not None and next_s < self._poll_s
+        await self._until(lambda: waiting.done() or self._drains > 0, next_s if due_first else None)
         if not waiting.done():
             return
         self._waiting = None
@@ -346,6 +346,8 @@ class LeasedWorker(Worker):
                     self._changed.clear()
                     await self._changed.wait()
 
-    async def _cancel(self, task: asyncio.Task[None]) -> None:
-        task.cancel()
-        await asyncio.wait({task})
+    async def _cancel(self, task: asyncio.Future[None]) -> None:
+        """Cancels until it is done: Python 3.11's `wait_for`, which redis-py sends with, can swallow a cancellation."""
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.1)

@@ -43,7 +43,7 @@ class QueueStore:
     def __init__(self, url: str, *, lease_s: float, poll_s: float) -> None:
         self._url = url
         self._lease_ms = round(lease_s * 1000)
-        reply_s = min(max(lease_s / 3, 0.2), REPLY_TIMEOUT_S)
+        reply_s = min(max(lease_s / 3, 0.5), REPLY_TIMEOUT_S)
         self.arq = ArqRedis(self._pool(CONNECTIONS, reply_s), job_serializer=encode_job, job_deserializer=decode_job)
         # Renewals wait for nobody else's turn.
         self._renewals = Redis.from_pool(self._pool(1, reply_s))
