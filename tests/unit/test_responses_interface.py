@@ -258,3 +258,22 @@ def test_the_last_sequence_number_is_at_hand_while_the_response_streams() -> Non
     feed(interface, created, text("The ") | {"sequence_number": 41})
     # expect: where a re-attached stream would go on
     assert (interface.upstream_id, interface.upstream_sequence) == ("resp_1", 41)
+
+
+def test_think_tags_in_the_text_are_split_off_where_asked_for() -> None:
+    # given: a server that leaves the reasoning in the text, the tags cut in two, and the option that asks for it
+    interface = ResponsesInterface(Options(think_tags="reasoning"))
+    # if: it streams, and ends on what might become a tag
+    deltas = feed(interface, text("<thi"), text("nk>Hm.</th"), text("ink>Turn"), text("s <th"), text("Next.", 1), end())
+    deltas += interface.drain()
+    # expect: reasoning and text, in order, in deltas and outcome alike
+    assert shown(deltas) == [("reasoning", "Hm."), ("text", "Turn"), ("text", "s "), ("text", "<thNext.")]
+    outcome = interface.finish()
+    assert (outcome.reasoning, outcome.content) == ("Hm.", "Turns <thNext.")
+
+
+def test_think_tags_stay_in_the_text_unless_asked_for() -> None:
+    # given: the same text, and no such option; expect: the text as it is
+    interface = ResponsesInterface(Options())
+    feed(interface, text("<think>Hm.</think>Turns."), end())
+    assert interface.finish().content == "<think>Hm.</think>Turns."

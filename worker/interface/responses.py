@@ -145,6 +145,7 @@ class ResponsesInterface:
             self._drained = True
             for item in self._items:
                 item.drain()
+            self._stage.drain()
         return self._stage.emitter.take(ms)
 
     def finish(self, *, error: ErrorInfo | None = None, cancelled: bool = False) -> Outcome:
@@ -261,6 +262,7 @@ class ResponsesInterface:
                 calls.append(call)
             elif isinstance(item, TextItem):
                 item.conclude(stage)
+        stage.drain()
         return calls
 
     def _judge(self, error: ErrorInfo | None, cancelled: bool) -> tuple[Status, ErrorInfo | None]:

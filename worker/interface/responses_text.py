@@ -11,6 +11,7 @@ from worker.interface.lenient import as_objects, as_text, whole
 from worker.interface.options import Options
 from worker.interface.response_event import JsonObject
 from worker.interface.surrogates import HalvesJoiner
+from worker.interface.think_tags import ThinkTagSplitter
 
 Channel = Literal["content", "refusal", "summary", "thought"]
 """What a text is: the answer, a refusal, a summary of the reasoning, or the reasoning itself."""
@@ -148,13 +149,15 @@ class Stage:
         self.emitter = Emitter()
         self.note = note
         self._reasoning_part: Part | None = None
+        self._split_part: Part | None = None
+        self._splitter = ThinkTagSplitter()
 
     def say(self, channel: Channel, part: Part, text: str) -> None:
         """Emits a piece of `part`."""
         if not text:
             return
         if channel == "content":
-            self.emitter.content(text)
+            self._say_content(part, text)
         elif channel == "refusal":
             self.emitter.refusal(text)
         else:
@@ -162,3 +165,24 @@ class Stage:
                 text = REASONING_JOINT + text
             self._reasoning_part = part
             self.emitter.reasoning(text, "reasoner_model")
+
+    def drain(self) -> None:
+        """Says what may have been the beginning of a tag."""
+        for thinking, text in self._splitter.drain():
+            self._say_split(thinking, text)
+
+    def _say_content(self, part: Part, text: str) -> None:
+        if self.options.think_tags == "keep":
+            self.emitter.content(text)
+            return
+        if part is not self._split_part:
+            self.drain()
+            self._split_part, self._splitter = part, ThinkTagSplitter()
+        for thinking, piece in self._splitter.feed(text):
+            self._say_split(thinking, piece)
+
+    def _say_split(self, thinking: bool, text: str) -> None:
+        if thinking:
+            self.emitter.reasoning(text, "reasoner_model")
+        else:
+            self.emitter.content(text)
