@@ -313,6 +313,7 @@ async def test_out_of_memory_takes_no_new_job_and_loses_no_running_one() -> None
                 await client.enqueue_job("generate", job_id, _job_id=job_id)
                 leases.append((await one(store, job_id))[1])
             await client.enqueue_job("generate", "d", _job_id="d")
+            await client.zadd(keys.QUEUE, {"d": 1})  # due, whatever our own clock says
             await client.config_set("maxmemory", 1)
             with pytest.raises(StoreFull):
                 await store.claim(1, "t", again=False)
