@@ -40,8 +40,9 @@ types: $(STAMP) ## pyright alone
 test: $(STAMP) ## every test: unit, property, integration, a short fault campaign
 	$(BIN)/pytest $(PYTEST_ARGS) tests
 
-fault: $(STAMP) ## the fault suite alone: real workers, real signals
-	$(BIN)/pytest $(PYTEST_ARGS) tests/fault
+fault: $(STAMP) ## the fault suite alone: real workers, real signals (CAMPAIGN=long: ten minutes; CAMPAIGN_SEED=n)
+	CAMPAIGN=$(CAMPAIGN) CAMPAIGN_SEED=$(CAMPAIGN_SEED) CAMPAIGN_FSYNC=$(CAMPAIGN_FSYNC) \
+		$(BIN)/pytest $(PYTEST_ARGS) tests/fault
 
 bench: $(STAMP) ## the benchmarks
 	$(BIN)/python -m bench

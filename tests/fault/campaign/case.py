@@ -8,7 +8,10 @@ from schemas.deltas import LogEntry
 from schemas.ids import EntryId
 from schemas.outcome import Outcome
 from tests.fault.campaign.history import Answered, CancelCall, Disturbance, History, Reading, UpstreamCall
-from tests.fault.campaign.plan import PlannedRequest
+from tests.fault.campaign.plan import FaultKind, PlannedRequest
+
+DEADLY: frozenset[FaultKind] = frozenset({"kill_worker", "kill_fleet"})
+SILENT: frozenset[FaultKind] = frozenset({"hang_worker", "blackhole", "kill_server", "stop_server", "hang_server"})
 
 
 class Case:
@@ -66,6 +69,15 @@ class Case:
         began = min((answered.asked for answered in self.submits), default=0.0)
         finished = int((self.record or {}).get("finished_ms", "0")) / 1000 or self._ended
         return [what for what in self._disturbances if what.until >= began and what.began <= finished]
+
+    @property
+    def leases_lost(self) -> list[Disturbance]:
+        """Those of them that can have cost a lease: a worker's death, or silence for half a lease."""
+        return [
+            what
+            for what in self.disturbed
+            if what.kind in DEADLY or (what.kind in SILENT and what.until - what.began >= self.lease_s / 2)
+        ]
 
 
 def cases(history: History) -> Iterator[Case]:

@@ -88,8 +88,13 @@ async def cancel(clients: Clients, planned: PlannedRequest, *, late: bool) -> Ca
     asked = time.time()
     # A job that carries its whole request is unknown until a worker has met it.
     patient = (UnknownRequest,) if planned.how == "enqueue" else ()
-    verdict, _ = await _insist(lambda: clients.ours[via].cancel(planned.id), *patient)
-    return CancelCall(id=planned.id, asked=asked, answered=time.time(), word=verdict.word, status=verdict.status)
+    try:
+        verdict, _ = await _insist(lambda: clients.ours[via].cancel(planned.id), *patient)
+    except UnknownRequest:
+        word, status = "unknown", ""
+    else:
+        word, status = verdict.word, verdict.status
+    return CancelCall(id=planned.id, asked=asked, answered=time.time(), word=word, status=status)
 
 
 async def _insist(call: Callable[[], Awaitable[Any]], *also: type[Exception]) -> tuple[Any, int]:

@@ -95,13 +95,13 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
 SHORT = Form(
     name="short",
     requests=80,
-    active_s=9.0,
+    active_s=8.0,
     workers=3,
     fault_every_s=0.6,
     answers=Limits(0.2, 2.0, (15, 40)),
     fsync="always",
     settings={
-        "LEASE_S": "1",
+        "LEASE_S": "2",
         "POLL_S": "0.5",
         "DRAIN_S": "0.5",
         "MAX_JOBS": "40",

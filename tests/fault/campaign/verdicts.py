@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from typing import Any, cast
 
 from schemas.codec import decode_entry
 from schemas.deltas import AttemptStarted
@@ -45,12 +46,22 @@ def _differences(shown: Shown, outcome: Outcome, *, assistant_mode: bool) -> Ite
         seen = shown.calls[number]
         if (seen.name, seen.call_id) != (call.name, call.id or ""):
             yield f"call {number} is {seen.name} {seen.call_id}, the outcome's is {call.name} {call.id}"
-        if call.complete and json.loads(seen.arguments) != _without_thoughts(call.arguments):
+        if call.complete and _parsed(seen.arguments) != _without_thoughts(call.arguments):
             yield f"call {number} has arguments {seen.arguments[-60:]!r}, the outcome's are {call.arguments[-60:]!r}"
 
 
 def _without_thoughts(arguments: str) -> object:
-    return {name: value for name, value in json.loads(arguments).items() if name != "inner_thoughts"}
+    parsed = _parsed(arguments)
+    if not isinstance(parsed, dict):
+        return parsed
+    return {name: value for name, value in cast(dict[str, Any], parsed).items() if name != "inner_thoughts"}
+
+
+def _parsed(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _assistant_mode(case: Case) -> bool:
@@ -109,7 +120,7 @@ def ends_as_it_must(case: Case) -> Iterator[str]:
 
 def _may_fail(case: Case, code: str) -> bool:
     if code == "worker_crashed":
-        return len(case.disturbed) >= CRASHES_UNTIL_DEAD
+        return len(case.leases_lost) >= CRASHES_UNTIL_DEAD
     if code == "deadline_exceeded":
         return "timeout_s" in case.planned.request
     # A policy to fail after the first delta, and a fault after it.
