@@ -60,16 +60,18 @@ class Runner:
         self._retention_s = retention_s
 
     async def run(self, lease: Lease, given: dict[str, Any] | None = None) -> None:
-        """Brings a request to its outcome. Returns when there is nothing more to do for this owner.
+        """Brings a request to its outcome. Returns when the request has ended, or there is none.
 
         Raises:
-            RetryJob, Retry: the job goes back to the queue.
+            RetryJob, Retry: the job goes back to the queue, if it is still this owner's.
         """
         try:
             if given is None or await self._submit(lease.request_id, given):
                 await self._attempts(lease)
         except AttemptLost as error:
+            # Not done with: after a failover it may be that nobody else has it.
             telemetry.event("lost", lease.request_id, attempt=lease.attempt, why=error)
+            raise RetryJob from error
         except StoreError as error:
             telemetry.event("put back", lease.request_id, attempt=lease.attempt, why=error)
             raise Retry(defer=STORE_PAUSE_S) from error
@@ -172,7 +174,7 @@ class Runner:
                 raise RetryJob
             case End.ANSWERED | End.FAILED | End.CANCELLED:
                 verdict = await attempt.finish(error=ended.error, cancelled=ended.how is End.CANCELLED)
-        if verdict.word == "gap":  # Redis has lost entries, in a failover: the answer is had anew
+        if verdict.word in ("gap", "stale"):  # taken over; or Redis lost entries in a failover: the answer is had anew
             raise RetryJob
         return False
 
