@@ -50,3 +50,9 @@ def test_comments_are_counted() -> None:
     decoder = SSEDecoder()
     decoder.feed(b": a\n\n: b\n\n")
     assert decoder.comments == 2
+
+
+def test_an_event_of_several_hundred_kilobytes_in_small_pieces() -> None:
+    data = b"x" * 600_000
+    body = b"data: " + data + b"\n\ndata: b\n\n"
+    assert events_of([body[at : at + 100] for at in range(0, len(body), 100)]) == [("", data), ("", b"b")]

@@ -4,20 +4,17 @@ Owns the order within a chunk (reasoning, text, refusal, calls), which choice is
 servers differ, docs/providers.md says what is done. Knows nothing of SSE, HTTP and time.
 """
 
-from collections.abc import Callable
-
 from schemas.deltas import Delta, ErrorInfo, Usage
 from schemas.errors import UpstreamError, UpstreamUnavailable
 from schemas.outcome import Outcome, Status
 from worker.interface.call_table import FUNCTION_CALL_INDEX, CallTable
 from worker.interface.chat_chunk import CallPart, ChatChunk, Choice, ChunkDelta, decode_chunk
+from worker.interface.chat_texts import ChatTexts
 from worker.interface.emit import Emitter
 from worker.interface.finish_reasons import Ending, ending_of, is_reason
 from worker.interface.lenient import as_integer, as_object, loads
 from worker.interface.options import Options
 from worker.interface.parts import details_text
-from worker.interface.surrogates import HalvesJoiner
-from worker.interface.think_tags import ThinkTagSplitter
 from worker.interface.upstream_error import from_error_object
 from worker.interface.usage import read_usage
 
@@ -34,8 +31,7 @@ class ChatInterface:
     def __init__(self, options: Options) -> None:
         self._emitter = Emitter()
         self._calls = CallTable(self._emitter, options)
-        self._splitter = ThinkTagSplitter() if options.think_tags == "reasoning" else None
-        self._halves: dict[str, HalvesJoiner] = {}  # by kind of text; only what came off the strict path
+        self._texts = ChatTexts(self._emitter, options.think_tags)
         self._told_plainly = False  # reasoning came in a field of its own, so that details only repeat it
         self._choice: int | None = None
         self._upstream_id: str | None = None
@@ -103,11 +99,8 @@ class ChatInterface:
         if self._drained:
             return []
         self._drained = True
-        for kind, joiner in self._halves.items():
-            self._halves_left(kind, joiner.drain())
-        if self._splitter is not None:
-            for thinking, text in self._splitter.drain():
-                self._show_content(thinking, text)
+        for index, text in self._texts.drain().items():
+            self._calls.add(int(index) if index else None, "", "", text)
         for call in self._calls.calls:
             call.drain()
         if self._failure is None and self._finish_reason and ending_of(self._finish_reason) is Ending.FAILED:
@@ -191,31 +184,39 @@ class ChatInterface:
 
     def _read_choice(self, choice: Choice, loose: bool) -> None:
         delta = choice.delta
-        if delta is not None and (choice.message is None is choice.text or _says_anything(delta)):
+        if delta is not None and (choice.message is None is choice.text or delta.says_anything):
             self._read_delta(delta, loose)
         elif choice.message is not None:
             self._read_message(choice.message, loose, summary=delta is not None)
         elif choice.text:
-            self._content(choice.text, loose)
+            self._texts.content(choice.text, loose)
         if choice.usage:
             self._usage = read_usage(choice.usage, self._usage)
-        if is_reason(choice.finish_reason):
-            self._finish_reason = choice.finish_reason
+        if choice.finish_reason is not None and is_reason(choice.finish_reason):
+            self._end(choice.finish_reason)
         if choice.error:
             self._fail(choice.error)
+
+    def _end(self, reason: str) -> None:
+        """The last reason counts, but for a plain `stop` after one that says more."""
+        if self._finish_reason is not None and reason != self._finish_reason:
+            self._note(f"the finish reason was first {self._finish_reason!r}, then {reason!r}")
+            if reason == "stop":
+                return
+        self._finish_reason = reason
 
     def _read_delta(self, delta: ChunkDelta, loose: bool) -> None:
         if delta.reasoning_content or delta.reasoning or delta.reasoning_text or delta.thinking:
             self._told_plainly = True
-            self._reasoning(self._one_reasoning(delta), loose)
+            self._texts.reasoning(self._one_reasoning(delta), loose)
         elif delta.reasoning_details:
             text = details_text(delta.reasoning_details)
             if not self._told_plainly or text != self._emitter.reasoning_text:
-                self._reasoning(text, True)
+                self._texts.reasoning(text, True)
         if delta.content:
-            self._content(delta.content, loose)
+            self._texts.content(delta.content, loose)
         if delta.refusal:
-            self._emitter.refusal(self._joined("refusal", delta.refusal, loose))
+            self._texts.refusal(delta.refusal, loose)
         if delta.tool_calls:
             self._read_calls(delta.tool_calls, loose)
         if delta.function_call is not None:
@@ -282,66 +283,12 @@ class ChatInterface:
             self._add_call(index, part.id or "", name or "", arguments or "", kind, loose)
 
     def _add_call(self, index: int | None, call_id: str, name: str, arguments: str, kind: str, loose: bool) -> None:
-        if loose or self._halves:
-            arguments = self._joined(f"arguments {index}", arguments, loose)
+        if loose or self._texts.joining:
+            arguments = self._texts.joined("" if index is None else str(index), arguments, loose)
         if not (call_id or name or arguments):
             return
         if not self._calls.add(index, call_id, name, arguments, kind):
             self._note(f"a repetition of the whole call of {name!r} was left out")
-
-    def _reasoning(self, text: str, loose: bool) -> None:
-        self._emitter.reasoning(self._joined("reasoning", text, loose), "reasoner_model")
-
-    def _content(self, text: str, loose: bool) -> None:
-        text = self._joined("content", text, loose)
-        if self._splitter is None:
-            self._emitter.content(text)
-        else:
-            for thinking, piece in self._splitter.feed(text):
-                self._show_content(thinking, piece)
-
-    def _show_content(self, thinking: bool, text: str) -> None:
-        if thinking:
-            self._emitter.reasoning(text, "reasoner_model")
-        else:
-            self._emitter.content(text)
-
-    def _joined(self, kind: str, text: str, loose: bool) -> str:
-        """The text with pairs of surrogates that were cut in two made whole."""
-        joiner = self._halves.get(kind)
-        if joiner is None:
-            if not loose or text.isascii():
-                return text
-            joiner = self._halves[kind] = HalvesJoiner()
-        return joiner.feed(text)
-
-    def _halves_left(self, kind: str, text: str) -> None:
-        if not text:
-            return
-        show: dict[str, Callable[[], None]] = {
-            "content": lambda: self._content(text, False),
-            "reasoning": lambda: self._reasoning(text, False),
-            "refusal": lambda: self._emitter.refusal(text),
-        }
-        if kind in show:
-            show[kind]()
-        else:
-            index = kind.removeprefix("arguments ")
-            self._calls.add(None if index == "None" else int(index), "", "", text)
-
-
-def _says_anything(delta: ChunkDelta) -> bool:
-    return bool(
-        delta.content
-        or delta.refusal
-        or delta.reasoning_content
-        or delta.reasoning
-        or delta.reasoning_text
-        or delta.thinking
-        or delta.reasoning_details
-        or delta.tool_calls
-        or delta.function_call
-    )
 
 
 def _loads_or_text(data: bytes) -> object:

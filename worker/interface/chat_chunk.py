@@ -50,6 +50,21 @@ class ChunkDelta(msgspec.Struct, frozen=True, gc=False):
     tool_calls: list[CallPart] | None = None
     function_call: FunctionPart | None = None
 
+    @property
+    def says_anything(self) -> bool:
+        """There is something in it to be shown."""
+        return bool(
+            self.content
+            or self.refusal
+            or self.reasoning_content
+            or self.reasoning
+            or self.reasoning_text
+            or self.thinking
+            or self.reasoning_details
+            or self.tool_calls
+            or self.function_call
+        )
+
 
 class Choice(msgspec.Struct, frozen=True, gc=False):
     """One of the answers asked for. `message` is the whole of it, where a server sends that; `text` is of old ones."""

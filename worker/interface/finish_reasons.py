@@ -48,9 +48,9 @@ _NOT_YET = frozenset({"", "null", "none"})
 """Servers that have no finish reason yet and write a word for it."""
 
 
-def is_reason(word: str | None) -> bool:
+def is_reason(word: str) -> bool:
     """Whether the word says that the model ended."""
-    return word is not None and word.lower() not in _NOT_YET
+    return word.lower() not in _NOT_YET
 
 
 def ending_of(reason: str) -> Ending:
