@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from schemas.deltas import Api
+from schemas.keys import DEFAULT_PRIORITY
+from schemas.request import Priority
 
 RequestStatus = Literal["queued", "running", "completed", "incomplete", "failed", "cancelled"]
 
@@ -44,6 +46,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     api: Api
     model: str
+    tenant: str | None
+    priority: Priority
     cancel_requested: bool
     submitted_at: str
     deadline_at: str
@@ -51,7 +55,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: str | None
 
 
-RECORD_FIELDS = ("attempt", "api", "model", "cancel", "submitted_ms", "deadline_ms", "started_ms", "finished_ms")
+RECORD_FIELDS = (
+    *("attempt", "api", "model", "tenant", "priority", "cancel"),
+    *("submitted_ms", "deadline_ms", "started_ms", "finished_ms"),
+)
 """What `status_of` needs of the record, beside its status."""
 
 
@@ -59,12 +66,15 @@ def status_of(request_id: str, record: dict[str, bytes]) -> Status:
     """Where a request stands, from its record."""
     status: Any = record["status"].decode()
     api: Any = record["api"].decode()
+    priority: Any = record.get("priority", DEFAULT_PRIORITY.encode()).decode()
     return Status(
         request_id=request_id,
         status=status,
         attempt=int(record["attempt"]),
         api=api,
         model=record["model"].decode(),
+        tenant=record["tenant"].decode() if "tenant" in record else None,
+        priority=priority,
         cancel_requested=record.get("cancel") == b"1",
         submitted_at=_iso(record["submitted_ms"]),
         deadline_at=_iso(record["deadline_ms"]),

@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 
+_IN_REQUEST = {
+    "text": "text",
+    "model": "--model",
+    "tools": "--tools",
+    "assistant_message": "--assistant-message",
+    "tenant": "--tenant",
+    "priority": "--priority",
+}
+
 
 def submit(argv: Sequence[str]) -> int:
     """`tailrace submit`: accepts a request and prints its id."""
@@ -39,13 +48,17 @@ def submit(argv: Sequence[str]) -> int:
         "--assistant-message", action="store_true", help="show a call of the tool send_message as assistant text"
     )
     parser.add_argument("--id", help="an id of your own: submitting it again is then idempotent")
+    parser.add_argument("--tenant", help="on whose behalf: tenants take turns")
+    parser.add_argument(
+        "--priority", choices=("high", "normal", "low"), help="high goes before normal, normal before low"
+    )
     parser.add_argument("--request", metavar="FILE", help="the whole request as JSON; - reads it from stdin")
     parser.add_argument("--tail", action="store_true", help="follow it then, as `tailrace tail` does")
     given = parser.parse_args(argv)
     if given.request is None and not (given.text and given.model):
         parser.error("give a text and --model, or --request FILE")
-    if given.request is not None and (given.text or given.model or given.tools or given.assistant_message):
-        parser.error("--request holds the whole request: leave text, --model, --tools and --assistant-message out")
+    if given.request is not None and any(getattr(given, name) for name in _IN_REQUEST):
+        parser.error(f"--request holds the whole request: leave {', '.join(_IN_REQUEST.values())} out")
     request = _request(given)
     submitted = _with_client(lambda client: client.submit(request))
     print(submitted.id, flush=True)
@@ -206,7 +219,10 @@ def _request(given: argparse.Namespace) -> "GenerationRequest":
         "messages": [{"role": "user", "content": given.text}],
         "interface": {"use_assistant_message": given.assistant_message},
         "id": given.id,
+        "tenant": given.tenant,
     }
+    if given.priority is not None:
+        parameters["priority"] = given.priority
     if given.tools is not None:
         parameters["tools"] = _tools(given.tools)
     return parse_request(parameters)

@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from arq.connections import ArqRedis
+from arq.jobs import serialize_job
+from arq.utils import timestamp_ms
 
 from producers import tail as tails
 from producers.answers import RECORD_FIELDS, CancelVerdict, Status, Submitted, status_of
@@ -22,7 +24,7 @@ from schemas import codec
 from schemas.deltas import FORMAT_VERSION, Accepted, Cancelled
 from schemas.errors import RequestConflict, RequestRejected, StoreError, StoreUnavailable
 from schemas.ids import BEGINNING, REQUEST_ID_PATTERN, EntryId
-from schemas.keys import JOB_FUNCTION, QUEUE
+from schemas.keys import JOB_FUNCTION, QUEUE, lane_of
 from schemas.outcome import UNFILLED, Outcome
 from schemas.request import GenerationRequest, decode_request, parse_request
 from schemas.settings import DEFAULT_RETENTION_S, DEFAULT_RUN_LIMIT_S, Settings
@@ -138,12 +140,14 @@ class Client:
             timeout_ms=_ms(checked.timeout_s or self._run_limit_s),
             retention_ms=_ms(self._retention_s),
             accepted=codec.encode_entry(Accepted(FORMAT_VERSION, UNFILLED, checked.api, checked.model)),
+            tenant=checked.tenant,
+            priority=checked.priority,
         )
         if verdict.word == "conflict":
             raise RequestConflict(f"a request with id {request_id!r} stands and has other content: take a new id")
         status: Any = verdict.text("status")
         if status == "queued":
-            await self._enqueue(request_id, lifetime_s)
+            await self._enqueue(request_id, lane_of(checked.tenant, checked.priority), lifetime_s)
         return Submitted(request_id, verdict.word == "standing" and checked.id is not None, status)
 
     def tail(self, request_id: str, after: str | None = None) -> AsyncGenerator[Tailed, None]:
@@ -205,7 +209,7 @@ class Client:
         """
         record = await self._record(request_id, "api", "model", "request")
         api: Any = record["api"].decode()
-        metadata = decode_request(record["request"]).metadata
+        request = decode_request(record["request"])
         outcome = Outcome(
             status="cancelled",
             request_id=request_id,
@@ -213,7 +217,7 @@ class Client:
             finished_at=UNFILLED,
             api=api,
             model=record["model"].decode(),
-            metadata=metadata,
+            metadata=request.metadata,
         )
         verdict = await self._store.cancel(
             request_id, terminal=codec.encode_entry(Cancelled(0)), outcome=codec.encode_outcome(outcome)
@@ -221,7 +225,7 @@ class Client:
         match verdict.word:
             case "ended":
                 with suppress(StoreError):  # only tidies up: a worker that meets the job sees its end
-                    await self._store.unqueue(request_id)
+                    await self._store.unqueue(request_id, lane_of(request.tenant, request.priority))
                 return CancelVerdict("ended", "cancelled")
             case "signalled":
                 return CancelVerdict("signalled", "running")
@@ -240,30 +244,40 @@ class Client:
         """
         return status_of(request_id, await self._record(request_id, *RECORD_FIELDS))
 
-    async def _enqueue(self, request_id: str, lifetime_s: float) -> None:
-        """Puts the request into arq's queue unless it is there.
+    async def _enqueue(self, request_id: str, lane: str | None, lifetime_s: float) -> None:
+        """Puts the request into its lane, or where it has none into arq's queue, unless it is there."""
+        try:
+            if lane is None:
+                await self._enqueue_plain(request_id, lifetime_s)
+            else:
+                envelope = serialize_job(
+                    JOB_FUNCTION, (request_id,), {}, None, timestamp_ms(), serializer=codec.encode_job
+                )
+                await self._store.enqueue(request_id, lane, envelope, _ms(lifetime_s))
+        except StoreError as error:
+            raise type(error)(
+                f"{error}; request {request_id} stands but may not be queued: submit it again with this id"
+            ) from error
+
+    async def _enqueue_plain(self, request_id: str, lifetime_s: float) -> None:
+        """Puts the request into arq's queue unless it is there, and wakes an idle worker.
 
         arq answers None both when the job stands and when the connection broke in the middle of its transaction
         (redis-py makes a WatchError of that), so None is looked into. Too often is harmless: a worker sees a finished
         request and acknowledges.
         """
-        try:
-            for _ in range(_ENQUEUE_TRIES):
-                with self._store.errors():
-                    job = await self._arq.enqueue_job(
-                        JOB_FUNCTION, request_id, _job_id=request_id, _expires=lifetime_s, _queue_name=QUEUE
-                    )
-                if job is not None or await self._store.is_enqueued(request_id):
-                    break
-                record = await self._store.record(request_id)
-                if record is None or record["status"] != b"queued":
-                    return
-            else:
-                raise StoreUnavailable("Redis did not take the job")
-        except StoreError as error:
-            raise type(error)(
-                f"{error}; request {request_id} stands but may not be queued: submit it again with this id"
-            ) from error
+        for _ in range(_ENQUEUE_TRIES):
+            with self._store.errors():
+                job = await self._arq.enqueue_job(
+                    JOB_FUNCTION, request_id, _job_id=request_id, _expires=lifetime_s, _queue_name=QUEUE
+                )
+            if job is not None or await self._store.is_enqueued(request_id):
+                break
+            record = await self._store.record(request_id)
+            if record is None or record["status"] != b"queued":
+                return
+        else:
+            raise StoreUnavailable("Redis did not take the job")
         with suppress(StoreError):  # a token lost costs an idle worker's next poll, nothing else
             await self._store.wake()
 

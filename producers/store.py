@@ -3,7 +3,7 @@
 Knows keys, scripts and the stream's form. Knows nothing of requests' content, of retries of tails or of arq.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -25,7 +25,7 @@ PAGE_ENTRIES = 500
 WAIT_S = 5.0
 """How long a reader waits for the next entry before it looks whether the log still stands."""
 
-_SCRIPTS = (scripts.SUBMIT, scripts.CANCEL)
+_SCRIPTS = (scripts.SUBMIT, scripts.CANCEL, scripts.ENQUEUE, scripts.UNQUEUE)
 _RETRY_PAUSE_S = 0.05
 _PASSING = ("BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
 _LOST = (refusals.ConnectionError, refusals.TimeoutError, refusals.WatchError, OSError)
@@ -111,11 +111,13 @@ class ProducerStore:
         timeout_ms: int,
         retention_ms: int,
         accepted: bytes,
+        tenant: str | None,
+        priority: str,
     ) -> Verdict:
         """Writes record and first entry: `accepted`, `standing` with its status, or `conflict`."""
         return await self._run(
             scripts.SUBMIT,
-            request_id,
+            _request_keys(request_id),
             request=request,
             digest=digest,
             api=api,
@@ -123,13 +125,15 @@ class ProducerStore:
             timeout_ms=timeout_ms,
             retention_ms=retention_ms,
             accepted=accepted,
+            tenant=tenant or "",
+            priority=priority,
         )
 
     async def cancel(self, request_id: str, *, terminal: bytes, outcome: bytes) -> Verdict:
         """Ends a request that waits (`ended`), tells the owner of one that runs (`signalled`), or says `finished`."""
         return await self._run(
             scripts.CANCEL,
-            request_id,
+            _request_keys(request_id),
             channel=keys.CANCEL_CHANNEL,
             request_id=request_id,
             terminal=terminal,
@@ -159,17 +163,28 @@ class ProducerStore:
                 pipe.expire(keys.WAKE, keys.WAKE_LIFETIME_S)
                 await pipe.execute()
 
-    async def unqueue(self, request_id: str) -> None:
-        """Takes a request that has ended out of arq's queue, unless a worker holds it: then that one acknowledges."""
-        with self.errors():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                await pipe.watch(keys.lease_key(request_id))
-                if await self._redis.exists(keys.lease_key(request_id)):
-                    return
-                pipe.multi()
-                pipe.execute_command("ZREM", keys.QUEUE, request_id)
-                pipe.delete(keys.job_key(request_id), keys.retry_key(request_id), keys.queue_state_key(request_id))
-                await pipe.execute()
+    async def enqueue(self, request_id: str, lane: str, envelope: bytes, life_ms: int) -> None:
+        """Puts a request into its lane, unless it waits or runs already, and wakes an idle worker."""
+        await self._run(
+            scripts.ENQUEUE,
+            {"queue": keys.QUEUE, "lease": keys.lease_key(request_id), "job": keys.job_key(request_id)},
+            id=request_id,
+            lane=lane,
+            envelope=envelope,
+            life_ms=life_ms,
+            wake_tokens_max=keys.WAKE_TOKENS_MAX,
+        )
+
+    async def unqueue(self, request_id: str, lane: str | None) -> None:
+        """Takes a request that has ended out of the queue, unless a worker holds it: then that one acknowledges."""
+        places = {
+            "queue": keys.QUEUE,
+            "lease": keys.lease_key(request_id),
+            "state": keys.queue_state_key(request_id),
+            "job": keys.job_key(request_id),
+            "retry": keys.retry_key(request_id),
+        }
+        await self._run(scripts.UNQUEUE, places, id=request_id, lane=lane or "")
 
     async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
         """One consistent look at a log; None when there is none."""
@@ -202,9 +217,8 @@ class ProducerStore:
             reply = await self._waiting.xread(streams, count=PAGE_ENTRIES, block=self._wait_ms)
         return _entries(reply[0][1]) if reply else []
 
-    async def _run(self, script: Script, of_request: str, **given: Argument) -> Verdict:
-        own_keys = {"rec": keys.rec_key(of_request), "log": keys.log_key(of_request)}
-        places, values = script.call(**own_keys, **given)
+    async def _run(self, script: Script, named: Mapping[str, str], **given: Argument) -> Verdict:
+        places, values = script.call(**named, **given)
         with self.errors():
             reply = await self._scripts[script.name]([str(place) for place in places], values)
         return script.verdict(reply)
@@ -243,6 +257,10 @@ class ProducerStore:
                 return StoreUnavailable(f"Redis at {self.place} cannot be reached: {said}")
             case _:
                 return StoreUnavailable(f"Redis at {self.place} is not available: {said}")
+
+
+def _request_keys(request_id: str) -> dict[str, str]:
+    return {"rec": keys.rec_key(request_id), "log": keys.log_key(request_id)}
 
 
 def _place(url: str) -> str:

@@ -13,23 +13,34 @@ Glossary (`<id>` is the request id; the braces are a cluster hash tag, so both k
     arq:abort             sorted set of arq's own aborts, which we do not look at; an id leaves it with its job
     arq:queue:health-check  arq's sign of life, by any worker; a little longer than the pause between two
     tr:queue:state:<id>   hash: what claim knows of a job: attempt (number minted last), crashes, held (1 while leased),
-                          why (the next attempt begins, when it was handed back); QUEUE_STATE_LIFETIME_S
+                          why (the next attempt begins, when it was handed back), and of one that came from a lane:
+                          lane, since (its place there); QUEUE_STATE_LIFETIME_S
     tr:queue:wake         list of wake-up tokens for idle workers; WAKE_LIFETIME_S
+    tr:queue:lane:<lane>  sorted set: the ids that wait in a lane, `<priority>:<tenant>`, by when they were submitted;
+                          gone when empty
+    tr:queue:lanes        sorted set: the lanes that are to be served, by class and turn; gone when empty
+    tr:queue:watched      sorted set: `<lane>:<id>` of what came from a lane and runs or pauses, by when claim looks
+                          at it again; gone when empty
+    tr:queue:running:<tenant>  set: the ids of a tenant that run; gone when empty, QUEUE_STATE_LIFETIME_S
     tr:cancel             channel, not stored: request ids to cancel, heard by every worker process
 
 Fields of the record: `request` (msgpack), `digest`, `status` (queued, running, or the outcome's), `api`, `model`,
-`attempt` (the last begun), `token` (its owner), `cancel` (1 once asked for), `submitted_ms`, `deadline_ms`,
-`retention_ms`, `started_ms`, `finished_ms`, `outcome` (JSON).
+`tenant` and `priority` (where given), `attempt` (the last begun), `token` (its owner), `cancel` (1 once asked for),
+`submitted_ms`, `deadline_ms`, `retention_ms`, `started_ms`, `finished_ms`, `outcome` (JSON).
 """
 
 QUEUE = "arq:queue"
 WAKE = "tr:queue:wake"
+LANES = "tr:queue:lanes"
+WATCHED = "tr:queue:watched"
 CANCEL_CHANNEL = "tr:cancel"
 ABORT = "arq:abort"
 ENTRY_FIELD = "e"
 
 JOB_FUNCTION = "generate"
 """The name of the arq job function that runs a request."""
+
+DEFAULT_PRIORITY = "normal"
 
 WAKE_LIFETIME_S = 60
 WAKE_TOKENS_MAX = 64
@@ -69,3 +80,18 @@ def queue_state_key(request_id: str) -> str:
 def result_key(request_id: str) -> str:
     """arq's result."""
     return f"arq:result:{request_id}"
+
+
+def lane_of(tenant: str | None, priority: str) -> str | None:
+    """The lane of a request, `<priority>:<tenant>`; None where it waits in the plain queue."""
+    return None if tenant is None and priority == DEFAULT_PRIORITY else f"{priority}:{tenant or ''}"
+
+
+def lane_key(lane: str) -> str:
+    """The ids that wait in a lane."""
+    return f"tr:queue:lane:{lane}"
+
+
+def running_key(tenant: str) -> str:
+    """What of a tenant runs."""
+    return f"tr:queue:running:{tenant}"

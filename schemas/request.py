@@ -1,6 +1,7 @@
 """What a producer submits. Checks what would break streaming or us, and leaves the rest to the model's server."""
 
 import hashlib
+import re
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -10,12 +11,15 @@ from schemas.deltas import Api
 from schemas.errors import RequestRejected, RequestTooLarge
 from schemas.ids import check_request_id
 from schemas.json_values import find_fault
+from schemas.keys import DEFAULT_PRIORITY
 
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
 MAX_METADATA_BYTES = 16 * 1024
 MAX_TIMEOUT_S = 86_400.0
+TENANT_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
 JsonObject = dict[str, Any]
+Priority = Literal["high", "normal", "low"]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 _ALWAYS_STREAMED = "leave it out: Tailrace always streams"
@@ -113,7 +117,7 @@ class ResponsesParameters(BaseModel):
 
 _CHAT_ONLY = frozenset(ChatParameters.model_fields)
 _RESPONSES_ONLY = frozenset(ResponsesParameters.model_fields)
-_OURS = frozenset({"api", "id", "interface", "metadata", "timeout_s", "on_failure", "extra_body"})
+_OURS = frozenset({"api", "id", "interface", "tenant", "priority", "metadata", "timeout_s", "on_failure", "extra_body"})
 
 
 class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
@@ -123,10 +127,12 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
         api: `chat` (Chat Completions) or `responses`.
         id: caller-chosen id, 1 to 64 of `A-Z a-z 0-9 _ -`: submitting it again is then idempotent.
         interface: how the answer becomes deltas.
+        tenant: on whose behalf, 1 to 64 of `A-Z a-z 0-9 _ . -`: tenants take turns, and each may have a cap.
+        priority: `high` goes before `normal`, `normal` before `low`, always.
         metadata: kept with the outcome, never sent to the model's server.
         timeout_s: seconds from submit to the end at the latest; the worker's default when left out.
-        on_failure: when the model's server fails after the first delta: `restart` begins a new attempt, which voids what
-            was shown, `fail` ends the request with what there is. Before the first delta it is always tried again.
+        on_failure: when the model's server fails after the first delta: `restart` begins a new attempt, which voids
+            what was shown, `fail` ends the request with what there is. Before the first delta it is always tried again.
         extra_body: a vendor's own parameters, sent as they are, as in the SDK.
     """
 
@@ -135,6 +141,8 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
     api: Api = "chat"
     id: str | None = None
     interface: InterfaceOptions = InterfaceOptions()
+    tenant: str | None = None
+    priority: Priority = DEFAULT_PRIORITY
     metadata: JsonObject | None = None
     timeout_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
     on_failure: Literal["restart", "fail"] = "restart"
@@ -147,6 +155,11 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
             return value if value is None else check_request_id(value)
         except RequestRejected as error:
             raise ValueError(str(error)) from None
+
+    @field_validator("tenant")
+    @classmethod
+    def _tenant_is_usable(cls, value: str | None) -> str | None:
+        return value if value is None else check_tenant(value)
 
     @field_validator("messages")
     @classmethod
@@ -225,6 +238,17 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
         """Hex SHA-256 over the content without the id: the same in any order of keys, a default said or not."""
         content = self.model_dump(exclude_defaults=True, exclude={"id"})
         return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
+
+
+def check_tenant(tenant: str) -> str:
+    """Returns the name if it can be a tenant's.
+
+    Raises:
+        ValueError: when it has another form than `[A-Za-z0-9_.-]{1,64}`.
+    """
+    if TENANT_PATTERN.match(tenant) is None:
+        raise ValueError(f"{tenant[:80]!r} cannot be a tenant: take 1 to 64 characters out of A-Z a-z 0-9 _ . and -")
+    return tenant
 
 
 def parse_request(given: bytes | str | JsonObject) -> GenerationRequest:

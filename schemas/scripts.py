@@ -3,9 +3,13 @@
 Every script bears being sent twice: a client may repeat one whose reply was lost.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 from importlib.resources import files
+from types import MappingProxyType
 from typing import NamedTuple
+
+from schemas import keys as names
 
 Argument = str | bytes | int
 
@@ -33,22 +37,37 @@ class Script:
         keys: names of KEYS, in order.
         args: names of ARGV, in order.
         words: every word its verdict may begin with.
+        seldom: what those of `args` are that a caller may leave out.
+        lanes: whether it works on lanes, so needs `_lanes.lua`.
     """
 
-    def __init__(self, name: str, keys: tuple[str, ...], args: tuple[str, ...], words: frozenset[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        keys: tuple[str, ...],
+        args: tuple[str, ...],
+        words: frozenset[str],
+        seldom: Mapping[str, Argument],
+        lanes: bool,
+    ) -> None:
         self.name = name
         self.keys = keys
         self.args = args
         self.words = words
+        self._seldom = seldom
+        self._lanes = lanes
 
     @cached_property
     def text(self) -> str:
         """The Lua source, prelude included."""
         folder = files("schemas") / "lua"
-        return f"{(folder / '_prelude.lua').read_text()}\n{(folder / f'{self.name}.lua').read_text()}"
+        parts = ["_prelude", "_lanes", self.name] if self._lanes else ["_prelude", self.name]
+        sources = [(folder / f"{part}.lua").read_text() for part in parts]
+        return "\n".join([_LANE_NAMES, *sources] if self._lanes else sources)
 
     def call(self, **given: Argument) -> tuple[list[Argument], list[Argument]]:
         """KEYS and ARGV in their order, from arguments by name."""
+        given = {**self._seldom, **given}
         if given.keys() != {*self.keys, *self.args}:
             raise TypeError(f"{self.name} takes {self.keys + self.args}, got {tuple(given)}")
         return [given[name] for name in self.keys], [given[name] for name in self.args]
@@ -61,12 +80,29 @@ class Script:
         return Verdict(word, {name.decode(): value for name, value in zip(rest[::2], rest[1::2], strict=True)})
 
 
-def _script(name: str, keys: str, args: str, words: str) -> Script:
-    return Script(name, tuple(keys.split()), tuple(args.split()), frozenset(words.split()))
+_LANE_NAMES = f"""local LANES, WATCHED, LANE, RUNNING = \
+'{names.LANES}', '{names.WATCHED}', '{names.lane_key("")}', '{names.running_key("")}'
+local WAKE, WAKE_LIFE_S, STATE_LIFE_S = '{names.WAKE}', {names.WAKE_LIFETIME_S}, {names.QUEUE_STATE_LIFETIME_S}
+"""
+
+
+def _script(
+    name: str,
+    keys: str,
+    args: str,
+    words: str,
+    seldom: Mapping[str, Argument] = MappingProxyType({}),
+    lanes: bool = False,
+) -> Script:
+    return Script(name, tuple(keys.split()), tuple(args.split()), frozenset(words.split()), seldom, lanes)
 
 
 SUBMIT = _script(
-    "submit", "rec log", "request digest api model timeout_ms retention_ms accepted", "accepted standing conflict"
+    "submit",
+    "rec log",
+    "request digest api model timeout_ms retention_ms accepted tenant priority",
+    "accepted standing conflict",
+    seldom={"tenant": "", "priority": names.DEFAULT_PRIORITY},
 )
 BEGIN = _script("begin", "rec log", "attempt token attempt_started", "begun again stale finished unknown")
 FINISH = _script(
@@ -77,19 +113,32 @@ FINISH = _script(
 )
 CANCEL = _script("cancel", "rec log", "channel request_id terminal outcome", "ended signalled finished unknown")
 RELEASE = _script("release", "rec", "attempt token", "released stale")
-CLAIM = _script("claim", "queue wake", "limit lease_ms token again wake_life_s state_life_s", "claimed")
+ENQUEUE = _script(
+    "enqueue", "queue lease job", "id lane envelope life_ms wake_tokens_max", "enqueued standing", lanes=True
+)
+UNQUEUE = _script("unqueue", "queue lease state job retry", "id lane", "removed held", lanes=True)
+CLAIM = _script(
+    "claim",
+    "queue wake",
+    "limit lease_ms token again wake_life_s state_life_s tenant_limit tenant_limits",
+    "claimed",
+    seldom={"tenant_limit": 0, "tenant_limits": b"\x80"},  # no limit, an empty map in msgpack
+    lanes=True,
+)
 RENEW = _script("renew", "queue", "lease_ms leases", "renewed")
 ACKNOWLEDGE = _script(
     "acknowledge",
     "queue lease state job retry result abort",
     "id token attempt kept kept_ms",
     "acknowledged again stale",
+    lanes=True,
 )
 HAND_BACK = _script(
     "hand_back",
     "queue wake lease state",
     "id token attempt delay_ms why wake_life_s state_life_s",
     "handed_back again stale",
+    lanes=True,
 )
 NEXT_ATTEMPT = _script("next_attempt", "lease state rec", "token state_life_s", "minted stale")
 

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from typing import Self
+from types import MappingProxyType
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from schemas.errors import SettingsError
+from schemas.request import check_tenant
 
 PREFIX = "TAILRACE_"
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
@@ -23,6 +25,8 @@ class Settings(BaseModel):
         max_jobs: requests one worker process runs at once.
         lease_s: how long a claim lasts without renewal; takeover after a crash takes about as long.
         poll_s: how often an idle worker looks at the queue when no wake-up token came.
+        tenant_limit: requests of one tenant that may run at once, on all workers together; 0 for no limit.
+        tenant_limits: the same for single tenants, such as `acme=10,initech=50`.
         drain_s: grace period for running requests after SIGTERM.
         run_limit_s: the longest a request may take from submit to its end, where it says nothing itself.
         connect_timeout_s: for the connection to the model's server.
@@ -41,6 +45,8 @@ class Settings(BaseModel):
     max_jobs: int = Field(default=200, ge=1, le=100_000)
     lease_s: float = Field(default=5.0, ge=0.5, le=3600)
     poll_s: float = Field(default=1.0, gt=0, le=60)
+    tenant_limit: int = Field(default=0, ge=0)
+    tenant_limits: Mapping[str, int] = MappingProxyType({})
     drain_s: float = Field(default=20.0, ge=0, le=86_400)
     run_limit_s: float = Field(default=DEFAULT_RUN_LIMIT_S, gt=0, le=86_400)
     connect_timeout_s: float = Field(default=10.0, gt=0, le=600)
@@ -51,6 +57,11 @@ class Settings(BaseModel):
     max_log_entries: int = Field(default=200_000, ge=10)
     max_log_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
     publish_buffer_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
+
+    @field_validator("tenant_limits", mode="before")
+    @classmethod
+    def _limits_are_named(cls, value: Any) -> Any:
+        return parse_limits(value) if isinstance(value, str) else value
 
     @field_validator("redis_url")
     @classmethod
@@ -76,6 +87,23 @@ class Settings(BaseModel):
                 known = ", ".join(PREFIX + field.upper() for field in cls.model_fields)
                 raise SettingsError(f"{name} is not a setting; there are {known}") from error
             raise SettingsError(f"{name}: {finding['msg'].removeprefix('Value error, ')}") from error
+
+
+def parse_limits(text: str) -> dict[str, int]:
+    """Reads `<tenant>=<limit>`, separated by commas.
+
+    Raises:
+        ValueError: it has another form, or names a tenant twice.
+    """
+    limits: dict[str, int] = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        tenant, _, limit = part.partition("=")
+        if re.fullmatch(r"[0-9]{1,9}", limit) is None:
+            raise ValueError(f"{part!r} is not <tenant>=<limit>; give for example acme=10,initech=50 (0: no limit)")
+        if tenant in limits:
+            raise ValueError(f"names {tenant!r} twice")
+        limits[check_tenant(tenant)] = int(limit)
+    return limits
 
 
 def check_redis_url(url: str) -> str:

@@ -88,6 +88,8 @@ async def _run(settings: Settings, plant: Plant, ready: Callable[[Settings], Non
         lease_s=settings.lease_s,
         poll_s=settings.poll_s,
         drain_s=settings.drain_s,
+        tenant_limit=settings.tenant_limit,
+        tenant_limits=settings.tenant_limits,
         ctx={RUNNER: runner},
         on_startup=started,
         handle_signals=handle_signals,

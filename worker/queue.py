@@ -9,11 +9,12 @@ import asyncio
 import logging
 import secrets
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
 from time import monotonic
+from types import MappingProxyType
 from typing import Any
 
 from arq.typing import StartupShutdown, WorkerCoroutine
@@ -67,6 +68,8 @@ class LeasedWorker(Worker):
         lease_s: how long a claim lasts without renewal.
         poll_s: how often an idle worker looks at the queue when no wake-up token came.
         drain_s: grace period for running jobs.
+        tenant_limit: requests of one tenant that may run at once, on all workers together; 0 for no limit.
+        tenant_limits: the same for single tenants.
         max_crashes: leases of a job that may run out unanswered before it counts as one that kills its worker.
         ctx: what job functions find in their `ctx`, beside arq's own; the same dictionary goes to the hooks.
         on_startup: called with `ctx` before the first claim; what it raises comes out of `async_run`.
@@ -85,6 +88,8 @@ class LeasedWorker(Worker):
         lease_s: float = 5.0,
         poll_s: float = 1.0,
         drain_s: float = 20.0,
+        tenant_limit: int = 0,
+        tenant_limits: Mapping[str, int] = MappingProxyType({}),
         max_crashes: int = 3,
         ctx: dict[Any, Any] | None = None,
         on_startup: StartupShutdown | None = None,
@@ -92,7 +97,9 @@ class LeasedWorker(Worker):
         health_check_s: float = 30.0,
         handle_signals: bool = True,
     ) -> None:
-        self._store = QueueStore(redis_url, lease_s=lease_s, poll_s=poll_s)
+        self._store = QueueStore(
+            redis_url, lease_s=lease_s, poll_s=poll_s, tenant_limit=tenant_limit, tenant_limits=tenant_limits
+        )
         super().__init__(
             functions,
             queue_name=keys.QUEUE,

@@ -3,7 +3,8 @@
 Every call is bounded in time: a server that hangs must not hang the renewal. Nothing is tried again here.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
@@ -38,10 +39,22 @@ class QueueStore:
         url: the Redis or Valkey with the queue.
         lease_s: how long a lease lasts without renewal; a call may take a third of it, so a renewal can be repeated.
         poll_s: the longest wait for a wake-up token.
+        tenant_limit: requests of one tenant that may run at once; 0 for no limit.
+        tenant_limits: the same for single tenants.
     """
 
-    def __init__(self, url: str, *, lease_s: float, poll_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        lease_s: float,
+        poll_s: float,
+        tenant_limit: int = 0,
+        tenant_limits: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self._url = url
+        self._tenant_limit = tenant_limit
+        self._tenant_limits = msgspec.msgpack.encode(dict(tenant_limits))
         self._lease_ms = round(lease_s * 1000)
         reply_s = min(max(lease_s / 3, 0.5), REPLY_TIMEOUT_S)
         self.arq = ArqRedis(self._pool(CONNECTIONS, reply_s), job_serializer=encode_job, job_deserializer=decode_job)
@@ -74,7 +87,7 @@ class QueueStore:
         await self._ask(self.arq, self.arq.ping)
 
     async def claim(self, limit: int, token: str, *, again: bool) -> Claim:
-        """Takes up to `limit` due jobs.
+        """Takes up to `limit` due jobs: class after class, tenant by turns, as far as tenants' limits allow.
 
         Args:
             limit: the most jobs.
@@ -93,6 +106,8 @@ class QueueStore:
                 again=int(again),
                 wake_life_s=keys.WAKE_LIFETIME_S,
                 state_life_s=keys.QUEUE_STATE_LIFETIME_S,
+                tenant_limit=self._tenant_limit,
+                tenant_limits=self._tenant_limits,
             )
         )
 

@@ -33,7 +33,6 @@ RETRY = Backoff(base_s=0.05, cap_s=1.0)
 
 _PASSING = ("BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS")
 _ID_TOO_SMALL = "equal or smaller"
-_LOST = (refusals.ConnectionError, refusals.TimeoutError, refusals.InvalidResponse, OSError)
 
 
 def store_error(error: Exception) -> StoreError:
@@ -107,12 +106,9 @@ class CommitLine:
                 await self._connection.send_packed_command(b"".join(frames), check_health=False)
                 answers = [await self._answers(len(batch.commands)) for batch in batches]
                 return [await self._judge(batch, answer) for batch, answer in zip(batches, answers, strict=True)]
-        except (*_LOST, refusals.ReadOnlyError) as error:
+        except (refusals.RedisError, OSError) as error:  # connecting may be refused, too; that may pass as well
             await self.close()
-            raise store_error(error) from error
-        except refusals.ResponseError as error:  # connecting was refused: AUTH, SELECT
-            await self.close()
-            raise StoreUnavailable(f"Redis refuses the connection: {error}") from error
+            raise StoreUnavailable(str(store_error(error))) from error
         except BaseException:
             await self.close()  # replies may be left unread: nobody may take them for his own
             raise
@@ -203,6 +199,8 @@ class Store:
             timeout_ms=round(timeout_s * 1000),
             retention_ms=round(retention_s * 1000),
             accepted=accepted,
+            tenant=request.tenant or "",
+            priority=request.priority,
         )
 
     async def begin(self, request_id: str, attempt: int, token: str, started: bytes) -> Begun | Verdict:

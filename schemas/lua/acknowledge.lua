@@ -4,13 +4,16 @@
 -- -> acknowledged | again | stale
 local queue, lease, state, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local holder = redis.call('GET', lease)
-if not holder and not redis.call('ZSCORE', queue, id) then return {'again'} end
+local at = redis.call('HMGET', state, 'attempt', 'held', 'lane')
+if not holder and not redis.call('ZSCORE', queue, id) then
+  return {at[3] and 'stale' or 'again'} -- a lane has it again, or nobody
+end
 if holder and holder ~= ARGV[2] then return {'stale'} end
-local at = redis.call('HMGET', state, 'attempt', 'held')
 if not holder and (at[1] ~= ARGV[3] or at[2] ~= '1') then return {'stale'} end
 redis.call('DEL', lease, state, KEYS[4], KEYS[5])
 redis.call('ZREM', queue, id)
 redis.call('ZREM', KEYS[7], id)
+if at[3] then free_slot(at[3], id) end
 local kept_ms = tonumber(ARGV[5])
 if kept_ms > 0 then
   redis.call('SET', KEYS[6], ARGV[4], 'PX', kept_ms)

@@ -3,7 +3,9 @@
 -- A job whose lease ran out without having been handed back has crashed its worker, or hung it, once more.
 -- The ids are known only here, so their keys are made here, as in schemas/keys.py: the queue lives in one slot, as arq's.
 -- With `again` 1, what an earlier call with this token took, and nobody heard of, is given out once more.
--- KEYS queue wake   ARGV limit lease_ms token again wake_life_s state_life_s
+-- Who waits in a lane (_lanes.lua) takes turns with the others of its class, unless its tenant runs as many as it may. What
+-- of the lanes has begun before goes first: it was promised an end, and its slot is counted already.
+-- KEYS queue wake   ARGV limit lease_ms token again wake_life_s state_life_s tenant_limit (0: none) tenant_limits (msgpack)
 -- -> claimed next_ms left (id attempt why crashes score envelope)*
 --    next_ms: until the next job is due, -1 without one. left: 1 when due jobs remain. envelope: empty when it is gone.
 local queue, wake = KEYS[1], KEYS[2]
@@ -20,14 +22,20 @@ local function give(id, attempt, why, crashes, score)
   count = count + 1
 end
 
-local function take(id, score)
+local function take(id, score, lane)
   local busy_ms = redis.call('PTTL', 'arq:in-progress:' .. id)
   if busy_ms ~= -2 then -- a worker without our scripts runs it, or somebody moved the score of a running job
     redis.call('ZADD', queue, now + (busy_ms > 0 and busy_ms or lease_ms), id)
     return
   end
   local state = 'tr:queue:state:' .. id
-  local at = redis.call('HMGET', state, 'attempt', 'crashes', 'held', 'why')
+  local at = redis.call('HMGET', state, 'attempt', 'crashes', 'held', 'why', 'lane', 'since')
+  if not lane and at[5] and at[3] ~= '1' then -- its pause is over: back to its place
+    wait_in(at[5], id, at[6])
+    redis.call('ZREM', queue, id)
+    redis.call('ZREM', WATCHED, at[5] .. ':' .. id)
+    return
+  end
   -- The record is asked too: a queue entry made anew must not mint numbers that the log has seen.
   local begun = redis.call('HGET', 'tr:{' .. id .. '}:rec', 'attempt')
   local attempt = math.max(tonumber(at[1] or 0), tonumber(begun or 0)) + 1
@@ -37,7 +45,63 @@ local function take(id, score)
   end
   redis.call('HSET', state, 'attempt', attempt, 'crashes', crashes, 'held', 1, 'why', why)
   redis.call('EXPIRE', state, ARGV[6])
+  if lane then redis.call('HSET', state, 'lane', lane, 'since', score) end
+  if lane or at[5] then run_from(lane or at[5], id, now + lease_ms) end
   give(id, attempt, why, crashes, score)
+end
+
+local function take_due()
+  local due = redis.call('ZRANGEBYSCORE', queue, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
+  for n = 1, #due, 2 do
+    take(due[n], due[n + 1])
+  end
+end
+
+-- What left its lane: most of it has renewed its lease since. Each is looked at once a lease, by whoever comes.
+local function look_after_watched()
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', WATCHED, '-inf', now, 'LIMIT', 0, 100)) do
+    if count >= limit then return end
+    local lane, id = string.match(member, '^(%a+:[^:]*):(.*)$')
+    local score = redis.call('ZSCORE', queue, id)
+    if not score then
+      free_slot(lane, id) -- somebody without our scripts has ended it
+    elseif tonumber(score) > now then
+      redis.call('ZADD', WATCHED, score, member)
+    else
+      take(id, score)
+    end
+  end
+end
+
+local limits
+local function is_full(lane)
+  local tenant = tenant_of(lane)
+  if tenant == '' then return false end
+  limits = limits or cmsgpack.unpack(ARGV[8])
+  local most = limits[tenant] or tonumber(ARGV[7])
+  return most > 0 and redis.call('SCARD', RUNNING .. tenant) >= most
+end
+
+-- The next lane goes to the end of its class first: a write that is refused when the server is out of memory, before others.
+local function take_turns()
+  local due = redis.call('ZRANGEBYSCORE', queue, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
+  local n = 1
+  if due[1] then line_up(PLAIN) end
+  while count < limit do
+    local lane = redis.call('ZRANGE', LANES, 0, 0)[1]
+    if not lane then return end
+    redis.call('ZADD', LANES, last_turn(lane), lane)
+    local served = false
+    if lane == PLAIN and due[n] then
+      take(due[n], due[n + 1])
+      n, served = n + 2, true
+    elseif lane ~= PLAIN and not is_full(lane) then
+      local first = redis.call('ZPOPMIN', LANE .. lane)
+      if first[1] then take(first[1], first[2], lane) end
+      served = redis.call('EXISTS', LANE .. lane) == 1
+    end
+    if not served then redis.call('ZREM', LANES, lane) end
+  end
 end
 
 if ARGV[4] == '1' then
@@ -50,27 +114,28 @@ if ARGV[4] == '1' then
 end
 
 local first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
-if count == 0 and first[1] and tonumber(first[2]) <= now then
-  local due = redis.call('ZRANGEBYSCORE', queue, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
-  for n = 1, #due, 2 do
-    take(due[n], due[n + 1])
+local is_due = first[1] and tonumber(first[2]) <= now
+local has_lanes = redis.call('EXISTS', LANES, WATCHED) > 0
+if count == 0 and (is_due or has_lanes) then
+  if has_lanes then
+    look_after_watched()
+    take_turns()
+  else
+    take_due()
   end
   first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
+  is_due = first[1] and tonumber(first[2]) <= now
 end
 
-local next_ms, left = -1, 0
-if first[1] then
-  next_ms = math.max(tonumber(first[2]) - now, 0)
-  if next_ms == 0 then
-    left = 1
-    -- Others may be idle: one token wakes one of them, who does the same for the next.
-    if redis.call('EXISTS', wake) == 0 then
-      redis.call('LPUSH', wake, 1)
-      redis.call('EXPIRE', wake, ARGV[5])
-    end
-  end
+local left = is_due
+if has_lanes then
+  if not is_due then redis.call('ZREM', LANES, PLAIN) end
+  left = left or redis.call('EXISTS', LANES) == 1
 end
-local answer = {'claimed', tostring(next_ms), tostring(left)}
+-- Others may be idle: one token wakes one of them, who does the same for the next.
+if left then wake_one(wake, ARGV[5]) end
+local next_ms = left and 0 or first[1] and tonumber(first[2]) - now or -1
+local answer = {'claimed', tostring(next_ms), left and '1' or '0'}
 for _, field in ipairs(jobs) do
   answer[#answer + 1] = field
 end

@@ -1,0 +1,13 @@
+-- unqueue: a request that has ended while it waited leaves the queue, unless a worker holds it: that one acknowledges.
+-- KEYS queue lease state job retry   ARGV id lane (empty: none)
+-- -> removed | held
+local id, lane = ARGV[1], ARGV[2]
+if redis.call('EXISTS', KEYS[2]) == 1 then return {'held'} end
+redis.call('ZREM', KEYS[1], id)
+redis.call('DEL', KEYS[3], KEYS[4], KEYS[5])
+if lane ~= '' then
+  redis.call('ZREM', LANE .. lane, id)
+  free_slot(lane, id)
+  if redis.call('EXISTS', LANE .. lane) == 0 then redis.call('ZREM', LANES, lane) end
+end
+return {'removed'}
