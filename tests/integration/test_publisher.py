@@ -321,6 +321,26 @@ async def test_a_replica_is_waited_for_until_it_is_primary_again(
     assert await written(redis) == numbered(2)
 
 
+async def test_a_user_who_is_locked_out_for_a_while(redis: Redis, redis_url: str, valkey: EmbeddedValkey) -> None:
+    """given: the password no longer counts, as in the middle of a rotation / expect: the publisher lives on."""
+    user = "ACL SETUSER rotated on >pw ~* &* +@all"
+    valkey.ask(user)
+    try:
+        async with publishing(redis_url.replace("//", "//rotated:pw@")) as publisher:
+            writer = await begun(redis, publisher)
+            writer.append(b"e1")
+            await writer.flush()
+            valkey.ask("ACL DELUSER rotated")
+            before = publisher.commits
+            writer.append(b"e2")
+            await until(lambda: publisher.commits >= before + 2)
+            valkey.ask(user)
+            await writer.flush()
+    finally:
+        valkey.ask("ACL DELUSER rotated")
+    assert await written(redis) == numbered(2)
+
+
 async def test_replies_left_unread_are_never_taken_for_those_of_a_later_commit(
     redis: Redis, redis_url: str, valkey: EmbeddedValkey
 ) -> None:
