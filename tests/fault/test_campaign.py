@@ -1,6 +1,6 @@
 """The fault campaign: real workers, a real Valkey behind proxies, real signals; its history is judged by the checker.
 
-`CAMPAIGN=long` runs the long one, `CAMPAIGN_SEED=n` the plan of a seed, `CAMPAIGN_FSYNC=everysec` one with a server that
+`CAMPAIGN=long` runs the long one, `CAMPAIGN_SEED=n` the plan of a seed, `CAMPAIGN_FSYNC=everysec` one whose server
 writes to disk once a second (docs/testing.md).
 """
 
