@@ -25,7 +25,7 @@ end
 local function take(id, score, lane)
   local busy_ms = redis.call('PTTL', 'arq:in-progress:' .. id)
   if busy_ms ~= -2 then -- a worker without our scripts runs it, or somebody moved the score of a running job
-    redis.call('ZADD', queue, now + (busy_ms > 0 and busy_ms or lease_ms), id)
+    redis.call('ZADD', queue, now + (busy_ms >= 0 and busy_ms + 1 or lease_ms), id)
     return
   end
   local state = 'tr:queue:state:' .. id

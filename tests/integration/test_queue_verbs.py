@@ -70,6 +70,7 @@ async def test_a_job_is_given_to_one_claim_alone(redis_url: str, client: ArqRedi
     # given 200 due jobs, if four workers claim at the same time, expect every job given out once, with its envelope
     for number in range(200):
         await client.enqueue_job("generate", number, _job_id=f"j{number}")
+        await client.zadd(keys.QUEUE, {f"j{number}": 1})  # due, whatever our own clock says
     stores = [QueueStore(redis_url, lease_s=LONG_S, poll_s=1.0) for _ in range(4)]
     claims = await asyncio.gather(
         *(store.claim(7, f"{n}-{n2}", again=False) for n2 in range(10) for n, store in enumerate(stores))
@@ -108,6 +109,7 @@ async def test_who_leaves_due_jobs_behind_wakes_another(client: ArqRedis, store:
     # last
     for job_id in "ab":
         await client.enqueue_job("generate", job_id, _job_id=job_id)
+        await client.zadd(keys.QUEUE, {job_id: 1})
     assert (await store.claim(1, "t", again=False)).left
     assert await client.llen(keys.WAKE) == 1
     assert await client.ttl(keys.WAKE) > 0
@@ -121,6 +123,7 @@ async def test_a_claim_repeated_after_a_lost_reply_gives_the_same_jobs(client: A
     # others
     for job_id in "abc":
         await client.enqueue_job("generate", job_id, _job_id=job_id)
+        await client.zadd(keys.QUEUE, {job_id: 1})
     unheard = await store.claim(2, "t", again=False)
     again = await store.claim(2, "t", again=True)
     assert {(job.id, job.attempt, job.why) for job in again.jobs} == {(job.id, 1, "first") for job in unheard.jobs}
@@ -280,6 +283,18 @@ async def test_a_job_of_a_stock_worker_is_left_alone(client: ArqRedis, store: Qu
     assert claim.jobs == []
     assert claim.next_s is not None
     assert 20 < claim.next_s < 31
+
+
+async def test_a_lease_that_ends_this_very_millisecond_delays_nobody(client: ArqRedis, store: QueueStore) -> None:
+    # given leases at their last millisecond, when the key still stands and the score is due, if somebody claims, expect
+    # each job at once, and not a lease later
+    for number in range(50):
+        await client.enqueue_job("generate", _job_id=f"j{number}")
+        async with client.pipeline() as together:
+            together.psetex(keys.lease_key(f"j{number}"), 2, b"1")
+            together.zadd(keys.QUEUE, {f"j{number}": 1})
+            await together.execute()
+        assert (await one(store, f"t{number}"))[0].id == f"j{number}"
 
 
 async def test_an_expired_envelope_is_given_out_all_the_same(client: ArqRedis, store: QueueStore) -> None:
