@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -46,7 +45,7 @@ class Settings(BaseModel):
     lease_s: float = Field(default=5.0, ge=0.5, le=3600)
     poll_s: float = Field(default=1.0, gt=0, le=60)
     tenant_limit: int = Field(default=0, ge=0)
-    tenant_limits: Mapping[str, int] = MappingProxyType({})
+    tenant_limits: Mapping[str, int] = Field(default_factory=dict[str, int])
     drain_s: float = Field(default=20.0, ge=0, le=86_400)
     run_limit_s: float = Field(default=DEFAULT_RUN_LIMIT_S, gt=0, le=86_400)
     connect_timeout_s: float = Field(default=10.0, gt=0, le=600)
