@@ -105,9 +105,9 @@ class Proxy:
         finally:
             for direction in directions:
                 direction.cancel()
-            await asyncio.gather(*directions, return_exceptions=True)
             to_client.transport.abort()
-            to_server.close()
+            to_server.close()  # before anything is waited for: a second cut may end the waiting
+            await asyncio.gather(*directions, return_exceptions=True)
 
     async def _pass(self) -> None:
         if self.delay_s:
