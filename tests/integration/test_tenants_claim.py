@@ -1,0 +1,442 @@
+"""Who is served: tenants by turns, classes strictly, caps held, whatever befalls a job. Counted in claims."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from arq.connections import ArqRedis
+
+from demo.valkey import EmbeddedValkey
+from schemas import keys
+from schemas.errors import StoreFull
+from tests.lanes_rig import LONG_S, Lanes, lane_keys, lanes_at, lease_of, tenants_of
+from tests.queue_rig import left_behind, plain_client
+from tests.until import until
+from worker.queue_store import QueueStore
+
+FLOOD = 1_000
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[ArqRedis]:
+    async with plain_client(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def lanes(redis_url: str, client: ArqRedis) -> AsyncIterator[Lanes]:
+    async with lanes_at(redis_url, client) as lanes:
+        yield lanes
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[QueueStore]:
+    store = QueueStore(redis_url, lease_s=LONG_S, poll_s=1.0)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def capped(redis_url: str) -> AsyncIterator[QueueStore]:
+    """A store of a worker whose tenants run two requests each, `c` three, `f` as many as there are."""
+    store = QueueStore(redis_url, lease_s=LONG_S, poll_s=1.0, tenant_limit=2, tenant_limits={"c": 3, "f": 0})
+    yield store
+    await store.close()
+
+
+# Turns
+
+
+async def test_a_flood_of_one_tenant_delays_another_by_one_start(lanes: Lanes, store: QueueStore) -> None:
+    # given a tenant with a thousand waiting, if another comes, expect it served after one start more, then by turns
+    await lanes.put("a", FLOOD)
+    assert await lanes.served(store, 2) == ["a", "a"]
+    await lanes.put("b", 3)
+    assert await lanes.served(store, 8) == ["a", "b", "a", "b", "a", "b", "a", "a"]
+
+
+async def test_a_flood_in_the_plain_queue_counts_as_one_tenant(lanes: Lanes, store: QueueStore) -> None:
+    # given a thousand without a tenant, if two tenants come, expect each served once in a round of three
+    await lanes.put("plain", FLOOD)
+    assert await lanes.served(store, 2) == ["p", "p"]
+    await lanes.put("a", 3)
+    await lanes.put("b", 2)
+    assert sorted(await lanes.served(store, 6)) == sorted("apbapb")
+    assert await lanes.served(store, 4) in (["a", "p", "p", "p"], ["p", "a", "p", "p"])
+
+
+async def test_a_tenant_that_comes_again_and_again_starves_nobody(lanes: Lanes, store: QueueStore) -> None:
+    # given floods in a lane and in the plain queue, if a third always has one waiting, expect it not served out of turn
+    await lanes.put("plain", FLOOD)
+    await lanes.put("a", FLOOD)
+    served = ""
+    for number in range(1, 31):
+        await lanes.put("b", first=number)
+        served += tenants_of(await lanes.claim(store))
+    assert {tenant: served.count(tenant) for tenant in "pab"} == {"p": 10, "a": 10, "b": 10}
+
+
+async def test_many_at_once_are_by_turns_too(lanes: Lanes, store: QueueStore) -> None:
+    # given four tenants with many waiting, if one claim takes twelve, expect three of each, oldest first
+    for tenant in "abcd":
+        await lanes.put(tenant, 20)
+    claimed = await lanes.claim(store, 12)
+    assert tenants_of(claimed) == "abcd" * 3
+    assert [job.id for job, _ in claimed if job.id[0] == "a"] == ["a-0001", "a-0002", "a-0003"]
+
+
+async def test_what_waits_in_one_lane_is_served_in_order(lanes: Lanes, store: QueueStore) -> None:
+    wanted = await lanes.put("a", 30)
+    assert [job.id for _ in range(6) for job, _ in await lanes.claim(store, 5)] == wanted
+    assert await lanes.claim(store, 5) == []
+
+
+# Classes
+
+
+async def test_a_higher_class_goes_first_always(lanes: Lanes, store: QueueStore) -> None:
+    # given all classes waiting, the low ones longest, if claimed, expect no low one before the last normal one,
+    # no normal one before the last high one, and who comes later before all of lower classes
+    await lanes.put("l", 3, priority="low")
+    await lanes.put("plain", 2)
+    await lanes.put("n", 2)
+    await lanes.put("h", 2, priority="high")
+    await lanes.put("i", 1, priority="high")
+    assert sorted(await lanes.served(store, 3)) == ["h", "h", "i"]
+    await lanes.put("h", priority="high", first=9)
+    assert await lanes.served(store, 1) == ["h"]
+    assert sorted(await lanes.served(store, 4)) == ["n", "n", "p", "p"]
+    await lanes.put("plain", first=9)
+    assert await lanes.served(store, 4) == ["p", "l", "l", "l"]
+
+
+async def test_one_tenant_may_wait_in_every_class(lanes: Lanes, store: QueueStore) -> None:
+    for priority in ("low", "normal", "high"):
+        await lanes.enqueue(f"{priority[0]}-1", f"{priority}:same")
+    assert await lanes.served(store, 4) == ["h", "n", "l", ""]
+
+
+async def test_a_priority_needs_no_tenant(lanes: Lanes, capped: QueueStore) -> None:
+    # given requests without a tenant in the other classes, if they are claimed, expect their class kept, and no cap
+    for number in range(5):
+        await lanes.enqueue(f"l{number}", "low:")
+        await lanes.enqueue(f"h{number}", "high:")
+    await lanes.put("plain", 5)
+    claimed = await lanes.claim(capped, 20)
+    assert tenants_of(claimed) == "hhhhhppppplllll"
+    for _, lease in claimed:
+        assert await capped.acknowledge(lease)
+    assert await left_behind(lanes.client) == set()
+
+
+# Caps
+
+
+async def test_no_more_of_a_tenant_run_than_its_cap_says(lanes: Lanes, capped: QueueStore) -> None:
+    # given a cap of two, three for one, none for another, if everything is claimed, expect as many of each, and nothing
+    # held against those without a tenant
+    for tenant in ("a", "b", "c", "f", "plain"):
+        await lanes.put(tenant, 6)
+    claimed = tenants_of(await lanes.claim(capped, 100))
+    assert {tenant: claimed.count(tenant) for tenant in "abcfp"} == {"a": 2, "b": 2, "c": 3, "f": 6, "p": 6}
+    claim = await capped.claim(100, "again", again=False)
+    assert (claim.jobs, claim.left) == ([], False)
+
+
+async def test_a_cap_counts_all_classes_of_a_tenant(lanes: Lanes, capped: QueueStore) -> None:
+    # given a tenant with one low one running, if two high ones come, expect one of them to wait, then to be next
+    await lanes.put("a", 2, priority="low")
+    [(_, low)] = await lanes.claim(capped)
+    await lanes.put("a", 2, priority="high", first=10)
+    [(high, _)] = await lanes.claim(capped, 10)
+    assert high.id == "a-0010"
+    assert await capped.acknowledge(low)
+    assert [job.id for job, _ in await lanes.claim(capped, 10)] == ["a-0011"]
+    assert await lanes.claim(capped, 10) == []
+
+
+async def test_a_cap_holds_for_several_workers_at_once(lanes: Lanes) -> None:
+    # given five workers, if they claim at the same time, expect the cap held over all of them, to the end
+    caps = [QueueStore(lanes.url, lease_s=LONG_S, poll_s=1.0, tenant_limit=3) for _ in range(5)]
+    await lanes.put("a", 40)
+    await lanes.put("b", 40)
+    ended: list[str] = []
+    while len(ended) < 80:
+        rounds = await asyncio.gather(*(lanes.claim(store, 4) for store in caps))
+        claimed = [pair for taken in rounds for pair in taken]
+        assert sorted(tenants_of(claimed)) == list("aaabbb")[: len(claimed)] or len(ended) > 70
+        assert max(tenants_of(claimed).count(tenant) for tenant in "ab") <= 3
+        for job, lease in claimed:
+            assert await caps[0].acknowledge(lease)
+            ended.append(job.id)
+    assert len(set(ended)) == 80
+    assert await left_behind(lanes.client) == set()
+    for store in caps:
+        await store.close()
+
+
+@pytest.mark.parametrize("how", ["acknowledge", "hand back", "pause", "unqueue"])
+async def test_a_slot_that_frees_wakes_somebody(lanes: Lanes, capped: QueueStore, how: str) -> None:
+    # given a tenant at its cap with one waiting, nobody awake, if a slot frees, expect a token, and the next start
+    await lanes.put("a", 3)
+    (job, lease), _ = await lanes.claim(capped, 3)
+    assert await lanes.claim(capped, 3) == []
+    await lanes.client.delete(keys.WAKE)
+    match how:
+        case "acknowledge":
+            await capped.acknowledge(lease)
+        case "hand back":
+            await capped.hand_back(lease, delay_ms=0, why="drained")
+        case "pause":
+            await capped.hand_back(lease, delay_ms=60_000, why="retry")
+        case _:  # cancelled after its owner has died, before anyone has taken it over
+            await lanes.client.delete(keys.lease_key(job.id))
+            await lanes.producer.unqueue(job.id, "normal:a")
+    assert await lanes.client.llen(keys.WAKE) == 1
+    [(following, _)] = await lanes.claim(capped, 3)
+    assert following.id == ("a-0001" if how == "hand back" else "a-0003")
+
+
+async def test_a_slot_wakes_nobody_when_nobody_waits_for_it(lanes: Lanes, capped: QueueStore) -> None:
+    await lanes.put("a", 2)
+    claimed = await lanes.claim(capped, 2)
+    await lanes.client.delete(keys.WAKE)
+    for _, lease in claimed:
+        await capped.acknowledge(lease)
+    assert await lanes.client.llen(keys.WAKE) == 0
+
+
+async def test_another_cap_counts_from_the_next_slot_on(lanes: Lanes, capped: QueueStore) -> None:
+    # given a tenant at its cap, if workers with another one come, expect theirs to hold as soon as a slot frees or one
+    # more is submitted, and what runs above it to end in peace
+    await lanes.put("a", 9)
+    (_, lease), _ = await lanes.claim(capped, 9)
+    higher = QueueStore(lanes.url, lease_s=LONG_S, poll_s=1.0, tenant_limit=4)
+    await lanes.put("a", 1, first=10)
+    assert await lanes.served(higher, 1, limit=9) == ["aa"]
+    assert len(await lanes.running("a")) == 4
+    assert await capped.acknowledge(lease)
+    assert await lanes.claim(capped, 9) == []
+    assert len(await lanes.running("a")) == 3
+    await higher.close()
+
+
+# What befalls a job
+
+
+async def test_a_crashed_one_stays_counted_and_is_taken_over_though_its_tenant_is_full(
+    lanes: Lanes, capped: QueueStore
+) -> None:
+    # given a tenant at its cap whose worker dies, if its lease is over, expect it counted all the time, taken over
+    # before anything that waits, and its slots free when it ends
+    await lanes.put("a", 4)
+    await lanes.put("plain", 50)
+    claimed = [pair for pair in await lanes.claim(capped, 10) if pair[0].id[0] == "a"]
+    assert await lanes.running("a") == {"a-0001", "a-0002"}
+    await lanes.expire("a-0001")
+    assert await lanes.running("a") == {"a-0001", "a-0002"}
+    await lanes.put("h", 1, priority="high")
+    [(heir, lease)] = await lanes.claim(capped)
+    assert (heir.id, heir.attempt, heir.why, heir.crashes) == ("a-0001", 2, "lease_expired", 1)
+    assert await lanes.running("a") == {"a-0001", "a-0002"}
+    assert not await capped.acknowledge(claimed[0][1])
+    assert await lanes.running("a") == {"a-0001", "a-0002"}
+    assert await capped.acknowledge(lease)
+    assert await lanes.running("a") == {"a-0002"}
+
+
+async def test_a_renewed_one_is_not_taken_over(lanes: Lanes, redis_url: str) -> None:
+    # given a running one whose first lease would be over by now, if it was renewed, expect it left alone, however often
+    # somebody looks
+    short = QueueStore(redis_url, lease_s=0.3, poll_s=1.0)
+    await lanes.put("a", 1)
+    [(_, lease)] = await lanes.claim(short)
+    [(_, first_look)] = await lanes.client.zrange(keys.WATCHED, 0, -1, withscores=True)
+    await lanes.client.pexpire(keys.lease_key("a-0001"), 60_000)
+
+    async def renewed_and_looked_at() -> bool:
+        assert (await short.renew([lease])).lost == frozenset()
+        assert await lanes.claim(short, 5) == []
+        [(_, look)] = await lanes.client.zrange(keys.WATCHED, 0, -1, withscores=True)
+        return look > first_look + 600
+
+    await until(renewed_and_looked_at)
+    await short.close()
+
+
+async def test_handed_back_at_once_it_takes_its_old_place(lanes: Lanes, store: QueueStore) -> None:
+    # given one that its worker drains, if it is handed back, expect it first in its lane, in no slot, no crash counted
+    await lanes.put("a", 5)
+    (_, first), (_, second), *_ = await lanes.claim(store, 3)
+    for lease in (second, first):
+        assert await store.hand_back(lease, delay_ms=0, why="drained")
+    assert await lanes.waiting("normal:a") == ["a-0001", "a-0002", "a-0004", "a-0005"]
+    assert await lanes.running("a") == {"a-0003"}
+    assert await lanes.client.zscore(keys.QUEUE, "a-0001") is None
+    [(job, _)] = await lanes.claim(store)
+    assert (job.id, job.attempt, job.why, job.crashes) == ("a-0001", 2, "drained", 0)
+
+
+async def test_a_pause_is_spent_in_no_slot_and_ends_in_the_lane(lanes: Lanes, capped: QueueStore) -> None:
+    # given a tenant at its cap, if one pauses before a retry, expect another to start meanwhile; and when the pause is
+    # over, expect it to wait at its old place until there is a slot, though others wait in the plain queue since long
+    await lanes.put("a", 4)
+    (_, first), (_, second) = await lanes.claim(capped, 5)
+    assert await capped.hand_back(first, delay_ms=60_000, why="retry")
+    claim = await capped.claim(5, "third", again=False)
+    assert [job.id for job in claim.jobs] == ["a-0003"]
+    assert claim.next_s is not None
+    assert 50 < claim.next_s <= 60
+    await lanes.put("plain", 30)
+    await lanes.expire("a-0001")
+    assert set(await lanes.served(capped, 3)) == {"p"}
+    assert await lanes.waiting("normal:a") == ["a-0001", "a-0004"]
+    assert await capped.acknowledge(second)
+    claimed = [job for _ in range(2) for job, _ in await lanes.claim(capped)]
+    assert [(job.id, job.why) for job in claimed if job.id[0] == "a"] == [("a-0001", "retry")]
+
+
+async def test_a_pause_that_ends_is_noticed_in_the_plain_queue_too(lanes: Lanes, store: QueueStore) -> None:
+    # given a paused one that nobody watches any more, if it is due, expect it given back to its lane all the same
+    await lanes.put("a", 1)
+    [(_, lease)] = await lanes.claim(store)
+    await store.hand_back(lease, delay_ms=60_000, why="retry")
+    await lanes.expire("a-0001")
+    await lanes.client.delete(keys.WATCHED)
+    assert await lanes.claim(store) == []
+    [(job, _)] = await lanes.claim(store)
+    assert (job.id, job.why) == ("a-0001", "retry")
+
+
+async def test_who_was_replaced_can_end_nothing_in_a_lane(lanes: Lanes, store: QueueStore) -> None:
+    # given one that was taken over and handed back to its lane, if its first owner wakes, expect its verbs refused
+    await lanes.put("a", 1)
+    [(_, stale)] = await lanes.claim(store)
+    await lanes.expire("a-0001")
+    [(_, owner)] = await lanes.claim(store)
+    assert await store.hand_back(owner, delay_ms=0, why="drained")
+    assert not await store.acknowledge(stale)
+    assert not await store.hand_back(stale, delay_ms=0, why="retry")
+    assert await lanes.waiting("normal:a") == ["a-0001"]
+    assert await lanes.served(store, 1) == ["a"]
+
+
+async def test_every_verb_may_be_sent_twice(lanes: Lanes, store: QueueStore) -> None:
+    # given verbs whose replies were lost, if each is sent again, expect what one alone would have done
+    await lanes.put("a", 3)
+    await lanes.put("a", 3)
+    assert await lanes.waiting("normal:a") == ["a-0001", "a-0002", "a-0003"]
+    unheard = await store.claim(2, "t", again=False)
+    again = await store.claim(2, "t", again=True)
+    assert {(job.id, job.attempt) for job in again.jobs} == {(job.id, 1) for job in unheard.jobs}
+    assert again.left
+    assert await lanes.running("a") == {"a-0001", "a-0002"}
+    await lanes.put("a", 3)  # what runs is not enqueued once more either
+    assert await lanes.waiting("normal:a") == ["a-0003"]
+    leases = [lease_of(job, "t", store) for job in again.jobs]
+    for _ in range(2):
+        assert await store.hand_back(leases[0], delay_ms=0, why="drained")
+        assert await store.acknowledge(leases[1])
+    assert await lanes.running("a") == set()
+    assert len(await lanes.waiting("normal:a")) == 2
+
+
+async def test_what_somebody_else_has_ended_gives_its_slot_back(lanes: Lanes, capped: QueueStore) -> None:
+    # given a tenant at its cap, if a worker without our scripts ends what it ran, expect its slots back after a lease
+    await lanes.put("a", 3)
+    for job, _ in await lanes.claim(capped, 2):
+        await lanes.expire(job.id)
+        await lanes.client.zrem(keys.QUEUE, job.id)
+        await lanes.client.delete(keys.job_key(job.id), keys.queue_state_key(job.id))
+    assert [job.id for job, _ in await lanes.claim(capped, 2)] == ["a-0003"]
+    assert await lanes.running("a") == {"a-0003"}
+
+
+# What is left, and what it costs
+
+
+async def test_nothing_is_left_of_lanes(lanes: Lanes, capped: QueueStore) -> None:
+    # given lanes, parked ones and plain jobs, if all have ended, expect no key
+    await lanes.put("plain", 3)
+    for tenant, priority in (("a", "high"), ("b", "normal"), ("c", "low")):
+        await lanes.put(tenant, 7, priority=priority)
+    while claimed := await lanes.claim(capped, 5):
+        for number, (_, lease) in enumerate(claimed):
+            if number % 3 or lease.attempt > 1:
+                assert await capped.acknowledge(lease)
+            else:
+                assert await capped.hand_back(lease, delay_ms=0, why="drained")
+    assert await left_behind(lanes.client) == set()
+
+
+async def test_what_runs_has_a_lifetime(lanes: Lanes, store: QueueStore) -> None:
+    # given one that waits, one that runs and one that pauses, if nobody comes any more, expect all but the queues to go
+    await lanes.put("a", 3)
+    (_, lease), _ = await lanes.claim(store, 2)
+    await store.hand_back(lease, delay_ms=60_000, why="retry")
+    for_ever = {key.decode() for key in await lanes.client.keys() if await lanes.client.pttl(key) < 0}
+    assert for_ever == {keys.QUEUE, keys.LANES, keys.WATCHED, keys.lane_key("normal:a")}
+
+
+@asynccontextmanager
+async def commands_of_scripts(url: str, client: ArqRedis) -> AsyncGenerator[list[str]]:
+    """What scripts send to the server meanwhile; filled at the end."""
+    host, _, port = url.removeprefix("redis://").split("/")[0].partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    commands: list[str] = []
+    try:
+        writer.write(b"MONITOR\r\n")
+        await reader.readline()
+        yield commands
+        await client.ping()
+        while '"PING"' not in (line := (await reader.readline()).decode()):
+            if " lua] " in line:
+                commands.append(line.split("] ", 1)[1].strip())
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_without_tenants_a_claim_looks_once_and_nobody_else_does(redis_url: str, client: ArqRedis) -> None:
+    # given requests without tenants and priorities, if they live their whole life, expect one look for lanes a claim,
+    # and no other command that names any of their keys
+    store = QueueStore(redis_url, lease_s=LONG_S, poll_s=1.0, tenant_limit=2)
+    async with lanes_at(redis_url, client) as lanes:
+        async with commands_of_scripts(redis_url, client) as commands:
+            await lanes.put("plain", 4)
+            (_, first), (_, second), (_, third) = await lanes.claim(store, 3)
+            await store.renew([first, second])
+            await store.acknowledge(first)
+            await store.hand_back(second, delay_ms=0, why="drained")
+            await store.hand_back(third, delay_ms=1_000, why="retry")
+            await lanes.claim(store, 1)
+            await lanes.producer.unqueue("plain-0004", None)
+    assert len(commands) > 30
+    named = [line for line in commands if any(f"tr:queue:{name}" in line for name in ("lane", "watched", "running"))]
+    assert named == [f'"EXISTS" "{keys.LANES}" "{keys.WATCHED}"'] * 2
+    assert await lane_keys(client) == set()
+    await store.close()
+
+
+async def test_out_of_memory_takes_nothing_new_out_of_a_lane(redis_url: str) -> None:
+    # given a full server, if leases are renewed, ended and handed back, expect that to work, and a claim to be refused
+    with EmbeddedValkey() as valkey:
+        store = QueueStore(valkey.url, lease_s=LONG_S, poll_s=1.0, tenant_limit=4)
+        async with plain_client(valkey.url) as client, lanes_at(valkey.url, client) as lanes:
+            await lanes.put("a", 5)
+            await lanes.put("b", 1, priority="high")
+            leases = [lease for _, lease in await lanes.claim(store, 4)]
+            await client.config_set("maxmemory", 1)
+            for limit in (1, 10):
+                with pytest.raises(StoreFull):
+                    await lanes.claim(store, limit)
+            with pytest.raises(StoreFull):
+                await lanes.put("a", 1, first=9)
+            assert (await store.renew(leases)).lost == frozenset()
+            assert await store.acknowledge(leases[1])
+            assert await store.hand_back(leases[2], delay_ms=0, why="drained")
+            assert await store.hand_back(leases[3], delay_ms=5, why="retry")
+            await client.config_set("maxmemory", 0)
+            assert len(await lanes.claim(store, 10)) >= 3
+        await store.close()

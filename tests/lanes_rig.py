@@ -1,0 +1,105 @@
+"""What the tests of tenants share: requests put into lanes, and claims read as who was served."""
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from time import monotonic
+
+from arq.connections import ArqRedis
+from redis.asyncio import Redis
+
+from producers.store import ProducerStore
+from schemas import keys
+from schemas.codec import encode_job
+from schemas.scripts import ClaimedJob
+from worker.lease import Lease
+from worker.queue_store import QueueStore
+
+LONG_S = 60.0
+LANE_KEYS = "tr:queue:[lrw]*"
+"""Lanes, their index, who runs and who is watched; the wake-up list too."""
+
+
+class Lanes:
+    """A queue and its two sides. A request is called `<tenant>-<number>`, in the plain queue `plain-<number>`."""
+
+    def __init__(self, url: str, client: ArqRedis, producer: ProducerStore) -> None:
+        self.url = url
+        self.client = client
+        self.producer = producer
+        self.tokens = 0
+
+    async def put(self, tenant: str, count: int = 1, *, priority: str = "normal", first: int = 1) -> list[str]:
+        """Requests of a tenant, in its lane; of `plain`, in arq's queue as a plain `enqueue_job` puts them there."""
+        ids = [f"{tenant}-{number:04}" for number in range(first, first + count)]
+        for request_id in ids:
+            if tenant == "plain":
+                await self.client.enqueue_job(keys.JOB_FUNCTION, request_id, _job_id=request_id)
+            else:
+                await self.enqueue(request_id, f"{priority}:{tenant}")
+        return ids
+
+    async def enqueue(self, request_id: str, lane: str) -> None:
+        """One request into a lane."""
+        job: dict[str, object] = {"t": None, "f": keys.JOB_FUNCTION, "a": (request_id,), "k": {}, "et": 0}
+        await self.producer.enqueue(request_id, lane, encode_job(job), 600_000)
+
+    async def claim(self, store: QueueStore, limit: int = 1) -> list[tuple[ClaimedJob, Lease]]:
+        """What one claim gives."""
+        self.tokens += 1
+        token = f"t{self.tokens}"
+        claim = await store.claim(limit, token, again=False)
+        return [(job, lease_of(job, token, store)) for job in claim.jobs]
+
+    async def served(self, store: QueueStore, claims: int, limit: int = 1) -> list[str]:
+        """Whose requests so many claims give out, in their order."""
+        return [tenants_of(await self.claim(store, limit)) for _ in range(claims)]
+
+    async def running(self, tenant: str) -> set[str]:
+        """What counts against the cap of a tenant."""
+        members: set[bytes] = await self.client.execute_command("SMEMBERS", keys.running_key(tenant))
+        return {member.decode() for member in members}
+
+    async def waiting(self, lane: str) -> list[str]:
+        """The ids in a lane, first to last."""
+        return [member.decode() for member in await self.client.zrange(keys.lane_key(lane), 0, -1)]
+
+    async def expire(self, request_id: str) -> None:
+        """As if the time of a lease had gone by without renewal."""
+        await self.client.delete(keys.lease_key(request_id))
+        await self.client.zadd(keys.QUEUE, {request_id: 1}, xx=True)
+        for member in await self.client.zrange(keys.WATCHED, 0, -1):
+            if member.decode().endswith(f":{request_id}"):
+                await self.client.zadd(keys.WATCHED, {member: 1}, xx=True)
+
+
+@asynccontextmanager
+async def lanes_at(url: str, client: ArqRedis) -> AsyncGenerator[Lanes]:
+    """Both sides of the queue at `url`."""
+    producer = await ProducerStore.connect(url, timeout_s=5.0)
+    try:
+        yield Lanes(url, client, producer)
+    finally:
+        await producer.close()
+
+
+def tenants_of(claimed: Iterable[tuple[ClaimedJob, Lease]]) -> str:
+    """The tenants of claimed jobs, by their first letters."""
+    return "".join(job.id[0] for job, _ in claimed)
+
+
+def lease_of(job: ClaimedJob, token: str, store: QueueStore) -> Lease:
+    """The lease that a claim has won."""
+    return Lease(
+        job.id,
+        attempt=job.attempt,
+        token=token,
+        why=job.why,
+        crashes=job.crashes,
+        ends_at=monotonic() + LONG_S,
+        mint=store.next_attempt,
+    )
+
+
+async def lane_keys(client: Redis) -> set[str]:
+    """Keys that lanes have left, but for wake-up tokens."""
+    return {key.decode() for key in await client.keys(LANE_KEYS)} - {keys.WAKE}
