@@ -20,8 +20,8 @@ class LineDecoder:
             return []
         self._partial.append(head)
         text = b"".join(self._partial)
-        if self._document is None:
-            self._document = not _is_json_line(text.lstrip().split(b"\n", 1)[0])
+        if self._document is None and (begun := text.lstrip()):
+            self._document = not _is_json_line(begun.split(b"\n", 1)[0])
             if self._document:
                 self._partial = [text, newline, tail]
                 return []

@@ -27,7 +27,7 @@ _BOM = b"\xef\xbb\xbf"
 _SHOWN_CHARACTERS = 200
 _SHOWN_BYTES = 4 * _SHOWN_CHARACTERS
 _PAGE_BYTES = 4096
-_TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*(?:>|\Z)", re.DOTALL | re.IGNORECASE)
 
 
 class StreamReader:

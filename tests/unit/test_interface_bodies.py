@@ -1,0 +1,90 @@
+"""Bodies that are no event stream, and where the reader stops."""
+
+import json
+
+import pytest
+
+from schemas.request import InterfaceOptions
+from tests.chat_reading import chunk, read, sse
+from worker.interface.lines import LineDecoder
+from worker.interface.options import Options
+from worker.interface.reader import MAX_EVENT_BYTES, StreamReader
+
+
+@pytest.mark.parametrize("lead", [b"", b"\n", b" \r\n\n"])
+@pytest.mark.parametrize(
+    ("body", "events"),
+    [
+        (b'{"a":1}\n{"b":2}\n', [b'{"a":1}', b'{"b":2}']),
+        (b'{"a":1}\r\n\r\n{"b":2}', [b'{"a":1}\r', b'{"b":2}']),
+        (b'{\n "a": 1\n}\n', [b'{\n "a": 1\n}\n']),
+        (b'{"a":\n1}', [b'{"a":\n1}']),
+    ],
+)
+def test_lines_or_one_document(lead: bytes, body: bytes, events: list[bytes]) -> None:
+    for size in (1, 2, 100):
+        decoder, whole = LineDecoder(), lead + body
+        pieces = [whole[start : start + size] for start in range(0, len(whole), size)]
+        found = [event for piece in pieces for event in decoder.feed(piece)] + decoder.close()
+        assert [data.strip() for _, data in found] == [event.strip() for event in events]
+
+
+def test_nothing_is_read_after_done() -> None:
+    # given: events after [DONE]; expect: the reader says that it needs no more, and reads no more
+    reader = StreamReader("chat", Options())
+    deltas = reader.feed(sse([chunk(content="a", finish_reason="stop")]) + sse([chunk(content="b")]))
+    assert reader.done
+    assert deltas != []
+    assert reader.feed(sse([chunk(content="c")])) == []
+    assert reader.close() == []
+    assert reader.finish().content == "a"
+
+
+def test_nothing_is_read_after_a_failure_and_what_was_held_is_shown() -> None:
+    reader = StreamReader("chat", Options())
+    held = chunk(tool_calls=[{"index": 0, "function": {"name": "find", "arguments": "{"}}])
+    assert reader.feed(sse([held, {"error": {"message": "no", "code": 500}}, chunk(content="b")], done=False)) == []
+    assert reader.failure is not None
+    assert reader.failure.wire_code == "upstream_500"
+    assert reader.feed(sse([chunk(content="c")])) == []
+    assert len(reader.close()) == 2
+    assert reader.finish().error is not None
+
+
+def test_an_event_without_end_is_a_failure() -> None:
+    reader = StreamReader("chat", Options())
+    reader.feed(b"data: ")
+    for _ in range(MAX_EVENT_BYTES // (1 << 22) + 1):
+        reader.feed(b"x" * (1 << 22))
+    assert reader.failure is not None
+    assert reader.failure.wire_code == "upstream_malformed"
+
+
+def test_a_page_is_told_by_its_text() -> None:
+    page = b"<html><script>var a;</script><body>\n<h1>502</h1> Bad   gateway " + b"<p></p>" * 2000
+    for pieces in ([page], [page[at : at + 9] for at in range(0, len(page), 9)]):
+        _, outcome = read(pieces)
+        assert outcome.error is not None
+        assert outcome.error.message == "the body is a page, not an event stream: '502 Bad gateway'"
+
+
+def test_an_empty_body() -> None:
+    _, outcome = read(b"")
+    assert outcome.error is not None
+    assert (outcome.error.code, outcome.error.message) == ("upstream_truncated", "the body is empty")
+
+
+def test_cancelled_keeps_what_came() -> None:
+    reader = StreamReader("chat", Options())
+    reader.feed(sse([chunk(content="a")], done=False))
+    reader.close()
+    outcome = reader.finish(cancelled=True)
+    assert (outcome.status, outcome.content, outcome.error) == ("cancelled", "a", None)
+
+
+def test_options_have_the_names_and_defaults_of_a_request() -> None:
+    given = InterfaceOptions()
+    options = Options.of(given)
+    assert {name: getattr(options, name) for name in Options.__slots__} == given.model_dump()
+    assert options == Options()
+    assert json.loads(InterfaceOptions(think_tags="reasoning").model_dump_json())["think_tags"] == "reasoning"
