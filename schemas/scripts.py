@@ -116,7 +116,7 @@ RELEASE = _script("release", "rec", "attempt token", "released stale")
 ENQUEUE = _script(
     "enqueue", "queue lease job", "id lane envelope life_ms wake_tokens_max", "enqueued standing", lanes=True
 )
-UNQUEUE = _script("unqueue", "queue lease state job retry", "id lane", "removed held", lanes=True)
+UNQUEUE = _script("unqueue", "queue lease state job retry", "id lane", "removed held unfinished", lanes=True)
 CLAIM = _script(
     "claim",
     "queue wake",
@@ -130,7 +130,7 @@ ACKNOWLEDGE = _script(
     "acknowledge",
     "queue lease state job retry result abort",
     "id token attempt kept kept_ms",
-    "acknowledged again stale",
+    "acknowledged again stale unfinished",
     lanes=True,
 )
 HAND_BACK = _script(

@@ -103,7 +103,7 @@ class Attempt:
             if self.request
             else StreamReader("chat", Options())
         )
-        self._writer = plant.publisher.open(lease.request_id, lease.attempt, lease.holds)
+        self._writer = plant.publisher.open(lease.request_id, lease.attempt, lease.token, lease.holds)
         self.shown = False
 
     @classmethod

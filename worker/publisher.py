@@ -14,9 +14,9 @@ from typing import Protocol, Self
 
 from schemas.errors import AttemptLost, LogFull, StoreFull, StoreUnavailable, TailraceError
 from schemas.ids import EntryId
-from schemas.keys import log_key
+from schemas.keys import log_key, rec_key
 from worker.retry import Backoff
-from worker.store import PATIENCE_S, Batch, xadd, xadd_prefix
+from worker.store import PATIENCE_S, Batch, Fence, xadd, xadd_prefix
 
 MAX_COMMIT_ENTRIES = 512
 MAX_COMMIT_BYTES = 1024 * 1024
@@ -33,6 +33,10 @@ class Line(Protocol):
         """Writes all batches in one round trip, each all or nothing."""
         ...
 
+    async def standing(self, fences: Sequence[Fence]) -> list[bool]:
+        """Which of these attempts the server still knows as begun."""
+        ...
+
     async def close(self) -> None:
         """Closes the connection."""
         ...
@@ -47,10 +51,18 @@ class LogWriter:
     """
 
     def __init__(
-        self, publisher: "Publisher", request_id: str, attempt: int, holds: Callable[[], bool], limits: tuple[int, int]
+        self,
+        publisher: "Publisher",
+        request_id: str,
+        attempt: int,
+        token: str,
+        holds: Callable[[], bool],
+        limits: tuple[int, int],
     ) -> None:
         self.log = log_key(request_id)
+        self.rec = rec_key(request_id)
         self.attempt = attempt
+        self.token = token
         self.seq = 0
         self.failed: TailraceError | None = None
         self.holds = holds
@@ -173,16 +185,21 @@ class Publisher:
         self._patience_s = patience_s
         self._waiting: deque[LogWriter] = deque()
         self._open: set[LogWriter] = set()
+        self._away = False
+        self._doubtful: set[LogWriter] = set()  # open while the connection was lost: what comes back may know less
         self._work = asyncio.Event()
         self._progress = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.buffered_bytes = 0
         self.commits = 0
 
-    def open(self, request_id: str, attempt: int, holds: Callable[[], bool]) -> LogWriter:
+    def open(self, request_id: str, attempt: int, token: str, holds: Callable[[], bool]) -> LogWriter:
         """A writer for an attempt that has begun.
 
         Args:
+            request_id: whose log.
+            attempt: its number.
+            token: the owner's, as `begin` was given it.
             holds: whether the attempt's lease still stands, by a local clock; asked before each commit.
 
         Raises:
@@ -190,8 +207,10 @@ class Publisher:
         """
         if self._task is None or self._task.done():
             raise StoreUnavailable("the publisher does not run")
-        writer = LogWriter(self, request_id, attempt, holds, self._limits)
+        writer = LogWriter(self, request_id, attempt, token, holds, self._limits)
         self._open.add(writer)
+        if self._away:
+            self._doubtful.add(writer)
         return writer
 
     @property
@@ -238,6 +257,7 @@ class Publisher:
     def drop(self, writer: LogWriter, why: TailraceError) -> None:
         """Ends a writer: its unsent entries are dropped, whoever waits for it hears why."""
         self._open.discard(writer)
+        self._doubtful.discard(writer)
         if writer.failed is None:
             writer.failed = why
             writer.discard()
@@ -281,10 +301,7 @@ class Publisher:
         end = monotonic() + self._patience_s
         tries = 0
         while batches := [batch for batch in batches if self._may_write(batch.writer)]:
-            try:
-                results = await self._line.commit(batches)
-            except StoreUnavailable as error:
-                results = [error] * len(batches)
+            results = await self._send(batches)
             self.commits += 1
             tries += 1
             pause_s = RETRY.pause_s(tries)
@@ -292,6 +309,30 @@ class Publisher:
             batches = [batch for batch, why in zip(batches, results, strict=True) if not self._settle(batch, why, over)]
             if batches:
                 await asyncio.sleep(pause_s)
+
+    async def _send(self, batches: list[_Batch]) -> list[TailraceError | None]:
+        """One try at a commit: for each batch None when it stands in its log, or why not."""
+        try:
+            await self._ask_for([batch.writer for batch in batches if batch.writer in self._doubtful])
+            left = [batch for batch in batches if batch.writer.failed is None]
+            answers = dict(zip(left, await self._line.commit(left) if left else (), strict=True))
+        except StoreUnavailable as error:
+            self._away = True
+            self._doubtful.update(self._open)
+            return [error] * len(batches)
+        self._away = False
+        return [answers[batch] if batch in answers else batch.writer.failed for batch in batches]
+
+    async def _ask_for(self, doubtful: list[LogWriter]) -> None:
+        """Ends the attempts of which the server, back after a failover, has lost the beginning.
+
+        It may give their number to another attempt, and would take our entries for that one's.
+        """
+        if doubtful:
+            for writer, known in zip(doubtful, await self._line.standing(doubtful), strict=True):
+                self._doubtful.discard(writer)
+                if not known:
+                    self.drop(writer, AttemptLost("Redis does not know this attempt any more"))
 
     def _may_write(self, writer: LogWriter) -> bool:
         if writer.failed is None and not writer.holds():

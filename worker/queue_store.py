@@ -124,7 +124,7 @@ class QueueStore:
         )
 
     async def acknowledge(self, lease: Lease, *, result: bytes | None = None, result_ms: int = 0) -> bool:
-        """The job is done with.
+        """The job is done with. Where Redis has lost the end of its request, in a failover, it is handed back instead.
 
         Args:
             lease: the owner's.
@@ -150,6 +150,8 @@ class QueueStore:
             kept=result or b"",
             kept_ms=result_ms if result else 0,
         )
+        if verdict.word == "unfinished":
+            return await self.hand_back(lease, delay_ms=0, why="end_lost")
         return verdict.word != "stale"
 
     async def hand_back(self, lease: Lease, *, delay_ms: int, why: str) -> bool:

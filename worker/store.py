@@ -5,8 +5,10 @@ Knows nothing of attempts' inner life, of buffers or of the model's server.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from hashlib import sha1
+from itertools import chain
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -64,6 +66,14 @@ class Batch(Protocol):
     last: EntryId
 
 
+class Fence(Protocol):
+    """What tells an attempt that has begun from every other."""
+
+    rec: str
+    attempt: int
+    token: str
+
+
 def xadd_prefix(log: str) -> bytes:
     """The part of an XADD command that is the same for every entry of a log (RESP2, Redis serialization protocol)."""
     key = log.encode()
@@ -100,17 +110,38 @@ class CommitLine:
         Raises:
             StoreUnavailable: the connection was lost or Redis did not answer; the same batches may be sent again.
         """
+        async with self._round_trip():
+            frames = [frame for batch in batches for frame in _frames(batch.commands)]
+            await self._connection.send_packed_command(b"".join(frames), check_health=False)
+            answers = [await self._answers(len(batch.commands)) for batch in batches]
+            return [await self._judge(batch, answer) for batch, answer in zip(batches, answers, strict=True)]
+
+    async def standing(self, fences: Sequence[Fence]) -> list[bool]:
+        """Which of these attempts the server still knows as begun: after a failover it may have forgotten.
+
+        Raises:
+            StoreUnavailable: it could not be asked.
+        """
+        async with self._round_trip():
+            asked = [self._connection.pack_command("HMGET", fence.rec, "attempt", "token") for fence in fences]
+            await self._connection.send_packed_command(b"".join(chain(*asked)), check_health=False)
+            answers = [await self._connection.read_response() for _ in fences]
+        return [
+            answer == [b"%d" % fence.attempt, fence.token.encode()]
+            for answer, fence in zip(answers, fences, strict=True)
+        ]
+
+    @asynccontextmanager
+    async def _round_trip(self) -> AsyncGenerator[None]:
+        """Bounds what is sent and received inside, and leaves no connection behind on which replies are left unread."""
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S):
-                frames = [frame for batch in batches for frame in _frames(batch.commands)]
-                await self._connection.send_packed_command(b"".join(frames), check_health=False)
-                answers = [await self._answers(len(batch.commands)) for batch in batches]
-                return [await self._judge(batch, answer) for batch, answer in zip(batches, answers, strict=True)]
+                yield
         except (refusals.RedisError, OSError) as error:  # connecting may be refused, too; that may pass as well
             await self.close()
             raise StoreUnavailable(str(store_error(error))) from error
         except BaseException:
-            await self.close()  # replies may be left unread: nobody may take them for his own
+            await self.close()
             raise
 
     async def close(self) -> None:

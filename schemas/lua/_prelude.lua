@@ -34,3 +34,10 @@ end
 local function is_terminal(status)
   return status == 'completed' or status == 'incomplete' or status == 'failed' or status == 'cancelled'
 end
+
+-- The attempt that a log has come to. After a failover it may be beyond the record's: an owner whose beginning was lost
+-- goes on writing.
+local function last_attempt(log)
+  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  return last and tonumber(string.match(last[1], '^%d+')) or 0
+end

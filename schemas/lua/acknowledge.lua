@@ -1,7 +1,7 @@
 -- acknowledge: the job is done with, and everything of it leaves the queue; its result stays if it is to be kept.
 -- The owner may: who holds the token, or whose lease ran out while nobody has taken the job since.
 -- KEYS queue lease state job retry result abort   ARGV id token attempt kept kept_ms (0: no result is kept, -1: for ever)
--- -> acknowledged | again | stale
+-- -> acknowledged | again | stale | unfinished
 local queue, lease, state, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local holder = redis.call('GET', lease)
 local at = redis.call('HMGET', state, 'attempt', 'held', 'lane')
@@ -10,6 +10,9 @@ if not holder and not redis.call('ZSCORE', queue, id) then
 end
 if holder and holder ~= ARGV[2] then return {'stale'} end
 if not holder and (at[1] ~= ARGV[3] or at[2] ~= '1') then return {'stale'} end
+-- A failover may have lost the request's end; without its job it would never come to another one.
+local status = redis.call('HGET', 'tr:{' .. id .. '}:rec', 'status')
+if status and not is_terminal(status) then return {'unfinished'} end
 redis.call('DEL', lease, state, KEYS[4], KEYS[5])
 redis.call('ZREM', queue, id)
 redis.call('ZREM', KEYS[7], id)

@@ -1,4 +1,4 @@
--- begin: an attempt takes over the log. Refused at or below the attempt recorded; the same token may ask again.
+-- begin: an attempt takes over the log. Refused at or below the attempt of record or log; the same token may ask again.
 -- From here on Redis refuses every entry id of an earlier attempt: that is the fence.
 -- KEYS rec log   ARGV attempt token attempt_started
 -- -> begun | again (request, cancel, submitted_ms, started_ms, deadline_ms) | stale attempt | finished status | unknown
@@ -11,9 +11,9 @@ if is_terminal(status) then return {'finished', 'status', status} end
 local word, started = 'begun', now_ms()
 if recorded == attempt and at[3] == token then
   word, started = 'again', tonumber(at[9])
-elseif attempt <= recorded then
-  return {'stale', 'attempt', tostring(recorded)}
 else
+  local taken = math.max(recorded, last_attempt(log))
+  if attempt <= taken then return {'stale', 'attempt', tostring(taken)} end
   redis.call('XADD', log, 'NOMKSTREAM', attempt .. '-0', 'e', fill_time(ARGV[3], 'at', started))
   redis.call('HSET', rec, 'status', 'running', 'attempt', attempt, 'token', token, 'started_ms', started)
   local life_ms = math.max(tonumber(at[7]) - started, 0) + tonumber(at[8])

@@ -11,7 +11,7 @@ if status == 'running' then
   redis.call('PUBLISH', ARGV[1], ARGV[2])
   return {'signalled'}
 end
-local now, attempt = now_ms(), tonumber(at[2]) + 1
+local now, attempt = now_ms(), math.max(tonumber(at[2]), last_attempt(log)) + 1
 local outcome = fill(ARGV[4], 'attempt', 'null', tostring(attempt))
 outcome = fill_time(fill_time(outcome, 'submitted_at', tonumber(at[3])), 'finished_at', now)
 redis.call('XADD', log, 'NOMKSTREAM', attempt .. '-0', 'e', ARGV[3])

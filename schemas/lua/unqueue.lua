@@ -1,8 +1,11 @@
 -- unqueue: a request that has ended while it waited leaves the queue, unless a worker holds it: that one acknowledges.
 -- KEYS queue lease state job retry   ARGV id lane (empty: none)
--- -> removed | held
+-- -> removed | held | unfinished
 local id, lane = ARGV[1], ARGV[2]
 if redis.call('EXISTS', KEYS[2]) == 1 then return {'held'} end
+-- A failover may have lost the end that the caller has seen.
+local status = redis.call('HGET', 'tr:{' .. id .. '}:rec', 'status')
+if status and not is_terminal(status) then return {'unfinished'} end
 redis.call('ZREM', KEYS[1], id)
 redis.call('DEL', KEYS[3], KEYS[4], KEYS[5])
 if lane ~= '' then

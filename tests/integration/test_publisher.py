@@ -9,13 +9,14 @@ from redis.asyncio import Redis
 
 from demo.valkey import EmbeddedValkey
 from schemas.errors import AttemptLost, LogFull, StoreFull, StoreRefused, StoreUnavailable, TailraceError
-from schemas.keys import log_key
+from schemas.keys import log_key, rec_key
 from tests.proxy import Proxy
 from tests.until import until
 from worker.publisher import MAX_COMMIT_ENTRIES, LogWriter, Publisher
 from worker.store import Batch, CommitLine
 
 WAIT_S = 10.0
+OWNER = "owner"
 
 
 @pytest.fixture
@@ -53,7 +54,8 @@ def always() -> bool:
 async def begun(redis: Redis, publisher: Publisher, request_id: str = "a", attempt: int = 1) -> LogWriter:
     """A writer for an attempt whose first entry stands, as `begin` leaves it."""
     await redis.xadd(log_key(request_id), {"e": "begun"}, id=f"{attempt}-0")
-    return publisher.open(request_id, attempt, always)
+    await redis.hset(rec_key(request_id), mapping={"attempt": attempt, "token": OWNER})
+    return publisher.open(request_id, attempt, OWNER, always)
 
 
 async def written(redis: Redis, request_id: str = "a") -> list[tuple[str, bytes]]:
@@ -231,7 +233,7 @@ async def test_a_lease_that_ran_out_drops_the_entries_unsent(redis: Redis, redis
     held = True
     async with publishing(redis_url) as publisher:
         await redis.xadd(log_key("a"), {"e": "begun"}, id="1-0")
-        writer = publisher.open("a", 1, lambda: held)
+        writer = publisher.open("a", 1, OWNER, lambda: held)
         writer.append(b"e1")
         await writer.flush()
         held = False
@@ -445,4 +447,4 @@ async def test_nobody_waits_for_a_publisher_that_has_ended(redis: Redis, redis_u
     with pytest.raises(StoreUnavailable):
         await flushing
     with pytest.raises(StoreUnavailable):
-        publisher.open("b", 1, always)
+        publisher.open("b", 1, OWNER, always)

@@ -5,3 +5,4 @@
 # name and parameter against the installed redis-py.
 from redis import asyncio as asyncio
 from redis import exceptions as exceptions
+from redis.client import Redis as Redis

@@ -1,0 +1,317 @@
+"""One request and all that befalls it, step by step, by the real scripts on a real server: for tests of every order.
+
+An `Owner` does what a worker does with each verdict; `failover` puts the server back to what it was some steps before.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from schemas import keys, scripts
+from schemas.codec import decode_entry, decode_outcome, encode_entry, encode_outcome
+from schemas.deltas import FORMAT_VERSION, TERMINALS, Accepted, AssistantDelta, AttemptStarted, Cancelled, MessageIds
+from schemas.ids import EntryId
+from schemas.outcome import UNFILLED, Outcome, Status, terminal_of
+from schemas.scripts import Argument, Script, Verdict
+
+ID = "one"
+LEASE_MS = 60_000
+_IDS = MessageIds("message-11111111-1111-4111-8111-1111111111ff", "message-22222222-2222-4222-8222-2222222222ff")
+
+Step = Callable[[], None]
+
+
+class Life:
+    """A request on an empty server.
+
+    Attributes:
+        owners: everyone who has claimed it, or tried to.
+        verdicts: the answers to its cancels.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.owners: list[Owner] = []
+        self.verdicts: list[Verdict] = []
+        self._past: list[dict[bytes, tuple[int, bytes]]] = []
+        redis.flushall()
+        accepted = encode_entry(Accepted(FORMAT_VERSION, UNFILLED, "chat", "m"))
+        self.run(
+            scripts.SUBMIT,
+            request=b"r",
+            digest="d",
+            api="chat",
+            model="m",
+            timeout_ms=LEASE_MS,
+            retention_ms=LEASE_MS,
+            accepted=accepted,
+        )
+        redis.set(keys.job_key(ID), b"envelope", px=2 * LEASE_MS)
+        redis.zadd(keys.QUEUE, {ID: 1})
+
+    def reply(self, script: Script, **given: Argument) -> list[bytes]:
+        """Runs a script on the keys of the request; its answer as it comes."""
+        places: dict[str, Argument] = {
+            "rec": keys.rec_key(ID),
+            "log": keys.log_key(ID),
+            "queue": keys.QUEUE,
+            "wake": keys.WAKE,
+            "lease": keys.lease_key(ID),
+            "state": keys.queue_state_key(ID),
+            "job": keys.job_key(ID),
+            "retry": keys.retry_key(ID),
+            "result": keys.result_key(ID),
+            "abort": keys.ABORT,
+        }
+        names, values = script.call(**{name: places[name] for name in script.keys}, **given)
+        reply: list[bytes] = self.redis.eval(script.text, len(names), *names, *values)
+        return reply
+
+    def run(self, script: Script, **given: Argument) -> Verdict:
+        """Runs a script; its verdict."""
+        return script.verdict(self.reply(script, **given))
+
+    def cancel(self) -> None:
+        """What a producer asks for; whoever runs the request hears of it."""
+        outcome = Outcome(status="cancelled", request_id=ID, submitted_at=UNFILLED, finished_at=UNFILLED)
+        verdict = self.run(
+            scripts.CANCEL,
+            channel=keys.CANCEL_CHANNEL,
+            request_id=ID,
+            terminal=encode_entry(Cancelled(0)),
+            outcome=encode_outcome(outcome),
+        )
+        self.verdicts.append(verdict)
+        if verdict.word == "signalled":
+            for owner in self.owners:
+                owner.told = True
+
+    def unqueue(self) -> None:
+        """What a producer does after its cancel has ended the request: tidies up, unless a worker holds the job."""
+        if self.verdicts[-1:] and self.verdicts[-1].word == "ended":
+            self.run(scripts.UNQUEUE, id=ID, lane="")
+
+    def expire_lease(self) -> None:
+        """As if a lease's time had gone by without renewal."""
+        if self.redis.delete(keys.lease_key(ID)):
+            self.redis.zadd(keys.QUEUE, {ID: 1}, xx=True)
+
+    def snapshot(self) -> None:
+        """Remembers all keys as they are, for `failover`."""
+        names: list[bytes] = self.redis.keys()
+        with self.redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.pttl(name).dump(name)
+            found = pipe.execute()
+        lives = [max(life_ms, 0) for life_ms in found[::2]]
+        self._past.append(dict(zip(names, zip(lives, found[1::2], strict=True), strict=True)))
+
+    def failover(self, steps: int) -> None:
+        """The server becomes what it was so many snapshots ago: a replica that lacks what came after."""
+        past = self._past[max(len(self._past) - 1 - steps, 0)]
+        with self.redis.pipeline() as pipe:
+            pipe.flushall()
+            for name, (life_ms, dumped) in past.items():
+                pipe.restore(name, life_ms, dumped)
+            pipe.execute()
+        for owner in self.owners:
+            owner.doubtful = True
+
+    def settle(self) -> None:
+        """Workers that work as they should, until the queue is empty."""
+        for number in range(10):
+            if self.redis.zscore(keys.QUEUE, ID) is None:
+                return
+            self.expire_lease()
+            self.redis.zadd(keys.QUEUE, {ID: 1}, xx=True)
+            Owner(self, f"last-{number}").whole_life()
+        raise AssertionError("the job does not leave the queue")
+
+    def check(self) -> Status:
+        """One terminal, at the end of the log, with its outcome; one author an attempt; an empty queue. The status."""
+        log = [(EntryId.parse(entry_id), decode_entry(fields[b"e"])) for entry_id, fields in self._entries()]
+        authors = {entry_id.attempt: entry.why for entry_id, entry in log if isinstance(entry, AttemptStarted)}
+        for entry_id, entry in log:
+            assert not isinstance(entry, AssistantDelta) or entry.content == authors[entry_id.attempt], log
+        terminals = [entry for _, entry in log if isinstance(entry, TERMINALS)]
+        assert len(terminals) == 1, log
+        assert log[-1][1] is terminals[0], log
+        status, outcome, attempt = self.redis.hmget(keys.rec_key(ID), "status", "outcome", "attempt")
+        ended = decode_outcome(outcome)
+        assert ended.status == status.decode() == type(terminals[0]).__name__.lower()
+        assert ended.attempt == int(attempt) == log[-1][0].attempt
+        for name in (keys.QUEUE, keys.lease_key(ID), keys.job_key(ID), keys.queue_state_key(ID)):
+            assert not self.redis.exists(name), name
+        for name in (keys.rec_key(ID), keys.log_key(ID)):
+            assert self.redis.pttl(name) > 0, name
+        return ended.status
+
+    def check_gapless(self) -> None:
+        """Ids without a hole in any attempt."""
+        before = EntryId(0, 0)
+        for entry_id in (EntryId.parse(entry_id) for entry_id, _ in self._entries()):
+            assert entry_id == before.next() or (entry_id.attempt > before.attempt and entry_id.seq == 0)
+            before = entry_id
+
+    def _entries(self) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        return self.redis.xrange(keys.log_key(ID))
+
+
+class Owner:
+    """A worker with this request. A step that its course has made impossible does nothing.
+
+    Attributes:
+        told: somebody wants the request cancelled, and this owner has heard.
+        doubtful: its connection was lost: its publisher asks whether the attempt still stands.
+    """
+
+    def __init__(self, life: Life, token: str) -> None:
+        self._life = life
+        self._token = token
+        self._attempt = 0
+        self._seq: int | None = None
+        self._leaves: str | None = None
+        self.told = self.doubtful = False
+        life.owners.append(self)
+
+    def claim(self) -> None:
+        """Takes the job, if it is due."""
+        given = scripts.read_claim(
+            self._life.reply(
+                scripts.CLAIM, limit=1, lease_ms=LEASE_MS, token=self._token, again=0, wake_life_s=60, state_life_s=60
+            )
+        )
+        for job in given.jobs:
+            self._attempt = job.attempt
+            self.told = False
+
+    def begin(self) -> None:
+        """Takes the log over."""
+        if not self._attempt or self._leaves:
+            return
+        started = encode_entry(AttemptStarted(FORMAT_VERSION, self._attempt, UNFILLED, self._token, _IDS))
+        verdict = self._life.run(scripts.BEGIN, attempt=self._attempt, token=self._token, attempt_started=started)
+        match verdict.word:
+            case "begun" | "again":
+                self._seq = 0
+                self.told = self.told or verdict.text("cancel") == "1"
+            case "stale":
+                self._leaves = "hand_back"
+            case _:
+                self._leaves = "acknowledge"
+
+    def publish(self) -> None:
+        """One entry more. An owner that was told writes no more."""
+        if self._seq is None or self._leaves or self.told:
+            return
+        at = self._life.redis.hmget(keys.rec_key(ID), "attempt", "token") if self.doubtful else None
+        self.doubtful = False
+        if at is not None and at != [b"%d" % self._attempt, self._token.encode()]:
+            self._leaves = "hand_back"
+            return
+        self._seq += 1
+        entry_id = EntryId(self._attempt, self._seq)
+        entry = encode_entry(AssistantDelta(0, 0, self._token))
+        try:
+            written = self._life.redis.xadd(keys.log_key(ID), {"e": entry}, str(entry_id), nomkstream=True)
+        except ResponseError:  # as the publisher: written before, if it was this attempt that wrote
+            last = EntryId.parse(self._life.redis.xrevrange(keys.log_key(ID), count=1)[0][0])
+            written = last.attempt == entry_id.attempt and last >= entry_id
+        if not written:
+            self._leaves = "hand_back"
+
+    def finish(self) -> None:
+        """Terminal and outcome: cancelled, if it was told."""
+        if self._seq is None or self._leaves:
+            return
+        status: Status = "cancelled" if self.told else "completed"
+        outcome = Outcome(status=status, request_id=ID, attempt=self._attempt, finished_at=UNFILLED)
+        verdict = self._life.run(
+            scripts.FINISH,
+            attempt=self._attempt,
+            token=self._token,
+            terminal_id=f"{self._attempt}-{self._seq + 1}",
+            terminal=encode_entry(terminal_of(outcome, 0)),
+            outcome=encode_outcome(outcome),
+            status=status,
+        )
+        self._leaves = "hand_back" if verdict.word in ("gap", "stale") else "acknowledge"
+
+    def next_attempt(self) -> None:
+        """Tries again by itself: the next number, under the same lease."""
+        if self._seq is None or self._leaves or self.told:
+            return
+        verdict = self._life.run(scripts.NEXT_ATTEMPT, token=self._token, state_life_s=60)
+        self._seq = None
+        if verdict.word == "stale":
+            self._leaves = "hand_back"
+        else:
+            self._attempt = verdict.number("attempt")
+
+    def begin_again(self) -> None:
+        """Begins what `next_attempt` minted, if it did."""
+        if self._seq is None:
+            self.begin()
+
+    def release(self) -> None:
+        """Drained: gives the request back. One that was told ends it instead."""
+        if self._seq is None or self._leaves or self.told:
+            return
+        self._life.run(scripts.RELEASE, attempt=self._attempt, token=self._token)
+        self._leaves = "hand_back"
+
+    def leave(self) -> None:
+        """Acknowledges, or hands back, as its course demands."""
+        who = {"id": ID, "token": self._token, "attempt": self._attempt}
+        if self._leaves == "acknowledge" and (
+            self._life.run(scripts.ACKNOWLEDGE, **who, kept=b"", kept_ms=0).word == "unfinished"
+        ):
+            self._leaves = "hand_back"
+        if self._leaves == "hand_back":
+            self._life.run(scripts.HAND_BACK, **who, delay_ms=0, why="retry", wake_life_s=60, state_life_s=60)
+
+    def take_over(self) -> None:
+        """Claims after the lease's end."""
+        self._life.expire_lease()
+        self.claim()
+
+    def end(self) -> None:
+        """Finishes and leaves."""
+        self.finish()
+        self.leave()
+
+    def whole_life(self) -> None:
+        """Claim to end, undisturbed."""
+        self.claim()
+        self.begin()
+        self.end()
+
+
+class Order(NamedTuple):
+    """One order of all steps."""
+
+    places: tuple[int, ...]
+
+    def of(self, lines: Sequence[Sequence[Step]]) -> Iterator[Step]:
+        """The steps of the lines, merged in this order."""
+        rest = [iter(line) for line in lines]
+        return (next(rest[place]) for place in self.places)
+
+
+def orders(*lengths: int) -> Iterator[Order]:
+    """Every way to merge lines of so many steps, each line's own order kept."""
+
+    def merge(left: list[int], so_far: list[int]) -> Iterator[Order]:
+        if not any(left):
+            yield Order(tuple(so_far))
+        for place, count in enumerate(left):
+            if count:
+                left[place] -= 1
+                so_far.append(place)
+                yield from merge(left, so_far)
+                so_far.pop()
+                left[place] += 1
+
+    return merge(list(lengths), [])
