@@ -124,7 +124,7 @@ def good() -> History:
         }
         for request_id, outcome in OUTCOMES.items()
     }
-    called = [call for call in ("whole", "whole", "stopped", "failed")]
+    called = ("whole", "whole", "stopped", "failed")
     return History(
         plan=Plan(7, SHORT, tuple(planned(request_id) for request_id in LOGS), ()),
         submits=[
@@ -159,7 +159,12 @@ def good() -> History:
                 *(KeyLeft(rec_key(request_id), "hash", 1000) for request_id in LOGS),
                 KeyLeft("tr:queue:wake", "list", 1000),
             ],
-            calls=[UpstreamCall(name, 1, "/v1/chat/completions", 200, "completed", 0.0, 1.0) for name in called],
+            calls=[
+                UpstreamCall(
+                    name, number, "/v1/chat/completions", 200, "completed", BEGAN + number / 2, BEGAN + number / 2
+                )
+                for number, name in enumerate(called)
+            ],
             open_connections=0,
             processes=[],
         ),
@@ -248,8 +253,20 @@ def exits(end: Exit) -> Doctor:
 
 
 def calls(*names: str, ended: str = "completed") -> Doctor:
-    made = [UpstreamCall(name, 1, "/v1/chat/completions", 200, ended, 0.0, 1.0) for name in names]
+    """More calls of the model."""
+    made = [UpstreamCall(name, 9, "/v1/chat/completions", 200, ended, BEGAN, BEGAN) for name in names]
     return lambda whole: final(calls=[*whole.final.calls, *made])(whole)
+
+
+def call_lasts(number: int, until: float) -> Doctor:
+    """One of the calls is closed only then."""
+
+    def doctor(whole: History) -> History:
+        made = list(whole.final.calls)
+        made[number] = msgspec.structs.replace(made[number], ended_at=until)
+        return final(calls=made)(whole)
+
+    return doctor
 
 
 def keys_left(*left: KeyLeft) -> Doctor:
@@ -381,6 +398,8 @@ DOCTORED: list[tuple[str, str, Doctor]] = [
     ("model_is_called_by_attempts_alone", "called once more", calls("whole")),
     ("model_is_called_by_attempts_alone", "called by nobody's attempt", calls("waiting")),
     ("model_is_called_by_attempts_alone", "never answered", final(calls=[])),
+    ("model_speaks_to_one_at_a_time", "two at once", call_lasts(0, BEGAN + 1.9)),
+    ("model_speaks_to_one_at_a_time", "after the end", call_lasts(3, BEGAN + 3.5)),
     ("nothing_is_left_in_redis", "queued", final(idle_queue=["whole"])),
     ("nothing_is_left_in_redis", "a lease", keys_left(KeyLeft("arq:in-progress:whole", "string", 900))),
     ("nothing_is_left_in_redis", "a job", keys_left(KeyLeft("arq:job:whole", "string", 900))),
@@ -439,6 +458,13 @@ def test_crashes_that_were_caused_may_end_a_request() -> None:
 def test_what_was_signalled_in_time_may_have_completed() -> None:
     # given a cancel that a worker was told while it finished, if no attempt began afterwards, expect no objection
     assert checker.check(cancels("signalled", "running", request_id="whole")(good())) == []
+
+
+def test_a_call_of_a_worker_that_hangs_may_stay_open() -> None:
+    # given a call that is open beside the next one, if its worker was stopped all the while, expect no objection
+    hang = [Disturbance("hang_worker", 0, BEGAN + 0.1, BEGAN + 1.8)]
+    doctored = msgspec.structs.replace(call_lasts(0, BEGAN + 1.9)(good()), disturbances=hang)
+    assert checker.check(doctored) == []
 
 
 def test_a_history_survives_writing() -> None:

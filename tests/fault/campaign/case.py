@@ -71,6 +71,11 @@ class Case:
         return [what for what in self._disturbances if what.until >= began and what.began <= finished]
 
     @property
+    def hangs(self) -> list[Disturbance]:
+        """Those in which a worker did nothing at all."""
+        return [what for what in self.disturbed if what.kind == "hang_worker"]
+
+    @property
     def leases_lost(self) -> list[Disturbance]:
         """Those of them that can have cost a lease: a worker's death, or silence for half a lease."""
         return [

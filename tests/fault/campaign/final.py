@@ -1,5 +1,6 @@
 """Reads how everything stands at the end of a campaign. Judges nothing."""
 
+import time
 from typing import Any
 
 from redis.asyncio import Redis
@@ -66,7 +67,8 @@ async def keys_left(redis: Redis) -> list[KeyLeft]:
 
 
 def calls(ledger: dict[str, Any]) -> list[UpstreamCall]:
-    """The simulator's ledger."""
+    """The simulator's ledger, its monotonic times made the machine's."""
+    epoch = time.time() - time.monotonic()
     return [
         UpstreamCall(
             entry["key"],
@@ -74,8 +76,8 @@ def calls(ledger: dict[str, Any]) -> list[UpstreamCall]:
             entry["path"],
             entry["status"],
             entry["ended"],
-            entry["started_s"],
-            entry["ended_s"],
+            entry["started_s"] + epoch,
+            None if entry["ended_s"] is None else entry["ended_s"] + epoch,
         )
         for entry in ledger["requests"]
     ]

@@ -1,7 +1,6 @@
 """What happened in a campaign, as the driver saw it, and how everything stood at its end. Values only.
 
-Times are seconds since 1970 of the machine, which is also the server's clock, but for the simulator's own
-(`UpstreamCall`: its monotonic clock).
+Times are seconds since 1970 by the machine's clock, which all parts share.
 """
 
 from typing import Literal
@@ -92,8 +91,8 @@ class UpstreamCall(msgspec.Struct, frozen=True):
     path: str
     status: int | None
     ended: str
-    started_s: float
-    ended_s: float | None
+    began: float
+    ended_at: float | None
 
 
 class Final(msgspec.Struct, frozen=True, kw_only=True):

@@ -110,7 +110,7 @@ SHORT = Form(
         "IDLE_TIMEOUT_S": "2.5",
     },
     settle_s=20.0,
-    restarts=3,
+    restarts=2,
 )
 LONG = Form(
     name="long",

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from itertools import zip_longest
 from typing import Any, cast
 
 from schemas.codec import decode_entry
@@ -14,6 +15,8 @@ from tests.fault.campaign.reading import Shown, collapse
 
 CRASHES_UNTIL_DEAD = 3
 CLOCK_SLACK_S = 0.05
+CLOSING_S = 1.0
+"""How late a call may be closed on a busy machine; one that is never closed goes on for as long as the answer."""
 
 
 def readers_have_the_outcome(case: Case) -> Iterator[str]:
@@ -177,6 +180,19 @@ def model_is_called_by_attempts_alone(case: Case) -> Iterator[str]:
             yield f"it is completed, and no call was answered: {[call.ended for call in case.calls]}"
 
 
+def model_speaks_to_one_at_a_time(case: Case) -> Iterator[str]:
+    """When the next call begins, or the request has ended, the call before is closed; one of a worker that hangs, when
+    it does so no more."""
+    calls = sorted((call for call in case.calls if call.ended_at is not None), key=lambda call: call.began)
+    finished = int((case.record or {}).get("finished_ms", "0")) / 1000
+    for call, following in zip_longest(calls, calls[1:]):
+        over = min(following.began, finished) if following else finished
+        hung = [what.until for what in case.hangs if what.began <= over <= what.until]
+        closed = call.ended_at or 0.0
+        if finished and closed > max([over, *hung]) + CLOSING_S:
+            yield f"call {call.call} was open for {closed - over:.2f} s after {'the next' if following else 'the end'}"
+
+
 VERDICTS: tuple[Callable[[Case], Iterator[str]], ...] = (
     readers_have_the_outcome,
     outcome_is_what_was_told,
@@ -184,4 +200,5 @@ VERDICTS: tuple[Callable[[Case], Iterator[str]], ...] = (
     cancels_are_kept,
     submits_agree,
     model_is_called_by_attempts_alone,
+    model_speaks_to_one_at_a_time,
 )
