@@ -15,6 +15,11 @@ Sink = Callable[[str], None]
 class ArgumentsView(Protocol):
     """Takes the raw arguments in pieces."""
 
+    @property
+    def closed(self) -> bool | None:
+        """The JSON object of the arguments is closed; None where nobody looks."""
+        ...
+
     def feed(self, text: str) -> None:
         """The next piece."""
         ...
@@ -26,6 +31,8 @@ class ArgumentsView(Protocol):
 
 class PlainArguments:
     """Everything as it is, held back by nothing."""
+
+    closed = None
 
     def __init__(self, shown: Sink) -> None:
         self._shown = shown
@@ -79,6 +86,11 @@ class ArgumentsWithoutThoughts:
         self._removed = False  # the member here, or the last one, is taken out
         self._after: list[str] = []  # blanks after a member taken out
         self._swallow = False  # a comma came after it
+
+    @property
+    def closed(self) -> bool:
+        """The JSON object of the arguments is closed."""
+        return self._scanner.closed
 
     def feed(self, text: str) -> None:
         """The next piece of the arguments."""
@@ -190,6 +202,11 @@ class AssistantText:
         self._string: Sink | None = None  # gets the member's value where it is a string
         self._other = False  # show the member's value where it is none
         self._scalar = ""  # the beginning of a scalar that may be null
+
+    @property
+    def closed(self) -> bool:
+        """The JSON object of the arguments is closed."""
+        return self._scanner.closed
 
     def feed(self, text: str) -> None:
         """The next piece of the arguments."""

@@ -78,6 +78,8 @@ class CallState:
     @property
     def closed(self) -> bool:
         """The arguments so far are a whole JSON object."""
+        if self._view is not None and self._view.closed is not None:
+            return self._view.closed
         return bool(self._raw) and self._raw[-1].rstrip().endswith("}") and _is_json(self.arguments_text)
 
     def name(self, fragment: str) -> None:
