@@ -115,7 +115,7 @@ async def test_a_stopped_worker_orphans_nothing(client: ArqRedis, start: Start, 
     # lease left, every job either done with or due at once, and no crash counted; eight times
     dice = random.Random(by)  # noqa: S311 - the same moments in every run
     for trial in range(8):
-        worker = start(max_jobs=20)
+        worker = start(max_jobs=20, lease_s=LONG_S)
         for number in range(60):
             await client.enqueue_job("generate", dice.choice([0.0, 0.05, LONG_S]), _job_id=f"t{trial}-{number}")
         await until(lambda: seen(client, "started", 1))
@@ -150,14 +150,14 @@ async def test_a_second_signal_hurries(client: ArqRedis, start: Start) -> None:
 async def test_a_rolling_restart_finishes_every_job_once(client: ArqRedis, start: Start) -> None:
     # given three workers under load, if one after the other is stopped and replaced, expect every job finished exactly
     # once, nothing left, no crash counted, and no job begun more often than it was drained
-    fleet = [start(max_jobs=10, drain_s=0.05) for _ in range(3)]
+    fleet = [start(max_jobs=10, drain_s=0.05, lease_s=LONG_S) for _ in range(3)]
     for number in range(300):
         await submit(client, f"j{number}", 0.1)
     for place in range(3):
         await until(partial(seen, client, "finished", 60 * (place + 1)), 30.0)
         fleet[place].terminate()
         assert await ended(fleet[place]) == 0
-        fleet[place] = start(max_jobs=10)
+        fleet[place] = start(max_jobs=10, lease_s=LONG_S)
     await until(lambda: nothing_left(client), 30.0)
     noted = await events(client)
     finished = Counter(entry["job"] for entry in noted if entry["event"] == "finished")
