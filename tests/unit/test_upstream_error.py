@@ -64,3 +64,8 @@ def test_keys_are_taken_out_of_messages_and_long_ones_are_cut() -> None:
     assert "1234" not in str(error)
     # given: a page in place of a message; expect: its beginning
     assert len(str(from_error_object({"message": "x" * 100_000}))) == MAX_MESSAGE_CHARACTERS
+
+
+def test_a_message_with_half_a_character_can_be_written_down() -> None:
+    # given: a server that cut its message in the middle of a pair; expect: one that is valid UTF-8
+    assert str(from_error_object({"message": "No room \ud83d"})) == "No room \ufffd"

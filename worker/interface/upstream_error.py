@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from schemas.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable, Whose
+from worker.interface.lenient import whole
 
 MAX_MESSAGE_CHARACTERS = 2000
 NO_MESSAGE = "the model's server reported an error without a message"
@@ -173,4 +174,4 @@ def _message(error: object, words: list[str]) -> str:
     told = text.strip() if isinstance(text, str) else ""
     if words and words[0] not in told.lower():
         told = f"{told or NO_MESSAGE} ({words[0]})"
-    return _KEY.sub(r"\1-***", told or NO_MESSAGE)[:MAX_MESSAGE_CHARACTERS]
+    return whole(_KEY.sub(r"\1-***", told or NO_MESSAGE)[:MAX_MESSAGE_CHARACTERS])
