@@ -410,6 +410,7 @@ DOCTORED: list[tuple[str, str, Doctor]] = [
     ("nothing_is_left_upstream", "open when idle", final(idle_running=["whole"])),
     ("nothing_is_left_upstream", "open at the end", calls("whole", ended="open")),
     ("nothing_is_left_upstream", "a connection", final(open_connections=1)),
+    ("tenants_keep_their_limit", "one too many", lambda whole: _crowded(whole)),
     ("workers_end_when_told", "left", final(processes=[44])),
     ("workers_end_when_told", "by itself", exits(Exit(1, 44, 0, None, True, BEGAN))),
     ("workers_end_when_told", "in disorder", exits(Exit(1, 44, 1, "SIGTERM", True, BEGAN))),
@@ -420,6 +421,11 @@ DOCTORED: list[tuple[str, str, Doctor]] = [
 def _without_outcome(whole: History) -> History:
     kept = {name: value for name, value in whole.final.records["whole"].items() if name != "outcome"}
     return final(records={**whole.final.records, "whole": kept})(whole)
+
+
+def _crowded(whole: History) -> History:
+    made = [UpstreamCall("waiting", n, "/v1/responses", 200, "completed", BEGAN, BEGAN + 1) for n in range(4)]
+    return plans("waiting", request={"id": "waiting", "tenant": "acme"})(final(calls=made)(whole))
 
 
 def _renumbered(entries: list[tuple[str, bytes]], attempt: int) -> list[tuple[str, bytes]]:

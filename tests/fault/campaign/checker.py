@@ -5,6 +5,7 @@ history that breaks it (tests/unit/test_campaign_checker.py): a check that canno
 """
 
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import NamedTuple
 
 from schemas import keys
@@ -12,6 +13,9 @@ from schemas.deltas import TERMINALS, AttemptStarted
 from tests.fault.campaign.case import Case, cases
 from tests.fault.campaign.history import History
 from tests.fault.campaign.verdicts import VERDICTS
+
+CLOSING_S = 0.1
+"""A call that is being closed may overlap the next for so long."""
 
 
 class Violation(NamedTuple):
@@ -181,8 +185,31 @@ def workers_end_when_told(history: History) -> Iterator[str]:
             yield f"worker {end.place} (pid {end.pid}) ended with {end.code} after {end.asked or 'no signal'}"
 
 
+def tenants_keep_their_limit(history: History) -> Iterator[str]:
+    """No tenant has more calls of the model open at once than it may have requests run.
+
+    A worker that hangs keeps its calls open beside those of who has taken over: they do not count.
+    """
+    all_cases = list(cases(history))
+    tenants = {case.id: case.planned.request.get("tenant") for case in all_cases}
+    for tenant in sorted({tenant for tenant in tenants.values() if tenant}):
+        steps: list[tuple[float, int]] = []
+        for case in all_cases:
+            if tenants[case.id] == tenant:
+                for call in case.calls:
+                    ended = (call.ended_at or history.ended) - CLOSING_S
+                    if ended > call.began and not any(
+                        hang.began < ended and hang.until > call.began for hang in case.hangs
+                    ):
+                        steps += [(call.began, 1), (ended, -1)]
+        most = max(accumulate((step for _, step in sorted(steps)), initial=0))
+        if most > history.plan.form.tenant_limit:
+            yield f"tenant {tenant} had {most} calls open at once, {history.plan.form.tenant_limit} are allowed"
+
+
 WHOLE: tuple[Callable[[History], Iterator[str]], ...] = (
     nothing_is_left_in_redis,
     nothing_is_left_upstream,
     workers_end_when_told,
+    tenants_keep_their_limit,
 )

@@ -22,6 +22,7 @@ FaultKind = ServerFault | WorkerFault | LinkFault | Literal["kill_fleet"]
 CLIENTS = -1
 """As target of a fault: the link of the clients that go by way of a proxy."""
 
+TENANTS = ("acme", "initech")
 VERBS = ("claim", "begin", "finish", "acknowledge", "hand_back", "renew", "release", "next_attempt")
 CLIENT_VERBS = ("submit", "cancel")
 
@@ -91,6 +92,11 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
         """The workers' lease."""
         return float(self.settings["LEASE_S"])
 
+    @property
+    def tenant_limit(self) -> int:
+        """Requests of one tenant that may run at once."""
+        return int(self.settings["TENANT_LIMIT"])
+
 
 SHORT = Form(
     name="short",
@@ -106,6 +112,7 @@ SHORT = Form(
         "DRAIN_S": "0.5",
         "MAX_JOBS": "40",
         "MAX_ATTEMPTS": "4",
+        "TENANT_LIMIT": "3",
         "FIRST_BYTE_TIMEOUT_S": "2.5",
         "IDLE_TIMEOUT_S": "2.5",
     },
@@ -123,6 +130,7 @@ LONG = Form(
     settings={
         "LEASE_S": "5",
         "DRAIN_S": "3",
+        "TENANT_LIMIT": "3",
         "FIRST_BYTE_TIMEOUT_S": "6",
         "IDLE_TIMEOUT_S": "5",
     },
@@ -150,6 +158,8 @@ def make_plan(seed: int, form: Form) -> Plan:
 def _request(rng: Random, request_id: str, form: Form) -> PlannedRequest:
     request, told, lasts_s = draw(rng, request_id, form.answers)
     how: How = "enqueue" if rng.random() < 0.2 else "submit"
+    if how == "submit":  # a job of arq's own stands in no lane
+        request |= _place_in_line(rng)
     return PlannedRequest(
         id=request_id,
         at_s=rng.uniform(0, form.active_s),
@@ -162,6 +172,11 @@ def _request(rng: Random, request_id: str, form: Form) -> PlannedRequest:
         cancel_s=_cancels(rng, lasts_s),
         readers=tuple(_reader(rng, lasts_s) for _ in range(rng.choice((1, 1, 2, 3)))),
     )
+
+
+def _place_in_line(rng: Random) -> dict[str, Any]:
+    place: dict[str, Any] = {"tenant": rng.choice(TENANTS)} if rng.random() < 0.4 else {}
+    return place | ({"priority": rng.choice(("high", "low"))} if rng.random() < 0.2 else {})
 
 
 def _cancels(rng: Random, lasts_s: float) -> tuple[float, ...]:
