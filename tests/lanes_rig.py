@@ -38,9 +38,9 @@ class Lanes:
                 await self.enqueue(request_id, f"{priority}:{tenant}")
         return ids
 
-    async def enqueue(self, request_id: str, lane: str) -> None:
-        """One request into a lane."""
-        job: dict[str, object] = {"t": None, "f": keys.JOB_FUNCTION, "a": (request_id,), "k": {}, "et": 0}
+    async def enqueue(self, request_id: str, lane: str, argument: object = None) -> None:
+        """One request into a lane; its job function gets the argument, or its id."""
+        job: dict[str, object] = {"t": None, "f": keys.JOB_FUNCTION, "a": (argument or request_id,), "k": {}, "et": 0}
         await self.producer.enqueue(request_id, lane, encode_job(job), 600_000)
 
     async def claim(self, store: QueueStore, limit: int = 1) -> list[tuple[ClaimedJob, Lease]]:

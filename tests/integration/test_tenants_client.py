@@ -1,0 +1,303 @@
+"""Tenants and priorities from a producer's side, and through real workers to the end."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from arq.connections import ArqRedis
+from arq.worker import Retry, RetryJob
+
+from demo.valkey import EmbeddedValkey
+from producers.cli import status as status_command
+from producers.cli import submit as submit_command
+from producers.client import Client
+from schemas import codec, keys
+from schemas.errors import RequestConflict, StoreFull
+from schemas.request import decode_request
+from tests.lanes_rig import LONG_S, Lanes, lane_keys, lanes_at
+from tests.queue_rig import left_behind, plain_client, running
+from tests.rig import rig
+from tests.until import until
+from worker.lease import Lease, Stop
+from worker.queue_store import QueueStore
+
+HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+ACME = {**HELLO, "id": "mine", "tenant": "acme", "priority": "high"}
+NEVER_S = 50.0
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[ArqRedis]:
+    async with plain_client(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[Client]:
+    async with await Client.connect(redis_url, run_limit_s=100, retention_s=10) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def lanes(redis_url: str, redis: ArqRedis) -> AsyncIterator[Lanes]:
+    async with lanes_at(redis_url, redis) as lanes:
+        yield lanes
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[QueueStore]:
+    store = QueueStore(redis_url, lease_s=LONG_S, poll_s=1.0)
+    yield store
+    await store.close()
+
+
+# Submit
+
+
+async def test_a_request_of_a_tenant_stands_in_its_lane(client: Client, redis: ArqRedis, lanes: Lanes) -> None:
+    # given a request with tenant and priority, if it is submitted, expect record, lane, envelope and a wake-up token,
+    # nothing in the plain queue, and its status to say whose it is
+    assert (await client.submit(ACME)).status == "queued"
+    assert await lanes.waiting("high:acme") == ["mine"]
+    assert await redis.zcard(keys.QUEUE) == 0
+    envelope = await redis.get(keys.job_key("mine"))
+    assert envelope is not None
+    job = codec.decode_job(envelope)
+    assert (job["f"], list(job["a"])) == (keys.JOB_FUNCTION, ["mine"])
+    assert 100_000 < await redis.pttl(keys.job_key("mine")) <= 110_000
+    assert await redis.llen(keys.WAKE) == 1
+    assert await redis.ttl(keys.WAKE) > 0
+    assert await redis.hmget(keys.rec_key("mine"), ["tenant", "priority"]) == [b"acme", b"high"]
+    packed = await redis.hget(keys.rec_key("mine"), "request")
+    assert packed is not None
+    stored = decode_request(packed)
+    assert (stored.tenant, stored.priority) == ("acme", "high")
+    assert stored.upstream_parameters() == HELLO
+    status = await client.status("mine")
+    assert (status.tenant, status.priority) == ("acme", "high")
+
+
+@pytest.mark.parametrize("more", [{}, {"priority": "normal"}, {"tenant": None}], ids=str)
+async def test_a_request_without_tenant_and_priority_stands_in_the_plain_queue(
+    client: Client, redis: ArqRedis, more: dict[str, Any]
+) -> None:
+    submitted = await client.submit({**HELLO, **more})
+    assert await redis.zrange(keys.QUEUE, 0, -1) == [submitted.id.encode()]
+    assert await lane_keys(redis) == set()
+    assert await redis.hmget(keys.rec_key(submitted.id), ["tenant", "priority"]) == [None, None]
+    status = await client.status(submitted.id)
+    assert (status.tenant, status.priority) == (None, "normal")
+
+
+async def test_submitted_again_it_is_not_doubled(client: Client, redis: ArqRedis, lanes: Lanes) -> None:
+    # given a request in a lane, if it is submitted again, from several sides at once, expect one place; with another
+    # tenant or priority, a refusal
+    again = await asyncio.gather(*(client.submit(ACME) for _ in range(5)))
+    assert [answer.standing for answer in again].count(False) == 1
+    assert await lanes.waiting("high:acme") == ["mine"]
+    for other in ({"tenant": "other"}, {"priority": "low"}):
+        with pytest.raises(RequestConflict):
+            await client.submit({**ACME, **other})
+    assert await lanes.waiting("high:acme") == ["mine"]
+
+
+async def test_submitted_again_it_mends_what_was_not_enqueued(client: Client, redis: ArqRedis, lanes: Lanes) -> None:
+    # given a record whose producer died before it enqueued, if it is submitted again, expect it in its lane; and given
+    # that it runs or pauses, expect it left where it is
+    await client.submit(ACME)
+    await redis.delete(keys.lane_key("high:acme"), keys.LANES, keys.job_key("mine"), keys.WAKE)
+    assert (await client.submit(ACME)).standing
+    assert await lanes.waiting("high:acme") == ["mine"]
+    assert await redis.llen(keys.WAKE) == 1
+    store = QueueStore(lanes.url, lease_s=LONG_S, poll_s=1.0)
+    [(_, lease)] = await lanes.claim(store)
+    await client.submit(ACME)
+    await store.hand_back(lease, delay_ms=60_000, why="retry")
+    await client.submit(ACME)
+    assert await lanes.waiting("high:acme") == []
+    await store.close()
+
+
+async def test_a_full_redis_takes_no_request_of_a_tenant() -> None:
+    with EmbeddedValkey() as valkey:
+        async with plain_client(valkey.url) as redis, await Client.connect(valkey.url) as client:
+            await client.submit(ACME)
+            await redis.config_set("maxmemory", 1)
+            before = set(await redis.keys())
+            with pytest.raises(StoreFull):
+                await client.submit({**ACME, "id": "other"})
+            assert set(await redis.keys()) == before
+
+
+# Cancel
+
+
+@pytest.mark.parametrize("waits", ["in its lane", "among others", "parked", "in a pause", "for its takeover"])
+async def test_a_waiting_request_that_is_cancelled_leaves_nothing(
+    client: Client, redis: ArqRedis, lanes: Lanes, waits: str
+) -> None:
+    # given a request of a tenant that waits, wherever, if it is cancelled, expect it ended, no key of it in the queue,
+    # and the others of its tenant served
+    store = QueueStore(lanes.url, lease_s=LONG_S, poll_s=1.0, tenant_limit=1)
+    others: list[str] = []
+    if waits == "parked":
+        await lanes.enqueue("running", "high:acme")
+        [(_, running_lease)] = await lanes.claim(store)
+    await client.submit(ACME)
+    if waits == "among others":
+        await lanes.enqueue("other", "high:acme")
+        others = ["other"]
+    elif waits == "parked":
+        assert await lanes.claim(store) == []
+    elif waits != "in its lane":
+        [(_, lease)] = await lanes.claim(store)
+        if waits == "in a pause":
+            assert await store.hand_back(lease, delay_ms=60_000, why="retry")
+        else:
+            await lanes.expire("mine")
+    assert (await client.cancel("mine")).word == "ended"
+    if waits == "parked":
+        assert await store.acknowledge(running_lease)  # pyright: ignore[reportPossiblyUnboundVariable] - as above
+    claimed = await lanes.claim(store, 5)
+    assert [job.id for job, _ in claimed] == others
+    for _, lease in claimed:
+        await store.acknowledge(lease)
+    left = {key.decode() for key in await left_behind(redis)}
+    assert left == {keys.rec_key("mine"), keys.log_key("mine")}
+    await store.close()
+
+
+async def test_one_that_a_worker_holds_is_left_to_it(
+    client: Client, redis: ArqRedis, lanes: Lanes, store: QueueStore
+) -> None:
+    # given a request that was claimed and has not begun, if it is cancelled, expect its owner to acknowledge it
+    await client.submit(ACME)
+    [(_, lease)] = await lanes.claim(store)
+    assert (await client.cancel("mine")).word == "ended"
+    assert await redis.exists(keys.lease_key("mine"))
+    assert await lanes.running("acme") == {"mine"}
+    assert await store.acknowledge(lease)
+    assert await lane_keys(redis) == set()
+
+
+# Workers
+
+
+class Jobs:
+    """A job function that counts what runs at once, by tenant: the first letter of its id."""
+
+    def __init__(self, runs_s: float = 0.01) -> None:
+        self.runs_s = runs_s
+        self.now = Counter[str]()
+        self.most = Counter[str]()
+        self.ended: list[str] = []
+        self.stopped: list[str] = []
+        self.paused: set[str] = set()
+
+    async def generate(self, ctx: dict[Any, Any], request_id: str) -> None:
+        lease: Lease = ctx["lease"]
+        tenant = request_id[0]
+        self.now[tenant] += 1
+        self.most[tenant] = max(self.most[tenant], self.now[tenant])
+        try:
+            await asyncio.wait({lease.stopped}, timeout=self.runs_s)
+        finally:
+            self.now[tenant] -= 1
+        if lease.stopped.done():
+            assert lease.stopped.result() is Stop.DRAINED
+            self.stopped.append(request_id)
+            raise RetryJob
+        if request_id.endswith("5") and request_id not in self.paused:
+            self.paused.add(request_id)
+            raise Retry(defer=0.05)
+        self.ended.append(request_id)
+
+
+async def test_workers_hold_caps_and_go_on_by_wake_ups_alone(lanes: Lanes, redis: ArqRedis, redis_url: str) -> None:
+    # given two workers that poll once in a while only, if tenants flood them, some pausing for a retry, expect every
+    # request ended once, caps held, the cap used, and nothing left
+    jobs = Jobs()
+    caps: dict[str, Any] = {"poll_s": NEVER_S, "lease_s": NEVER_S, "tenant_limit": 3, "tenant_limits": {"b": 1}}
+    async with running(redis_url, jobs.generate, **caps), running(redis_url, jobs.generate, **caps):
+        wanted: list[str] = []
+        for tenant, priority in (("a", "normal"), ("b", "high"), ("c", "low"), ("p", "normal")):
+            wanted += await lanes.put("plain" if tenant == "p" else tenant, 20, priority=priority)
+        await redis.lpush(keys.WAKE, 1)
+        await until(lambda: len(jobs.ended) >= len(wanted))
+        assert sorted(jobs.ended) == sorted(wanted)
+        assert {tenant: jobs.most[tenant] for tenant in "abc"} == {"a": 3, "b": 1, "c": 3}
+
+        async def nothing_left() -> bool:
+            return await left_behind(redis) == set()
+
+        await until(nothing_left)
+
+
+async def test_a_drained_worker_leaves_lanes_as_they_were(lanes: Lanes, redis: ArqRedis, redis_url: str) -> None:
+    # given a worker full of a tenant's requests, if it is drained, expect them at their old places, in no slot, without
+    # a crash, and the next worker to take them in their old order
+    jobs = Jobs(runs_s=NEVER_S)
+    wanted = await lanes.put("a", 8)
+    async with running(redis_url, jobs.generate, tenant_limit=5, drain_s=0.05) as worker:
+        await until(lambda: jobs.now["a"] == 5)
+        await worker.drained()
+    assert sorted(jobs.stopped) == wanted[:5]
+    assert await lanes.waiting("normal:a") == wanted
+    assert await lanes.running("a") == set()
+    assert await redis.keys("arq:in-progress:*") == []
+    store = QueueStore(redis_url, lease_s=LONG_S, poll_s=1.0)
+    claimed = [job for job, _ in await lanes.claim(store, 8)]
+    assert [(job.id, job.crashes) for job in claimed] == [(request_id, 0) for request_id in wanted]
+    assert {job.why for job in claimed[:5]} == {"drained"}
+    await store.close()
+
+
+async def test_a_plain_job_beside_lanes_is_as_ever(lanes: Lanes, redis: ArqRedis, redis_url: str) -> None:
+    # given lanes in use, if a plain `enqueue_job` comes, deferred or not, expect it run, and its arq status as ever
+    jobs = Jobs()
+    await lanes.put("a", 10)
+    later = await redis.enqueue_job(keys.JOB_FUNCTION, "later", _job_id="later", _defer_by=0.1)
+    at_once = await redis.enqueue_job(keys.JOB_FUNCTION, "once", _job_id="once")
+    assert later is not None
+    assert at_once is not None
+    assert [str(await job.status()) for job in (later, at_once)] == ["JobStatus.deferred", "JobStatus.queued"]
+    async with running(redis_url, jobs.generate, max_jobs=1, poll_s=NEVER_S, lease_s=NEVER_S):
+        await until(lambda: len(jobs.ended) == 12)
+    assert jobs.ended.index("once") <= 1
+    assert await left_behind(redis) == set()
+
+
+async def test_requests_of_tenants_through_the_whole_path(redis_url: str) -> None:
+    # given a worker with a cap of one, if tenants submit, expect outcomes, no more than one at once with the model's
+    # server for each, and nothing of tenants left
+    async with rig(redis_url, tenant_limit=1, poll_s=NEVER_S) as parts:
+        ids = [
+            await parts.submit(tenant=tenant, priority=priority)
+            for tenant, priority in (("a", "high"), ("a", "normal"), ("b", "low"), ("b", "low"))
+        ]
+        for request_id in ids:
+            assert (await parts.outcome(request_id)).status == "completed"
+
+        async def nothing_left() -> bool:
+            return await lane_keys(parts.redis) == set()
+
+        await until(nothing_left)
+
+
+# The command line
+
+
+async def test_the_command_line_takes_tenant_and_priority(
+    redis_url: str, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TAILRACE_REDIS_URL", redis_url)
+    given = ["--model", "m", "--id", "mine", "--tenant", "acme", "--priority", "low", "hello"]
+    assert await asyncio.to_thread(submit_command, given) == 0
+    assert capsys.readouterr().out == "mine\n"
+    assert await redis.zscore(keys.lane_key("low:acme"), "mine") is not None
+    assert await asyncio.to_thread(status_command, ["mine", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["tenant"], shown["priority"]) == ("acme", "low")
