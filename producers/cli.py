@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from producers.root import CommandParser
@@ -178,7 +178,7 @@ def _follow(request_id: str, after: str | None, *, as_json: bool) -> int:
     followed = _Followed(request_id, after)
     try:
         return asyncio.run(followed.to_its_end(view))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         print(f"\nthe request goes on; see the rest with: {followed.resume(as_json)}", file=sys.stderr)
         return 130
 
@@ -193,6 +193,7 @@ class _Followed:
     async def to_its_end(self, view: "View") -> int:
         from schemas.deltas import Failed
 
+        _cancel_at_ctrl_c()
         failed = False
         async with await _connect() as client, aclosing(client.tail(self._request_id, self._cursor)) as items:
             async for item in items:
@@ -205,6 +206,21 @@ class _Followed:
         """The command that shows the rest."""
         after = f" --after {self._cursor}" if self._cursor else ""
         return f"tailrace tail {self._request_id}{after}{' --json' if as_json else ''}"
+
+
+def _cancel_at_ctrl_c() -> None:
+    """Ctrl-C cancels the running task from the loop, between its steps.
+
+    asyncio's own handler cancels it in the middle of a step, and such a cancel is lost when the step then enters a
+    timeout that has expired, as redis-py's look at a pooled connection does (`asyncio.timeout(0)`, CPython 3.11).
+    """
+    import asyncio
+    import signal
+
+    task = asyncio.current_task()
+    if task is not None:
+        with suppress(NotImplementedError):  # Windows
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
 
 
 def _request(given: argparse.Namespace) -> "GenerationRequest":

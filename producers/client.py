@@ -267,7 +267,7 @@ class Client:
         request and acknowledges.
         """
         for _ in range(_ENQUEUE_TRIES):
-            with self._store.errors():
+            async with self._store.asking():
                 job = await self._arq.enqueue_job(
                     JOB_FUNCTION, request_id, _job_id=request_id, _expires=lifetime_s, _queue_name=QUEUE
                 )

@@ -3,8 +3,9 @@
 Knows keys, scripts and the stream's form. Knows nothing of requests' content, of retries of tails or of arq.
 """
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -63,11 +64,10 @@ class ProducerStore:
         self.place = _place(url)
         self._url = url
         self._timeout_s = timeout_s
+        self._wait_s = wait_s
         self._wait_ms = max(1, int(wait_s * 1000))  # BLOCK 0 would be for ever
+        self._redis = Redis(connection_pool=self._pool(None))
         self.pool = self._pool(timeout_s)
-        self._redis = Redis(connection_pool=self.pool)
-        # Above the time a read blocks, or the socket timeout would cut it off.
-        self._waiting = Redis(connection_pool=self._pool(wait_s + timeout_s))
         self._scripts = {script.name: self._redis.register_script(script.text) for script in _SCRIPTS}
 
     @classmethod
@@ -80,7 +80,7 @@ class ProducerStore:
         """
         store = cls(url, timeout_s=timeout_s)
         try:
-            with store.errors():
+            async with store.asking():
                 await store._redis.ping()
         except BaseException:
             await store.close()
@@ -90,13 +90,23 @@ class ProducerStore:
     async def close(self) -> None:
         """Closes every connection, those of running tails included."""
         await self.pool.disconnect()
-        await self._waiting.connection_pool.disconnect()
+        await self._redis.connection_pool.disconnect()
 
-    @contextmanager
-    def errors(self) -> Generator[None]:
-        """Translates what redis-py raises inside."""
+    @asynccontextmanager
+    async def asking(self, wait_s: float = 0.0) -> AsyncGenerator[None]:
+        """Bounds the time of what is asked inside, and translates what redis-py raises.
+
+        Not redis-py's `socket_timeout`: it sends by `asyncio.wait_for`, which in Python 3.11 loses a cancel that comes
+        in the moment the command is sent, and then a cancelled tail would go on. Only `pool`, which arq uses, has it:
+        after a timeout redis-py's WATCH wants to talk to the server once more, beyond ours.
+        """
         try:
-            yield
+            async with asyncio.timeout(wait_s + self._timeout_s):
+                yield
+        except TimeoutError as error:
+            raise StoreUnavailable(
+                f"Redis at {self.place} did not answer within {wait_s + self._timeout_s:g} s"
+            ) from error
         except (refusals.RedisError, OSError) as error:
             raise self._translated(error) from error
 
@@ -143,7 +153,7 @@ class ProducerStore:
     async def record(self, request_id: str, *fields: str) -> dict[str, bytes] | None:
         """Fields of the record that are set; None when there is no record."""
         names = ("status", *fields)
-        with self.errors():
+        async with self.asking():
             values = await self._redis.hmget(keys.rec_key(request_id), names)
         if values[0] is None:
             return None
@@ -151,12 +161,12 @@ class ProducerStore:
 
     async def is_enqueued(self, request_id: str) -> bool:
         """Whether arq's envelope stands."""
-        with self.errors():
+        async with self.asking():
             return bool(await self._redis.exists(keys.job_key(request_id)))
 
     async def wake(self) -> None:
         """Leaves a token that wakes an idle worker."""
-        with self.errors():
+        async with self.asking():
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.lpush(keys.WAKE, b"1")
                 pipe.execute_command("LTRIM", keys.WAKE, 0, keys.WAKE_TOKENS_MAX - 1)
@@ -189,7 +199,7 @@ class ProducerStore:
     async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
         """One consistent look at a log; None when there is none."""
         log = keys.log_key(request_id)
-        with self.errors():
+        async with self.asking():
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.xrange(log, "-", "+", count=1)
                 pipe.execute_command("XREVRANGE", log, "+", "-", "COUNT", 1)
@@ -202,7 +212,7 @@ class ProducerStore:
 
     async def page(self, request_id: str, first: EntryId, last: EntryId) -> list[RawEntry]:
         """Up to `PAGE_ENTRIES` entries from `first` to `last`, both included."""
-        with self.errors():
+        async with self.asking():
             return _entries(
                 await self._redis.xrange(keys.log_key(request_id), str(first), str(last), count=PAGE_ENTRIES)
             )
@@ -213,21 +223,23 @@ class ProducerStore:
         It waits on a connection that nobody else uses meanwhile.
         """
         streams = {keys.log_key(request_id): str(after)}
-        with self.errors():
-            reply = await self._waiting.xread(streams, count=PAGE_ENTRIES, block=self._wait_ms)
+        async with self.asking(self._wait_s):
+            reply = await self._redis.xread(
+                streams, count=PAGE_ENTRIES, block=max(1, int(self._wait_s * 1000))
+            )  # 0 would be for ever
         return _entries(reply[0][1]) if reply else []
 
     async def _run(self, script: Script, named: Mapping[str, str], **given: Argument) -> Verdict:
         places, values = script.call(**named, **given)
-        with self.errors():
+        async with self.asking():
             reply = await self._scripts[script.name]([str(place) for place in places], values)
         return script.verdict(reply)
 
-    def _pool(self, reply_timeout_s: float) -> ConnectionPool:
+    def _pool(self, socket_timeout_s: float | None) -> ConnectionPool:
         try:
             pool = ConnectionPool.from_url(
                 self._url,
-                socket_timeout=reply_timeout_s,
+                socket_timeout=socket_timeout_s,
                 socket_connect_timeout=self._timeout_s,
                 socket_keepalive=True,
                 retry=Retry(ConstantBackoff(_RETRY_PAUSE_S), 1),

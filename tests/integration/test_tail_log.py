@@ -138,6 +138,34 @@ async def test_a_tail_that_is_left_gives_its_connection_back(client: Client, red
         await waiting
 
 
+async def test_a_cancel_at_any_moment_ends_a_tail(client: Client, redis: Redis) -> None:
+    # given a log that grows all the time, so that its tails are busy
+    scribe = Scribe(redis, ID)
+    await scribe.begin()
+
+    async def write() -> None:
+        while True:
+            await scribe.write([AssistantDelta(0, 0, "x")])
+
+    writing = asyncio.create_task(write())
+    # if a tail is cancelled a step earlier or later each time / expect it to be over
+    for step in range(300):
+        items = client.tail(ID, after=str(scribe.last))
+        reading = asyncio.create_task(_exhaust(items))
+        for _ in range(step % 60):
+            await asyncio.sleep(0)
+        reading.cancel()
+        async with asyncio.timeout(5):
+            await asyncio.wait([reading])
+        assert reading.cancelled()
+    writing.cancel()
+
+
+async def _exhaust(items: AsyncIterator[Tailed]) -> None:
+    async for _ in items:
+        pass
+
+
 async def test_a_terminal_is_never_seen_without_its_outcome(client: Client, redis: Redis) -> None:
     # given many requests that finish while their readers wait / if a reader sees the terminal
     async def read(request_id: str) -> None:

@@ -1,0 +1,64 @@
+"""The root command: what it lists, what it imports, how it ends."""
+
+import subprocess
+import sys
+from importlib.metadata import entry_points, version
+
+import pytest
+
+from producers.root import GROUP, main
+
+NAMES = sorted(found.name for found in entry_points(group=GROUP))
+
+
+def test_help_lists_every_command_on_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in NAMES:
+        [line] = [line for line in lines if line.split()[:1] == [name] and line.startswith("  ")]
+        assert len(line.split()) > 2, "a command without a description"
+
+
+def test_help_imports_no_command_and_nothing_heavy() -> None:
+    program = (
+        "import sys; from producers.cli import main; main(['--help']);"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    loaded = done.stderr
+    for heavy in ("worker", "demo", "redis", "arq", "pydantic", "openai", "msgspec", "asyncio"):
+        assert f"'{heavy}'" not in loaded, f"--help imports {heavy}"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tailrace {version('tailrace')}\n"
+
+
+def test_without_a_command_the_help_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "commands:" in captured.err
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("sumbit", "submit"), ("tial", "tail"), ("cancle", "cancel")])
+def test_an_unknown_command_gets_a_suggestion(typed: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([typed]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"tailrace: there is no command {typed!r}; did you mean `tailrace {meant}`?\n"
+
+
+def test_a_command_like_no_other_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["xyzzy\nplugh"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["submit", "tail", "result", "cancel", "status"])
+def test_each_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([name, "--help"])
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    assert f"\nexample:\n  tailrace {name} " in said
+    assert len(said.splitlines()) < 30
