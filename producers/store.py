@@ -40,12 +40,13 @@ class RawEntry(NamedTuple):
 
 
 class Glimpse(NamedTuple):
-    """What one look at a log tells: its ends, and the neighbourhood of a cursor."""
+    """What one look at a log tells: its ends, the neighbourhood of a cursor, and how the cursor's attempt began."""
 
     first: RawEntry
     last: RawEntry
     at_cursor: RawEntry | None
     following: RawEntry | None
+    beginning: RawEntry | None
 
 
 class ProducerStore:
@@ -68,6 +69,8 @@ class ProducerStore:
         self._wait_ms = max(1, int(wait_s * 1000))  # BLOCK 0 would be for ever
         self._redis = Redis(connection_pool=self._pool(None))
         self.pool = self._pool(timeout_s)
+        # Not tried again here: a tail has to know that it reads on from a server that may have lost something.
+        self._reads = Redis(connection_pool=self._pool(None, tries=0))
         self._scripts = {script.name: self._redis.register_script(script.text) for script in _SCRIPTS}
 
     @classmethod
@@ -91,6 +94,7 @@ class ProducerStore:
         """Closes every connection, those of running tails included."""
         await self.pool.disconnect()
         await self._redis.connection_pool.disconnect()
+        await self._reads.connection_pool.disconnect()
 
     @asynccontextmanager
     async def asking(self, wait_s: float = 0.0) -> AsyncGenerator[None]:
@@ -205,10 +209,10 @@ class ProducerStore:
                 pipe.execute_command("XREVRANGE", log, "+", "-", "COUNT", 1)
                 pipe.xrange(log, str(cursor), str(cursor))
                 pipe.xrange(log, f"({cursor}", "+", count=1)
-                first, last, at_cursor, following = (_entries(reply) for reply in await pipe.execute())
-        if not first:
-            return None
-        return Glimpse(first[0], last[0], at_cursor[0] if at_cursor else None, following[0] if following else None)
+                pipe.xrange(log, f"{cursor.attempt}-0", f"{cursor.attempt}-0")
+                replies = [_entries(reply) for reply in await pipe.execute()]
+        first, last, *others = (entries[0] if entries else None for entries in replies)
+        return Glimpse(first, last, *others) if first is not None and last is not None else None
 
     async def page(self, request_id: str, first: EntryId, last: EntryId) -> list[RawEntry]:
         """Up to `PAGE_ENTRIES` entries from `first` to `last`, both included."""
@@ -224,7 +228,7 @@ class ProducerStore:
         """
         streams = {keys.log_key(request_id): str(after)}
         async with self.asking(self._wait_s):
-            reply = await self._redis.xread(
+            reply = await self._reads.xread(
                 streams, count=PAGE_ENTRIES, block=max(1, int(self._wait_s * 1000))
             )  # 0 would be for ever
         return _entries(reply[0][1]) if reply else []
@@ -235,14 +239,14 @@ class ProducerStore:
             reply = await self._scripts[script.name]([str(place) for place in places], values)
         return script.verdict(reply)
 
-    def _pool(self, socket_timeout_s: float | None) -> ConnectionPool:
+    def _pool(self, socket_timeout_s: float | None, tries: int = 1) -> ConnectionPool:
         try:
             pool = ConnectionPool.from_url(
                 self._url,
                 socket_timeout=socket_timeout_s,
                 socket_connect_timeout=self._timeout_s,
                 socket_keepalive=True,
-                retry=Retry(ConstantBackoff(_RETRY_PAUSE_S), 1),
+                retry=Retry(ConstantBackoff(_RETRY_PAUSE_S), tries),
                 retry_on_error=[refusals.ConnectionError],
             )
             pool.make_connection()  # an option in the URL that redis-py does not have is noticed only here

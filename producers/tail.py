@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 from producers.store import Glimpse, RawEntry
 from schemas.codec import decode_entry, encode_entry
@@ -18,6 +18,7 @@ from schemas.ids import BEGINNING, EntryId
 
 _BACKOFF_BASE_S = 0.05
 _BACKOFF_CAP_S = 1.0
+_LAST_SEQ = 2**64 - 1
 
 
 class Tailed(NamedTuple):
@@ -51,18 +52,24 @@ async def look(reader: LogReader, request_id: str, after: EntryId) -> Glimpse:
 
     Raises:
         UnknownRequest: there is no such log.
-        CursorInvalid: the log has never had such an entry.
+        CursorInvalid: the log has no such entry; after a failover it may have lost it: then it is to be followed anew,
+            from its beginning.
         StoreError: Redis cannot be asked.
     """
-    seen = await reader.glimpse(request_id, after)
-    if seen is None:
-        raise unknown(request_id)
+    seen = await _glimpse(reader, request_id, after)
     if after == BEGINNING or seen.at_cursor is not None or after < seen.first.id:
         return seen
     if seen.following is None:
         raise CursorInvalid(f"{after} is not a cursor of this log: it ends at {seen.last.id}")
     if seen.following.id.attempt != after.attempt:
         raise CursorInvalid(f"{after} is not a cursor of this log: attempt {after.attempt} has no such entry")
+    return seen
+
+
+async def _glimpse(reader: LogReader, request_id: str, cursor: EntryId) -> Glimpse:
+    seen = await reader.glimpse(request_id, cursor)
+    if seen is None:
+        raise unknown(request_id)
     return seen
 
 
@@ -83,21 +90,38 @@ async def tail(
         StoreUnavailable: Redis was away for longer than `away_limit_s`.
         StoreRefused: Redis does not let us read any more.
     """
-    position = after
+    position = furthest = after
+    began = seen.beginning
     outage = _Outage(away_limit_s)
     while not _ends_at(seen, position):
-        entries = await outage.survive(partial(reader.read, request_id, position))
-        for entry_id, raw in entries:
-            if not follows(position, entry_id):
-                gap = Gap(after=str(position), before=str(entry_id))
+        entries = await outage.read(partial(reader.read, request_id, position))
+        for entry in entries:
+            if not follows(position, entry.id) and entry.id != furthest.next():
+                gap = Gap(after=str(position), before=str(entry.id))
                 yield Tailed(None, gap, encode_entry(gap))
-            position = entry_id
-            entry = decode_entry(raw)
-            yield Tailed(str(entry_id), entry, raw)
-            if isinstance(entry, TERMINALS):
+            position = furthest = entry.id
+            if position.seq == 0:
+                began = entry
+            told = decode_entry(entry.raw)
+            yield Tailed(str(position), told, entry.raw)
+            if isinstance(told, TERMINALS):
                 return
         if not entries:
-            seen = await outage.survive(partial(look, reader, request_id, BEGINNING))
+            seen = await outage.survive(partial(_glimpse, reader, request_id, position))
+            position = resumed(position, began, seen)
+
+
+def resumed(position: EntryId, began: RawEntry | None, seen: Glimpse) -> EntryId:
+    """From where a tail reads on in a log that may have lost its last entries, in a failover, and gone on since.
+
+    Args:
+        position: what it has read last.
+        began: how the attempt of that began, as the tail has read it.
+        seen: the log now, looked at with `position`.
+    """
+    if began is not None and seen.beginning is not None and began.raw != seen.beginning.raw:
+        return EntryId(position.attempt - 1, _LAST_SEQ)  # its number was given out anew: the whole of it is new
+    return min(position, seen.last.id)
 
 
 def _ends_at(seen: Glimpse, position: EntryId) -> bool:
@@ -114,27 +138,39 @@ def unknown(request_id: str) -> UnknownRequest:
     return UnknownRequest(f"no request has the id {request_id[:80]!r}, or its lifetime is over")
 
 
-_Answer = TypeVar("_Answer")
-
-
 class _Outage:
     """Tries again while Redis is away, up to a limit for each absence."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
+        self._began_s: float | None = None
+        self._ceiling_s = _BACKOFF_BASE_S
 
-    async def survive(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        began_s: float | None = None
-        ceiling_s = _BACKOFF_BASE_S
+    async def read(self, ask: Callable[[], Awaitable[Sequence[RawEntry]]]) -> Sequence[RawEntry]:
+        """What is read; nothing when Redis is away: what comes back has to be looked at first."""
+        try:
+            return await ask()
+        except StoreUnavailable as error:
+            await self._bear(error)
+            return ()
+
+    async def survive(self, ask: Callable[[], Awaitable[Glimpse]]) -> Glimpse:
+        """The answer, however long it takes, up to the limit."""
         while True:
             try:
-                return await ask()
+                answer = await ask()
             except StoreUnavailable as error:
-                now_s = time.monotonic()
-                began_s = began_s if began_s is not None else now_s
-                left_s = self._limit_s - (now_s - began_s)
-                if left_s <= 0:
-                    raise StoreUnavailable(f"{error} (for {self._limit_s:g} s now)") from error
-                # Full jitter: the tails of a process must not all come back in the same instant.
-                await asyncio.sleep(min(left_s, random.uniform(0, ceiling_s)))  # noqa: S311 - no secret hangs on it
-                ceiling_s = min(2 * ceiling_s, _BACKOFF_CAP_S)
+                await self._bear(error)
+            else:
+                self._began_s, self._ceiling_s = None, _BACKOFF_BASE_S
+                return answer
+
+    async def _bear(self, error: StoreUnavailable) -> None:
+        now_s = time.monotonic()
+        self._began_s = now_s if self._began_s is None else self._began_s
+        left_s = self._limit_s - (now_s - self._began_s)
+        if left_s <= 0:
+            raise StoreUnavailable(f"{error} (for {self._limit_s:g} s now)") from error
+        # Full jitter: the tails of a process must not all come back in the same instant.
+        await asyncio.sleep(min(left_s, random.uniform(0, self._ceiling_s)))  # noqa: S311 - no secret hangs on it
+        self._ceiling_s = min(2 * self._ceiling_s, _BACKOFF_CAP_S)

@@ -16,9 +16,7 @@ class Proxy:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._scheme, self._path = parts.scheme, parts.path
-        self._target = (parts.hostname or HOST, parts.port or 0)
+        self.lead_to(url)
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
@@ -35,6 +33,12 @@ class Proxy:
         assert self._server is not None, "the proxy does not run"
         port: int = self._server.sockets[0].getsockname()[1]
         return f"{self._scheme}://{HOST}:{port}{self._path}"
+
+    def lead_to(self, url: str) -> None:
+        """From now on new connections go to this server."""
+        parts = urlsplit(url)
+        self._scheme, self._path = parts.scheme, parts.path
+        self._target = (parts.hostname or HOST, parts.port or 0)
 
     def cut(self) -> None:
         """Closes every connection at once."""
