@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from schemas.codec import encode_entry, encode_outcome
+from schemas.codec import encode_entry
 from schemas.deltas import FORMAT_VERSION, AttemptStarted, Delta, ErrorInfo, MessageIds, RetryScheduled
 from schemas.errors import (
     AttemptLost,
@@ -27,7 +27,7 @@ from schemas.errors import (
     UpstreamError,
 )
 from schemas.ids import EntryId, message_id
-from schemas.outcome import UNFILLED, terminal_of
+from schemas.outcome import UNFILLED
 from schemas.request import GenerationRequest, decode_request
 from schemas.scripts import Verdict
 from worker import telemetry
@@ -84,6 +84,8 @@ class Attempt:
     Attributes:
         request: what is asked, or None where the stored request cannot be read.
         shown: whether a delta of this attempt has been published.
+        asked: whether the model's server has been asked.
+        failures: attempts of the request that failed, whoever made them; `fail` counts this one.
     """
 
     def __init__(self, plant: Plant, lease: Lease, begun: Begun) -> None:
@@ -105,6 +107,8 @@ class Attempt:
         )
         self._writer = plant.publisher.open(lease.request_id, lease.attempt, lease.token, lease.holds)
         self.shown = False
+        self.asked = False
+        self.failures = begun.failures
 
     @classmethod
     async def begin(cls, plant: Plant, lease: Lease, why: str) -> "Attempt | Verdict":
@@ -118,7 +122,9 @@ class Attempt:
         """
         ids = MessageIds(message_id(plant.uuid()), message_id(plant.uuid()))
         started = AttemptStarted(FORMAT_VERSION, lease.attempt, UNFILLED, why, ids)
-        begun = await plant.store.begin(lease.request_id, lease.attempt, lease.token, encode_entry(started))
+        begun = await plant.store.begin(
+            lease.request_id, lease.attempt, lease.token, encode_entry(started), lease.crashes
+        )
         if isinstance(begun, Verdict):
             return begun
         telemetry.event("began", lease.request_id, attempt=lease.attempt, why=why)
@@ -148,20 +154,34 @@ class Attempt:
             return Ended(End.FAILED, error)
         return self._judge(ended)
 
+    def fail(self) -> None:
+        """Counts this attempt among those that failed; `pause` and `finish` write it down."""
+        self.failures += 1
+
     async def pause(self, pause_s: float, reason: str) -> Stop | None:
         """Waits before the next attempt, visibly to readers; a stop ends the wait and is returned.
 
         Raises:
             AttemptLost, StoreError: the entry could not be written.
         """
+        verdict = await self._plant.store.fail(self._lease.request_id, self._number, self._lease.token, self.failures)
+        if verdict.word == "stale":
+            raise AttemptLost(f"attempt {self._number} of {self._lease.request_id} is not the one recorded any more")
         until = self._server_time(pause_s)
         self._writer.append(encode_entry(RetryScheduled(self._ms(), self._number, reason, until)))
         await self._writer.flush()
         await asyncio.wait({self._lease.stopped}, timeout=pause_s)
         return self._lease.stopped.result() if self._lease.stopped.done() else None
 
-    async def finish(self, *, error: TailraceError | None = None, cancelled: bool = False) -> Verdict:
+    async def finish(
+        self, *, error: TailraceError | None = None, cancelled: bool = False, dead: bool = False
+    ) -> Verdict:
         """Persists the outcome with its terminal entry, after all deltas.
+
+        Args:
+            error: why it failed, if it did.
+            cancelled: whether somebody asked for the end.
+            dead: whether the request belongs into the dead-letter list.
 
         Raises:
             AttemptLost, StoreError: it could not be; nothing of it stands.
@@ -173,18 +193,17 @@ class Attempt:
             submitted_at=self._begun.submitted_at,
             started_at=self._begun.started_at,
             finished_at=UNFILLED,
+            failures=self.failures,
+            crashes=self._begun.crashes,
+            drains=self._begun.drains,
+            retry_of=self.request.retry_of if self.request else None,
             metadata=self.request.metadata if self.request else None,
         )
         await self._writer.flush()
         terminal_id = EntryId(self._number, self._writer.seq + 1)
         ms = self._ms()
         verdict = await self._plant.store.finish(
-            self._lease.request_id,
-            self._lease.token,
-            terminal_id,
-            terminal=encode_entry(terminal_of(outcome, ms)),
-            outcome=encode_outcome(outcome),
-            status=outcome.status,
+            self._lease.token, terminal_id, outcome, ms=ms, dead=dead and outcome.status == "failed"
         )
         code = outcome.error.code if outcome.error else None
         telemetry.event(
@@ -213,6 +232,7 @@ class Attempt:
             return Ended(End.FAILED, self._unreadable)
         if self.left_s <= 0:
             return Ended(End.FAILED, _too_late())
+        self.asked = True
         reading = asyncio.create_task(self._read(self.request), name=f"read {self._lease.request_id}")
         stopped = self._lease.stopped
         try:
@@ -236,6 +256,8 @@ class Attempt:
                 if not piece:
                     return
                 self._append(reader.feed(piece, self._ms()))
+            if reader.failure is not None and not reader.done:
+                raise reader.failure  # here, so that the connection is closed at once: the answer may go on for long
 
     def _append(self, deltas: list[Delta]) -> None:
         for delta in deltas:

@@ -19,7 +19,6 @@ from typing import Any
 
 from arq.typing import StartupShutdown, WorkerCoroutine
 from arq.worker import Function, Worker
-from redis.exceptions import RedisError
 
 from schemas import keys
 from schemas.codec import decode_job, encode_job
@@ -29,6 +28,7 @@ from worker.job_call import Acknowledge, Dead, End, HandBack, JobCall
 from worker.lease import Lease, Leases, Stop
 from worker.queue_store import QueueStore
 from worker.retry import Backoff
+from worker.store import FAILURES, store_error
 
 OnDead = Callable[[str, Lease, str, str], Awaitable[None]]
 
@@ -241,7 +241,8 @@ class LeasedWorker(Worker):
     async def _sign_of_life(self) -> None:
         try:
             await self.record_health()
-        except (RedisError, OSError):  # whoever claims next will say that Redis is away
+        except FAILURES as error:
+            store_error(error)  # whoever claims next will say it; what is no failure of Redis's is raised
             self._last_health_check = 0.0
 
     # Running

@@ -10,14 +10,14 @@ from typing import TypeVar
 import msgspec
 from arq.connections import ArqRedis
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import ReadOnlyError
 
 from schemas import keys, scripts
 from schemas.codec import decode_job, encode_job
 from schemas.errors import AttemptLost, StoreUnavailable
 from schemas.scripts import Argument, Claim, Script, Verdict
 from worker.lease import Lease, Renewed
-from worker.store import store_error
+from worker.store import FAILURES, store_error
 
 _T = TypeVar("_T")
 
@@ -227,5 +227,5 @@ class QueueStore:
         except ReadOnlyError as error:  # the primary has become a replica: connect anew, to whoever is the primary now
             await client.connection_pool.disconnect(inuse_connections=False)
             raise store_error(error) from error
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             raise store_error(error) from error

@@ -13,13 +13,17 @@ from time import monotonic
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
+import msgspec
 from redis import exceptions as refusals
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 
 from schemas import keys, scripts
+from schemas.codec import encode_entry, encode_outcome
+from schemas.deltas import ErrorInfo
 from schemas.errors import AttemptLost, StoreError, StoreFull, StoreRefused, StoreUnavailable, TailraceError
 from schemas.ids import EntryId
+from schemas.outcome import Outcome, terminal_of
 from schemas.request import GenerationRequest
 from schemas.scripts import Argument, Script, Verdict
 from worker.retry import Backoff
@@ -33,13 +37,25 @@ PATIENCE_S = 60.0
 
 RETRY = Backoff(base_s=0.05, cap_s=1.0)
 
+FAILURES = (refusals.RedisError, OSError, RuntimeError)
+"""What redis-py may raise when something is wrong with Redis or the way to it; `store_error` tells what it is."""
+
+_CLOSED_MEANWHILE = "the handler is closed"
+"""So ends uvloop's RuntimeError for a write to a connection that was lost a moment before; asyncio's own goes on."""
+
 _PASSING = ("BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS")
 _ID_TOO_SMALL = "equal or smaller"
 
 
 def store_error(error: Exception) -> StoreError:
-    """redis-py's error as ours. What passes by itself is `StoreUnavailable`, also a replica that was the primary."""
+    """redis-py's error as ours. What passes by itself is `StoreUnavailable`, also a replica that was the primary.
+
+    Raises:
+        RuntimeError: the one given, when it is not about a connection.
+    """
     match error:
+        case RuntimeError() if _CLOSED_MEANWHILE not in str(error):
+            raise error
         case refusals.AuthenticationError() | refusals.AuthorizationError() | refusals.NoPermissionError():
             return StoreRefused(f"Redis refuses: {error}")
         case refusals.OutOfMemoryError():
@@ -137,7 +153,7 @@ class CommitLine:
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S):
                 yield
-        except (refusals.RedisError, OSError) as error:  # connecting may be refused, too; that may pass as well
+        except FAILURES as error:  # connecting may be refused, too; that may pass as well
             await self.close()
             raise StoreUnavailable(str(store_error(error))) from error
         except BaseException:
@@ -202,6 +218,10 @@ class Begun(NamedTuple):
     started_at: str
     left_s: float
     """Seconds from the begin to the request's deadline; negative when it has passed."""
+    failures: int
+    """Attempts that failed, whoever made them."""
+    crashes: int
+    drains: int
 
 
 class Store:
@@ -232,11 +252,16 @@ class Store:
             accepted=accepted,
             tenant=request.tenant or "",
             priority=request.priority,
+            retry_of=request.retry_of or "",
         )
 
-    async def begin(self, request_id: str, attempt: int, token: str, started: bytes) -> Begun | Verdict:
+    async def begin(
+        self, request_id: str, attempt: int, token: str, started: bytes, crashes: int = 0
+    ) -> Begun | Verdict:
         """Takes the log over for an attempt. A verdict instead of `Begun`: stale, finished or unknown."""
-        verdict = await self._run(scripts.BEGIN, request_id, attempt=attempt, token=token, attempt_started=started)
+        verdict = await self._run(
+            scripts.BEGIN, request_id, attempt=attempt, token=token, attempt_started=started, crashes=crashes
+        )
         if verdict.word not in ("begun", "again"):
             return verdict
         return Begun(
@@ -245,21 +270,60 @@ class Store:
             submitted_at=verdict.text("submitted_at"),
             started_at=verdict.text("started_at"),
             left_s=(verdict.number("deadline_ms") - verdict.number("started_ms")) / 1000,
+            failures=verdict.number("failures"),
+            crashes=verdict.number("crashes"),
+            drains=verdict.number("drains"),
         )
 
+    async def fail(self, request_id: str, attempt: int, token: str, failures: int) -> Verdict:
+        """Counts a failed attempt that another follows: words of `scripts.FAIL`."""
+        return await self._run(scripts.FAIL, request_id, attempt=attempt, token=token, failures=failures)
+
     async def finish(
-        self, request_id: str, token: str, terminal_id: EntryId, *, terminal: bytes, outcome: bytes, status: str
+        self, token: str, terminal_id: EntryId, outcome: Outcome, *, ms: int, dead: bool = False
     ) -> Verdict:
-        """Terminal entry, outcome, status and lifetime in one step: words of `scripts.FINISH`."""
+        """Terminal entry, outcome, status and lifetime in one step: words of `scripts.FINISH`.
+
+        Args:
+            token: the owner's.
+            terminal_id: of the terminal entry.
+            outcome: with its request's id.
+            ms: milliseconds since the attempt began.
+            dead: whether the request belongs into the dead-letter list; `bury` puts it there.
+        """
         return await self._run(
             scripts.FINISH,
-            request_id,
+            outcome.request_id or "",
             attempt=terminal_id.attempt,
             token=token,
             terminal_id=str(terminal_id),
-            terminal=terminal,
-            outcome=outcome,
-            status=status,
+            terminal=encode_entry(terminal_of(outcome, ms)),
+            outcome=encode_outcome(outcome),
+            status=outcome.status,
+            failures=outcome.failures,
+            error=msgspec.json.encode(outcome.error) if outcome.error else "",
+            dead=int(dead),
+        )
+
+    async def bury(self, job_id: str, error: ErrorInfo, *, crashes: int, with_envelope: bool) -> Verdict:
+        """Puts a request that ended dead, or a job without a record, into the dead-letter list: words of `scripts.BURY`.
+
+        Args:
+            job_id: the job; any text, not only what can be a request's id.
+            error: why, of a job without a record.
+            crashes: of a job without a record.
+            with_envelope: whether arq's envelope is worth a look although there is a record.
+        """
+        return await self._run(
+            scripts.BURY,
+            job_id,
+            id=job_id,
+            error=msgspec.json.encode(error),
+            crashes=crashes,
+            with_envelope=int(with_envelope),
+            life_ms=keys.DEAD_LIFETIME_S * 1000,
+            entries_max=keys.DEAD_MAX,
+            bytes_max=keys.DEAD_BYTES_MAX,
         )
 
     async def release(self, request_id: str, attempt: int, token: str) -> Verdict:
@@ -273,7 +337,13 @@ class Store:
             StoreUnavailable, StoreFull: after `patience_s` of trying again.
             StoreRefused: at once.
         """
-        named = {"rec": keys.rec_key(request_id), "log": keys.log_key(request_id)}
+        named = {
+            "rec": keys.rec_key(request_id),
+            "log": keys.log_key(request_id),
+            "job": keys.job_key(request_id),
+            "dead": keys.DEAD,
+            "letter": keys.letter_key(request_id),
+        }
         key_list, args = script.call(**{name: named[name] for name in script.keys}, **given)
 
         async def once() -> list[bytes]:
@@ -297,7 +367,7 @@ async def patiently(once: Callable[[], Awaitable[Any]], patience_s: float) -> An
     while True:
         try:
             return await once()
-        except (refusals.RedisError, OSError) as error:
+        except FAILURES as error:
             ours = store_error(error)
             tries += 1
             pause_s = RETRY.pause_s(tries)

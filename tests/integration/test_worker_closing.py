@@ -1,0 +1,75 @@
+"""Connections that close in the moment they are used: the model's, which must close at once, and Redis's, which may."""
+
+import asyncio
+import contextlib
+
+import pytest
+import uvloop
+from redis.asyncio import Redis
+
+from schemas.errors import StoreUnavailable
+from tests.rig import rig
+from worker.store import FAILURES, Store, store_error
+
+LONG = {"kind": "text", "chunks": 2000}
+
+
+@pytest.mark.parametrize("kind", ["garbage", "error"])
+async def test_a_stream_that_failed_is_closed_before_the_next_is_opened(redis_url: str, kind: str) -> None:
+    # given an answer that fails in its middle and would go on for long, expect its call closed before the next begins
+    scenario = {
+        "key": "one",
+        "steps": [LONG],
+        "pace": {"chunks_per_s": 2000},
+        "faults": [{"kind": kind, "after": 3, "calls": 1}],
+    }
+    async with rig(redis_url) as plant:
+        outcome = await plant.outcome(await plant.submit(scenario))
+        first, second = plant.simulator.ledger.entries()
+    assert outcome.status == "completed"
+    assert first.ended_s is not None
+    assert first.ended_s <= second.started_s
+
+
+def closed_meanwhile() -> RuntimeError:
+    """What uvloop raises when something is written to a connection that has just been closed."""
+
+    async def write() -> None:
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        async with server:
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.transport.abort()
+            while True:  # the handle is closed a turn of the loop later
+                writer.transport.writelines([b"x", b"y"])
+                await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, pytest.raises(RuntimeError) as raised:
+        runner.run(write())
+    return raised.value
+
+
+def test_a_write_to_a_closed_connection_is_a_lost_connection() -> None:
+    # given uvloop's own error for it, expect ours for a Redis that is away; any other of its kind stays as it is
+    error = closed_meanwhile()
+    assert isinstance(error, FAILURES)
+    assert isinstance(store_error(error), StoreUnavailable)
+    with pytest.raises(RuntimeError, match="something else"):
+        store_error(RuntimeError("something else"))
+
+
+async def test_a_verb_outlives_a_write_to_a_closed_connection(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a connection that closes in the moment a verb is sent, expect the verb sent again
+    error = await asyncio.to_thread(closed_meanwhile)
+    failures = [error]
+    async with Redis.from_url(redis_url) as redis:
+        send = redis.execute_command
+
+        async def fails_once(*args: object, **options: object) -> object:
+            with contextlib.suppress(IndexError):
+                raise failures.pop()
+            return await send(*args, **options)
+
+        monkeypatch.setattr(redis, "execute_command", fails_once)
+        verdict = await Store(redis).release("nobody", 1, "token")
+    assert verdict.word == "stale"
+    assert failures == []
