@@ -14,7 +14,7 @@ from tests.fault.campaign.case import Case, cases
 from tests.fault.campaign.history import History
 from tests.fault.campaign.verdicts import VERDICTS
 
-CLOSING_S = 0.1
+CLOSING_S = 0.3
 """A call that is being closed may overlap the next for so long."""
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from itertools import zip_longest
+from itertools import combinations
 from typing import Any, cast
 
 from schemas.codec import decode_entry
@@ -11,12 +11,14 @@ from schemas.deltas import AttemptStarted
 from schemas.outcome import Outcome
 from tests.fault.campaign.answers import Told
 from tests.fault.campaign.case import Case
+from tests.fault.campaign.history import UpstreamCall
 from tests.fault.campaign.reading import Shown, collapse
 
 CRASHES_UNTIL_DEAD = 3
 CLOCK_SLACK_S = 0.05
-CLOSING_S = 1.0
-"""How late a call may be closed on a busy machine; one that is never closed goes on for as long as the answer."""
+OVERLAP_S = 0.5
+AFTER_END_S = 1.5
+"""How late a call may be closed on a busy machine; the rest of a body whose answer has ended is read for a second."""
 
 
 def readers_have_the_outcome(case: Case) -> Iterator[str]:
@@ -181,16 +183,22 @@ def model_is_called_by_attempts_alone(case: Case) -> Iterator[str]:
 
 
 def model_speaks_to_one_at_a_time(case: Case) -> Iterator[str]:
-    """When the next call begins, or the request has ended, the call before is closed; one of a worker that hangs, when
-    it does so no more."""
-    calls = sorted((call for call in case.calls if call.ended_at is not None), key=lambda call: call.began)
+    """No two calls are open at once for longer than it takes to close one, and none after the request's end for longer
+    than the rest of a body may take. A worker that hangs cannot close its own."""
+    calls = [call for call in case.calls if call.ended_at is not None and not _hung(case, call)]
+    spans = sorted((call.began, call.ended_at or 0.0, call.call) for call in calls)
+    for (_, one_ended, one), (other_began, other_ended, other) in combinations(spans, 2):
+        both_s = min(one_ended, other_ended) - other_began
+        if both_s > OVERLAP_S:
+            yield f"calls {one} and {other} were open at once for {both_s:.2f} s"
     finished = int((case.record or {}).get("finished_ms", "0")) / 1000
-    for call, following in zip_longest(calls, calls[1:]):
-        over = min(following.began, finished) if following else finished
-        hung = [what.until for what in case.hangs if what.began <= over <= what.until]
-        closed = call.ended_at or 0.0
-        if finished and closed > max([over, *hung]) + CLOSING_S:
-            yield f"call {call.call} was open for {closed - over:.2f} s after {'the next' if following else 'the end'}"
+    for _, ended, number in spans:
+        if finished and ended - finished > AFTER_END_S:
+            yield f"call {number} was open for {ended - finished:.2f} s after the end"
+
+
+def _hung(case: Case, call: UpstreamCall) -> bool:
+    return any(hang.began < (call.ended_at or 0.0) and hang.until > call.began for hang in case.hangs)
 
 
 VERDICTS: tuple[Callable[[Case], Iterator[str]], ...] = (
