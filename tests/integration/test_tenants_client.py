@@ -121,6 +121,11 @@ async def test_submitted_again_it_mends_what_was_not_enqueued(client: Client, re
     await store.close()
 
 
+async def test_wake_up_tokens_of_tenants_do_not_pile_up(lanes: Lanes, redis: ArqRedis) -> None:
+    await lanes.put("a", keys.WAKE_TOKENS_MAX + 5)
+    assert await redis.llen(keys.WAKE) == keys.WAKE_TOKENS_MAX
+
+
 async def test_a_full_redis_takes_no_request_of_a_tenant() -> None:
     with EmbeddedValkey() as valkey:
         async with plain_client(valkey.url) as redis, await Client.connect(valkey.url) as client:
