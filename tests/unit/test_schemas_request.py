@@ -1,0 +1,252 @@
+"""What a producer may submit: every refusal names the parameter and what to do; what is accepted arrives unchanged."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import RequestRejected, RequestTooLarge, SettingsError
+from schemas.json_values import find_fault
+from schemas.request import MAX_REQUEST_BYTES, GenerationRequest, decode_request, parse_request
+from schemas.settings import Settings, check_redis_url
+
+HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+ASK: dict[str, Any] = {"api": "responses", "model": "m", "input": "hello"}
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"messages": HELLO["messages"]}, "model: "),
+    ({**HELLO, "model": ""}, "model: "),
+    ({**HELLO, "model": 7}, "model: "),
+    ({"model": "m"}, "messages: give at least one"),
+    ({"model": "m", "messages": []}, "messages: give at least one"),
+    ({"model": "m", "messages": "hello"}, "messages: "),
+    ({"model": "m", "messages": [{"content": "x"}]}, 'messages: message 0 needs a "role"'),
+    ({"model": "m", "messages": ["x"]}, "messages.0: "),
+    ({**HELLO, "stream": True}, "stream: leave it out"),
+    ({**HELLO, "stream": False}, "stream: leave it out"),
+    ({**HELLO, "n": 2}, "n: leave it out or give 1"),
+    ({**HELLO, "background": True}, "background: leave it out"),
+    ({**HELLO, "audio": {}}, "audio: leave it out"),
+    ({**HELLO, "modalities": ["text", "audio"]}, "modalities: only text"),
+    ({**HELLO, "extra_headers": {}}, "extra_headers: leave it out"),
+    ({**HELLO, "extra_query": {}}, "extra_query: leave it out"),
+    ({**HELLO, "api_key": "sk-1"}, "api_key: leave it out"),
+    ({**HELLO, "extra_body": {"stream": True}}, "extra_body.stream: leave it out"),
+    ({**HELLO, "extra_body": {"n": 3}}, "extra_body.n: "),
+    ({**HELLO, "extra_body": {"temperature": 1}}, "extra_body.temperature: give it under its own name"),
+    ({**HELLO, "top_k": 5}, "top_k: unknown parameter; a vendor's own parameters go into extra_body"),
+    ({**HELLO, "temperature": "hot"}, "temperature: "),
+    ({**HELLO, "temperature": True}, "temperature: "),
+    ({**HELLO, "max_tokens": 1.5}, "max_tokens: "),
+    ({**HELLO, "tools": {}}, "tools: "),
+    ({**HELLO, "tools": ["f"]}, "tools.0: "),
+    ({**HELLO, "api": "completions"}, "api: "),
+    ({**HELLO, "input": "x"}, 'input: belongs to api "responses"'),
+    ({**ASK, "messages": []}, "messages: "),
+    ({**ASK, "messages": HELLO["messages"]}, 'messages: belongs to api "chat"'),
+    ({"api": "responses", "model": "m"}, "input: give a text"),
+    ({**HELLO, "id": ""}, "id: "),
+    ({**HELLO, "id": "a b"}, "id: id 'a b' cannot be used"),
+    ({**HELLO, "id": 7}, "id: "),
+    ({**HELLO, "timeout_s": 0.0}, "timeout_s: "),
+    ({**HELLO, "timeout_s": -1.0}, "timeout_s: "),
+    ({**HELLO, "timeout_s": float("inf")}, "timeout_s: "),
+    ({**HELLO, "timeout_s": float("nan")}, "timeout_s: "),
+    ({**HELLO, "timeout_s": 86_401.0}, "timeout_s: "),
+    ({**HELLO, "metadata": "x"}, "metadata: "),
+    ({**HELLO, "metadata": {"x": "y" * 17_000}}, "metadata: has 17,008 bytes, the limit is 16,384"),
+    ({**HELLO, "interface": {"use_assistant_messages": True}}, "interface.use_assistant_messages: unknown parameter"),
+    ({**HELLO, "interface": {"use_assistant_message": "yes"}}, "interface.use_assistant_message: "),
+    ({**HELLO, "interface": {"inner_thoughts_kwarg": ""}}, "interface.inner_thoughts_kwarg: "),
+    ({**HELLO, "interface": {"think_tags": "drop"}}, "interface.think_tags: "),
+]
+
+
+@pytest.mark.parametrize(("given_", "said"), WRONG)
+def test_what_is_wrong_is_refused_by_name(given_: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestRejected) as caught:
+        parse_request(given_)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "pydantic" not in str(caught.value)
+    # as JSON the same
+    with pytest.raises(RequestRejected):
+        parse_request(json.dumps(given_))
+
+
+def test_a_key_given_by_mistake_is_not_repeated_in_the_error() -> None:
+    with pytest.raises(RequestRejected) as caught:
+        parse_request({**HELLO, "api_key": "sk-secret", "top_k": "sk-secret"})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "NaN", "{}x", b"\xff\xfe", b"\x00"])
+def test_what_is_no_json_object_is_refused(text: str | bytes) -> None:
+    with pytest.raises(RequestRejected):
+        parse_request(text)
+
+
+def test_too_long_a_text_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(RequestTooLarge, match="the limit is 8,388,608"):
+        parse_request(b" " * (2 * MAX_REQUEST_BYTES + 1))
+
+
+def test_the_size_that_counts_is_that_of_what_is_stored() -> None:
+    # given a request whose JSON is twice as long as what is stored
+    fits = parse_request(json.dumps({**HELLO, "user": "é" * (MAX_REQUEST_BYTES // 4)}))
+    assert len(fits.encoded()) < MAX_REQUEST_BYTES
+    with pytest.raises(RequestTooLarge, match="send large files by URL"):
+        parse_request({**HELLO, "user": "x" * MAX_REQUEST_BYTES}).encoded()
+
+
+def test_nested_too_deep_is_refused() -> None:
+    deep: list[Any] = []
+    for _ in range(10_000):
+        deep = [deep]
+    with pytest.raises(RequestRejected):
+        parse_request({**HELLO, "metadata": {"x": deep}}).encoded()
+    with pytest.raises(RequestRejected):
+        parse_request('{"model":"m","messages":[{"role":"user","content":' + "[" * 10_000 + "]" * 10_000 + "}]}")
+
+
+def test_parameters_reach_the_models_server_as_they_were_given() -> None:
+    request = parse_request(
+        {
+            **HELLO,
+            "messages": [{"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "1"}],
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"default": None}}}],
+            "temperature": 1,
+            "seed": None,
+            "n": 1,
+            "id": "mine",
+            "metadata": {"a": 1},
+            "timeout_s": 5.0,
+            "tenant": "acme",
+            "extra_body": {"top_k": 5},
+            "interface": {"use_assistant_message": True},
+        }
+    )
+    assert request.upstream_parameters() == {
+        "model": "m",
+        "messages": [{"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "1"}],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"default": None}}}],
+        "temperature": 1,
+    }
+    assert request.extra_body == {"top_k": 5}
+
+
+def test_a_request_goes_there_and_back() -> None:
+    for content in (HELLO, ASK, {**HELLO, "id": "mine", "metadata": {"a": [1, None, 0.5, "é"]}, "timeout_s": 5.0}):
+        request = parse_request(content)
+        assert decode_request(request.encoded()) == request
+
+
+@pytest.mark.parametrize("packed", [b"", b"\xc1", b"\x80", b"\x93\x01\x02\x03"])
+def test_what_was_not_stored_by_us_is_refused(packed: bytes) -> None:
+    with pytest.raises(RequestRejected, match="cannot be read"):
+        decode_request(packed)
+
+
+def test_the_digest_is_that_of_the_content() -> None:
+    digest = parse_request(HELLO).digest()
+    same: list[dict[str, Any]] = [
+        dict(reversed(HELLO.items())),
+        {**HELLO, "id": "mine"},
+        {**HELLO, "api": "chat", "interface": {"put_inner_thoughts_in_kwarg": True}},
+        {**HELLO, "seed": None},
+        {**HELLO, "messages": [{"content": "hello", "role": "user"}]},
+    ]
+    assert [parse_request(content).digest() for content in same] == [digest] * len(same)
+    other: list[dict[str, Any]] = [
+        {**HELLO, "model": "n"},
+        {**HELLO, "messages": [{"role": "user", "content": "hello "}]},
+        {**HELLO, "temperature": 0.0},
+        {**HELLO, "metadata": {}},
+        {**HELLO, "timeout_s": 5.0},
+        {**HELLO, "interface": {"use_assistant_message": True}},
+        {**HELLO, "messages": [{"role": "user", "content": "hello", "name": None}]},
+    ]
+    digests = {parse_request(content).digest() for content in other}
+    assert len(digests) == len(other)
+    assert digest not in digests
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    # lone surrogates have no UTF-8, so no JSON either
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(json_values)
+def test_whatever_json_can_say_is_kept(value: Any) -> None:
+    assert find_fault(value) is None
+    if isinstance(value, dict):
+        request = parse_request({**HELLO, "extra_body": {"x": value}})
+        stored = decode_request(request.encoded())
+        assert stored.extra_body == {"x": value}
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (b"x", "bytes has no JSON form"),
+        ({"a": [1, {"b": {1, 2}}]}, "a.1.b: set has no JSON form"),
+        ([float("nan")], "0: nan has no JSON form"),
+        ({"a": {1: 2}}, "a: the key 1 is no text"),
+        ({"a": (1, object())}, "a.1: object has no JSON form"),
+    ],
+)
+def test_what_json_cannot_say_is_found(value: Any, fault: str) -> None:
+    assert find_fault(value) == fault
+
+
+def test_a_request_cannot_be_changed_behind_our_back() -> None:
+    request = GenerationRequest(**HELLO)
+    with pytest.raises(ValueError, match="frozen"):
+        request.model = "other"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://localhost:6379/15",
+        "rediss://user:p%40ss@h:1/0",
+        "unix:///run/redis.sock?db=1",
+        "redis://[::1]:6379/0",
+    ],
+)
+def test_urls_that_can_be(url: str) -> None:
+    assert check_redis_url(url) == url
+    assert Settings.from_environment({"TAILRACE_REDIS_URL": url}).redis_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:6379", "http://h", "redis://h:port", "redis://h:0", "redis://h:65536", "redis://h/x", "unix://"],
+)
+def test_urls_that_cannot_be(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"^TAILRACE_REDIS_URL: "):
+        Settings.from_environment({"TAILRACE_REDIS_URL": url})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("LEASE_S", "0"), ("MAX_JOBS", "many"), ("MAX_JOBS", "0"), ("RETENTION_S", "-1")]
+)
+def test_settings_out_of_range_are_named(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"^TAILRACE_{name}: "):
+        Settings.from_environment({f"TAILRACE_{name}": value})
+
+
+def test_settings_that_do_not_exist_are_named_and_others_ignored() -> None:
+    with pytest.raises(SettingsError, match="TAILRACE_LEASE is not a setting"):
+        Settings.from_environment({"TAILRACE_LEASE": "5"})
+    assert Settings.from_environment({"LEASE_S": "x", "OPENAI_API_KEY": "k"}) == Settings()
