@@ -30,6 +30,10 @@ def events_of(pieces: list[bytes]) -> list[Event]:
         (b"error: {}\n\n", [("error", b"{}")]),
         (b"data: \xf0\x9f\x9b\xb6\n\n", [("", b"\xf0\x9f\x9b\xb6")]),
         (b"", []),
+        (b'data: {"a": {}}\ndata: {"b": 1}\ndata: [DONE]\n', [("", b'{"a": {}}'), ("", b'{"b": 1}'), ("", b"[DONE]")]),
+        (b'data: {"a":\ndata: {"b": 1}\ndata: }\n\n', [("", b'{"a":\n{"b": 1}\n}')]),
+        (b'data: [{"a": 1},\ndata: {"b": 1}]\n\n', [("", b'[{"a": 1},\n{"b": 1}]')]),
+        (b"event: x\ndata: {}\nevent: y\ndata: {}\nevent: z\n\n", [("x", b"{}"), ("z", b"{}")]),
     ],
 )
 def test_events(body: bytes, events: list[Event]) -> None:

@@ -5,7 +5,7 @@ or else the last call):
 
 1. no id, or the same id: it goes on with that call, unless it begins anew: that call has its name and its arguments
    are closed JSON, and the fragment has a name and arguments, or another name and no index. A call told again word for
-   word under the same id is a repetition.
+   word under the same id is a repetition, and so are its arguments alone: nothing can follow closed JSON.
 2. an id that another call has: the index is wrong (Gemini), it goes on with the other call.
 3. an id while that call has none: the id came late.
 4. an id that differs: another call under a used index, if the fragment has a name and that call has arguments, or
@@ -42,6 +42,11 @@ class CallTable:
         self._last: CallState | None = None
         self._in_chunk: list[CallState] = []
 
+    @property
+    def last_name(self) -> str:
+        """Name of the call that the last fragment went to."""
+        return self._last.tool_name if self._last else ""
+
     def begin_chunk(self) -> None:
         """The fragments that follow stand in one chunk."""
         self._in_chunk = []
@@ -55,6 +60,8 @@ class CallTable:
         here = self._last if index is None else self._by_index.get(index)
         if here is not None and not call_id and not name:
             self._last = here
+            if _are_told_again(here, arguments):
+                return False
             here.arguments(arguments)
             return True
         if here is not None and call_id == here.call_id != "" and _tells_again(here, name, arguments):
@@ -102,3 +109,9 @@ def _begins_anew(here: CallState, index: int | None, name: str, arguments: str) 
 
 def _tells_again(here: CallState, name: str, arguments: str) -> bool:
     return bool(arguments) and name == here.tool_name and here.closed and here.arguments_text == arguments
+
+
+def _are_told_again(here: CallState, arguments: str) -> bool:
+    if not (arguments.startswith("{") and arguments.endswith("}")):  # most fragments: the rest costs their whole text
+        return False
+    return here.arguments_text == arguments and here.closed

@@ -148,8 +148,11 @@ class ChatInterface:
         self._notes[text] = None
 
     def _count(self, chunk: ChatChunk) -> None:
-        if chunk.x_groq and (usage := as_object(chunk.x_groq.get("usage"))):
-            self._usage = read_usage(usage, self._usage)
+        if chunk.x_groq:
+            if usage := as_object(chunk.x_groq.get("usage")):
+                self._usage = read_usage(usage, self._usage)
+            if error := chunk.x_groq.get("error"):
+                self._fail(error)
         if chunk.usage:
             self._usage = read_usage(chunk.usage, self._usage)
 
@@ -288,7 +291,7 @@ class ChatInterface:
         if not (call_id or name or arguments):
             return
         if not self._calls.add(index, call_id, name, arguments, kind):
-            self._note(f"a repetition of the whole call of {name!r} was left out")
+            self._note(f"a repetition of the whole call of {name or self._calls.last_name!r} was left out")
 
 
 def _loads_or_text(data: bytes) -> object:

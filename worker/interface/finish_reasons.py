@@ -31,6 +31,7 @@ _ENDINGS: Mapping[str, Ending] = {
     "blocklist": Ending.CUT_OFF,
     "prohibited_content": Ending.CUT_OFF,
     "spii": Ending.CUT_OFF,
+    "image_safety": Ending.CUT_OFF,
     "sensitive": Ending.CUT_OFF,
     "guardrail_intervened": Ending.CUT_OFF,
     # the server stopped in the middle
@@ -38,10 +39,13 @@ _ENDINGS: Mapping[str, Ending] = {
     "cancelled": Ending.CUT_OFF,
     "insufficient_system_resource": Ending.CUT_OFF,
     "incomplete": Ending.CUT_OFF,
+    "time_limit": Ending.CUT_OFF,
     # it could not go on
     "error": Ending.FAILED,
     "network_error": Ending.FAILED,
     "malformed_function_call": Ending.FAILED,
+    "unexpected_tool_call": Ending.FAILED,
+    "function_call_filter": Ending.FAILED,  # Gemini: a call that it refused itself, and that is nowhere in the answer
 }
 
 _NOT_YET = frozenset({"", "null", "none"})
@@ -54,5 +58,6 @@ def is_reason(word: str) -> bool:
 
 
 def ending_of(reason: str) -> Ending:
-    """How the model ended."""
-    return _ENDINGS.get(reason.lower().replace("-", "_"), Ending.WHOLE)
+    """How the model ended. Gemini says more behind a colon: `content_filter: PROHIBITED_CONTENT`."""
+    word = reason.lower().partition(":")[0].strip().replace("-", "_")
+    return _ENDINGS.get(word, Ending.WHOLE)

@@ -51,7 +51,7 @@ def _join(content: Any, *, thinking: bool) -> str | None:
 
 def _is_thinking(part: Any) -> bool:
     fields = as_object(part)
-    return fields is not None and (fields.get("type") in _THINKING or "thinking" in fields)
+    return fields is not None and (as_text(fields.get("type")) in _THINKING or "thinking" in fields)
 
 
 def _inner(part: Any, depth: int) -> str:

@@ -5,6 +5,7 @@ error, a whole answer that was not streamed, chunks as JSON lines). Knows nothin
 """
 
 import re
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -22,11 +23,14 @@ Form = Literal["sse", "jsonl"]
 MAX_EVENT_BYTES = 64 * 1024 * 1024
 """An event larger than this is no answer of a model."""
 
-_DONE_FORMS = frozenset({b"[DONE]", b'"[DONE]"'})
+_DONE = b"done"  # in any case, in brackets, quotes or neither
+_IDLE = frozenset({b"ping", b"keep-alive", b"keepalive", b"heartbeat"})
+_WORD_BYTES = 16
 _BOM = b"\xef\xbb\xbf"
 _SHOWN_CHARACTERS = 200
 _SHOWN_BYTES = 4 * _SHOWN_CHARACTERS
 _PAGE_BYTES = 4096
+_array = msgspec.json.Decoder(list[msgspec.Raw])
 _TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*(?:>|\Z)", re.DOTALL | re.IGNORECASE)
 
 
@@ -104,10 +108,14 @@ class StreamReader:
 
     def _read(self, events: list[Event], ms: int, *, at_end: bool = False) -> list[Delta]:
         deltas: list[Delta] = []
-        for name, data in events:
-            if len(data) < 16 and data.strip() in _DONE_FORMS:
-                self.done = True
-                break
+        for name, data in _elements(events):
+            if len(data) < _WORD_BYTES:
+                word = data.strip(b' \t\r\n"[]').lower()
+                if word == _DONE:
+                    self.done = True
+                    break
+                if word in _IDLE:
+                    continue
             try:
                 deltas += self._interface.read(name, data, ms)
             except UpstreamProtocol as error:
@@ -162,6 +170,21 @@ class StreamReader:
     def _fail(self, message: str) -> None:
         if self.failure is None:
             self.failure = UpstreamProtocol(message, code="upstream_malformed")
+
+
+def _elements(events: list[Event]) -> Iterator[Event]:
+    """The events; of one that is a JSON array of objects, each object."""
+    for name, data in events:
+        elements: list[msgspec.Raw] = []
+        if data.startswith(b"[") and len(data) >= _WORD_BYTES:
+            try:
+                elements = _array.decode(data)
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                elements = []
+        if elements and all(bytes(element).startswith(b"{") for element in elements):
+            yield from ((name, bytes(element)) for element in elements)
+        else:
+            yield name, data
 
 
 def _page(page: bytes) -> str:

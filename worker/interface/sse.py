@@ -1,14 +1,16 @@
 """Bytes to server-sent events, incrementally. Knows nothing of what the events say.
 
-Source: WHATWG HTML, "Server-sent events", 9.2.6 Interpreting an event stream. Two things are more lenient: an event
-that the body's end cuts off from its blank line is still an event, and a field named `error` (llama.cpp's server writes
-its errors so) is the data of an event of that name.
+Source: WHATWG HTML, "Server-sent events", 9.2.6 Interpreting an event stream. Three things are more lenient: an event
+that the body's end cuts off from its blank line is still an event; a field named `error` (llama.cpp's server writes
+its errors so) is the data of an event of that name; and data that ends an object is an event by itself where the next
+line begins another, as with servers that leave out the blank lines: no JSON has the one right behind the other.
 """
 
 import re
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
+_BEGINNINGS = (b"{", b"[DONE]")
 
 Event = tuple[str, bytes]
 """The event's name, empty where it had none, and its data."""
@@ -17,12 +19,13 @@ Event = tuple[str, bytes]
 class SSEDecoder:
     """Takes a body in any pieces. Each byte is looked at a fixed number of times, however long an event is."""
 
-    __slots__ = ("_at_start", "_data", "_name", "_partial", "_skip_lf", "comments")
+    __slots__ = ("_at_start", "_data", "_late_name", "_name", "_partial", "_skip_lf", "comments")
 
     def __init__(self) -> None:
         self._partial: list[bytes] = []  # pieces of a line that has not ended
         self._data: list[bytes] = []
         self._name = ""
+        self._late_name = ""  # came after the data: of this event, or of the next one where no blank line parts them
         self._skip_lf = False  # the last piece ended in a CR, which already ended a line
         self._at_start = True
         self.comments = 0
@@ -63,14 +66,18 @@ class SSEDecoder:
         events: list[Event] = []
         for line in lines:
             if line.startswith(b"data:"):
-                self._data.append(line[6:] if line.startswith(b" ", 5) else line[5:])
+                value = line[6:] if line.startswith(b" ", 5) else line[5:]
+                if self._data and value.startswith(_BEGINNINGS) and self._data[-1].rstrip().endswith(b"}"):
+                    events.append((self._name, b"\n".join(self._data)))
+                    self._data, self._name, self._late_name = [], self._late_name, ""
+                self._data.append(value)
             elif line:
                 self._field(line)
             elif self._data:
                 data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
                 if data:
-                    events.append((self._name, data))
-                self._data, self._name = [], ""
+                    events.append((self._late_name or self._name, data))
+                self._data, self._name, self._late_name = [], "", ""
             else:
                 self._name = ""
         return events
@@ -83,6 +90,8 @@ class SSEDecoder:
         value = value.removeprefix(b" ")
         if field == b"data":
             self._data.append(value)
+        elif field == b"event" and self._data:
+            self._late_name = value.decode("utf-8", "replace")
         elif field == b"event":
             self._name = value.decode("utf-8", "replace")
         elif field == b"error":
