@@ -249,3 +249,20 @@ def test_a_verdict_is_read_and_an_unknown_word_is_not() -> None:
     assert (verdict.word, verdict.text("status")) == ("standing", "running")
     with pytest.raises(ValueError, match="submit answered 'maybe'"):
         scripts.SUBMIT.verdict([b"maybe"])
+
+
+_PAGE = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
+_EXAMPLES = [line for block in re.findall(r"```json\n(.*?)```", _PAGE, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("raw", _EXAMPLES)
+def test_an_example_of_the_page_is_what_we_write(raw: str) -> None:
+    assert codec.encode_entry(codec.decode_entry(raw.encode())).decode() == raw
+
+
+def test_the_page_shows_every_entry_and_the_outcome() -> None:
+    shown = {json.loads(raw)["message_type"] for raw in _EXAMPLES}
+    assert shown == {type(entry).__struct_config__.tag for entry, _ in ENTRIES if not isinstance(entry, Gap | Stalled)}
+    [outcome] = re.findall(r"```outcome\n(.*?)\n```", _PAGE)
+    said = json.loads(codec.encode_outcome(codec.decode_outcome(outcome.encode())))
+    assert set(json.loads(outcome)) <= set(said)
