@@ -22,17 +22,24 @@ Glossary (`<id>` is the request id; the braces are a cluster hash tag, so both k
     tr:queue:watched      sorted set: `<lane>:<id>` of what came from a lane and runs or pauses, by when claim looks
                           at it again; gone when empty
     tr:queue:running:<tenant>  set: the ids of a tenant that run; gone when empty, QUEUE_STATE_LIFETIME_S
+    tr:dead               sorted set: the dead-letter list, ids by when they died; at most DEAD_MAX, DEAD_LIFETIME_S
+    tr:dead:<id>          hash: one of them: error (JSON), died_ms, attempt, failures, crashes, drains, tenant (where
+                          given), request (msgpack, up to DEAD_BYTES_MAX), envelope (arq's, where there is no record or
+                          it could not be read); DEAD_LIFETIME_S
     tr:cancel             channel, not stored: request ids to cancel, heard by every worker process
 
 Fields of the record: `request` (msgpack), `digest`, `status` (queued, running, or the outcome's), `api`, `model`,
-`tenant` and `priority` (where given), `attempt` (the last begun), `token` (its owner), `cancel` (1 once asked for),
-`submitted_ms`, `deadline_ms`, `retention_ms`, `started_ms`, `finished_ms`, `outcome` (JSON).
+`tenant`, `priority` and `retry_of` (where given), `attempt` (the last begun), `token` (its owner), `cancel` (1 once
+asked for), `failures` (attempts that failed), `crashes` (workers that died or hung with it), `drains` (workers that
+went and handed it back), `submitted_ms`, `deadline_ms`, `retention_ms`, `started_ms`, `finished_ms`, `outcome` (JSON),
+`error` (JSON, of one that failed), `dead` (1: it belongs into the dead-letter list).
 """
 
 QUEUE = "arq:queue"
 WAKE = "tr:queue:wake"
 LANES = "tr:queue:lanes"
 WATCHED = "tr:queue:watched"
+DEAD = "tr:dead"
 CANCEL_CHANNEL = "tr:cancel"
 ABORT = "arq:abort"
 ENTRY_FIELD = "e"
@@ -45,6 +52,11 @@ DEFAULT_PRIORITY = "normal"
 WAKE_LIFETIME_S = 60
 WAKE_TOKENS_MAX = 64
 QUEUE_STATE_LIFETIME_S = 2 * 86_400
+
+DEAD_MAX = 1_000
+DEAD_LIFETIME_S = 7 * 86_400
+DEAD_BYTES_MAX = 256 * 1024
+"""A larger request stands in no dead letter: it can be retried as long as its record stands."""
 
 
 def log_key(request_id: str) -> str:
@@ -95,3 +107,8 @@ def lane_key(lane: str) -> str:
 def running_key(tenant: str) -> str:
     """What of a tenant runs."""
     return f"tr:queue:running:{tenant}"
+
+
+def letter_key(job_id: str) -> str:
+    """A dead letter."""
+    return f"{DEAD}:{job_id}"

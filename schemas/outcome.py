@@ -42,6 +42,8 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="kind", tag="outcome", kw_o
 
     `request_id`, `attempt` and the times are filled in when it is persisted; a replay has none. `UNFILLED` marks what a
     script fills in by the server's clock: these fields stand before all text of others, so that it finds its own.
+    `failures` are attempts that failed, `crashes` workers that died or hung with it, `drains` workers that went and
+    handed it back; `retry_of` is the dead request that this one retries.
     `items` keeps Responses items a caller must send back as they are, such as encrypted reasoning.
     `notes` says where a server contradicted itself and what we chose.
     """
@@ -53,6 +55,10 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="kind", tag="outcome", kw_o
     submitted_at: str | None = None
     started_at: str | None = None
     finished_at: str | None = None
+    failures: int = 0
+    crashes: int = 0
+    drains: int = 0
+    retry_of: str | None = None
     finish_reason: str | None = None
     content: str | None = None
     refusal: str | None = None

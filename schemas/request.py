@@ -117,7 +117,9 @@ class ResponsesParameters(BaseModel):
 
 _CHAT_ONLY = frozenset(ChatParameters.model_fields)
 _RESPONSES_ONLY = frozenset(ResponsesParameters.model_fields)
-_OURS = frozenset({"api", "id", "interface", "tenant", "priority", "metadata", "timeout_s", "on_failure", "extra_body"})
+_OURS = frozenset(
+    {"api", "id", "interface", "tenant", "priority", "metadata", "timeout_s", "on_failure", "extra_body", "retry_of"}
+)
 
 
 class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
@@ -134,6 +136,7 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
         on_failure: when the model's server fails after the first delta: `restart` begins a new attempt, which voids
             what was shown, `fail` ends the request with what there is. Before the first delta it is always tried again.
         extra_body: a vendor's own parameters, sent as they are, as in the SDK.
+        retry_of: the id of the dead request that this one retries; `tailrace dead retry` sets it.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -147,6 +150,7 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
     timeout_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
     on_failure: Literal["restart", "fail"] = "restart"
     extra_body: JsonObject | None = None
+    retry_of: Name | None = None
 
     @field_validator("id")
     @classmethod
@@ -285,7 +289,7 @@ def _check_size(name: str, value: JsonObject | None, limit_bytes: int) -> None:
         return
     try:
         size = len(msgspec.json.encode(value))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name}: has a value with no JSON form ({error})") from None
     if size > limit_bytes:
         raise ValueError(f"{name}: has {size:,} bytes, the limit is {limit_bytes:,}")

@@ -100,16 +100,27 @@ def _script(
 SUBMIT = _script(
     "submit",
     "rec log",
-    "request digest api model timeout_ms retention_ms accepted tenant priority",
+    "request digest api model timeout_ms retention_ms accepted tenant priority retry_of",
     "accepted standing conflict",
-    seldom={"tenant": "", "priority": names.DEFAULT_PRIORITY},
+    seldom={"tenant": "", "priority": names.DEFAULT_PRIORITY, "retry_of": ""},
 )
-BEGIN = _script("begin", "rec log", "attempt token attempt_started", "begun again stale finished unknown")
+BEGIN = _script(
+    "begin",
+    "rec log",
+    "attempt token attempt_started crashes",
+    "begun again stale finished unknown",
+    seldom={"crashes": 0},
+)
+FAIL = _script("fail", "rec", "attempt token failures", "counted stale")
 FINISH = _script(
     "finish",
     "rec log",
-    "attempt token terminal_id terminal outcome status",
+    "attempt token terminal_id terminal outcome status failures error dead",
     "finished again stale ended unknown gap",
+    seldom={"failures": 0, "error": "", "dead": 0},
+)
+BURY = _script(
+    "bury", "dead letter rec job", "id error crashes with_envelope life_ms entries_max bytes_max", "buried spared"
 )
 CANCEL = _script("cancel", "rec log", "channel request_id terminal outcome", "ended signalled finished unknown")
 RELEASE = _script("release", "rec", "attempt token", "released stale")

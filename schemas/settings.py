@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -32,6 +32,8 @@ class Settings(BaseModel):
         first_byte_timeout_s: from the request sent to the first byte of the answer.
         idle_timeout_s: the longest pause between two pieces of the answer.
         max_attempts: how often a request is tried in all, where the model's server fails.
+        dead_letters: which requests go into the dead-letter list: `poison` (no worker could give them a fair run) or
+            `failed` (all that end as failed).
         retention_s: how long log and record stay after the end.
         max_log_entries: a log that reaches it ends its request as failed, with the partial outcome.
         max_log_bytes: the same, for the bytes of all entries of an attempt.
@@ -52,6 +54,7 @@ class Settings(BaseModel):
     first_byte_timeout_s: float = Field(default=120.0, gt=0, le=86_400)
     idle_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
     max_attempts: int = Field(default=5, ge=1, le=100)
+    dead_letters: Literal["poison", "failed"] = "poison"
     retention_s: float = Field(default=DEFAULT_RETENTION_S, ge=1, le=31_536_000)
     max_log_entries: int = Field(default=200_000, ge=10)
     max_log_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)

@@ -123,6 +123,8 @@ class JobCall:
             name, args, kwargs, _, enqueued_ms = deserialize_job_raw(job.envelope, deserializer=decode_job)
         except SerializationError as error:
             return Dead("job_unreadable", f"its payload cannot be read: {error.__cause__ or error}")
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - arq promises, the payload does not
+            return Dead("job_unreadable", "its payload names no function")
         function = self._functions.get(name)
         if function is None:
             return Dead("job_unknown", f"no worker function is called {name!r}; there are {', '.join(self._functions)}")

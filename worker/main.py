@@ -75,6 +75,7 @@ async def _run(settings: Settings, plant: Plant, ready: Callable[[Settings], Non
         max_attempts=settings.max_attempts,
         run_limit_s=settings.run_limit_s,
         retention_s=settings.retention_s,
+        dead_letters=settings.dead_letters,
     )
 
     async def started(ctx: dict[Any, Any]) -> None:

@@ -81,7 +81,7 @@ def decide(
 
     Args:
         error: what the attempt failed with.
-        failures: attempts of this owner that failed so far, this one included.
+        failures: attempts that failed so far, whoever made them, this one included.
         max_attempts: how many may fail before the request does.
         shown: whether readers have seen a delta of this attempt.
         on_failure: the request's policy for a failure after the first delta.

@@ -306,7 +306,7 @@ class Store:
         )
 
     async def bury(self, job_id: str, error: ErrorInfo, *, crashes: int, with_envelope: bool) -> Verdict:
-        """Puts a request that ended dead, or a job without a record, into the dead-letter list: words of `scripts.BURY`.
+        """Lists a request that ended dead, or a job without a record: words of `scripts.BURY`.
 
         Args:
             job_id: the job; any text, not only what can be a request's id.

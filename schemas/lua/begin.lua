@@ -1,11 +1,14 @@
 -- begin: an attempt takes over the log. Refused at or below the attempt of record or log; the same token may ask again.
 -- From here on Redis refuses every entry id of an earlier attempt: that is the fence.
--- KEYS rec log   ARGV attempt token attempt_started
--- -> begun | again (request, cancel, submitted_ms, started_ms, deadline_ms) | stale attempt | finished status | unknown
+-- The counts of failures, crashes and drains outlive owners; the queue's count of crashes comes in, and is kept.
+-- KEYS rec log   ARGV attempt token attempt_started crashes
+-- -> begun | again (request, cancel, times, counts) | stale attempt | finished status | unknown
 local rec, log = KEYS[1], KEYS[2]
 local attempt, token = tonumber(ARGV[1]), ARGV[2]
-local at = redis.call('HMGET', rec, 'status', 'attempt', 'token', 'request', 'cancel', 'submitted_ms', 'deadline_ms', 'retention_ms', 'started_ms')
+local at = redis.call('HMGET', rec, 'status', 'attempt', 'token', 'request', 'cancel', 'submitted_ms', 'deadline_ms', 'retention_ms', 'started_ms',
+  'failures', 'crashes', 'drains')
 local status, recorded = at[1], tonumber(at[2])
+local crashes = math.max(tonumber(at[11] or 0), tonumber(ARGV[4]))
 if not status or redis.call('EXISTS', log) == 0 then return {'unknown'} end
 if is_terminal(status) then return {'finished', 'status', status} end
 local word, started = 'begun', now_ms()
@@ -15,10 +18,12 @@ else
   local taken = math.max(recorded, last_attempt(log))
   if attempt <= taken then return {'stale', 'attempt', tostring(taken)} end
   redis.call('XADD', log, 'NOMKSTREAM', attempt .. '-0', 'e', fill_time(ARGV[3], 'at', started))
-  redis.call('HSET', rec, 'status', 'running', 'attempt', attempt, 'token', token, 'started_ms', started)
+  redis.call('HSET', rec, 'status', 'running', 'attempt', attempt, 'token', token, 'started_ms', started,
+    'crashes', crashes)
   local life_ms = math.max(tonumber(at[7]) - started, 0) + tonumber(at[8])
   redis.call('PEXPIRE', rec, life_ms)
   redis.call('PEXPIRE', log, life_ms)
 end
 return {word, 'request', at[4], 'cancel', at[5] or '0', 'submitted_ms', at[6], 'started_ms', tostring(started), 'deadline_ms', at[7],
-  'submitted_at', iso(tonumber(at[6])), 'started_at', iso(started)}
+  'submitted_at', iso(tonumber(at[6])), 'started_at', iso(started),
+  'failures', at[10] or '0', 'crashes', tostring(crashes), 'drains', at[12] or '0'}

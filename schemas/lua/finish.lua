@@ -1,6 +1,7 @@
 -- finish: the terminal entry, the outcome, the status and the lifetime in one step, so that none is seen without the others.
 -- Only the owner of the attempt recorded may; sent again after a lost reply it changes nothing.
--- KEYS rec log   ARGV attempt token terminal_id terminal outcome status
+-- What the dead-letter list needs is noted as well, so that bury.lua can be repeated after it.
+-- KEYS rec log   ARGV attempt token terminal_id terminal outcome status failures error (JSON, empty: none) dead (1: bury it)
 -- -> finished | again | stale attempt | ended status | unknown | gap last_id
 local rec, log = KEYS[1], KEYS[2]
 local at = redis.call('HMGET', rec, 'status', 'attempt', 'token', 'retention_ms')
@@ -19,7 +20,10 @@ if not last or last[1] ~= attempt .. '-' .. string.format('%d', tonumber(seq) - 
 end
 local now = now_ms()
 redis.call('XADD', log, 'NOMKSTREAM', ARGV[3], 'e', ARGV[4])
-redis.call('HSET', rec, 'status', ARGV[6], 'outcome', fill_time(ARGV[5], 'finished_at', now), 'finished_ms', now)
+redis.call('HSET', rec, 'status', ARGV[6], 'outcome', fill_time(ARGV[5], 'finished_at', now), 'finished_ms', now,
+  'failures', ARGV[7])
+if ARGV[8] ~= '' then redis.call('HSET', rec, 'error', ARGV[8]) end
+if ARGV[9] == '1' then redis.call('HSET', rec, 'dead', 1) end
 redis.call('PEXPIRE', rec, at[4])
 redis.call('PEXPIRE', log, at[4])
 return {'finished'}

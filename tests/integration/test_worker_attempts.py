@@ -234,11 +234,12 @@ async def test_a_stop_while_it_waits_to_try_again(owner: Owner, stop: Stop) -> N
 class LossyStore(Store):
     """The real one, in front of which Redis loses the last entry, as in a failover."""
 
-    async def finish(self, request_id: str, token: str, terminal_id: EntryId, **given: Any) -> Verdict:
+    async def finish(self, token: str, terminal_id: EntryId, outcome: Outcome, **given: Any) -> Verdict:
         """Loses, then finishes."""
-        last = (await self._redis.xrevrange(log_key(request_id), count=1))[0][0]
-        await self._redis.xdel(log_key(request_id), last)
-        return await super().finish(request_id, token, terminal_id, **given)
+        log = log_key(outcome.request_id or "")
+        last = (await self._redis.xrevrange(log, count=1))[0][0]
+        await self._redis.xdel(log, last)
+        return await super().finish(token, terminal_id, outcome, **given)
 
 
 async def test_entries_that_redis_lost_are_not_papered_over(owner: Owner) -> None:
