@@ -1,10 +1,11 @@
-"""What a web tier holds: submit, tail, result, cancel, status. Composes store, tail and arq's enqueue.
+"""What a web tier holds: submit, tail, snapshot, result, cancel, status. Composes store, tail and arq's enqueue.
 
 Knows the order of steps and what mends a step that failed. Knows nothing of Redis commands, and nothing of workers.
 """
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
@@ -18,11 +19,13 @@ from arq.utils import timestamp_ms
 from producers import tail as tails
 from producers.answers import RECORD_FIELDS, CancelVerdict, Status, Submitted, status_of
 from producers.letta import LettaItem, letta
+from producers.snapshot import Snapshot, snapshot
 from producers.store import ProducerStore
 from producers.tail import Tailed
+from producers.tokens import Grant, TokenSigner
 from schemas import codec
 from schemas.deltas import FORMAT_VERSION, Accepted, Cancelled
-from schemas.errors import RequestConflict, RequestRejected, StoreError, StoreUnavailable
+from schemas.errors import RequestConflict, RequestRejected, SettingsError, StoreError, StoreUnavailable
 from schemas.ids import BEGINNING, REQUEST_ID_PATTERN, EntryId
 from schemas.keys import JOB_FUNCTION, QUEUE, lane_of
 from schemas.outcome import UNFILLED, Outcome
@@ -46,6 +49,7 @@ class Client:
         run_limit_s: the longest a request may take from submit to its end, where it says nothing itself.
         retention_s: how long log and record stay after the end.
         away_limit_s: how long Redis may be away in one piece before a running tail gives up.
+        tokens: signs what `tail_token` mints.
     """
 
     def __init__(
@@ -55,8 +59,10 @@ class Client:
         run_limit_s: float = DEFAULT_RUN_LIMIT_S,
         retention_s: float = DEFAULT_RETENTION_S,
         away_limit_s: float = DEFAULT_AWAY_LIMIT_S,
+        tokens: TokenSigner | None = None,
     ) -> None:
         self._store = store
+        self._tokens = tokens
         self._run_limit_s = run_limit_s
         self._retention_s = retention_s
         self._away_limit_s = away_limit_s
@@ -76,6 +82,7 @@ class Client:
         run_limit_s: float = DEFAULT_RUN_LIMIT_S,
         retention_s: float = DEFAULT_RETENTION_S,
         away_limit_s: float = DEFAULT_AWAY_LIMIT_S,
+        tokens: TokenSigner | None = None,
     ) -> Self:
         """A client whose Redis answered just now: `async with await Client.connect(url) as client`.
 
@@ -85,6 +92,7 @@ class Client:
             run_limit_s: the longest a request may take from submit to its end, where it says nothing itself.
             retention_s: how long log and record stay after the end.
             away_limit_s: how long Redis may be away in one piece before a running tail gives up.
+            tokens: signs what `tail_token` mints.
 
         Raises:
             SettingsError: the URL cannot be used.
@@ -92,12 +100,17 @@ class Client:
             StoreRefused: it refuses, for example the password.
         """
         store = await ProducerStore.connect(url, timeout_s=timeout_s)
-        return cls(store, run_limit_s=run_limit_s, retention_s=retention_s, away_limit_s=away_limit_s)
+        return cls(store, run_limit_s=run_limit_s, retention_s=retention_s, away_limit_s=away_limit_s, tokens=tokens)
 
     @classmethod
     async def from_settings(cls, settings: Settings) -> Self:
         """As `connect`, with what the environment's `TAILRACE_*` say."""
-        return await cls.connect(settings.redis_url, run_limit_s=settings.run_limit_s, retention_s=settings.retention_s)
+        return await cls.connect(
+            settings.redis_url,
+            run_limit_s=settings.run_limit_s,
+            retention_s=settings.retention_s,
+            tokens=TokenSigner.of(settings.token_secrets.get_secret_value()),
+        )
 
     async def close(self) -> None:
         """Closes all connections; tails that still run end with an error."""
@@ -243,6 +256,39 @@ class Client:
             StoreUnavailable: Redis could not be reached.
         """
         return status_of(request_id, await self._record(request_id, *RECORD_FIELDS))
+
+    async def snapshot(self, request_id: str, *, merged: bool = False) -> Snapshot:
+        """What a request has come to, merged, and the cursor behind which `tail` goes on: for whoever joins late.
+
+        Args:
+            request_id: the request.
+            merged: merge deltas also where the request has ended; otherwise its outcome is the snapshot.
+
+        Raises:
+            UnknownRequest: no such id, or its lifetime is over.
+            StoreUnavailable: Redis could not be reached.
+        """
+        _check_known_form(request_id)
+        return await snapshot(self._store, request_id, merged=merged)
+
+    async def tail_token(self, request_id: str, *, may_cancel: bool = False, lifetime_s: float = 3600.0) -> str:
+        """A token with which a browser reads this request through the gateway, and nothing else.
+
+        Args:
+            request_id: the request; it must stand.
+            may_cancel: whether the token's holder may also cancel it.
+            lifetime_s: how long the token is valid.
+
+        Raises:
+            SettingsError: the client has no secrets to sign with (`TAILRACE_TOKEN_SECRETS`).
+            UnknownRequest: no such id, or its lifetime is over.
+            StoreUnavailable: Redis could not be reached.
+        """
+        if self._tokens is None:
+            raise SettingsError("TAILRACE_TOKEN_SECRETS: is not set, and tokens are signed with it")
+        tenant = (await self._record(request_id, "tenant")).get("tenant")
+        expires_s = int(time.time() + lifetime_s)
+        return self._tokens.mint(Grant(request_id, tenant.decode() if tenant else None, may_cancel, expires_s))
 
     async def _enqueue(self, request_id: str, lane: str | None, lifetime_s: float) -> None:
         """Puts the request into its lane, or where it has none into arq's queue, unless it is there."""

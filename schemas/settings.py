@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from schemas.errors import SettingsError
 from schemas.request import check_tenant
@@ -38,6 +38,15 @@ class Settings(BaseModel):
         max_log_entries: a log that reaches it ends its request as failed, with the partial outcome.
         max_log_bytes: the same, for the bytes of all entries of an attempt.
         publish_buffer_bytes: unsent entries of a process at which reading the models' streams pauses.
+        token_secrets: sign the tokens that browsers read one request with; separated by commas, the first one signs.
+        token_lifetime_s: how long a token is valid that the gateway mints with a submit.
+        gateway_keys_file: the API keys of web tiers, as `tailrace key` writes them; read again when it changes.
+        gateway_origins: pages that may call the gateway from a browser, separated by commas; none by default.
+        gateway_submits_per_minute: submits of one tenant that one gateway process accepts; 0 for no limit.
+        gateway_max_streams: event streams that one gateway process holds open.
+        gateway_heartbeat_s: the longest silence on an event stream.
+        gateway_write_timeout_s: how long a reader may take nothing of what waits for it.
+        gateway_buffer_bytes: what waits for one reader, at most, before following its requests pauses.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,6 +68,15 @@ class Settings(BaseModel):
     max_log_entries: int = Field(default=200_000, ge=10)
     max_log_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
     publish_buffer_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
+    token_secrets: SecretStr = SecretStr("")
+    token_lifetime_s: float = Field(default=3600.0, ge=1, le=31_536_000)
+    gateway_keys_file: str = ""
+    gateway_origins: str = ""
+    gateway_submits_per_minute: int = Field(default=600, ge=0)
+    gateway_max_streams: int = Field(default=10_000, ge=1)
+    gateway_heartbeat_s: float = Field(default=15.0, gt=0, le=3600)
+    gateway_write_timeout_s: float = Field(default=30.0, gt=0, le=3600)
+    gateway_buffer_bytes: int = Field(default=64 * 1024, ge=1024)
 
     @field_validator("tenant_limits", mode="before")
     @classmethod

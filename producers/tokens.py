@@ -1,0 +1,116 @@
+"""Tokens that let a browser read one request, or also cancel it, until a certain time. Pure: secrets and time come in.
+
+A token is `v1.<grant>.<HMAC-SHA256 of both>`, each part base64url without padding. It is signed, not secret: whoever
+holds it reads its own request's id, tenant and expiry in it, and nothing else.
+"""
+
+import hmac
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+
+import msgspec
+
+from schemas.errors import SettingsError, TailraceError, Whose
+
+MIN_SECRET_CHARACTERS = 32
+MAX_TOKEN_CHARACTERS = 1024
+
+_VERSION = "v1"
+_TOKEN = re.compile(r"v1\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{43})\Z")
+
+
+class TokenInvalid(TailraceError):
+    """The token is malformed, forged, of another secret, or has expired."""
+
+    code = "token_invalid"
+    whose: Whose = "caller"
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """What a token allows: to read one request of one tenant until a time, and perhaps to cancel it.
+
+    The tenant stands in it because an id may be given out again once its request's lifetime is over.
+    """
+
+    request_id: str
+    tenant: str | None
+    may_cancel: bool
+    expires_s: int
+
+
+_grant = msgspec.json.Decoder(Grant)
+
+
+class TokenSigner:
+    """Mints tokens with the first secret, and reads those of any: a new secret goes first, the old one stays a while.
+
+    Args:
+        secrets: at least one, each of 32 characters or more.
+
+    Raises:
+        SettingsError: there is none, or one is too short.
+    """
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        if not secrets:
+            raise SettingsError("TAILRACE_TOKEN_SECRETS: is not set, and tokens are signed with it")
+        if any(len(secret) < MIN_SECRET_CHARACTERS for secret in secrets):
+            raise SettingsError(
+                f"TAILRACE_TOKEN_SECRETS: each needs {MIN_SECRET_CHARACTERS} characters or more; "
+                "for a good one: openssl rand -hex 32"
+            )
+        self._secrets = [secret.encode() for secret in secrets]
+
+    @classmethod
+    def of(cls, text: str) -> "TokenSigner | None":
+        """A signer for secrets separated by commas, as the setting has them; None without any."""
+        secrets = [secret for part in text.split(",") if (secret := part.strip())]
+        return cls(secrets) if secrets else None
+
+    def mint(self, grant: Grant) -> str:
+        """A token for this grant."""
+        signed = f"{_VERSION}.{_text(msgspec.json.encode(grant))}"
+        return f"{signed}.{_text(_mac(self._secrets[0], signed))}"
+
+    def read(self, token: str, now_s: float) -> Grant:
+        """What a token allows at this time.
+
+        Args:
+            token: as `mint` gave it.
+            now_s: seconds since 1970.
+
+        Raises:
+            TokenInvalid: it allows nothing. The message repeats nothing of it.
+        """
+        match = _TOKEN.match(token) if len(token) <= MAX_TOKEN_CHARACTERS else None
+        if match is None:
+            raise TokenInvalid("this is not a token")
+        given, signed = _bytes(match[2]), token[: match.end(1)]
+        valid = False
+        for secret in self._secrets:  # all of them, so that the time taken says nothing
+            valid |= hmac.compare_digest(_mac(secret, signed), given)
+        if not valid:
+            raise TokenInvalid("the token's signature is not ours")
+        try:
+            grant = _grant.decode(_bytes(match[1]))
+        except msgspec.MsgspecError as error:
+            raise TokenInvalid("the token cannot be read") from error
+        if now_s >= grant.expires_s:
+            raise TokenInvalid("the token has expired")
+        return grant
+
+
+def _mac(secret: bytes, signed: str) -> bytes:
+    return hmac.digest(secret, b"tailrace token " + signed.encode(), "sha256")
+
+
+def _text(raw: bytes) -> str:
+    return urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except ValueError as error:
+        raise TokenInvalid("this is not a token") from error
