@@ -26,7 +26,7 @@ from tests.fault.campaign.history import (
     Segment,
     UpstreamCall,
 )
-from tests.fault.campaign.plan import SHORT, Plan, PlannedFault, PlannedReader, PlannedRequest, make_plan
+from tests.fault.campaign.plan import SHORT, Plan, PlannedFault, PlannedPoison, PlannedReader, PlannedRequest, make_plan
 
 Log = list[tuple[str, Entry]]
 Doctor = Callable[[History], History]
@@ -126,7 +126,7 @@ def good() -> History:
     }
     called = ("whole", "whole", "stopped", "failed")
     return History(
-        plan=Plan(7, SHORT, tuple(planned(request_id) for request_id in LOGS), ()),
+        plan=Plan(7, SHORT, tuple(planned(request_id) for request_id in LOGS), (), ()),
         submits=[
             *(Answered(id=name, asked=BEGAN, answered=BEGAN, word="accepted", first=True) for name in LOGS),
             Answered(id="whole", asked=BEGAN, answered=BEGAN, word="conflict", first=False),
@@ -165,6 +165,7 @@ def good() -> History:
                 )
                 for number, name in enumerate(called)
             ],
+            dead=[],
             open_connections=0,
             processes=[],
         ),
@@ -411,6 +412,10 @@ DOCTORED: list[tuple[str, str, Doctor]] = [
     ("nothing_is_left_upstream", "open at the end", calls("whole", ended="open")),
     ("nothing_is_left_upstream", "a connection", final(open_connections=1)),
     ("tenants_keep_their_limit", "one too many", lambda whole: _crowded(whole)),
+    ("the_dead_are_listed", "a poisoned job is missing", lambda whole: final(dead=[])(_poisoned(whole))),
+    ("the_dead_are_listed", "one that crashed is missing", outcome("failed", error=CRASHED)),
+    ("the_dead_are_listed", "one that completed is listed", final(dead=["whole"])),
+    ("the_dead_are_listed", "one that ran out of time is missing", lambda whole: _late(whole)),
     ("workers_end_when_told", "left", final(processes=[44])),
     ("workers_end_when_told", "by itself", exits(Exit(1, 44, 0, None, True, BEGAN))),
     ("workers_end_when_told", "in disorder", exits(Exit(1, 44, 1, "SIGTERM", True, BEGAN))),
@@ -421,6 +426,16 @@ DOCTORED: list[tuple[str, str, Doctor]] = [
 def _without_outcome(whole: History) -> History:
     kept = {name: value for name, value in whole.final.records["whole"].items() if name != "outcome"}
     return final(records={**whole.final.records, "whole": kept})(whole)
+
+
+def _poisoned(whole: History) -> History:
+    jobs = (PlannedPoison("poison", 0.0, "garbage"),)
+    doctored = msgspec.structs.replace(whole, plan=msgspec.structs.replace(whole.plan, poison=jobs))
+    return final(dead=["poison"])(doctored)
+
+
+def _late(whole: History) -> History:
+    return record("failed", dead="1")(outcome("failed", error=TOO_LATE)(whole))
 
 
 def _two_at_once(whole: History) -> History:
@@ -458,7 +473,7 @@ def test_every_promise_has_a_history_that_breaks_it() -> None:
 
 def test_crashes_that_were_caused_may_end_a_request() -> None:
     # given a request that failed because its workers died, if the campaign did that three times, expect no objection
-    doctored = outcome("failed", error=CRASHED)(good())
+    doctored = final(dead=["failed"])(outcome("failed", error=CRASHED)(good()))
     kills = [Disturbance("kill_worker", 0, BEGAN + n / 10, BEGAN + n / 10, 50 + n) for n in range(3)]
     cuts = [Disturbance("cut", 0, BEGAN + n / 10, BEGAN + n / 10) for n in range(3)]
     assert checker.check(msgspec.structs.replace(doctored, disturbances=kills)) == []
@@ -475,6 +490,11 @@ def test_a_call_of_a_worker_that_hangs_may_stay_open() -> None:
     hang = [Disturbance("hang_worker", 0, BEGAN + 0.1, BEGAN + 1.1)]
     doctored = msgspec.structs.replace(_two_at_once(good()), disturbances=hang)
     assert checker.check(doctored) == []
+
+
+def test_jobs_that_nobody_can_run_are_no_fault() -> None:
+    # given a job that nobody can run, if it stands in the dead-letter list, expect no objection
+    assert checker.check(_poisoned(good())) == []
 
 
 def test_a_history_survives_writing() -> None:

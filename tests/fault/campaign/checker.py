@@ -17,6 +17,10 @@ from tests.fault.campaign.verdicts import VERDICTS
 CLOSING_S = 0.3
 """A call that is being closed may overlap the next for so long."""
 
+LISTED = frozenset({"worker_crashed"})
+MAY_BE_LISTED = frozenset({"deadline_exceeded"})
+"""Only where the time was over before the model's server was asked: the record says so."""
+
 
 class Violation(NamedTuple):
     """A broken promise: its name, whose, and what was found."""
@@ -150,7 +154,8 @@ def nothing_is_left_in_redis(history: History) -> Iterator[str]:
 
 
 def _known_keys(history: History) -> dict[str, str]:
-    known = {keys.WAKE: "list", f"{keys.QUEUE}:health-check": "string"}
+    known = {keys.WAKE: "list", keys.DEAD: "zset", f"{keys.QUEUE}:health-check": "string"}
+    known |= {keys.letter_key(request_id): "hash" for request_id in history.final.dead}
     for planned in history.plan.requests:
         known[keys.log_key(planned.id)] = "stream"
         known[keys.rec_key(planned.id)] = "hash"
@@ -185,6 +190,20 @@ def workers_end_when_told(history: History) -> Iterator[str]:
             yield f"worker {end.place} (pid {end.pid}) ended with {end.code} after {end.asked or 'no signal'}"
 
 
+def the_dead_are_listed(history: History) -> Iterator[str]:
+    """In the dead-letter list stand the jobs that nobody can run, the requests that got no fair run, and no other."""
+    listed = set(history.final.dead)
+    wanted = {planned.id for planned in history.plan.poison}
+    for case in cases(history):
+        code = case.outcome.error.code if case.outcome and case.outcome.error else ""
+        if code in LISTED or (code in MAY_BE_LISTED and (case.record or {}).get("dead") == "1"):
+            wanted.add(case.id)
+    if missing := wanted - listed:
+        yield f"missing in the dead-letter list: {sorted(missing)[:5]}"
+    if others := listed - wanted:
+        yield f"in the dead-letter list without reason: {sorted(others)[:5]}"
+
+
 def tenants_keep_their_limit(history: History) -> Iterator[str]:
     """No tenant has more calls of the model open at once than it may have requests run.
 
@@ -212,4 +231,5 @@ WHOLE: tuple[Callable[[History], Iterator[str]], ...] = (
     nothing_is_left_upstream,
     workers_end_when_told,
     tenants_keep_their_limit,
+    the_dead_are_listed,
 )

@@ -19,10 +19,11 @@ from schemas.codec import decode_job, encode_job
 from schemas.deltas import TERMINALS
 from schemas.errors import RequestConflict, StoreError, StoreUnavailable, TailraceError, UnknownRequest
 from tests.fault.campaign.history import Answered, CancelCall, Reading, Seen, Segment
-from tests.fault.campaign.plan import PlannedReader, PlannedRequest, Via
+from tests.fault.campaign.plan import PlannedPoison, PlannedReader, PlannedRequest, Via
 
 PAUSE_S = 0.05
 TIMEOUT_S = 3.0
+GARBAGE_LIFE_MS = 3_600_000
 
 Word = Literal["accepted", "standing", "conflict"]
 
@@ -95,6 +96,26 @@ async def cancel(clients: Clients, planned: PlannedRequest, *, late: bool) -> Ca
     else:
         word, status = verdict.word, verdict.status
     return CancelCall(id=planned.id, asked=asked, answered=time.time(), word=word, status=status)
+
+
+async def poison(clients: Clients, planned: PlannedPoison) -> None:
+    """Puts a job into the queue that no worker can run."""
+    arq = clients.arq["proxy"]
+
+    async def put() -> None:
+        match planned.kind:
+            case "unknown_function":
+                await arq.enqueue_job("nobody_has_it", planned.id, _job_id=planned.id)
+            case "no_request":
+                await arq.enqueue_job(keys.JOB_FUNCTION, planned.id, {"model": 5}, _job_id=planned.id)
+            case "garbage":
+                await arq.set(keys.job_key(planned.id), b"\xc1", px=GARBAGE_LIFE_MS)
+                await arq.execute_command("ZADD", keys.QUEUE, round(time.time() * 1000), planned.id)
+        # arq says nothing when the connection broke in its transaction.
+        if not await arq.exists(keys.job_key(planned.id), keys.letter_key(planned.id)):
+            raise ConnectionError("the job does not stand")
+
+    await _insist(put)
 
 
 async def _insist(call: Callable[[], Awaitable[Any]], *also: type[Exception]) -> tuple[Any, int]:

@@ -12,10 +12,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from tests.fault.campaign import final
-from tests.fault.campaign.clients import Clients, Reader, cancel, connected, submit
+from tests.fault.campaign.clients import Clients, Reader, cancel, connected, poison, submit
 from tests.fault.campaign.faults import Faults
 from tests.fault.campaign.history import Answered, CancelCall, Disturbance, Final, History
-from tests.fault.campaign.plan import Plan, PlannedFault, PlannedRequest
+from tests.fault.campaign.plan import Plan, PlannedFault, PlannedPoison, PlannedRequest
 from tests.fault.campaign.site import Site
 from tests.until import until
 
@@ -53,6 +53,7 @@ class Campaign:
         progress = asyncio.create_task(self._tell())
         try:
             requests = [asyncio.create_task(self._request(planned)) for planned in self._plan.requests]
+            requests += [asyncio.create_task(self._poison(planned)) for planned in self._plan.poison]
             faults = [asyncio.create_task(self._fault(fault)) for fault in self._plan.faults]
             await asyncio.gather(*faults)
             await self._until_s(self._plan.form.active_s)
@@ -89,6 +90,10 @@ class Campaign:
                 tasks.create_task(self._again(planned, 0.0, conflicting=True))
             for number, late_s in enumerate(planned.cancel_s):
                 tasks.create_task(self._cancel(planned, late_s, late=number > 0))
+
+    async def _poison(self, planned: PlannedPoison) -> None:
+        await self._until_s(planned.at_s)
+        await poison(self._clients, planned)
 
     async def _read(self, reader: Reader, begins_s: float) -> None:
         await asyncio.sleep(begins_s)
@@ -149,6 +154,7 @@ class Campaign:
                 records=await final.records(redis, plan),
                 logs=await final.logs(redis, plan),
                 keys=await final.keys_left(redis),
+                dead=await final.dead(redis),
                 calls=final.calls(ledger),
                 open_connections=ledger["open_connections"] - 1,
                 processes=processes,

@@ -27,6 +27,12 @@ async def queue(redis: Redis) -> list[str]:
     return [word.decode() for word in found]
 
 
+async def dead(redis: Redis) -> list[str]:
+    """The ids in the dead-letter list."""
+    found: list[bytes] = await redis.execute_command("ZRANGE", keys.DEAD, 0, -1)
+    return [word.decode() for word in found]
+
+
 async def records(redis: Redis, plan: Plan) -> dict[str, dict[str, str]]:
     """The record of each request, without the request itself."""
     found: dict[str, dict[str, str]] = {}

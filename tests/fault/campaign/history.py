@@ -104,6 +104,7 @@ class Final(msgspec.Struct, frozen=True, kw_only=True):
         records: fields of each request's record, without its request; no entry where there is none.
         logs: id and JSON of each entry of each log.
         keys: every key of the server.
+        dead: ids in the dead-letter list.
         calls: the simulator's ledger.
         open_connections: to the simulator, without the one that asked.
         processes: pids of worker processes still there.
@@ -114,6 +115,7 @@ class Final(msgspec.Struct, frozen=True, kw_only=True):
     records: dict[str, dict[str, str]]
     logs: dict[str, list[tuple[str, bytes]]]
     keys: list[KeyLeft]
+    dead: list[str]
     calls: list[UpstreamCall]
     open_connections: int
     processes: list[int]

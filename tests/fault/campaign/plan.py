@@ -50,6 +50,17 @@ class PlannedRequest(msgspec.Struct, frozen=True, kw_only=True):
     readers: tuple[PlannedReader, ...]
 
 
+PoisonKind = Literal["unknown_function", "no_request", "garbage"]
+
+
+class PlannedPoison(msgspec.Struct, frozen=True):
+    """A job that no worker can run: of a function that nobody has, with a request that is none, or not even a job."""
+
+    id: str
+    at_s: float
+    kind: PoisonKind
+
+
 class PlannedFault(msgspec.Struct, frozen=True):
     """`target`: a worker's place or `CLIENTS`, where the kind has one; `verb`: whose reply or request is struck."""
 
@@ -145,6 +156,7 @@ class Plan(msgspec.Struct, frozen=True):
     seed: int
     form: Form
     requests: tuple[PlannedRequest, ...]
+    poison: tuple[PlannedPoison, ...]
     faults: tuple[PlannedFault, ...]
 
 
@@ -152,7 +164,13 @@ def make_plan(seed: int, form: Form) -> Plan:
     """The plan of a seed."""
     rng = Random(seed)  # noqa: S311 - a plan that can be drawn again, no secret
     requests = tuple(_request(rng, f"c{seed}-{number}", form) for number in range(form.requests))
-    return Plan(seed, form, tuple(sorted(requests, key=lambda request: request.at_s)), tuple(_faults(rng, form)))
+    in_order = tuple(sorted(requests, key=lambda request: request.at_s))
+    return Plan(seed, form, in_order, tuple(_poison(rng, form, f"p{seed}")), tuple(_faults(rng, form)))
+
+
+def _poison(rng: Random, form: Form, prefix: str) -> list[PlannedPoison]:
+    kinds: tuple[PoisonKind, ...] = ("unknown_function", "no_request", "garbage")
+    return [PlannedPoison(f"{prefix}-{kind}", rng.uniform(0, form.active_s), kind) for kind in kinds]
 
 
 def _request(rng: Random, request_id: str, form: Form) -> PlannedRequest:
