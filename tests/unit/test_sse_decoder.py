@@ -33,6 +33,9 @@ def events_of(pieces: list[bytes]) -> list[Event]:
         (b'data: {"a": {}}\ndata: {"b": 1}\ndata: [DONE]\n', [("", b'{"a": {}}'), ("", b'{"b": 1}'), ("", b"[DONE]")]),
         (b'data: {"a":\ndata: {"b": 1}\ndata: }\n\n', [("", b'{"a":\n{"b": 1}\n}')]),
         (b'data: [{"a": 1},\ndata: {"b": 1}]\n\n', [("", b'[{"a": 1},\n{"b": 1}]')]),
+        (b'data: {}\nerror: {"a": 1}\n\n', [("", b"{}"), ("error", b'{"a": 1}')]),
+        (b'data:\n {"a": 1}\n\ndata: {\n  "a": 2\n}\n\n', [("", b'\n{"a": 1}'), ("", b'{\n"a": 2\n}')]),
+        (b'data: {}\n\n{"a": 1}\n\n[DONE]', [("", b"{}"), ("", b'{"a": 1}'), ("", b"[DONE]")]),
         (b"event: x\ndata: {}\nevent: y\ndata: {}\nevent: z\n\n", [("x", b"{}"), ("z", b"{}")]),
     ],
 )

@@ -1,9 +1,10 @@
 """Bytes to server-sent events, incrementally. Knows nothing of what the events say.
 
-Source: WHATWG HTML, "Server-sent events", 9.2.6 Interpreting an event stream. Three things are more lenient: an event
+Source: WHATWG HTML, "Server-sent events", 9.2.6 Interpreting an event stream. Four things are more lenient: an event
 that the body's end cuts off from its blank line is still an event; a field named `error` (llama.cpp's server writes
-its errors so) is the data of an event of that name; and data that ends an object is an event by itself where the next
-line begins another, as with servers that leave out the blank lines: no JSON has the one right behind the other.
+its errors so) is the data of an event of that name; a line that begins as JSON is data though it does not say so, since
+no field is called like that; and data that ends an object is an event by itself where the next line begins another, as
+with servers that leave out the blank lines: no JSON has the one right behind the other.
 """
 
 import re
@@ -11,6 +12,7 @@ import re
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
 _BEGINNINGS = (b"{", b"[DONE]")
+_JSON = (b"{", b"}", b"[", b"]", b'"')
 
 Event = tuple[str, bytes]
 """The event's name, empty where it had none, and its data."""
@@ -67,33 +69,39 @@ class SSEDecoder:
         for line in lines:
             if line.startswith(b"data:"):
                 value = line[6:] if line.startswith(b" ", 5) else line[5:]
-                if self._data and value.startswith(_BEGINNINGS) and self._data[-1].rstrip().endswith(b"}"):
-                    events.append((self._name, b"\n".join(self._data)))
-                    self._data, self._name, self._late_name = [], self._late_name, ""
-                self._data.append(value)
             elif line:
-                self._field(line)
+                value = self._field(line)
             elif self._data:
                 data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
                 if data:
                     events.append((self._late_name or self._name, data))
                 self._data, self._name, self._late_name = [], "", ""
+                continue
             else:
                 self._name = ""
+                continue
+            if value is not None:
+                if self._data and value.startswith(_BEGINNINGS) and self._data[-1].rstrip().endswith(b"}"):
+                    events.append((self._name, b"\n".join(self._data)))
+                    self._data, self._name, self._late_name = [], self._late_name, ""
+                self._data.append(value)
         return events
 
-    def _field(self, line: bytes) -> None:
+    def _field(self, line: bytes) -> bytes | None:
+        """Takes in a line that is not the usual one; gives its data, if it has any."""
         if line.startswith(b":"):
             self.comments += 1
-            return
+            return None
+        if (text := line.strip()).startswith(_JSON):
+            return text
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
-            self._data.append(value)
-        elif field == b"event" and self._data:
-            self._late_name = value.decode("utf-8", "replace")
-        elif field == b"event":
-            self._name = value.decode("utf-8", "replace")
-        elif field == b"error":
-            self._name = "error"
-            self._data.append(value)
+            return value
+        if field in (b"event", b"error"):
+            name = value.decode("utf-8", "replace") if field == b"event" else "error"
+            if self._data:
+                self._late_name = name
+            else:
+                self._name = name
+        return value if field == b"error" else None
