@@ -27,6 +27,8 @@ Glossary (`<id>` is the request id; the braces are a cluster hash tag, so both k
                           given), request (msgpack, up to DEAD_BYTES_MAX), envelope (arq's, where there is no record or
                           it could not be read); DEAD_LIFETIME_S
     tr:cancel             channel, not stored: request ids to cancel, heard by every worker process
+    tr:push:<n>           channels, not stored, n from 0 below PUSH_SHARDS: new entries, once their log has them, for
+                          those who follow live (push.py)
 
 Fields of the record: `request` (msgpack), `digest`, `status` (queued, running, or the outcome's), `api`, `model`,
 `tenant`, `priority` and `retry_of` (where given), `attempt` (the last begun), `token` (its owner), `cancel` (1 once
@@ -41,6 +43,7 @@ LANES = "tr:queue:lanes"
 WATCHED = "tr:queue:watched"
 DEAD = "tr:dead"
 CANCEL_CHANNEL = "tr:cancel"
+PUSH = "tr:push:"
 ABORT = "arq:abort"
 ENTRY_FIELD = "e"
 
@@ -48,6 +51,9 @@ JOB_FUNCTION = "generate"
 """The name of the arq job function that runs a request."""
 
 DEFAULT_PRIORITY = "normal"
+
+PUSH_SHARDS = 8
+"""A worker sends a commit's entries in one message a shard; who follows few requests hears only their shards."""
 
 WAKE_LIFETIME_S = 60
 WAKE_TOKENS_MAX = 64

@@ -63,7 +63,7 @@ class Script:
         folder = files("schemas") / "lua"
         parts = ["_prelude", "_lanes", self.name] if self._lanes else ["_prelude", self.name]
         sources = [(folder / f"{part}.lua").read_text() for part in parts]
-        return "\n".join([_LANE_NAMES, *sources] if self._lanes else sources)
+        return "\n".join([_PUSH_NAMES, _LANE_NAMES, *sources] if self._lanes else [_PUSH_NAMES, *sources])
 
     def call(self, **given: Argument) -> tuple[list[Argument], list[Argument]]:
         """KEYS and ARGV in their order, from arguments by name."""
@@ -80,6 +80,7 @@ class Script:
         return Verdict(word, {name.decode(): value for name, value in zip(rest[::2], rest[1::2], strict=True)})
 
 
+_PUSH_NAMES = f"local PUSH, PUSH_SHARDS = '{names.PUSH}', {names.PUSH_SHARDS}"
 _LANE_NAMES = f"""local LANES, WATCHED, LANE, RUNNING = \
 '{names.LANES}', '{names.WATCHED}', '{names.lane_key("")}', '{names.running_key("")}'
 local WAKE, WAKE_LIFE_S, STATE_LIFE_S = '{names.WAKE}', {names.WAKE_LIFETIME_S}, {names.QUEUE_STATE_LIFETIME_S}

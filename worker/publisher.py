@@ -15,12 +15,16 @@ from typing import Protocol, Self
 from schemas.errors import AttemptLost, LogFull, StoreFull, StoreUnavailable, TailraceError
 from schemas.ids import EntryId
 from schemas.keys import log_key, rec_key
+from schemas.push import channel, shard
 from worker.retry import Backoff
 from worker.store import PATIENCE_S, Batch, Fence, xadd, xadd_prefix
 
 MAX_COMMIT_ENTRIES = 512
 MAX_COMMIT_BYTES = 1024 * 1024
 """A commit stops growing here, so that a backlog does not become one command that blocks the server for all."""
+
+OVERHEAD_BYTES = 100
+"""What an entry counts beside its own bytes: about those of its command."""
 
 REQUEST_BUFFER_BYTES = 4 * 1024 * 1024
 RETRY = Backoff(base_s=0.02, cap_s=0.5)
@@ -31,6 +35,10 @@ class Line(Protocol):
 
     async def commit(self, batches: Sequence[Batch]) -> list[TailraceError | None]:
         """Writes all batches in one round trip, each all or nothing."""
+        ...
+
+    async def push(self) -> None:
+        """Tells those who follow live what the last commit has written."""
         ...
 
     async def standing(self, fences: Sequence[Fence]) -> list[bool]:
@@ -59,8 +67,10 @@ class LogWriter:
         holds: Callable[[], bool],
         limits: tuple[int, int],
     ) -> None:
+        self.request_id = request_id
         self.log = log_key(request_id)
         self.rec = rec_key(request_id)
+        self.channel = channel(shard(request_id))
         self.attempt = attempt
         self.token = token
         self.seq = 0
@@ -88,9 +98,8 @@ class LogWriter:
             self._bytes_left = -1
             raise LogFull(f"the answer has more entries or bytes than a log takes ({self.seq:,} entries were written)")
         self.seq = seq
-        command = xadd(self._prefix, b"%d-%d" % (self.attempt, seq), entry)
-        self._unsent.append(command)
-        self._publisher.gather(self, len(command))
+        self._unsent.append(entry)
+        self._publisher.gather(self, len(entry) + OVERHEAD_BYTES)
 
     async def room(self) -> None:
         """Waits while the buffer of the process or of this request is full: the back-pressure of the upstream read."""
@@ -117,13 +126,15 @@ class LogWriter:
 
     def take(self, entries: int, size: int) -> "_Batch":
         """The next batch: at most so many entries, and bytes up to `size` or one entry."""
-        commands: list[bytes] = []
-        while self._unsent and entries > len(commands) and size > 0:
-            command = self._unsent.popleft()
-            commands.append(command)
-            size -= len(command)
-        first = self.seq - len(self._unsent) - len(commands)
-        return _Batch(self, commands, EntryId(self.attempt, first + len(commands)))
+        taken: list[bytes] = []
+        while self._unsent and entries > len(taken) and size > 0:
+            entry = self._unsent.popleft()
+            taken.append(entry)
+            size -= len(entry) + OVERHEAD_BYTES
+        last = self.seq - len(self._unsent)
+        numbered = enumerate(taken, last + 1 - len(taken))
+        commands = [xadd(self._prefix, b"%d-%d" % (self.attempt, seq), entry) for seq, entry in numbered]
+        return _Batch(self, taken, commands, EntryId(self.attempt, last))
 
     def wrote(self, last: EntryId) -> None:
         """All up to here stands in Redis."""
@@ -146,14 +157,17 @@ class LogWriter:
 class _Batch:
     """What one commit writes into one log. It stays as it is when it is sent again: Redis then knows it by its ids."""
 
-    __slots__ = ("commands", "last", "log", "size", "writer")
+    __slots__ = ("channel", "commands", "entries", "last", "log", "request_id", "size", "writer")
 
-    def __init__(self, writer: LogWriter, commands: list[bytes], last: EntryId) -> None:
+    def __init__(self, writer: LogWriter, entries: list[bytes], commands: list[bytes], last: EntryId) -> None:
         self.writer = writer
+        self.request_id = writer.request_id
         self.log = writer.log
+        self.channel = writer.channel
+        self.entries: Sequence[bytes] = entries
         self.commands: Sequence[bytes] = commands
         self.last = last
-        self.size = sum(map(len, commands))
+        self.size = sum(map(len, entries)) + len(entries) * OVERHEAD_BYTES
 
 
 class Publisher:
@@ -273,6 +287,7 @@ class Publisher:
                 while batches := self._next_commit():
                     await self._commit(batches)
                     self._tell()
+                await self._push()
         finally:
             for writer in tuple(self._open):
                 self.drop(writer, StoreUnavailable("the publisher has ended"))
@@ -317,11 +332,20 @@ class Publisher:
             left = [batch for batch in batches if batch.writer.failed is None]
             answers = dict(zip(left, await self._line.commit(left) if left else (), strict=True))
         except StoreUnavailable as error:
-            self._away = True
-            self._doubtful.update(self._open)
+            self._lost_touch()
             return [error] * len(batches)
         self._away = False
         return [answers[batch] if batch in answers else batch.writer.failed for batch in batches]
+
+    async def _push(self) -> None:
+        try:
+            await self._line.push()
+        except StoreUnavailable:  # readers look into the log by themselves
+            self._lost_touch()
+
+    def _lost_touch(self) -> None:
+        self._away = True
+        self._doubtful.update(self._open)
 
     async def _ask_for(self, doubtful: list[LogWriter]) -> None:
         """Ends the attempts of which the server, back after a failover, has lost the beginning.

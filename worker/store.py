@@ -24,6 +24,7 @@ from schemas.deltas import ErrorInfo
 from schemas.errors import AttemptLost, StoreError, StoreFull, StoreRefused, StoreUnavailable, TailraceError
 from schemas.ids import EntryId
 from schemas.outcome import Outcome, terminal_of
+from schemas.push import encode_pushes
 from schemas.request import GenerationRequest
 from schemas.scripts import Argument, Script, Verdict
 from worker.retry import Backoff
@@ -77,7 +78,10 @@ def address(url: str) -> str:
 class Batch(Protocol):
     """What a commit writes into one log, all or nothing."""
 
+    request_id: str
     log: str
+    channel: str
+    entries: Sequence[bytes]
     commands: Sequence[bytes]
     last: EntryId
 
@@ -101,12 +105,26 @@ def xadd(prefix: bytes, entry_id: bytes, entry: bytes) -> bytes:
     return b"%b$%d\r\n%b\r\n$1\r\ne\r\n$%d\r\n%b\r\n" % (prefix, len(entry_id), entry_id, len(entry), entry)
 
 
+def publish(channel: str, message: bytes) -> bytes:
+    """A packed PUBLISH."""
+    return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+        len(channel),
+        channel.encode(),
+        len(message),
+        message,
+    )
+
+
 _MULTI = b"*1\r\n$5\r\nMULTI\r\n"
 _EXEC = b"*1\r\n$4\r\nEXEC\r\n"
 
 
 class CommitLine:
     """One connection for commits alone; redis-py brings TLS, authentication and the reading of replies.
+
+    What a commit has written is then pushed to those who follow live: with the commands of the next commit, or by
+    `push` when none waits. Not before Redis has answered: what it refuses (a fenced writer's, or for want of memory)
+    must not be seen. Whether anybody hears a push is not asked, so a push costs no wait.
 
     Args:
         url: of the Redis to write to.
@@ -116,6 +134,8 @@ class CommitLine:
         # No socket timeout of redis-py's: it would set a timer for each reply. One timer spans the whole commit.
         pool = ConnectionPool.from_url(url, socket_timeout=None, socket_connect_timeout=CONNECT_TIMEOUT_S)
         self._connection: AbstractConnection = pool.make_connection()
+        self._written: list[Batch] = []
+        self._unread = 0
 
     async def commit(self, batches: Sequence[Batch]) -> list[TailraceError | None]:
         """Writes all batches in one round trip, each all or nothing.
@@ -127,10 +147,24 @@ class CommitLine:
             StoreUnavailable: the connection was lost or Redis did not answer; the same batches may be sent again.
         """
         async with self._round_trip():
-            frames = [frame for batch in batches for frame in _frames(batch.commands)]
+            frames = self._pushes()
+            frames += [frame for batch in batches for frame in _frames(batch.commands)]
             await self._connection.send_packed_command(b"".join(frames), check_health=False)
+            await self._read_counts()
             answers = [await self._answers(len(batch.commands)) for batch in batches]
-            return [await self._judge(batch, answer) for batch, answer in zip(batches, answers, strict=True)]
+            reasons = [await self._judge(batch, answer) for batch, answer in zip(batches, answers, strict=True)]
+            self._written = [batch for batch, why in zip(batches, reasons, strict=True) if why is None]
+            return reasons
+
+    async def push(self) -> None:
+        """Pushes what the last commit has written, unless another commit has taken that along.
+
+        Raises:
+            StoreUnavailable: the connection was lost; readers find in the log what was not pushed.
+        """
+        if self._written:
+            async with self._round_trip():
+                await self._connection.send_packed_command(b"".join(self._pushes()), check_health=False)
 
     async def standing(self, fences: Sequence[Fence]) -> list[bool]:
         """Which of these attempts the server still knows as begun: after a failover it may have forgotten.
@@ -141,6 +175,7 @@ class CommitLine:
         async with self._round_trip():
             asked = [self._connection.pack_command("HMGET", fence.rec, "attempt", "token") for fence in fences]
             await self._connection.send_packed_command(b"".join(chain(*asked)), check_health=False)
+            await self._read_counts()
             answers = [await self._connection.read_response() for _ in fences]
         return [
             answer == [b"%d" % fence.attempt, fence.token.encode()]
@@ -162,7 +197,24 @@ class CommitLine:
 
     async def close(self) -> None:
         """Closes the connection; the next commit opens it again."""
+        self._written, self._unread = [], 0
         await self._connection.disconnect(nowait=True)
+
+    def _pushes(self) -> list[bytes]:
+        """A PUBLISH for each shard in which something was written; their answers are read with those of a commit."""
+        shards: dict[str, list[tuple[str, int, int, Sequence[bytes]]]] = {}
+        for batch in self._written:
+            first = batch.last.seq + 1 - len(batch.entries)
+            shards.setdefault(batch.channel, []).append((batch.request_id, batch.last.attempt, first, batch.entries))
+        self._written = []
+        self._unread += len(shards)
+        return [publish(channel, encode_pushes(pushes)) for channel, pushes in shards.items()]
+
+    async def _read_counts(self) -> None:
+        """How many heard each push: nobody asks. A push that is refused is late for its readers, not lost."""
+        while self._unread:
+            await self._reply()
+            self._unread -= 1
 
     async def _answers(self, count: int) -> list[Any]:
         """The replies to a batch of `count` commands, one each."""

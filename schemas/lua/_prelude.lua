@@ -41,3 +41,13 @@ local function last_attempt(log)
   local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   return last and tonumber(string.match(last[1], '^%d+')) or 0
 end
+
+-- Appends an entry, and pushes it to those who follow live (schemas/push.py): the message is what msgpack makes of
+-- [[id, attempt, seq, [entry]]]. A push that is refused must not stop a script that has written: the log has the entry.
+local function append(log, attempt, seq, entry)
+  redis.call('XADD', log, 'NOMKSTREAM', string.format('%.0f-%.0f', attempt, seq), 'e', entry)
+  local id = string.match(log, '{(.*)}')
+  local shard = tonumber(string.sub(redis.sha1hex(id), 1, 1), 16) % PUSH_SHARDS
+  redis.pcall('PUBLISH', PUSH .. shard, '\145\148' .. cmsgpack.pack(id, attempt, seq) .. '\145\198'
+    .. struct.pack('>I4', #entry) .. entry)
+end

@@ -17,7 +17,7 @@ if recorded == attempt and at[3] == token then
 else
   local taken = math.max(recorded, last_attempt(log))
   if attempt <= taken then return {'stale', 'attempt', tostring(taken)} end
-  redis.call('XADD', log, 'NOMKSTREAM', attempt .. '-0', 'e', fill_time(ARGV[3], 'at', started))
+  append(log, attempt, 0, fill_time(ARGV[3], 'at', started))
   redis.call('HSET', rec, 'status', 'running', 'attempt', attempt, 'token', token, 'started_ms', started,
     'crashes', crashes)
   local life_ms = math.max(tonumber(at[7]) - started, 0) + tonumber(at[8])

@@ -14,7 +14,7 @@ end
 local now, attempt = now_ms(), math.max(tonumber(at[2]), last_attempt(log)) + 1
 local outcome = fill(ARGV[4], 'attempt', 'null', tostring(attempt))
 outcome = fill_time(fill_time(outcome, 'submitted_at', tonumber(at[3])), 'finished_at', now)
-redis.call('XADD', log, 'NOMKSTREAM', attempt .. '-0', 'e', ARGV[3])
+append(log, attempt, 0, ARGV[3])
 redis.call('HSET', rec, 'status', 'cancelled', 'attempt', attempt, 'outcome', outcome, 'finished_ms', now)
 redis.call('HDEL', rec, 'token')
 redis.call('PEXPIRE', rec, at[4])

@@ -19,7 +19,7 @@ if not last or last[1] ~= attempt .. '-' .. string.format('%d', tonumber(seq) - 
   return {'gap', 'last_id', last and last[1] or ''}
 end
 local now = now_ms()
-redis.call('XADD', log, 'NOMKSTREAM', ARGV[3], 'e', ARGV[4])
+append(log, tonumber(attempt), tonumber(seq), ARGV[4])
 redis.call('HSET', rec, 'status', ARGV[6], 'outcome', fill_time(ARGV[5], 'finished_at', now), 'finished_ms', now,
   'failures', ARGV[7])
 if ARGV[8] ~= '' then redis.call('HSET', rec, 'error', ARGV[8]) end
