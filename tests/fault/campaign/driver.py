@@ -51,10 +51,10 @@ class Campaign:
     async def run(self) -> History:
         """From the first request to the last look."""
         progress = asyncio.create_task(self._tell())
+        requests = [asyncio.create_task(self._request(planned)) for planned in self._plan.requests]
+        requests += [asyncio.create_task(self._poison(planned)) for planned in self._plan.poison]
+        faults = [asyncio.create_task(self._fault(fault)) for fault in self._plan.faults]
         try:
-            requests = [asyncio.create_task(self._request(planned)) for planned in self._plan.requests]
-            requests += [asyncio.create_task(self._poison(planned)) for planned in self._plan.poison]
-            faults = [asyncio.create_task(self._fault(fault)) for fault in self._plan.faults]
             await asyncio.gather(*faults)
             await self._until_s(self._plan.form.active_s)
             await self._site.heal()
@@ -63,10 +63,10 @@ class Campaign:
             self._phase = "ended"
             return await self._look(healed)
         finally:
-            progress.cancel()
-            for task in self._reading:
+            under_way = (*faults, *requests, *self._reading, progress)
+            for task in under_way:
                 task.cancel()
-            await asyncio.gather(progress, *self._reading, return_exceptions=True)
+            await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _until_s(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, self._begun + at_s - asyncio.get_running_loop().time()))
