@@ -1,11 +1,12 @@
 """What a producer's verbs answer: values, without Redis."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from schemas.deltas import Api
+from schemas.deltas import Api, ErrorInfo
 from schemas.keys import DEFAULT_PRIORITY
 from schemas.request import Priority
 
@@ -39,11 +40,19 @@ class CancelVerdict(NamedTuple):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a request stands. Times as the server's clock gave them, ISO 8601, UTC; None for what has not happened."""
+    """Where a request stands.
+
+    `failures` are attempts that failed, `crashes` workers that died or hung with it, `drains` workers that went and
+    handed it back; `retry_of` is the dead request that this one retries; `error` stands where it failed.
+    Times as the server's clock gave them, ISO 8601, UTC; None for what has not happened.
+    """
 
     request_id: str
     status: RequestStatus
     attempt: int
+    failures: int
+    crashes: int
+    drains: int
     api: Api
     model: str
     tenant: str | None
@@ -53,11 +62,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     deadline_at: str
     started_at: str | None
     finished_at: str | None
+    retry_of: str | None
+    error: ErrorInfo | None
 
 
+COUNTS = ("failures", "crashes", "drains")
 RECORD_FIELDS = (
     *("attempt", "api", "model", "tenant", "priority", "cancel"),
-    *("submitted_ms", "deadline_ms", "started_ms", "finished_ms"),
+    *("submitted_ms", "deadline_ms", "started_ms", "finished_ms", "retry_of", "error"),
+    *COUNTS,
 )
 """What `status_of` needs of the record, beside its status."""
 
@@ -71,6 +84,7 @@ def status_of(request_id: str, record: dict[str, bytes]) -> Status:
         request_id=request_id,
         status=status,
         attempt=int(record["attempt"]),
+        **counts_of(record),
         api=api,
         model=record["model"].decode(),
         tenant=record["tenant"].decode() if "tenant" in record else None,
@@ -80,7 +94,14 @@ def status_of(request_id: str, record: dict[str, bytes]) -> Status:
         deadline_at=_iso(record["deadline_ms"]),
         started_at=_iso(record["started_ms"]) if "started_ms" in record else None,
         finished_at=_iso(record["finished_ms"]) if "finished_ms" in record else None,
+        retry_of=record["retry_of"].decode() if "retry_of" in record else None,
+        error=msgspec.json.decode(record["error"], type=ErrorInfo) if "error" in record else None,
     )
+
+
+def counts_of(record: Mapping[str, bytes]) -> dict[str, Any]:
+    """What the record counts, by the names of status and outcome."""
+    return {name: int(record.get(name, 0)) for name in COUNTS}
 
 
 def _iso(ms: bytes) -> str:

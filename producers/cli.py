@@ -140,8 +140,17 @@ def status(argv: Sequence[str]) -> int:
         return 0
     for name, value in msgspec.structs.asdict(stands).items():
         if value not in (None, False):
-            print(f"{name.replace('_', ' '):<16} {'yes' if value is True else value}")
+            print(f"{name.replace('_', ' '):<16} {_in_words(value)}")
     return 0
+
+
+def _in_words(value: object) -> str:
+    from producers.show import visible
+    from schemas.deltas import ErrorInfo
+
+    if isinstance(value, ErrorInfo):
+        value = f"{value.code}: {value.message} ({value.whose}'s move)"
+    return "yes" if value is True else visible(str(value), sys.stdout.encoding)
 
 
 def _print_json(line: bytes) -> None:

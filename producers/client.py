@@ -17,7 +17,8 @@ from arq.jobs import serialize_job
 from arq.utils import timestamp_ms
 
 from producers import tail as tails
-from producers.answers import RECORD_FIELDS, CancelVerdict, Status, Submitted, status_of
+from producers.answers import COUNTS, RECORD_FIELDS, CancelVerdict, Status, Submitted, counts_of, status_of
+from producers.dead import DeadLetters
 from producers.letta import LettaItem, letta
 from producers.snapshot import Snapshot, snapshot
 from producers.store import ProducerStore
@@ -50,6 +51,9 @@ class Client:
         retention_s: how long log and record stay after the end.
         away_limit_s: how long Redis may be away in one piece before a running tail gives up.
         tokens: signs what `tail_token` mints.
+
+    Attributes:
+        dead: the dead-letter list.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Client:
         self._run_limit_s = run_limit_s
         self._retention_s = retention_s
         self._away_limit_s = away_limit_s
+        self.dead = DeadLetters(store, self.submit)
         self._arq = ArqRedis(
             store.pool,
             job_serializer=codec.encode_job,
@@ -155,6 +160,7 @@ class Client:
             accepted=codec.encode_entry(Accepted(FORMAT_VERSION, UNFILLED, checked.api, checked.model)),
             tenant=checked.tenant,
             priority=checked.priority,
+            retry_of=checked.retry_of,
         )
         if verdict.word == "conflict":
             raise RequestConflict(f"a request with id {request_id!r} stands and has other content: take a new id")
@@ -220,7 +226,7 @@ class Client:
             UnknownRequest: no such id, or its lifetime is over.
             StoreError: Redis is away, full or refuses.
         """
-        record = await self._record(request_id, "api", "model", "request")
+        record = await self._record(request_id, "api", "model", "request", *COUNTS)
         api: Any = record["api"].decode()
         request = decode_request(record["request"])
         outcome = Outcome(
@@ -230,7 +236,9 @@ class Client:
             finished_at=UNFILLED,
             api=api,
             model=record["model"].decode(),
+            retry_of=request.retry_of,
             metadata=request.metadata,
+            **counts_of(record),
         )
         verdict = await self._store.cancel(
             request_id, terminal=codec.encode_entry(Cancelled(0)), outcome=codec.encode_outcome(outcome)

@@ -22,6 +22,7 @@ _SUMMARIES = {
     "result": "print the outcome as JSON",
     "cancel": "stop a request, waiting or running",
     "status": "say where a request stands",
+    "dead": "list, show, retry and drop requests that could not be run",
     "worker": "run requests: queue to model to stream",
     "replay": "turn a recorded response into deltas, without Redis",
     "demo": "show it all on a Valkey and a simulated model of its own",

@@ -33,6 +33,12 @@ _TERMINAL_COLOURS = {Completed: _GREEN, Incomplete: _YELLOW, Cancelled: _YELLOW,
 _VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
+def visible(text: str, encoding: str | None) -> str:
+    """Text of others as a terminal can show it, without steering the terminal."""
+    shown = text.translate(_VISIBLE)
+    return shown.encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
+
+
 class View(Protocol):
     """Shows the items of one tail."""
 

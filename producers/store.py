@@ -27,6 +27,7 @@ WAIT_S = 5.0
 """How long a reader waits for the next entry before it looks whether the log still stands."""
 
 _SCRIPTS = (scripts.SUBMIT, scripts.CANCEL, scripts.ENQUEUE, scripts.UNQUEUE)
+_LETTER_FIELDS = ("error", "died_ms", "attempt", "failures", "crashes", "drains", "tenant")
 _RETRY_PAUSE_S = 0.05
 _PASSING = ("BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
 _LOST = (refusals.ConnectionError, refusals.TimeoutError, refusals.WatchError, OSError)
@@ -127,6 +128,7 @@ class ProducerStore:
         accepted: bytes,
         tenant: str | None,
         priority: str,
+        retry_of: str | None,
     ) -> Verdict:
         """Writes record and first entry: `accepted`, `standing` with its status, or `conflict`."""
         return await self._run(
@@ -141,6 +143,7 @@ class ProducerStore:
             accepted=accepted,
             tenant=tenant or "",
             priority=priority,
+            retry_of=retry_of or "",
         )
 
     async def cancel(self, request_id: str, *, terminal: bytes, outcome: bytes) -> Verdict:
@@ -199,6 +202,35 @@ class ProducerStore:
             "retry": keys.retry_key(request_id),
         }
         await self._run(scripts.UNQUEUE, places, id=request_id, lane=lane or "")
+
+    async def letters(self, limit: int) -> list[tuple[str, dict[str, bytes]]]:
+        """The newest dead letters first, without their contents."""
+        async with self.asking():
+            ids: list[bytes] = await self._redis.execute_command("ZREVRANGE", keys.DEAD, 0, limit - 1)
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for job_id in ids:
+                    pipe.execute_command("HMGET", keys.letter_key(job_id.decode()), *_LETTER_FIELDS)
+                answers = await pipe.execute()
+        found: list[tuple[str, dict[str, bytes]]] = []
+        for job_id, values in zip(ids, answers, strict=True):
+            fields = {name: value for name, value in zip(_LETTER_FIELDS, values, strict=True) if value is not None}
+            if "error" in fields:  # its lifetime may be over
+                found.append((job_id.decode(), fields))
+        return found
+
+    async def letter(self, job_id: str) -> dict[str, bytes] | None:
+        """One dead letter, whole; None when there is none."""
+        async with self.asking():
+            fields = await self._redis.hgetall(keys.letter_key(job_id))
+        return {name.decode(): value for name, value in fields.items()} or None
+
+    async def drop_letter(self, job_id: str) -> bool:
+        """Takes a dead letter out of the list; False when it was not there."""
+        async with self.asking():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.execute_command("ZREM", keys.DEAD, job_id)
+                pipe.execute_command("DEL", keys.letter_key(job_id))
+                return any(await pipe.execute())
 
     async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
         """One consistent look at a log; None when there is none."""
