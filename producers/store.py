@@ -30,6 +30,8 @@ _SCRIPTS = (scripts.SUBMIT, scripts.CANCEL, scripts.ENQUEUE, scripts.UNQUEUE)
 _LETTER_FIELDS = ("error", "died_ms", "attempt", "failures", "crashes", "drains", "tenant")
 _RETRY_PAUSE_S = 0.05
 _PASSING = ("BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
+_CLOSED_MEANWHILE = "the handler is closed"
+"""So ends uvloop's RuntimeError for a write to a connection that was lost a moment before; asyncio's own goes on."""
 _LOST = (refusals.ConnectionError, refusals.TimeoutError, refusals.WatchError, OSError)
 
 
@@ -112,7 +114,7 @@ class ProducerStore:
             raise StoreUnavailable(
                 f"Redis at {self.place} did not answer within {wait_s + self._timeout_s:g} s"
             ) from error
-        except (refusals.RedisError, OSError) as error:
+        except (refusals.RedisError, OSError, RuntimeError) as error:
             raise self._translated(error) from error
 
     async def submit(
@@ -289,6 +291,8 @@ class ProducerStore:
     def _translated(self, error: Exception) -> StoreError:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         match error:
+            case RuntimeError() if _CLOSED_MEANWHILE not in said:
+                raise error  # none of Redis's
             case refusals.AuthenticationError() | refusals.AuthorizationError() | refusals.NoPermissionError():
                 return StoreRefused(f"Redis at {self.place} refuses: {said}; check user and password in its URL")
             case refusals.OutOfMemoryError():

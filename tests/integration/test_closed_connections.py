@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 import uvloop
 from redis.asyncio import Redis
 
+from producers.store import ProducerStore
 from schemas.errors import StoreUnavailable
 from tests.rig import rig
 from worker.store import FAILURES, Store, store_error
@@ -64,7 +66,7 @@ async def test_a_verb_outlives_a_write_to_a_closed_connection(redis_url: str, mo
     async with Redis.from_url(redis_url) as redis:
         send = redis.execute_command
 
-        async def fails_once(*args: object, **options: object) -> object:
+        async def fails_once(*args: Any, **options: Any) -> Any:
             with contextlib.suppress(IndexError):
                 raise failures.pop()
             return await send(*args, **options)
@@ -73,3 +75,18 @@ async def test_a_verb_outlives_a_write_to_a_closed_connection(redis_url: str, mo
         verdict = await Store(redis).release("nobody", 1, "token")
     assert verdict.word == "stale"
     assert failures == []
+
+
+async def test_a_producer_hears_that_redis_is_away(redis_url: str) -> None:
+    # given the same error in a producer's loop, expect it told as every lost connection is
+    error = await asyncio.to_thread(closed_meanwhile)
+    store = await ProducerStore.connect(redis_url, timeout_s=5.0)
+    try:
+        with pytest.raises(StoreUnavailable):
+            async with store.asking():
+                raise error
+        with pytest.raises(RuntimeError, match="something else"):
+            async with store.asking():
+                raise RuntimeError("something else")
+    finally:
+        await store.close()
