@@ -1,20 +1,23 @@
 """What the adapter makes of a request and of headers, without a server."""
 
-import inspect
+import asyncio
+import json
+from typing import Any
 
+import httpx2
 import openai
 import pytest
 
 from schemas.errors import SettingsError
-from schemas.request import ChatParameters, ResponsesParameters, SharedParameters, parse_request
-from worker.upstream import TimeLimits, Upstream, retry_after_s, upstream_parameters, without_key
+from schemas.request import GenerationRequest, parse_request
+from worker.upstream import TimeLimits, Upstream, retry_after_s, sdk_arguments, upstream_body, without_key
 
 LIMITS = TimeLimits(1.0, 2.0, 3.0)
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
 def test_always_streamed_and_with_usage() -> None:
-    assert upstream_parameters(parse_request(CHAT)) == {
+    assert upstream_body(parse_request(CHAT)) == {
         **CHAT,
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -22,31 +25,59 @@ def test_always_streamed_and_with_usage() -> None:
 
 
 def test_the_request_may_say_otherwise_of_usage() -> None:
-    said = upstream_parameters(parse_request({**CHAT, "stream_options": {"include_usage": False, "x": 1}}))
+    said = upstream_body(parse_request({**CHAT, "stream_options": {"include_usage": False, "x": 1}}))
     assert said["stream_options"] == {"include_usage": False, "x": 1}
 
 
 def test_ours_stay_here_and_a_vendors_own_go_into_the_body() -> None:
     given = {**CHAT, "id": "a", "timeout_s": 5, "metadata": {"a": 1}, "extra_body": {"top_k": 3}, "temperature": 0.0}
-    said = upstream_parameters(parse_request(given))
-    assert said.keys() == {"model", "messages", "temperature", "extra_body", "stream", "stream_options"}
-    assert said["extra_body"] == {"top_k": 3}
+    said = upstream_body(parse_request(given))
+    assert said.keys() == {"model", "messages", "temperature", "top_k", "stream", "stream_options"}
+    assert said["top_k"] == 3
 
 
 def test_responses_has_no_usage_option() -> None:
-    assert upstream_parameters(parse_request({"api": "responses", "model": "m", "input": "hi"})) == {
+    assert upstream_body(parse_request({"api": "responses", "model": "m", "input": "hi"})) == {
         "model": "m",
         "input": "hi",
         "stream": True,
     }
 
 
-def test_the_sdk_takes_every_parameter_that_a_request_may_have() -> None:
-    client = openai.AsyncOpenAI(api_key="k")
-    ours = {*ChatParameters.model_fields, *SharedParameters.model_fields}
-    assert ours <= inspect.signature(client.chat.completions.create).parameters.keys()
-    ours = {*ResponsesParameters.model_fields, *SharedParameters.model_fields}
-    assert ours <= inspect.signature(client.responses.create).parameters.keys()
+async def sent_by_the_sdk(request: GenerationRequest) -> Any:
+    """The JSON that leaves the process."""
+    sent: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def answer(asked: httpx2.Request) -> httpx2.Response:
+        sent.set_result(asked.content)
+        return httpx2.Response(200)
+
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+    async with openai.AsyncOpenAI(api_key="k", base_url="http://h", http_client=http) as client:
+        of_api: Any = client.chat.completions if request.api == "chat" else client.responses
+        async with of_api.with_streaming_response.create(**sdk_arguments(request)):
+            return json.loads(await sent)
+
+
+FULL: dict[str, dict[str, Any]] = {
+    "chat": {**CHAT, "tools": [{"x": 1}], "prediction": {"a": None}, "logit_bias": {"1": 2.0}, "extra_body": {"k": 1}},
+    "responses": {"api": "responses", "model": "m", "input": [{"role": "user"}], "reasoning": {"effort": "low"}},
+    "a prompt alone": {"api": "responses", "model": "m", "prompt": {"id": "p"}},
+}
+
+
+@pytest.mark.parametrize("case", FULL)
+async def test_what_is_sent_is_the_body_and_nothing_else(case: str) -> None:
+    request = parse_request(FULL[case])
+    assert await sent_by_the_sdk(request) == upstream_body(request)
+
+
+@pytest.mark.parametrize("case", FULL)
+def test_the_sdk_is_given_nothing_to_walk_through(case: str) -> None:
+    """given: what the SDK looks at part by part / expect: no list or object with anything in it."""
+    said = sdk_arguments(parse_request(FULL[case]))
+    said.pop("extra_body")
+    assert [name for name, value in said.items() if isinstance(value, dict | list) and value] == []
 
 
 @pytest.mark.parametrize(
