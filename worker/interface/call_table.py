@@ -4,13 +4,18 @@ The rules, for a fragment that meets a call at its index (without an index: at i
 or else the last call):
 
 1. no id, or the same id: it goes on with that call, unless it begins anew: that call has its name and its arguments
-   are closed JSON, and the fragment has a name and arguments, or another name and no index. A call told again word for
-   word under the same id is a repetition, and so are its arguments alone: nothing can follow closed JSON.
+   are closed JSON, and the fragment has a name and arguments, or another name and no index. A call with an id that is
+   told again, under the same id or none, is a repetition, even where its arguments are written with other blanks or
+   encoded twice; and so are its arguments alone: nothing can follow closed JSON.
 2. an id that another call has: the index is wrong (Gemini), it goes on with the other call.
 3. an id while that call has none: the id came late.
 4. an id that differs: another call under a used index, if the fragment has a name and that call has arguments, or
-   both came in one chunk, or both ids begin alike; else it is the next piece of the id.
+   both came in one chunk, or both ids begin alike; else it is the next piece of the id, unless it is a whole id by its
+   looks (LiteLLM makes up a new one for each chunk): then it goes on with the call, and the first id stands.
 """
+
+import json
+import re
 
 from worker.interface.call import CallState
 from worker.interface.emit import Emitter
@@ -18,6 +23,9 @@ from worker.interface.options import Options
 
 _ALIKE = 4
 """Ids of one server begin alike (`call_`, `toolu_`, `chatcmpl-tool-`); two pieces of one id do not."""
+
+_WHOLE_ID = re.compile(r"(call|tool|toolu|tooluse|chatcmpl-tool|fc)[-_]\w{4}")
+_JSON = json.JSONDecoder(strict=False)
 
 FUNCTION_CALL_INDEX = -1
 """Stands for the `function_call` of old servers, of which there is one."""
@@ -64,14 +72,14 @@ class CallTable:
                 return False
             here.arguments(arguments)
             return True
-        if here is not None and call_id == here.call_id != "" and _tells_again(here, name, arguments):
+        if here is not None and call_id in ("", here.call_id) and _tells_again(here, name, arguments):
             return False
         here = self._find(here, index, call_id, name, arguments) or self._begin(kind)
         self._in_chunk.append(here)
         if index is not None:
             self._by_index[index] = here
         self._last = here
-        if call_id:
+        if call_id and not _is_another(call_id, here.call_id):
             self._by_id.pop(here.call_id, None)  # a part of an id is not the id
             here.id(call_id)
             self._by_id[here.call_id] = here
@@ -91,8 +99,9 @@ class CallTable:
             return None
         if not here.call_id:
             return None if _begins_anew(here, index, name, arguments) else here
-        alike = call_id[:_ALIKE] == here.call_id[:_ALIKE] and len(call_id) > _ALIKE
-        another = (name and (here.begun or here in self._in_chunk)) or (alike and (name or here.closed))
+        another = (name and (here.begun or here in self._in_chunk)) or (
+            _is_another(call_id, here.call_id) and (name or (arguments.strip() and here.closed))
+        )
         return None if another else here
 
     def _begin(self, kind: str) -> CallState:
@@ -104,11 +113,30 @@ class CallTable:
 def _begins_anew(here: CallState, index: int | None, name: str, arguments: str) -> bool:
     if not (name and here.tool_name):
         return False
-    return bool(arguments or (index is None and name != here.tool_name)) and here.closed
+    return bool(arguments.strip() or (index is None and name != here.tool_name)) and here.closed
+
+
+def _is_another(call_id: str, known: str) -> bool:
+    """Whether an id is neither the one known nor a piece of it."""
+    if not known or call_id == known:
+        return False
+    alike = call_id[:_ALIKE] == known[:_ALIKE] and len(call_id) > _ALIKE
+    return alike or _WHOLE_ID.match(call_id) is not None
 
 
 def _tells_again(here: CallState, name: str, arguments: str) -> bool:
-    return bool(arguments) and name == here.tool_name and here.closed and here.arguments_text == arguments
+    if not (here.call_id and arguments.strip() and name == here.tool_name and here.closed):
+        return False
+    return here.arguments_text == arguments or _meaning(here.arguments_text) == _meaning(arguments)
+
+
+def _meaning(arguments: str) -> object:
+    """The value of JSON, also of JSON in a text; the text itself where it is none."""
+    try:
+        value = _JSON.decode(arguments)
+        return _JSON.decode(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return arguments
 
 
 def _are_told_again(here: CallState, arguments: str) -> bool:

@@ -16,6 +16,7 @@ from worker.interface.parts import refusal_of, text_of, thinking_of
 
 JsonObject = dict[str, Any]
 _SHOWN_BYTES = 120
+_OK = 200
 
 
 class FunctionPart(msgspec.Struct, frozen=True, gc=False):
@@ -142,7 +143,7 @@ def _error_in_other_shape(fields: JsonObject) -> Any:
     if fields.get("detail"):
         return fields
     says = isinstance(fields.get("message"), str) or isinstance(fields.get("msg"), str)
-    return fields if says and fields.get("code") else None
+    return fields if says and fields.get("code") and as_integer(fields["code"]) != _OK else None
 
 
 def _choice(fields: JsonObject) -> Choice:

@@ -4,12 +4,13 @@ Pure: used by both interfaces for errors inside a stream, and by whoever reads t
 of HTTP clients and decides no retry: the class says whether another try may help.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, cast
 
 from schemas.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable, Whose
-from worker.interface.lenient import whole
+from worker.interface.lenient import is_shallow, whole
 
 MAX_MESSAGE_CHARACTERS = 2000
 NO_MESSAGE = "the model's server reported an error without a message"
@@ -170,7 +171,9 @@ def _message(error: object, words: list[str]) -> str:
     text: object = error
     if isinstance(error, dict):
         fields = cast("dict[str, Any]", error)
-        text = next((fields[key] for key in ("message", "detail", "msg") if isinstance(fields.get(key), str)), None)
+        text = next((fields[key] for key in ("message", "detail", "msg") if fields.get(key)), None)
+        if isinstance(text, list | dict) and is_shallow(cast("Any", text)):  # a list of findings, as FastAPI has it
+            text = json.dumps(text, ensure_ascii=False)
     told = text.strip() if isinstance(text, str) else ""
     if words and words[0] not in told.lower():
         told = f"{told or NO_MESSAGE} ({words[0]})"
