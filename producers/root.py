@@ -23,6 +23,8 @@ _SUMMARIES = {
     "cancel": "stop a request, waiting or running",
     "status": "say where a request stands",
     "dead": "list, show, retry and drop requests that could not be run",
+    "gateway": "serve all of that over HTTP, with event streams for browsers",
+    "key": "make, list and drop API keys of the gateway",
     "worker": "run requests: queue to model to stream",
     "replay": "turn a recorded response into deltas, without Redis",
     "demo": "show it all on a Valkey and a simulated model of its own",

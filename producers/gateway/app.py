@@ -1,0 +1,180 @@
+"""The gateway: an ASGI application that a web tier can also mount in its own. Composes access, routes and streams.
+
+Owns the client's life, the streams that are open, and how they end when the gateway stops.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from producers.client import Client
+from producers.gateway.access import Access, Allowance, KeyFile, origins_of
+from producers.gateway.answers import Limit, of_error, refusal
+from producers.gateway.routes import MAX_HEAD_BYTES, routes
+from producers.gateway.stream import End, EventStream, Frames, Limits
+from producers.tokens import TokenSigner
+from schemas.errors import SettingsError, TailraceError
+from schemas.settings import Settings
+
+_log = logging.getLogger("tailrace.gateway")
+
+Connect = Callable[[], Awaitable[Client]]
+
+
+class Gateway:
+    """The application: serve it by itself, or mount it: `app.mount("/llm", Gateway(settings))`.
+
+    It connects to Redis with the first request that needs it, or at the start where its own lifespan is run. A
+    web tier that mounts it calls `stop` when it begins to shut down, and `close` at the end.
+
+    Args:
+        settings: of this process.
+        connect: makes the client, in place of one after the settings.
+        is_open: ask nobody who they are. For trying it on one machine.
+
+    Raises:
+        SettingsError: there are no API keys, or something in the settings cannot be used.
+    """
+
+    def __init__(self, settings: Settings, connect: Connect | None = None, *, is_open: bool = False) -> None:
+        if not is_open and not settings.gateway_keys_file:
+            raise SettingsError(
+                "TAILRACE_GATEWAY_KEYS_FILE: is not set, so nobody could call; "
+                "make a key with `tailrace key new --tenant NAME --file FILE`, or try it with --open"
+            )
+        self.settings = settings
+        self.tokens = TokenSigner.of(settings.token_secrets.get_secret_value())
+        self.access = Access(None if is_open else KeyFile(settings.gateway_keys_file), self.tokens)
+        self.allowance = Allowance(settings.gateway_submits_per_minute)
+        self.limits = Limits(
+            settings.gateway_heartbeat_s, settings.gateway_write_timeout_s, settings.gateway_buffer_bytes
+        )
+        self.is_stopping = False
+        self._connect = connect or (lambda: Client.from_settings(settings))
+        self._client: Client | None = None
+        self._connecting = asyncio.Lock()
+        self._streams: set[EventStream] = set()
+        self._app = Starlette(
+            routes=routes(self),
+            middleware=self._middleware(),
+            exception_handlers={TailraceError: _refused, HTTPException: _not_a_route},
+            lifespan=self._lifespan,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif _head_bytes(scope) > MAX_HEAD_BYTES:
+            too_much = Limit(f"headers and address have more than {MAX_HEAD_BYTES:,} bytes, the limit", 431)
+            await of_error(too_much)(scope, receive, _told(scope, send))
+        else:
+            await self._app(scope, receive, _told(scope, send))
+
+    async def client(self) -> Client:
+        """The client, connected.
+
+        Raises:
+            StoreError: Redis cannot be reached, or refuses.
+        """
+        async with self._connecting:
+            if self._client is None:
+                self._client = await self._connect()
+            return self._client
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it holds as many streams as it may."""
+        return len(self._streams) >= self.settings.gateway_max_streams
+
+    def stream(self, followers: list[Frames], what: str) -> EventStream:
+        """A stream that ends with the gateway.
+
+        Args:
+            followers: the frames of each request.
+            what: what the log calls it.
+        """
+        began_s = time.monotonic()
+
+        def ended(end: End) -> None:
+            self._streams.discard(stream)
+            _log.info("stream %s %s after %.1f s", what, end, time.monotonic() - began_s)
+
+        stream = EventStream(followers, self.limits, ended)
+        self._streams.add(stream)
+        return stream
+
+    def stop(self) -> None:
+        """Ends all streams, each with a hint when to come back, and says so at `/readyz`; other calls go on."""
+        self.is_stopping = True
+        for stream in tuple(self._streams):
+            stream.stop()
+
+    async def close(self) -> None:
+        """Closes the client, at the end."""
+        self.stop()
+        if self._client is not None:
+            await self._client.close()
+
+    def _middleware(self) -> list[Middleware]:
+        origins = origins_of(self.settings.gateway_origins)
+        if not origins:
+            return []
+        return [
+            Middleware(
+                CORSMiddleware,
+                allow_origins=origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+                expose_headers=["Location", "Retry-After"],
+            )
+        ]
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncGenerator[None]:
+        await self.client()
+        yield
+        await self.close()
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TailraceError)  # noqa: S101 - it is registered for no other
+    return of_error(error)
+
+
+def _not_a_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for no other
+    return refusal(
+        "not_found" if error.status_code == 404 else "request_invalid",
+        error.detail,
+        "caller",
+        error.status_code,
+        error.headers or {},
+    )
+
+
+def _head_bytes(scope: Scope) -> int:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    return sum(len(name) + len(value) for name, value in headers) + len(scope["path"]) + len(scope["query_string"])
+
+
+def _told(scope: Scope, send: Send) -> Send:
+    """Tells the log of an answer: method, path and status; never the query, which may hold a token."""
+
+    async def tell(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            path = scope["path"].encode("unicode_escape").decode()
+            _log.info("%s %s %d", scope["method"], path, message["status"])
+        await send(message)
+
+    return tell

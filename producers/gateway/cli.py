@@ -1,0 +1,158 @@
+"""The gateway's commands: `gateway` serves it, `key` makes and drops its API keys. Imports web parts only to serve."""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.util import find_spec
+from ipaddress import ip_address
+from pathlib import Path
+
+from producers.api_keys import HEADER, ApiKey, new_key, parse_keys, parse_until
+from producers.root import CommandParser
+from schemas.errors import SettingsError
+
+WEB_MISSING = "the extra `web` is not installed: pip install 'tailrace[web]'"
+
+
+def gateway(argv: Sequence[str]) -> int:
+    """`tailrace gateway`: serves HTTP until it is told to stop."""
+    parser = CommandParser(
+        "gateway",
+        description="Serve submit, status, cancel and event streams over HTTP (docs/gateway.md).\n"
+        "SIGTERM ends open streams with a hint to come back, and resume elsewhere.",
+        example="TAILRACE_GATEWAY_KEYS_FILE=keys tailrace gateway --host 0.0.0.0 --port 8000",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=_port, default=8000, help="port to listen on (8000; 0 takes a free one)")
+    parser.add_argument("--open", action="store_true", help="ask nobody for a key; on a loopback address only")
+    given = parser.parse_args(argv)
+    if given.open and not _is_loopback(given.host):
+        parser.error("--open lets anyone in, so it takes a loopback address only, such as 127.0.0.1")
+    _require_web()
+    return asyncio.run(_serve(given.host, given.port, is_open=given.open))
+
+
+def key(argv: Sequence[str]) -> int:
+    """`tailrace key`: makes, lists and drops API keys."""
+    parser = CommandParser(
+        "key",
+        description="Make, list and drop the API keys of web tiers. A new key is printed once, alone, on stdout;\n"
+        "the file keeps its SHA-256 only. A gateway that runs sees the change within a second.",
+        example="tailrace key new --tenant acme --file keys",
+    )
+    parser.add_argument("verb", choices=("new", "list", "drop"))
+    parser.add_argument("id", nargs="?", help="the key to drop: the middle part of trk_<id>_<secret>")
+    parser.add_argument("--tenant", help="of a new key: whose requests it submits and sees")
+    parser.add_argument("--until", type=_until, metavar="TIME", help="of a new key: when it ends, such as 2030-01-31")
+    parser.add_argument(
+        "--file", metavar="FILE", default=os.environ.get("TAILRACE_GATEWAY_KEYS_FILE"), help="the file of keys"
+    )
+    given = parser.parse_args(argv)
+    if not given.file:
+        parser.error("give --file FILE, or set TAILRACE_GATEWAY_KEYS_FILE")
+    if (given.verb == "new") != (given.tenant is not None) or (given.verb == "drop") != (given.id is not None):
+        parser.error("use: new --tenant NAME, list, or drop ID")
+    path = Path(given.file)
+    match given.verb:
+        case "new":
+            print(_add(path, given.tenant, given.until))
+        case "list":
+            for kept in _kept(path):
+                print(f"{kept.id}  {kept.tenant}  {kept.until.isoformat() if kept.until else 'without end'}")
+        case _:
+            _drop(path, given.id)
+    return 0
+
+
+def _add(path: Path, tenant: str, until: datetime | None) -> str:
+    try:
+        shown, kept = new_key(tenant, until)
+    except ValueError as error:
+        raise SettingsError(f"--tenant: {error}") from error
+    _write(path, [*(_kept(path) if path.exists() else []), kept])
+    return shown
+
+
+def _drop(path: Path, key_id: str) -> None:
+    keys = _kept(path)
+    left = [kept for kept in keys if kept.id != key_id]
+    if len(left) == len(keys):
+        raise SettingsError(f"{path} has no key with the id {key_id[:40]!r}")
+    _write(path, left)
+
+
+def _kept(path: Path) -> list[ApiKey]:
+    try:
+        return parse_keys(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
+        ) from error
+
+
+def _write(path: Path, keys: list[ApiKey]) -> None:
+    """Puts a new file in the old one's place, so that no reader sees half of it."""
+    text = HEADER + "".join(f"{kept.line}\n" for kept in keys)
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(text)
+        if path.exists():
+            os.chmod(file.name, path.stat().st_mode & 0o777)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _require_web() -> None:
+    if any(find_spec(name) is None for name in ("starlette", "uvicorn", "httptools")):
+        raise SettingsError(WEB_MISSING)
+
+
+async def _serve(host: str, port: int, *, is_open: bool) -> int:
+    from producers.client import Client
+    from producers.gateway.app import Gateway
+    from producers.gateway.server import listen, serve
+    from schemas.settings import Settings
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)-7s %(message)s")
+    logging.getLogger("tailrace").setLevel(logging.INFO)
+    settings = Settings.from_environment(os.environ)
+    client = await Client.from_settings(settings)  # now, so that what is wrong is said at the start
+
+    async def connected() -> Client:
+        return client
+
+    served = Gateway(settings, connected, is_open=is_open)
+    with listen(host, port) as listener:
+        print(f"tailrace gateway listens on http://{_shown(host)}:{listener.getsockname()[1]}", flush=True)
+        await serve(served, listener)
+    return 0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= 65_535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
+    return int(text)
+
+
+def _until(text: str) -> datetime:
+    try:
+        return parse_until(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; give for example 2030-01-31") from error

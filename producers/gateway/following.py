@@ -1,0 +1,136 @@
+"""From a request to the frames of its event stream: cursor, snapshot, form, gap, and what is over already.
+
+Uses the client alone. Knows nothing of connections and of who may read.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from producers import sse
+from producers.client import Client
+from producers.gateway.cursors import Places
+from producers.letta import LettaItem
+from producers.snapshot import Snapshot
+from producers.tail import Tailed
+from schemas.codec import encode_entry
+from schemas.deltas import TERMINALS, Gap
+from schemas.errors import CursorInvalid
+from schemas.ids import ACCEPTED, EntryId
+from schemas.letta import LettaView
+
+Form = Literal["raw", "letta"]
+
+BEGINNING_ASKED = "-1"
+"""What `after` may say for the beginning, beside being left out."""
+
+
+class Wanted(NamedTuple):
+    """How somebody wants to follow a request. `after` is None from the beginning."""
+
+    after: str | None = None
+    snapshot: bool = False
+    form: Form = "raw"
+
+
+class Piece(NamedTuple):
+    """What becomes one frame: where it leaves the reader (None: where it was), its name, its JSON."""
+
+    cursor: str | None
+    name: bytes
+    raw: bytes
+    is_terminal: bool = False
+
+
+Pieces = AsyncGenerator[Piece, None]
+
+
+def cursor_of(text: str | None) -> str | None:
+    """A cursor as a caller gave it; None for the beginning.
+
+    Raises:
+        CursorInvalid: it is malformed.
+    """
+    if text is None or text in ("", BEGINNING_ASKED):
+        return None
+    return str(EntryId.parse(text))
+
+
+async def follow(client: Client, request_id: str, wanted: Wanted, *, has_ended: bool) -> Pieces | None:
+    """What is to come of a request; None where nothing is: it has ended, and the cursor is its terminal's.
+
+    Raises:
+        UnknownRequest: no such id, or its lifetime is over.
+        StoreUnavailable: Redis could not be reached.
+    """
+    if wanted.snapshot and wanted.after is None:
+        taken = await client.snapshot(request_id, merged=wanted.form == "letta")
+        pieces = await _opened(client, request_id, taken.cursor, wanted.form)
+        return _after(_snapshot(taken, wanted.form), pieces)
+    try:
+        pieces = await _opened(client, request_id, wanted.after, wanted.form)
+    except CursorInvalid:  # its form is right, so the log has lost what this reader had seen
+        lost = Gap(after=wanted.after or "", before=str(ACCEPTED))
+        pieces = await _opened(client, request_id, None, wanted.form)
+        return _after(Piece(None, b"gap", encode_entry(lost)), pieces)
+    if wanted.after is None or not has_ended:
+        return pieces
+    first = await anext(pieces, None)
+    return None if first is None else _after(first, pieces)
+
+
+async def frames(pieces: Pieces) -> AsyncGenerator[bytes, None]:
+    """The frames of a stream that follows one request: the event id is its cursor."""
+    async with aclosing(pieces):
+        async for cursor, name, raw, _ in pieces:
+            yield sse.frame(raw, name=name, event_id=cursor)
+
+
+async def frames_among(request_id: str, pieces: Pieces, places: Places) -> AsyncGenerator[bytes, None]:
+    """The frames of one of several requests on a stream: the event id is the place in all of them."""
+    async with aclosing(pieces):
+        async for cursor, name, raw, is_terminal in pieces:
+            place = None if cursor is None else places.advance(request_id, cursor, ended=is_terminal)
+            yield sse.frame(sse.addressed(raw, request_id, cursor), name=name, event_id=place)
+
+
+async def _opened(client: Client, request_id: str, after: str | None, form: Form) -> Pieces:
+    if form == "letta":
+        return _letta(await client.open_letta(request_id, after))
+    return _raw(await client.open_tail(request_id, after))
+
+
+async def _raw(items: AsyncGenerator[Tailed, None]) -> Pieces:
+    async with aclosing(items):
+        async for cursor, entry, raw in items:
+            yield Piece(cursor, sse.name_of(raw), raw, isinstance(entry, TERMINALS))
+
+
+async def _letta(items: AsyncGenerator[LettaItem, None]) -> Pieces:
+    async with aclosing(items):
+        async for cursor, entry, message in items:
+            name: str = message["message_type"]
+            yield Piece(cursor, name.encode(), msgspec.json.encode(message), isinstance(entry, TERMINALS))
+
+
+async def _after(first: Piece, others: Pieces) -> Pieces:
+    async with aclosing(others):
+        yield first
+        async for piece in others:
+            yield piece
+
+
+def _snapshot(taken: Snapshot, form: Form) -> Piece:
+    if form == "raw":
+        return Piece(taken.cursor, b"snapshot", msgspec.json.encode(taken))
+    view = LettaView(taken.started) if taken.started else None
+    shown = {
+        "message_type": "snapshot",
+        "v": taken.v,
+        "cursor": taken.cursor,
+        "attempt": taken.attempt,
+        "messages": [view.message(delta) for delta in taken.deltas] if view else [],
+    }
+    return Piece(taken.cursor, b"snapshot", msgspec.json.encode(shown))

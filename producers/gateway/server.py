@@ -1,0 +1,150 @@
+"""Serves the gateway by uvicorn: the socket, the limits below HTTP, signals, and a stop that resumes elsewhere.
+
+Knows nothing of routes and of what streams say.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from producers.gateway.app import Gateway
+from producers.gateway.routes import MAX_HEAD_BYTES
+from producers.gateway.stream import ABORT
+from schemas.errors import SettingsError
+
+HEAD_TIMEOUT_S = 15.0
+"""From a connection's first byte of a request to the last one of its headers."""
+
+IDLE_TIMEOUT_S = 75
+"""How long a connection stays open between two requests."""
+
+STOP_S = 10.0
+"""From the signal until whoever has not taken the last of their stream is cut off."""
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """uvicorn's protocol bounds neither the size of headers nor their time: this does, and lets a reader be dropped."""
+
+    _head_bytes = 0
+    _in_head = True
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Counts what comes before the headers are complete."""
+        if self._in_head and self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._refuse, _TOO_LATE)
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
+
+    def on_headers_complete(self) -> None:
+        """What comes now is its body."""
+        self._in_head = False
+        self._drop_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """What comes now is the next request."""
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        self._drop_timer()
+        super().connection_lost(exc)
+
+    def _refuse(self, answer: bytes) -> None:
+        self._drop_timer()
+        if not self.transport.is_closing():
+            self.transport.write(answer)
+            self.transport.close()
+
+    def _drop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class GatewayServer(uvicorn.Server):
+    """Ends the streams when it stops, before it waits for connections to close.
+
+    Args:
+        gateway: what it serves.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__(
+            uvicorn.Config(
+                gateway,
+                http=GatewayProtocol,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,  # its lines have the query, and that may have a token; ours have not
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=IDLE_TIMEOUT_S,
+                timeout_graceful_shutdown=int(STOP_S),
+            )
+        )
+        self._gateway = gateway
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Lets readers go, then stops as uvicorn does."""
+        for server in self.servers:
+            server.close()  # first: who is sent away must not come back here
+        self._gateway.stop()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """The first signal stops, the second does not wait. uvicorn's own would end the process by the signal."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(NotImplementedError):  # Windows
+                loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                with suppress(NotImplementedError):
+                    loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections; port 0 takes a free one.
+
+    Raises:
+        SettingsError: the address cannot be had.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+
+
+async def serve(gateway: Gateway, listener: socket.socket) -> None:
+    """Serves until a signal comes."""
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    await GatewayServer(gateway).serve([listener])
