@@ -439,7 +439,7 @@ def _late(whole: History) -> History:
 
 
 def _two_at_once(whole: History) -> History:
-    return call_lasts(1, BEGAN + 1.4)(call_lasts(0, BEGAN + 1.3)(whole))
+    return call_lasts(1, BEGAN + 1.8)(call_lasts(0, BEGAN + 1.7)(whole))
 
 
 def _crowded(whole: History) -> History:
@@ -487,7 +487,7 @@ def test_what_was_signalled_in_time_may_have_completed() -> None:
 
 def test_a_call_of_a_worker_that_hangs_may_stay_open() -> None:
     # given a call that is open beside the next one, if its worker was stopped all the while, expect no objection
-    hang = [Disturbance("hang_worker", 0, BEGAN + 0.1, BEGAN + 1.1)]
+    hang = [Disturbance("hang_worker", 0, BEGAN + 0.1, BEGAN + 1.5)]
     doctored = msgspec.structs.replace(_two_at_once(good()), disturbances=hang)
     assert checker.check(doctored) == []
 

@@ -16,7 +16,7 @@ from tests.fault.campaign.reading import Shown, collapse
 
 CRASHES_UNTIL_DEAD = 3
 CLOCK_SLACK_S = 0.05
-OVERLAP_S = 0.5
+OVERLAP_S = 0.8
 AFTER_END_S = 1.5
 """How late a call may be closed on a busy machine; the rest of a body whose answer has ended is read for a second."""
 
