@@ -215,7 +215,7 @@ class ResponsesInterface:
             case "response.output_item.done":
                 if event.item is not None:
                     self._items.finished(event.item, event.output_index)
-            case "error":
+            case "error" | "response.error":
                 self._error = from_error_object(event.error or {"code": event.code, "message": event.message})
             case name if name in _ENDS:
                 self._take_end(event)

@@ -75,8 +75,12 @@ class TextItem(_Item):
         self._say(channel, part, part.append(text))
 
     def settle(self, channel: Channel, index: int | None, value: str) -> None:
-        """The whole value of one part."""
-        self._settle(channel, self._part(channel, index), value)
+        """The whole value of one part; of all of them, where a server counted up the part with each piece."""
+        if self._is_sum(channel, index, value):
+            for part in self._in_order(channel):
+                part.settle(part.value)
+        else:
+            self._settle(channel, self._part(channel, index), value)
 
     def finish(self, item: JsonObject) -> None:
         """The whole item, at its end or in the terminal event."""
@@ -109,6 +113,13 @@ class TextItem(_Item):
         if index not in parts:
             parts[index] = Part()
         return parts[index]
+
+    def _is_sum(self, channel: Channel, index: int | None, value: str) -> bool:
+        parts = self._parts.get(channel, {})
+        if index is None or not value or any(part.settled for part in parts.values()):
+            return False
+        said = index in parts and len(parts) == 1  # the usual case: one part, which settles itself
+        return not said and value == "".join(part.value for part in self._in_order(channel))
 
     def _in_order(self, channel: Channel) -> list[Part]:
         """The parts that have a text."""
