@@ -86,6 +86,7 @@ class Attempt:
         shown: whether a delta of this attempt has been published.
         asked: whether the model's server has been asked.
         failures: attempts of the request that failed, whoever made them; `fail` counts this one.
+        rest_s: seconds that are left of a pause which a stop has ended.
     """
 
     def __init__(self, plant: Plant, lease: Lease, begun: Begun) -> None:
@@ -109,6 +110,7 @@ class Attempt:
         self.shown = False
         self.asked = False
         self.failures = begun.failures
+        self.rest_s = 0.0
 
     @classmethod
     async def begin(cls, plant: Plant, lease: Lease, why: str) -> "Attempt | Verdict":
@@ -152,7 +154,10 @@ class Attempt:
             return Ended(End.LOST)
         except LogFull as error:
             return Ended(End.FAILED, error)
-        return self._judge(ended)
+        ended = self._judge(ended)
+        if isinstance(ended.error, UpstreamError):  # errors inside a stream, too, are the server's words
+            return Ended(ended.how, self._plant.upstream.without_key(ended.error))
+        return ended
 
     def fail(self) -> None:
         """Counts this attempt among those that failed; `pause` and `finish` write it down."""
@@ -170,7 +175,9 @@ class Attempt:
         until = self._server_time(pause_s)
         self._writer.append(encode_entry(RetryScheduled(self._ms(), self._number, reason, until)))
         await self._writer.flush()
+        over_at = self._plant.clock() + pause_s
         await asyncio.wait({self._lease.stopped}, timeout=pause_s)
+        self.rest_s = max(over_at - self._plant.clock(), 0.0)
         return self._lease.stopped.result() if self._lease.stopped.done() else None
 
     async def finish(
