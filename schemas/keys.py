@@ -12,15 +12,16 @@ Glossary (`<id>` is the request id; the braces are a cluster hash tag, so both k
     arq:result:<id>       arq's result, for job functions that keep one (`generate` does not); as long as they say
     arq:abort             sorted set of arq's own aborts, which we do not look at; an id leaves it with its job
     arq:queue:health-check  arq's sign of life, by any worker; a little longer than the pause between two
-    tr:queue:state:<id>   hash: what claim knows of a job: attempt (number minted last), crashes, held (1 while leased),
-                          why (the next attempt begins, when it was handed back), and of one that came from a lane:
-                          lane, since (its place there); QUEUE_STATE_LIFETIME_S
+    tr:queue:state:<id>   hash: what claim knows of a job: attempt (number minted last), crashes, crashed (the attempt
+                          of the last crash), held (1 while leased), why (the next attempt begins, when it was handed
+                          back), since (its place among those that wait), and of one that came from a lane: lane;
+                          QUEUE_STATE_LIFETIME_S
     tr:queue:wake         list of wake-up tokens for idle workers; WAKE_LIFETIME_S
     tr:queue:lane:<lane>  sorted set: the ids that wait in a lane, `<priority>:<tenant>`, by when they were submitted;
                           gone when empty
     tr:queue:lanes        sorted set: the lanes that are to be served, by class and turn; gone when empty
-    tr:queue:watched      sorted set: `<lane>:<id>` of what came from a lane and runs or pauses, by when claim looks
-                          at it again; gone when empty
+    tr:queue:watched      sorted set: the ids that run or pause, with their scores in arq:queue, where they stand behind
+                          all that waits; gone when empty
     tr:queue:running:<tenant>  set: the ids of a tenant that run; gone when empty, QUEUE_STATE_LIFETIME_S
     tr:dead               sorted set: the dead-letter list, ids by when they died; at most DEAD_MAX, DEAD_LIFETIME_S
     tr:dead:<id>          hash: one of them: error (JSON), died_ms, attempt, failures, crashes, drains, tenant (where

@@ -137,7 +137,7 @@ CLAIM = _script(
     seldom={"tenant_limit": 0, "tenant_limits": b"\x80"},  # no limit, an empty map in msgpack
     lanes=True,
 )
-RENEW = _script("renew", "queue", "lease_ms leases", "renewed")
+RENEW = _script("renew", "queue", "lease_ms leases", "renewed", lanes=True)
 ACKNOWLEDGE = _script(
     "acknowledge",
     "queue lease state job retry result abort",
@@ -148,11 +148,12 @@ ACKNOWLEDGE = _script(
 HAND_BACK = _script(
     "hand_back",
     "queue wake lease state",
-    "id token attempt delay_ms why wake_life_s state_life_s",
+    "id token attempt delay_ms why wake_life_s state_life_s cut_off",
     "handed_back again stale",
+    seldom={"cut_off": 0},
     lanes=True,
 )
-NEXT_ATTEMPT = _script("next_attempt", "lease state rec", "token state_life_s", "minted stale")
+NEXT_ATTEMPT = _script("next_attempt", "lease state", "token state_life_s above", "minted stale", seldom={"above": 0})
 
 
 class ClaimedJob(NamedTuple):

@@ -75,10 +75,8 @@ class Lanes:
     async def expire(self, request_id: str) -> None:
         """As if the time of a lease had gone by without renewal."""
         await self.client.delete(keys.lease_key(request_id))
-        await self.client.zadd(keys.QUEUE, {request_id: 1}, xx=True)
-        for member in await self.client.zrange(keys.WATCHED, 0, -1):
-            if member.decode().endswith(f":{request_id}"):
-                await self.client.zadd(keys.WATCHED, {member: 1}, xx=True)
+        for place in (keys.QUEUE, keys.WATCHED):
+            await self.client.zadd(place, {request_id: 1}, xx=True)
 
 
 @asynccontextmanager

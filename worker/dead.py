@@ -97,7 +97,7 @@ class DeadLetters:
                 verdict = begun
             if verdict.word not in ("gap", "stale"):
                 return verdict
-            await lease.next_attempt()
+            await lease.next_attempt(above=verdict.number("attempt") if verdict.word == "stale" else 0)
         raise AttemptLost(f"{lease.request_id} cannot be ended: its log has gone on")
 
 

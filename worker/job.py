@@ -25,8 +25,6 @@ RUNNER = "tailrace_runner"
 STORE_PAUSE_S = 1.0
 """Before a request is tried again that could not be brought to an end because of Redis."""
 
-STALE_PAUSE_S = 0.05
-
 
 async def generate(ctx: dict[Any, Any], request_id: str, request: dict[str, Any] | None = None) -> None:
     """The job function. `request` is there when a plain `enqueue_job` carried it whole."""
@@ -122,6 +120,10 @@ class Runner:
         while True:
             attempt = await Attempt.begin(self._plant, lease, why)
             if isinstance(attempt, Verdict):
+                # The queue's count was lost; or somebody has taken over, and minting says so.
+                if attempt.word == "stale":
+                    await lease.next_attempt(above=attempt.number("attempt"))
+                    continue
                 await self._not_begun(lease, attempt)
                 return
             try:
@@ -174,10 +176,8 @@ class Runner:
         return False
 
     async def _not_begun(self, lease: Lease, verdict: Verdict) -> None:
-        """The log is not ours to write: the request has ended, or is gone, or our number is too low."""
+        """The log is not ours to write: the request has ended, or is gone."""
         telemetry.event(verdict.word, lease.request_id, attempt=lease.attempt, began=False)
-        if verdict.word == "stale":  # the queue's count was lost, and grows again with each claim
-            raise Retry(defer=STALE_PAUSE_S)
         # It has no record; or it has ended, and whoever ended it may have died before it was listed.
         await self._list(lease, UnknownRequest("no request has this id, or its lifetime is over"))
 

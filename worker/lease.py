@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from enum import Enum
 from math import inf
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from schemas.errors import StoreError
 from worker.retry import Backoff
@@ -44,10 +44,11 @@ class Lease:
         why: why this attempt begins: `first`, `lease_expired`, `drained`, `retry`.
         crashes: leases of this job that ran out unanswered, so far.
         stopped: done as soon as the attempt has to end; the first reason stands.
+        cut_off: it ran out because Redis did not answer in time, and not because this process hung.
 
     Args:
         ends_at: own monotonic time, in seconds, at which the right ends unless renewed.
-        mint: asks Redis for the next number; `next_attempt` is its only caller.
+        mint: asks Redis for the next number, above the one given; `next_attempt` is its only caller.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Lease:
         why: str,
         crashes: int,
         ends_at: float,
-        mint: "Callable[[Lease], Awaitable[int]]",
+        mint: "Callable[[Lease, int], Awaitable[int]]",
     ) -> None:
         self.request_id = request_id
         self.attempt = attempt
@@ -67,6 +68,7 @@ class Lease:
         self.why = why
         self.crashes = crashes
         self.stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        self.cut_off = False
         self._ends_at = ends_at
         self._mint = mint
 
@@ -91,29 +93,29 @@ class Lease:
         if not self.stopped.done():
             self.stopped.set_result(why)
 
-    async def next_attempt(self) -> int:
+    async def next_attempt(self, *, above: int = 0) -> int:
         """Mints the next attempt number under the same lease, for an owner that tries again by itself.
+
+        Args:
+            above: a number that the log has seen, where the queue may not know it.
 
         Raises:
             AttemptLost: the lease is another's, or has run out.
             StoreError: Redis did not answer; it may be asked again (numbers may skip).
         """
-        self.attempt = await self._mint(self)
+        self.attempt = await self._mint(self, above)
         return self.attempt
-
-
-class Renewed(NamedTuple):
-    """The answer to a renewal: ids whose lease is gone, and ids that somebody wants cancelled. All others hold."""
-
-    lost: frozenset[str]
-    cancelled: frozenset[str]
 
 
 class LeaseStore(Protocol):
     """What leases need of Redis."""
 
-    async def renew(self, leases: Sequence[Lease]) -> Renewed:
-        """Extends the leases, token-checked. Raises StoreError."""
+    async def renew(self, leases: Sequence[Lease]) -> frozenset[str]:
+        """Extends the leases, token-checked: the ids of those that are gone. Raises StoreError."""
+        ...
+
+    async def asked_to_cancel(self, leases: Sequence[Lease]) -> frozenset[str]:
+        """Which of these requests somebody wants cancelled. Raises StoreError."""
         ...
 
     def cancels(self) -> AsyncIterator[str | None]:
@@ -134,6 +136,7 @@ class Leases:
         self._lease_s = lease_s
         self._running: dict[str, Lease] = {}
         self._at_once = asyncio.Event()
+        self._unanswered_since = inf  # by our own clock: the first renewal that failed since the last that did not
 
     def __len__(self) -> int:
         return len(self._running)
@@ -169,10 +172,12 @@ class Leases:
                 await self.renew()
             except StoreError as error:
                 failures += 1
+                self._unanswered_since = min(self._unanswered_since, monotonic())
                 _logger.warning("leases not renewed (%s); trying again", error)
                 pause_s = _RETRY.pause_s(failures)
             else:
                 failures, pause_s = 0, self._lease_s / RENEWALS_PER_LEASE
+                self._unanswered_since = inf
 
     async def _pause(self, pause_s: float) -> None:
         try:
@@ -192,18 +197,21 @@ class Leases:
         for first in range(0, len(held), RENEWED_AT_ONCE):
             batch = held[first : first + RENEWED_AT_ONCE]
             sent_at = monotonic()
-            answer = await self._store.renew(batch)
+            lost = await self._store.renew(batch)
             for lease in batch:
-                if lease.request_id in answer.lost:
+                if lease.request_id in lost:
                     self._lose(lease, "the server says another has it, or nobody")
                 else:
                     lease.renewed(sent_at + self._lease_s)
-                if lease.request_id in answer.cancelled:
+            cancelled = await self._store.asked_to_cancel(batch)
+            for lease in batch:
+                if lease.request_id in cancelled:
                     lease.stop(Stop.CANCELLED)
 
     def _lose(self, lease: Lease, why: str) -> None:
         if self._running.get(lease.request_id) is lease and lease.ends_at > -inf:
             _logger.warning("lease of %s, attempt %d, lost: %s", lease.request_id, lease.attempt, why)
+            lease.cut_off = self._unanswered_since < lease.ends_at
             lease.stop(Stop.LEASE_LOST)
 
     async def _end_by_clock(self) -> None:

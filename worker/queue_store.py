@@ -16,7 +16,7 @@ from schemas import keys, scripts
 from schemas.codec import decode_job, encode_job
 from schemas.errors import AttemptLost, StoreUnavailable
 from schemas.scripts import Argument, Claim, Script, Verdict
-from worker.lease import Lease, Renewed
+from worker.lease import Lease
 from worker.store import FAILURES, store_error
 
 _T = TypeVar("_T")
@@ -111,17 +111,25 @@ class QueueStore:
             )
         )
 
-    async def renew(self, leases: Sequence[Lease]) -> Renewed:
-        """Extends the leases, token-checked, and looks up who is to be cancelled."""
+    async def renew(self, leases: Sequence[Lease]) -> frozenset[str]:
+        """Extends the leases, token-checked: the ids of those that are gone."""
         pairs = msgspec.msgpack.encode([(lease.request_id, lease.token) for lease in leases])
         verdict = await self._verdict(
             scripts.RENEW, self._renewals, queue=keys.QUEUE, lease_ms=self._lease_ms, leases=pairs
         )
-        named = verdict.fields.items()
-        return Renewed(
-            lost=frozenset(request_id for request_id, word in named if word == b"lost"),
-            cancelled=frozenset(request_id for request_id, word in named if word == b"cancel"),
-        )
+        return frozenset(verdict.fields)
+
+    async def asked_to_cancel(self, leases: Sequence[Lease]) -> frozenset[str]:
+        """Which of these requests somebody wants cancelled, by their records, each in a slot of its own."""
+
+        async def marks() -> list[bytes | None]:
+            async with self._renewals.pipeline(transaction=False) as together:
+                for lease in leases:
+                    together.hget(keys.rec_key(lease.request_id), "cancel")
+                return await together.execute()
+
+        answers = await self._ask(self._renewals, marks)
+        return frozenset(lease.request_id for lease, mark in zip(leases, answers, strict=True) if mark)
 
     async def acknowledge(self, lease: Lease, *, result: bytes | None = None, result_ms: int = 0) -> bool:
         """The job is done with. Where Redis has lost the end of its request, in a failover, it is handed back instead.
@@ -174,19 +182,20 @@ class QueueStore:
             why=why,
             wake_life_s=keys.WAKE_LIFETIME_S,
             state_life_s=keys.QUEUE_STATE_LIFETIME_S,
+            cut_off=int(lease.cut_off),
         )
         return verdict.word != "stale"
 
-    async def next_attempt(self, lease: Lease) -> int:
+    async def next_attempt(self, lease: Lease, above: int) -> int:
         """Mints the next attempt number under the same lease. Raises AttemptLost when it is not ours any more."""
         job_id = lease.request_id
         verdict = await self._verdict(
             scripts.NEXT_ATTEMPT,
             lease=keys.lease_key(job_id),
             state=keys.queue_state_key(job_id),
-            rec=keys.rec_key(job_id),
             token=lease.token,
             state_life_s=keys.QUEUE_STATE_LIFETIME_S,
+            above=above,
         )
         if verdict.word == "stale":
             raise AttemptLost(f"the lease of {job_id} is gone: no further attempt can begin under it")

@@ -1,10 +1,10 @@
--- Stands before the queue's scripts: lanes. A request with a tenant or a priority waits in the lane `<priority>:<tenant>`,
+-- Stands before the queue's scripts: what has begun, and lanes. A request with a tenant or a priority waits in the lane `<priority>:<tenant>`,
 -- a sorted set of its own. All others wait in arq:queue, which counts as one more lane: PLAIN, of no tenant.
 -- LANES      lanes that are to be served, the next one first: class after class, within a class by turns.
 --            A lane in which somebody waits, and that is not there, is parked: its tenant runs as many requests as it may,
 --            and who frees a slot brings it back.
--- WATCHED    `<lane>:<id>` of what has left its lane and not yet the queue, by when to look at it again. It runs under a
---            lease, or pauses before a retry; arq:queue has it too, but behind all that waits there.
+-- WATCHED    what has begun, of lanes or not, with the score it has in arq:queue too, but there behind all that waits: it
+--            runs under a lease, or pauses before a retry.
 -- RUNNING .. tenant   the ids of those that run.
 -- The names of keys come from schemas/keys.py.
 
@@ -41,8 +41,13 @@ local function wait_in(lane, id, since)
   line_up(lane)
 end
 
-local function run_from(lane, id, until_ms)
-  redis.call('ZADD', WATCHED, until_ms, lane .. ':' .. id)
+-- It has begun, and nobody need look at it before.
+local function stand_until(queue, id, until_ms)
+  redis.call('ZADD', queue, until_ms, id)
+  redis.call('ZADD', WATCHED, until_ms, id)
+end
+
+local function take_slot(lane, id)
   local tenant = tenant_of(lane)
   if tenant ~= '' then
     redis.call('SADD', RUNNING .. tenant, id)
@@ -52,7 +57,6 @@ end
 
 -- It runs no more: its slot is free for whatever else of its tenant waits.
 local function free_slot(lane, id)
-  redis.call('ZREM', WATCHED, lane .. ':' .. id)
   local tenant, back = tenant_of(lane), 0
   if tenant == '' or redis.call('SREM', RUNNING .. tenant, id) == 0 then return end
   for _, priority in ipairs(PRIORITIES) do

@@ -10,11 +10,13 @@ if not holder and not redis.call('ZSCORE', queue, id) then
 end
 if holder and holder ~= ARGV[2] then return {'stale'} end
 if not holder and (at[1] ~= ARGV[3] or at[2] ~= '1') then return {'stale'} end
--- A failover may have lost the request's end; without its job it would never come to another one.
+-- A failover may have lost the request's end; without its job it would never come to another one. Where the queue has a
+-- server of its own there is no record here, and nothing to compare.
 local status = redis.call('HGET', 'tr:{' .. id .. '}:rec', 'status')
 if status and not is_terminal(status) then return {'unfinished'} end
 redis.call('DEL', lease, state, KEYS[4], KEYS[5])
 redis.call('ZREM', queue, id)
+redis.call('ZREM', WATCHED, id)
 redis.call('ZREM', KEYS[7], id)
 if at[3] then free_slot(at[3], id) end
 local kept_ms = tonumber(ARGV[5])

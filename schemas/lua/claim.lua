@@ -1,10 +1,10 @@
 -- claim: takes due jobs of the queue. Each gets a lease, the next attempt number, and a score at the lease's end: running
 -- jobs leave the window that claims look at, and come back into it when their owner is silent.
+-- What has begun before goes first, however much waits: leases that ran out, pauses that are over. WATCHED finds them.
 -- A job whose lease ran out without having been handed back has crashed its worker, or hung it, once more.
 -- The ids are known only here, so their keys are made here, as in schemas/keys.py: the queue lives in one slot, as arq's.
 -- With `again` 1, what an earlier call with this token took, and nobody heard of, is given out once more.
--- Who waits in a lane (_lanes.lua) takes turns with the others of its class, unless its tenant runs as many as it may. What
--- of the lanes has begun before goes first: it was promised an end, and its slot is counted already.
+-- Who waits in a lane (_lanes.lua) takes turns with the others of its class, unless its tenant runs as many as it may.
 -- KEYS queue wake   ARGV limit lease_ms token again wake_life_s state_life_s tenant_limit (0: none) tenant_limits (msgpack)
 -- -> claimed next_ms left (id attempt why crashes score envelope)*
 --    next_ms: until the next job is due, -1 without one. left: 1 when due jobs remain. envelope: empty when it is gone.
@@ -15,7 +15,7 @@ local jobs, count = {}, 0
 
 local function give(id, attempt, why, crashes, score)
   redis.call('SET', 'arq:in-progress:' .. id, token, 'PX', lease_ms)
-  redis.call('ZADD', queue, now + lease_ms, id)
+  stand_until(queue, id, now + lease_ms)
   for _, field in ipairs({id, attempt, why, crashes, score, redis.call('GET', 'arq:job:' .. id) or ''}) do
     jobs[#jobs + 1] = tostring(field)
   end
@@ -25,51 +25,54 @@ end
 local function take(id, score, lane)
   local busy_ms = redis.call('PTTL', 'arq:in-progress:' .. id)
   if busy_ms ~= -2 then -- a worker without our scripts runs it, or somebody moved the score of a running job
-    redis.call('ZADD', queue, now + (busy_ms >= 0 and busy_ms + 1 or lease_ms), id)
+    stand_until(queue, id, now + (busy_ms >= 0 and busy_ms + 1 or lease_ms))
     return
   end
   local state = 'tr:queue:state:' .. id
   local at = redis.call('HMGET', state, 'attempt', 'crashes', 'held', 'why', 'lane', 'since')
-  if not lane and at[5] and at[3] ~= '1' then -- its pause is over: back to its place
-    wait_in(at[5], id, at[6])
+  local held, since = at[3] == '1', lane and score or at[6] or score
+  if not lane and at[5] and not held then -- its pause is over: back to its place
+    wait_in(at[5], id, since)
     redis.call('ZREM', queue, id)
-    redis.call('ZREM', WATCHED, at[5] .. ':' .. id)
+    redis.call('ZREM', WATCHED, id)
     return
   end
-  -- The record is asked too: a queue entry made anew must not mint numbers that the log has seen.
-  local begun = redis.call('HGET', 'tr:{' .. id .. '}:rec', 'attempt')
-  local attempt = math.max(tonumber(at[1] or 0), tonumber(begun or 0)) + 1
-  local crashes, why = tonumber(at[2] or 0), at[4] or 'first'
-  if at[3] == '1' then
-    crashes, why = crashes + 1, 'lease_expired'
+  lane = lane or at[5]
+  local attempt, crashes, why = tonumber(at[1] or 0) + 1, tonumber(at[2] or 0), at[4] or 'first'
+  if held then crashes, why = crashes + 1, 'lease_expired' end
+  redis.call('HSET', state, 'attempt', attempt, 'crashes', crashes, 'held', 1, 'why', why, 'since', since)
+  if held then redis.call('HSET', state, 'crashed', at[1]) end
+  if lane then
+    redis.call('HSET', state, 'lane', lane)
+    take_slot(lane, id)
   end
-  redis.call('HSET', state, 'attempt', attempt, 'crashes', crashes, 'held', 1, 'why', why)
   redis.call('EXPIRE', state, ARGV[6])
-  if lane then redis.call('HSET', state, 'lane', lane, 'since', score) end
-  if lane or at[5] then run_from(lane or at[5], id, now + lease_ms) end
   give(id, attempt, why, crashes, score)
 end
 
-local function take_due()
-  local due = redis.call('ZRANGEBYSCORE', queue, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
-  for n = 1, #due, 2 do
-    take(due[n], due[n + 1])
-  end
-end
-
--- What left its lane: most of it has renewed its lease since. Each is looked at once a lease, by whoever comes.
-local function look_after_watched()
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', WATCHED, '-inf', now, 'LIMIT', 0, 100)) do
-    if count >= limit then return end
-    local lane, id = string.match(member, '^(%a+:[^:]*):(.*)$')
+local function take_begun()
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', WATCHED, '-inf', now, 'LIMIT', 0, limit)) do
     local score = redis.call('ZSCORE', queue, id)
-    if not score then
-      free_slot(lane, id) -- somebody without our scripts has ended it
-    elseif tonumber(score) > now then
-      redis.call('ZADD', WATCHED, score, member)
+    if not score then -- somebody without our scripts has ended it
+      redis.call('ZREM', WATCHED, id)
+      local lane = redis.call('HGET', 'tr:queue:state:' .. id, 'lane')
+      if lane then free_slot(lane, id) end
+    elseif tonumber(score) > now then -- or has moved it
+      redis.call('ZADD', WATCHED, score, id)
     else
       take(id, score)
     end
+  end
+end
+
+local function due_in_queue()
+  return redis.call('ZRANGEBYSCORE', queue, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit - count)
+end
+
+local function take_due()
+  local due = due_in_queue()
+  for n = 1, #due, 2 do
+    take(due[n], due[n + 1])
   end
 end
 
@@ -84,7 +87,7 @@ end
 
 -- The next lane goes to the end of its class first: a write that is refused when the server is out of memory, before others.
 local function take_turns()
-  local due = redis.call('ZRANGEBYSCORE', queue, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
+  local due = due_in_queue()
   local n = 1
   if due[1] then line_up(PLAIN) end
   while count < limit do
@@ -113,16 +116,13 @@ if ARGV[4] == '1' then
   end
 end
 
+local wants = count == 0
+if wants then take_begun() end
+local has_lanes = redis.call('EXISTS', LANES) == 1
 local first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
 local is_due = first[1] and tonumber(first[2]) <= now
-local has_lanes = redis.call('EXISTS', LANES, WATCHED) > 0
-if count == 0 and (is_due or has_lanes) then
-  if has_lanes then
-    look_after_watched()
-    take_turns()
-  else
-    take_due()
-  end
+if wants and count < limit and (is_due or has_lanes) then
+  if has_lanes then take_turns() else take_due() end
   first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
   is_due = first[1] and tonumber(first[2]) <= now
 end

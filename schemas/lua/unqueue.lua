@@ -3,10 +3,11 @@
 -- -> removed | held | unfinished
 local id, lane = ARGV[1], ARGV[2]
 if redis.call('EXISTS', KEYS[2]) == 1 then return {'held'} end
--- A failover may have lost the end that the caller has seen.
+-- A failover may have lost the end that the caller has seen. (A queue with a server of its own has no record.)
 local status = redis.call('HGET', 'tr:{' .. id .. '}:rec', 'status')
 if status and not is_terminal(status) then return {'unfinished'} end
 redis.call('ZREM', KEYS[1], id)
+redis.call('ZREM', WATCHED, id)
 redis.call('DEL', KEYS[3], KEYS[4], KEYS[5])
 if lane ~= '' then
   redis.call('ZREM', LANE .. lane, id)

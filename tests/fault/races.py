@@ -96,7 +96,8 @@ class Life:
     def expire_lease(self) -> None:
         """As if a lease's time had gone by without renewal."""
         if self.redis.delete(keys.lease_key(ID)):
-            self.redis.zadd(keys.QUEUE, {ID: 1}, xx=True)
+            for place in (keys.QUEUE, keys.WATCHED):
+                self.redis.zadd(place, {ID: 1}, xx=True)
 
     def snapshot(self) -> None:
         """Remembers all keys as they are, for `failover`."""
@@ -125,7 +126,8 @@ class Life:
             if self.redis.zscore(keys.QUEUE, ID) is None:
                 return
             self.expire_lease()
-            self.redis.zadd(keys.QUEUE, {ID: 1}, xx=True)
+            for place in (keys.QUEUE, keys.WATCHED):
+                self.redis.zadd(place, {ID: 1}, xx=True)
             Owner(self, f"last-{number}").whole_life()
         raise AssertionError("the job does not leave the queue")
 
@@ -191,8 +193,9 @@ class Owner:
         """Takes the log over."""
         if not self._attempt or self._leaves:
             return
-        started = encode_entry(AttemptStarted(FORMAT_VERSION, self._attempt, UNFILLED, self._token, _IDS))
-        verdict = self._life.run(scripts.BEGIN, attempt=self._attempt, token=self._token, attempt_started=started)
+        verdict = self._try_to_begin()
+        if verdict.word == "stale" and self._mint(above=verdict.number("attempt")):
+            verdict = self._try_to_begin()
         match verdict.word:
             case "begun" | "again":
                 self._seq = 0
@@ -201,6 +204,10 @@ class Owner:
                 self._leaves = "hand_back"
             case _:
                 self._leaves = "acknowledge"
+
+    def _try_to_begin(self) -> Verdict:
+        started = encode_entry(AttemptStarted(FORMAT_VERSION, self._attempt, UNFILLED, self._token, _IDS))
+        return self._life.run(scripts.BEGIN, attempt=self._attempt, token=self._token, attempt_started=started)
 
     def publish(self) -> None:
         """One entry more. An owner that was told writes no more."""
@@ -243,12 +250,16 @@ class Owner:
         """Tries again by itself: the next number, under the same lease."""
         if self._seq is None or self._leaves or self.told:
             return
-        verdict = self._life.run(scripts.NEXT_ATTEMPT, token=self._token, state_life_s=60)
         self._seq = None
-        if verdict.word == "stale":
+        if not self._mint(above=0):
             self._leaves = "hand_back"
-        else:
+
+    def _mint(self, *, above: int) -> bool:
+        """The next number, if the lease still stands."""
+        verdict = self._life.run(scripts.NEXT_ATTEMPT, token=self._token, state_life_s=60, above=above)
+        if verdict.word == "minted":
             self._attempt = verdict.number("attempt")
+        return verdict.word == "minted"
 
     def begin_again(self) -> None:
         """Begins what `next_attempt` minted, if it did."""

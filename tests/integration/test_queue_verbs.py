@@ -142,19 +142,20 @@ async def test_renewal_keeps_and_says_who_has_lost(client: ArqRedis, store: Queu
     await client.pexpire(keys.lease_key("a"), 5_000)
     await client.zadd(keys.QUEUE, {"a": 1})
     await client.set(keys.lease_key("b"), "another", px=5_000)
-    answer = await store.renew(leases)
-    assert (answer.lost, answer.cancelled) == ({"b"}, frozenset())
+    assert await store.renew(leases) == {"b"}
     assert await client.pttl(keys.lease_key("a")) > 5_000
     assert await client.pttl(keys.lease_key("b")) <= 5_000
     assert (await store.claim(10, "u", again=False)).jobs == []
 
 
-async def test_renewal_looks_up_cancels(client: ArqRedis, store: QueueStore) -> None:
-    # given a record marked for cancelling, its message unheard, if its lease is renewed, expect it named
-    await client.enqueue_job("generate", "a", _job_id="a")
-    _, lease = await one(store, "t")
-    await client.hset(keys.rec_key("a"), "cancel", 1)
-    assert (await store.renew([lease])).cancelled == {"a"}
+async def test_cancels_are_looked_up(client: ArqRedis, store: QueueStore) -> None:
+    # given two that run, one with its record marked for cancelling, its message unheard, if asked, expect it named
+    leases: list[Lease] = []
+    for job_id in "ab":
+        await client.enqueue_job("generate", job_id, _job_id=job_id)
+        leases.append((await one(store, job_id))[1])
+    await client.hset(keys.rec_key("b"), "cancel", 1)
+    assert await store.asked_to_cancel(leases) == {"b"}
 
 
 async def test_renewal_revives_nothing(client: ArqRedis, store: QueueStore) -> None:
@@ -162,7 +163,7 @@ async def test_renewal_revives_nothing(client: ArqRedis, store: QueueStore) -> N
     await client.enqueue_job("generate", "a", _job_id="a")
     _, lease = await one(store, "t")
     assert await store.acknowledge(lease)
-    assert (await store.renew([lease])).lost == {"a"}
+    assert await store.renew([lease]) == {"a"}
     assert await left_behind(client) == set()
 
 
@@ -176,6 +177,68 @@ async def test_a_silent_owner_is_replaced_and_counted(client: ArqRedis, short: Q
         (2, "lease_expired", 1),
         (3, "lease_expired", 2),
     ]
+
+
+async def test_what_has_begun_goes_before_a_backlog(client: ArqRedis, store: QueueStore, short: QueueStore) -> None:
+    # given jobs whose worker died, that were drained, and that pause, then thousands that wait, all of them due for
+    # longer than the leases that ran out, if somebody claims, expect what has begun first, then the backlog's oldest
+    leases: dict[str, Lease] = {}
+    for job_id, owner in (("drained", store), ("paused", store), ("ended", store), ("orphan", short)):
+        await client.enqueue_job("generate", job_id, _job_id=job_id)
+        await client.zadd(keys.QUEUE, {job_id: 1_000 + len(leases)})
+        leases[job_id] = (await one(owner, job_id))[1]
+    await client.zadd(keys.QUEUE, {f"j{number:04}": 2_000 + number for number in range(3_000)})
+    assert await store.hand_back(leases["paused"], delay_ms=1, why="retry")
+    assert await store.hand_back(leases["drained"], delay_ms=0, why="drained")
+    assert await store.acknowledge(leases["ended"])
+
+    async def over() -> bool:
+        seconds, micros = await client.time()
+        due = await client.zcount(keys.WATCHED, "-inf", seconds * 1000 + micros // 1000)
+        return due == 2 and await client.exists(keys.lease_key("orphan")) == 0
+
+    await until(over)
+    claim = await store.claim(4, "u", again=False)
+    assert [(job.id, job.why, job.attempt) for job in claim.jobs] == [
+        ("paused", "retry", 2),
+        ("orphan", "lease_expired", 2),
+        ("drained", "drained", 2),
+        ("j0000", "first", 1),
+    ]
+    assert {score for _, score in await client.zrange(keys.WATCHED, 0, -1, withscores=True)} == {
+        await client.zscore(keys.QUEUE, job.id) for job in claim.jobs
+    }
+
+
+async def test_taken_over_it_keeps_its_place(client: ArqRedis, store: QueueStore, short: QueueStore) -> None:
+    # given a job that was taken over and one that paused, if their owners drain, expect the places they once had
+    leases: list[Lease] = []
+    for place, job_id in enumerate("ab"):
+        await client.zadd(keys.QUEUE, {job_id: place + 1})
+        leases.append((await one(short, job_id))[1])
+    await short.hand_back(leases[1], delay_ms=1, why="retry")
+    for _, lease in [await one(store, token) for token in "tu"]:
+        assert await store.hand_back(lease, delay_ms=0, why="drained")
+    assert await client.zrange(keys.QUEUE, 0, -1, withscores=True) == [(b"a", 1), (b"b", 2)]
+    assert await client.exists(keys.WATCHED) == 0
+
+
+async def test_who_was_cut_off_has_not_crashed(client: ArqRedis, short: QueueStore, store: QueueStore) -> None:
+    # given an owner that another has replaced, if it comes back and says that the server had not answered, expect no
+    # crash counted, however often it says so; if it says nothing of the kind, expect its crash to stand
+    await client.enqueue_job("generate", "a", _job_id="a")
+    _, first = await one(short, "t")
+    job, second = await one(short, "u")
+    assert job.crashes == 1
+    first.cut_off = True
+    for _ in range(2):
+        assert not await store.hand_back(first, delay_ms=0, why="lease_expired")
+    assert await client.hget(keys.queue_state_key("a"), "crashes") == b"0"
+    job, _ = await one(store, "v")
+    assert (job.crashes, job.attempt) == (1, 3)
+    assert not await store.hand_back(second, delay_ms=0, why="lease_expired")
+    assert await client.hget(keys.queue_state_key("a"), "crashes") == b"1"
+    assert await client.get(keys.lease_key("a")) == b"v"
 
 
 async def test_a_hand_back_costs_no_crash_and_says_why(client: ArqRedis, store: QueueStore) -> None:
@@ -262,14 +325,13 @@ async def test_a_hand_back_sent_twice_takes_nothing_from_the_next_owner(client: 
     assert await client.get(keys.lease_key("a")) == b"u"
 
 
-async def test_numbers_grow_under_one_lease_and_over_the_records(client: ArqRedis, store: QueueStore) -> None:
-    # given a log that has seen attempt 6, as after a queue entry made anew, if the job is claimed, expect 7, then 8 and
-    # 9
-    await client.hset(keys.rec_key("a"), "attempt", 6)
+async def test_numbers_grow_under_one_lease_and_over_what_the_log_has_seen(client: ArqRedis, store: QueueStore) -> None:
+    # given a log that has seen attempt 6, as after a queue entry made anew, if its owner says so, expect 7, then 8 and
+    # 9, and no way back
     await client.enqueue_job("generate", "a", _job_id="a")
-    job, lease = await one(store, "t")
-    assert job.attempt == 7
-    assert [await lease.next_attempt(), await lease.next_attempt(), lease.attempt] == [8, 9, 9]
+    _, lease = await one(store, "t")
+    assert await lease.next_attempt(above=6) == 7
+    assert [await lease.next_attempt(above=2), await lease.next_attempt(), lease.attempt] == [8, 9, 9]
     await store.hand_back(lease, delay_ms=0, why="retry")
     assert (await one(store, "u"))[0].attempt == 10
 
@@ -314,7 +376,7 @@ async def test_every_key_has_a_lifetime(client: ArqRedis, store: QueueStore) -> 
     await store.hand_back(leases[0], delay_ms=0, why="drained")
     await leases[1].next_attempt()
     found = {key: await client.pttl(key) for key in await client.keys()}
-    assert found.pop(keys.QUEUE.encode()) == -1
+    assert [found.pop(place.encode()) for place in (keys.QUEUE, keys.WATCHED)] == [-1, -1]
     assert all(ttl > 0 for ttl in found.values()), found
 
 
@@ -332,7 +394,7 @@ async def test_out_of_memory_takes_no_new_job_and_loses_no_running_one() -> None
             await client.config_set("maxmemory", 1)
             with pytest.raises(StoreFull):
                 await store.claim(1, "t", again=False)
-            assert (await store.renew(leases)).lost == frozenset()
+            assert await store.renew(leases) == frozenset()
             assert await store.acknowledge(leases[0])
             assert await store.hand_back(leases[1], delay_ms=0, why="drained")
             await client.config_set("maxmemory", 0)

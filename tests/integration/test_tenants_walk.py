@@ -33,6 +33,7 @@ class Walk:
         self.stale: list[Lease] = []
         self.crashed: set[str] = set()
         self.paused: set[str] = set()
+        self.rested: set[str] = set()  # their pause is over, and nobody may have seen it yet
         self.ended: list[str] = []
 
     async def step(self) -> None:
@@ -67,6 +68,7 @@ class Walk:
             self.stale.append(self.leases[job.id])
         self.crashed.discard(job.id)
         self.paused.discard(job.id)
+        self.rested.discard(job.id)
 
     def one(self) -> str | None:
         return self.dice.choice(sorted(self.leases)) if self.leases else None
@@ -91,9 +93,15 @@ class Walk:
     async def end_a_pause(self) -> None:
         if self.paused:
             request_id = self.dice.choice(sorted(self.paused))
-            self.paused.discard(request_id)
-            await self.lanes.expire(request_id)
+            await self.expire(request_id)
             await self.claim()
+
+    async def expire(self, request_id: str) -> None:
+        """A lease, or a pause."""
+        await self.lanes.expire(request_id)
+        if request_id in self.paused:
+            self.paused.discard(request_id)
+            self.rested.add(request_id)
 
     async def crash(self) -> None:
         if request_id := self.one():
@@ -138,15 +146,18 @@ class Walk:
                 assert len(held) >= CAPS[tenant], f"{lane} is parked though there is a slot"
             assert waiting or lane not in index
         assert sorted(places) == sorted(alive), "each stands in one place"
-        watched = {member.decode().rpartition(":")[2] for member in await self.client.zrange(keys.WATCHED, 0, -1)}
-        assert watched == {request_id for request_id in queued if self.lane_of[request_id] is not None}
+        watched = await self.client.zrange(keys.WATCHED, 0, -1, withscores=True)
+        begun = set(self.leases) | self.paused
+        assert begun <= {member.decode() for member, _ in watched} <= begun | self.rested
+        assert watched == [
+            pair for pair in await self.client.zrange(keys.QUEUE, 0, -1, withscores=True) if pair in watched
+        ]
 
     async def settle(self) -> None:
         """Workers that work as they should, until all have ended."""
         while len(self.ended) < len(self.lane_of):
             for request_id in sorted(self.paused | self.crashed):
-                await self.lanes.expire(request_id)
-                self.paused.discard(request_id)
+                await self.expire(request_id)
             await self.claim()
             assert self.leases, "somebody waits, a slot is free, and nobody is served"
             await self.acknowledge()
