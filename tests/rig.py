@@ -18,7 +18,8 @@ from schemas.outcome import Outcome
 from schemas.settings import Settings
 from worker.main import run_worker
 
-KEY = "sk-test-a-key-that-must-not-appear-0123456789"
+KEY = "a.key:that-must-not-appear-0123456789"
+"""In no form that keys usually have, so that nothing but knowing it keeps it out."""
 WAIT_S = 20.0
 
 

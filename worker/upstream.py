@@ -166,18 +166,22 @@ class Upstream:
         await asyncio.gather(*self._ending, return_exceptions=True)
         await self._client.close()
 
+    def without_key(self, error: UpstreamError) -> UpstreamError:
+        """The same error with our key nowhere in its message, whatever the server wrote there."""
+        return type(error)(
+            without_key(str(error), self._key),
+            code=error.wire_code,
+            whose=error.whose,
+            status=error.status,
+            retry_after_s=error.retry_after_s,
+        )
+
     def _refusal(self, error: openai.APIStatusError) -> UpstreamError:
         """An HTTP error, told by its body. The SDK's own text is not used: it is the body's, less well told."""
-        headers = error.response.headers
         told = from_error_object(_body(error), error.status_code)
-        message = without_key(str(told), self._key)
-        return type(told)(
-            message,
-            code=told.wire_code,
-            whose=told.whose,
-            status=error.status_code,
-            retry_after_s=retry_after_s(headers, now=time()),
-        )
+        told.status = error.status_code
+        told.retry_after_s = retry_after_s(error.response.headers, now=time())
+        return self.without_key(told)
 
 
 async def _read_to_end(stack: AsyncExitStack, answer: Answer) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
+from redis.asyncio import Redis
 
 from demo.valkey import EmbeddedValkey
 from schemas.codec import decode_job, encode_job
@@ -404,17 +405,47 @@ async def test_a_redis_that_is_killed_and_comes_back_loses_nothing() -> None:
                 assert (outcome.status, outcome.content, outcome.attempt) == ("completed", TEXT * 2, 1)
 
 
+async def everything_in(redis: Redis) -> bytes:
+    """All keys and what they hold, but for what was asked. Read by type: in a DUMP strings are compressed."""
+    held = b""
+    async for key in redis.scan_iter():
+        reading: dict[bytes, tuple[str | bytes | int, ...]] = {
+            b"string": ("GET", key),
+            b"hash": ("HGETALL", key),
+            b"list": ("LRANGE", key, 0, -1),
+            b"set": ("SMEMBERS", key),
+            b"zset": ("ZRANGE", key, 0, -1),
+            b"stream": ("XRANGE", key, "-", "+"),
+        }
+        value: dict[bytes, bytes] | list[Any] | bytes = await redis.execute_command(*reading[await redis.type(key)])
+        if isinstance(value, dict):
+            value.pop(b"request", None)
+        held += key + repr(value).encode()
+    return held
+
+
 async def test_no_key_appears_in_redis_or_in_the_log(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """given: also servers that quote the key, in an error's body, inside a stream, and in what is no stream at all."""
     caplog.set_level(logging.DEBUG)
-    async with rig(redis_url, max_attempts=1) as parts:
+    quoting = f"{KEY} is not what I know as Bearer {KEY}"
+    scenarios: list[dict[str, Any]] = [
+        {"steps": [{"kind": "text", "text": "an answer"}]},
+        {"name": "cut"},
+        {"name": "quota"},
+        {"name": "text", "faults": [{"kind": "status", "status": 401, "message": quoting}]},
+        {"name": "text", "faults": [{"kind": "error", "after": 2, "code": "invalid_api_key", "message": quoting}]},
+        {"name": "text", "faults": [{"kind": "error", "after": 0, "message": quoting}]},
+        {"name": "text", "faults": [{"kind": "garbage", "after": 1, "data": quoting}]},
+    ]
+    async with rig(redis_url, max_attempts=1, dead_letters="failed") as parts:
         private = "a sentence that only the user may read"
-        for scenario in ({"steps": [{"kind": "text", "text": "an answer"}]}, {"name": "cut"}, {"name": "quota"}):
+        told: list[str] = []
+        for scenario in scenarios:
             request_id = await parts.submit(scenario, messages=[{"role": "user", "content": private}])
-            await parts.outcome(request_id)
-        kept = b""
-        async for key in parts.redis.scan_iter():
-            dump: bytes = await parts.redis.execute_command("DUMP", key)
-            kept += dump
+            outcome = await parts.outcome(request_id)
+            told.append(outcome.error.message if outcome.error else "")
+        kept = await everything_in(parts.redis)
+    assert len([message for message in told if "***" in message]) == 4
     assert KEY.encode() not in kept
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("tailrace")]
     assert ours
