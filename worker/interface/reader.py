@@ -5,7 +5,6 @@ error, a whole answer that was not streamed, chunks as JSON lines). Knows nothin
 """
 
 import re
-from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -23,8 +22,11 @@ Form = Literal["sse", "jsonl"]
 MAX_EVENT_BYTES = 64 * 1024 * 1024
 """An event larger than this is no answer of a model."""
 
-_DONE = b"done"  # in any case, in brackets, quotes or neither
-_IDLE = frozenset({b"ping", b"keep-alive", b"keepalive", b"heartbeat"})
+_DONE = b"done"
+_WORDS = frozenset({_DONE, b"ping", b"keep-alive", b"keepalive", b"heartbeat"})
+"""Data that is no JSON and yet says something, in any case, in brackets, in quotes or bare."""
+
+_ROUND_WORDS = b' \t\r\n"[]'
 _WORD_BYTES = 16
 _BOM = b"\xef\xbb\xbf"
 _SHOWN_CHARACTERS = 200
@@ -108,30 +110,31 @@ class StreamReader:
 
     def _read(self, events: list[Event], ms: int, *, at_end: bool = False) -> list[Delta]:
         deltas: list[Delta] = []
-        for name, data in _elements(events):
-            if len(data) < _WORD_BYTES:
-                word = data.strip(b' \t\r\n"[]').lower()
-                if word == _DONE:
-                    self.done = True
-                    break
-                if word in _IDLE:
-                    continue
-            try:
-                deltas += self._interface.read(name, data, ms)
-            except UpstreamProtocol as error:
-                if self._interface.ended:
-                    self._note = "an event after the end of the answer is not JSON and was skipped"
-                    continue
-                if not at_end:  # there, half an event is truncation
-                    self.failure = self.failure or error
+        for name, data in events:
+            deltas += self._read_event(name, data, ms, at_end)
+            if self.done or self.failure is not None:
                 break
-            self._read_any = True
-            if self._interface.failure is not None:
-                self.failure = self._interface.failure
-                break
-            if self._ends_with_event and self._interface.ended:
-                self.done = True
-                break
+        return deltas
+
+    def _read_event(self, name: str, data: bytes, ms: int, at_end: bool) -> list[Delta]:
+        if len(data) < _WORD_BYTES and (word := data.strip(_ROUND_WORDS).lower()) in _WORDS:
+            self.done = word == _DONE
+            return []
+        if data.startswith(b"[") and (elements := _objects(data)):
+            return self._read([(name, element) for element in elements], ms)
+        try:
+            deltas = self._interface.read(name, data, ms)
+        except UpstreamProtocol as error:
+            if self._interface.ended:
+                self._note = "an event after the end of the answer is not JSON and was skipped"
+            elif not at_end:  # there, half an event is truncation
+                self.failure = error
+            return []
+        self._read_any = True
+        if self._interface.failure is not None:
+            self.failure = self._interface.failure
+        elif self._ends_with_event and self._interface.ended:
+            self.done = True
         return deltas
 
     def _begin(self, body: bytes) -> bytes:
@@ -172,19 +175,13 @@ class StreamReader:
             self.failure = UpstreamProtocol(message, code="upstream_malformed")
 
 
-def _elements(events: list[Event]) -> Iterator[Event]:
-    """The events; of one that is a JSON array of objects, each object."""
-    for name, data in events:
-        elements: list[msgspec.Raw] = []
-        if data.startswith(b"[") and len(data) >= _WORD_BYTES:
-            try:
-                elements = _array.decode(data)
-            except (msgspec.MsgspecError, ValueError, RecursionError):
-                elements = []
-        if elements and all(bytes(element).startswith(b"{") for element in elements):
-            yield from ((name, bytes(element)) for element in elements)
-        else:
-            yield name, data
+def _objects(data: bytes) -> list[bytes]:
+    """The objects of a JSON array; none where it is another thing, or holds another thing."""
+    try:
+        elements = [bytes(element) for element in _array.decode(data)]
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return []
+    return elements if all(element.startswith(b"{") for element in elements) else []
 
 
 def _page(page: bytes) -> str:

@@ -137,9 +137,9 @@ def _bare_response(fields: JsonObject) -> JsonObject | None:
 
 
 def _piece(value: Any) -> str | None:
-    """A piece of text; some servers wrap it in an object: `{"text": "..."}`."""
+    """A piece of text; some servers wrap it in an object: `{"text": "..."}`, `{"content": "..."}`."""
     fields = as_object(value)
-    return as_text(fields.get("text") if fields is not None else value)
+    return as_text(value if fields is None else fields.get("text", fields.get("content")))
 
 
 def arguments_text(value: Any) -> str | None:
