@@ -240,7 +240,7 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
 
     def digest(self) -> str:
         """Hex SHA-256 over the content without the id: the same in any order of keys, a default said or not."""
-        content = self.model_dump(exclude_defaults=True, exclude={"id"})
+        content = self.model_dump(exclude_defaults=True, exclude={"id", "n"})  # n says 1 or nothing
         return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
 
 

@@ -416,6 +416,7 @@ async def everything_in(redis: Redis) -> bytes:
             b"set": ("SMEMBERS", key),
             b"zset": ("ZRANGE", key, 0, -1),
             b"stream": ("XRANGE", key, "-", "+"),
+            b"none": ("GET", key),  # gone since the scan
         }
         value: dict[bytes, bytes] | list[Any] | bytes = await redis.execute_command(*reading[await redis.type(key)])
         if isinstance(value, dict):

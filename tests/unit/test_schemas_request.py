@@ -156,6 +156,7 @@ def test_the_digest_is_that_of_the_content() -> None:
         {**HELLO, "id": "mine"},
         {**HELLO, "api": "chat", "interface": {"put_inner_thoughts_in_kwarg": True}},
         {**HELLO, "seed": None},
+        {**HELLO, "n": 1},
         {**HELLO, "messages": [{"content": "hello", "role": "user"}]},
     ]
     assert [parse_request(content).digest() for content in same] == [digest] * len(same)
