@@ -29,7 +29,7 @@ WAIT_S = 5.0
 _SCRIPTS = (scripts.SUBMIT, scripts.CANCEL, scripts.ENQUEUE, scripts.UNQUEUE)
 _LETTER_FIELDS = ("error", "died_ms", "attempt", "failures", "crashes", "drains", "tenant")
 _RETRY_PAUSE_S = 0.05
-_PASSING = ("BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
+_PASSING = ("BUSY", "UNBLOCKED", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
 _CLOSED_MEANWHILE = "the handler is closed"
 """So ends uvloop's RuntimeError for a write to a connection that was lost a moment before; asyncio's own goes on."""
 _LOST = (refusals.ConnectionError, refusals.TimeoutError, refusals.WatchError, OSError)

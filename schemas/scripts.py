@@ -59,11 +59,14 @@ class Script:
 
     @cached_property
     def text(self) -> str:
-        """The Lua source, prelude included."""
+        """The Lua source, prelude included. Flags, where it has some, go before all (Redis, "Script flags")."""
         folder = files("schemas") / "lua"
-        parts = ["_prelude", "_lanes", self.name] if self._lanes else ["_prelude", self.name]
+        own = (folder / f"{self.name}.lua").read_text()
+        flags, own = own.split("\n", 1) if own.startswith("#!") else ("", own)
+        parts = ["_prelude", "_lanes"] if self._lanes else ["_prelude"]
         sources = [(folder / f"{part}.lua").read_text() for part in parts]
-        return "\n".join([_PUSH_NAMES, _LANE_NAMES, *sources] if self._lanes else [_PUSH_NAMES, *sources])
+        lines = [_PUSH_NAMES, _LANE_NAMES, *sources, own] if self._lanes else [_PUSH_NAMES, *sources, own]
+        return "\n".join([flags, *lines] if flags else lines)
 
     def call(self, **given: Argument) -> tuple[list[Argument], list[Argument]]:
         """KEYS and ARGV in their order, from arguments by name."""

@@ -6,6 +6,7 @@ nothing of what the entries say. An entry costs no task, no future and no lock.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -28,6 +29,8 @@ OVERHEAD_BYTES = 100
 
 REQUEST_BUFFER_BYTES = 4 * 1024 * 1024
 RETRY = Backoff(base_s=0.02, cap_s=0.5)
+
+_logger = logging.getLogger("tailrace.publisher")
 
 
 class Line(Protocol):
@@ -204,6 +207,7 @@ class Publisher:
         self._work = asyncio.Event()
         self._progress = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._waits_since: float | None = None
         self.buffered_bytes = 0
         self.commits = 0
 
@@ -317,6 +321,7 @@ class Publisher:
         tries = 0
         while batches := [batch for batch in batches if self._may_write(batch.writer)]:
             results = await self._send(batches)
+            self._say(results)
             self.commits += 1
             tries += 1
             pause_s = RETRY.pause_s(tries)
@@ -346,6 +351,16 @@ class Publisher:
     def _lost_touch(self) -> None:
         self._away = True
         self._doubtful.update(self._open)
+
+    def _say(self, results: list[TailraceError | None]) -> None:
+        """One line when Redis takes no entries, and one when it does again."""
+        why = next((result for result in results if isinstance(result, StoreUnavailable | StoreFull)), None)
+        if why is not None and self._waits_since is None:
+            self._waits_since = monotonic()
+            _logger.warning("cannot write entries, %d bytes wait (%s); trying again", self.buffered_bytes, why)
+        elif why is None and self._waits_since is not None:
+            _logger.warning("entries are written again, after %.1f s", monotonic() - self._waits_since)
+            self._waits_since = None
 
     async def _ask_for(self, doubtful: list[LogWriter]) -> None:
         """Ends the attempts of which the server, back after a failover, has lost the beginning.

@@ -5,6 +5,7 @@ Knows nothing of attempts' inner life, of buffers or of the model's server.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha1
@@ -38,13 +39,15 @@ PATIENCE_S = 60.0
 
 RETRY = Backoff(base_s=0.05, cap_s=1.0)
 
+_logger = logging.getLogger("tailrace.store")
+
 FAILURES = (refusals.RedisError, OSError, RuntimeError)
 """What redis-py may raise when something is wrong with Redis or the way to it; `store_error` tells what it is."""
 
 _CLOSED_MEANWHILE = "the handler is closed"
 """So ends uvloop's RuntimeError for a write to a connection that was lost a moment before; asyncio's own goes on."""
 
-_PASSING = ("BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS")
+_PASSING = ("BUSY", "UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS")
 _ID_TOO_SMALL = "equal or smaller"
 
 
@@ -404,11 +407,11 @@ class Store:
             except refusals.NoScriptError:
                 return await self._redis.eval(script.text, len(key_list), *key_list, *args)
 
-        return script.verdict(await patiently(once, self._patience_s))
+        return script.verdict(await patiently(script.name, once, self._patience_s))
 
 
-async def patiently(once: Callable[[], Awaitable[Any]], patience_s: float) -> Any:
-    """Awaits `once()` again and again while Redis is away or full.
+async def patiently(verb: str, once: Callable[[], Awaitable[Any]], patience_s: float) -> Any:
+    """Awaits `once()` again and again while Redis is away or full; of that it logs the first time.
 
     Raises:
         StoreUnavailable, StoreFull: it still is after `patience_s`.
@@ -425,6 +428,8 @@ async def patiently(once: Callable[[], Awaitable[Any]], patience_s: float) -> An
             pause_s = RETRY.pause_s(tries)
             if isinstance(ours, StoreRefused) or monotonic() + pause_s > end:
                 raise ours from error
+            if tries == 1:
+                _logger.warning("cannot %s (%s); trying again for %g s", verb, ours, patience_s)
         await asyncio.sleep(pause_s)
 
 

@@ -1,4 +1,6 @@
+#!lua flags=allow-oom
 -- cancel: ends a request that waits at once, in the next attempt; tells the owner of one that runs.
+-- allow-oom: whatever ends a request goes through when the server is out of memory.
 -- KEYS rec log   ARGV channel request_id terminal outcome
 -- -> ended | signalled | finished status | unknown
 local rec, log = KEYS[1], KEYS[2]

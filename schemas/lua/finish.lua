@@ -1,6 +1,8 @@
+#!lua flags=allow-oom
 -- finish: the terminal entry, the outcome, the status and the lifetime in one step, so that none is seen without the others.
 -- Only the owner of the attempt recorded may; sent again after a lost reply it changes nothing.
 -- What the dead-letter list needs is noted as well, so that bury.lua can be repeated after it.
+-- allow-oom: an end is written even when the server is out of memory: it frees more than it takes.
 -- KEYS rec log   ARGV attempt token terminal_id terminal outcome status failures error (JSON, empty: none) dead (1: bury it)
 -- -> finished | again | stale attempt | ended status | unknown | gap last_id
 local rec, log = KEYS[1], KEYS[2]

@@ -11,8 +11,6 @@ if standing[1] then
 end
 local now = now_ms()
 local timeout_ms, retention_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
--- Deleted only where there is one: a script that has written is no longer stopped by OOM, and then half of submit would pass.
-if redis.call('EXISTS', log) == 1 then redis.call('DEL', log) end
 -- HSET is the first write: out of memory is refused there or nowhere (a DEL before it would open the door for the rest).
 redis.call('HSET', rec, 'request', ARGV[1], 'digest', ARGV[2], 'api', ARGV[3], 'model', ARGV[4], 'status', 'queued',
   'attempt', 0, 'submitted_ms', now, 'deadline_ms', now + timeout_ms, 'retention_ms', retention_ms)

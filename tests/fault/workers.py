@@ -33,6 +33,11 @@ class WorkerProcess:
         """Its log lines."""
         return "".join(self._lines)
 
+    def memory_bytes(self) -> int:
+        """What it keeps in memory, of its own. Source: proc(5), statm."""
+        resident, shared = Path(f"/proc/{self._child.pid}/statm").read_text().split()[1:3]
+        return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+
     async def ready(self) -> None:
         """Returns when it takes jobs."""
         assert self._child.stdout is not None
@@ -82,6 +87,9 @@ async def worker_process(url: str, simulator: Simulator, **settings: str) -> Asy
     try:
         await worker.ready()
         yield worker
+    except BaseException as error:
+        error.add_note(f"the worker said:\n{worker.said}")
+        raise
     finally:
         await worker.stop()
 

@@ -320,20 +320,34 @@ async def test_finish_of_a_log_emptied_by_trimming(verbs: Verbs) -> None:
     assert (await verbs.finish()).word == "gap"
 
 
-async def test_finish_under_out_of_memory_writes_nothing(verbs: Verbs, valkey: EmbeddedValkey) -> None:
+async def test_out_of_memory_lets_nothing_begin_and_everything_end(verbs: Verbs, valkey: EmbeddedValkey) -> None:
     await verbs.submit()
     await verbs.begin()
     before = await verbs.state()
     valkey.ask("CONFIG SET maxmemory 1")
     try:
         with pytest.raises(OutOfMemoryError):
-            await verbs.finish()
-        with pytest.raises(OutOfMemoryError):
             await verbs.begin(2, "t2")
+        assert await verbs.state() == before
+        assert (await verbs.cancel()).word == "signalled"
+        assert (await verbs.finish()).word == "finished"
     finally:
         valkey.ask("CONFIG SET maxmemory 0")
-    assert await verbs.state() == before
-    assert (await verbs.finish()).word == "finished"
+    assert await verbs.rec("status") == (await verbs.outcome())["status"]
+
+
+async def test_out_of_memory_does_not_keep_what_waits_from_being_cancelled(
+    verbs: Verbs, valkey: EmbeddedValkey
+) -> None:
+    await verbs.submit()
+    await verbs.begin()
+    valkey.ask("CONFIG SET maxmemory 1")
+    try:
+        assert (await verbs.release()).word == "released"
+        assert (await verbs.cancel()).word == "ended"
+    finally:
+        valkey.ask("CONFIG SET maxmemory 0")
+    assert await verbs.rec("status") == "cancelled"
 
 
 async def test_no_reader_sees_a_terminal_without_its_outcome(verbs: Verbs, redis_url: str) -> None:
