@@ -6,7 +6,7 @@ from itertools import pairwise
 from statistics import median
 
 from schemas.deltas import AttemptStarted
-from tests.fault.campaign.case import Case, cases
+from tests.fault.campaign.case import DEADLY, SILENT, Case, cases
 from tests.fault.campaign.history import Disturbance, History
 
 
@@ -38,15 +38,17 @@ def lines(history: History) -> list[str]:
 
 
 def takeovers(history: History, all_cases: list[Case]) -> list[float]:
-    """Seconds from a SIGKILL to the next attempt of what ran there, where nothing else happened between.
+    """Seconds from a SIGKILL to the next attempt of what ran there, where nothing else can have cost it its lease.
 
-    Who ran it is not in the log: a kill counts when it is the only disturbance between the two attempts' begins.
+    Who ran it is not in the log: a kill counts when it is the only such disturbance between the two attempts' begins.
     """
     found: list[float] = []
     for case in all_cases:
         begins = [(_seconds(entry), entry.why) for _, entry in case.log if isinstance(entry, AttemptStarted)]
         for (before, _), (after, why) in pairwise(begins):
-            between = [what for what in history.disturbances if _touches(what, before, after)]
+            between = [
+                what for what in history.disturbances if what.kind in DEADLY | SILENT and _touches(what, before, after)
+            ]
             if why == "lease_expired" and [what.kind for what in between] == ["kill_worker"]:
                 found.append(after - between[0].began)
     return found
