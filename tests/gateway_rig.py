@@ -1,0 +1,155 @@
+"""A gateway on real sockets, and readers of its event streams over real HTTP."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import httpx2
+
+from producers.api_keys import new_key
+from producers.gateway.app import Gateway
+from producers.gateway.server import GatewayServer, listen
+from schemas.settings import Settings
+
+WAIT_S = 20.0
+SECRET = "a secret for tests alone and of enough characters"  # noqa: S105 - it guards nothing
+
+
+@dataclass
+class Served:
+    """A gateway that listens."""
+
+    gateway: Gateway
+    server: GatewayServer
+    url: str
+    key: str
+    keys_file: Path
+    http: httpx2.AsyncClient
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.url.rpartition(":")[2])
+
+    async def submit(self, request: Mapping[str, Any], **headers: str) -> dict[str, Any]:
+        """Submits by HTTP; the answer's body."""
+        answer = await self.http.post("/v1/streams", json=dict(request), headers=headers)
+        assert answer.status_code == 202, answer.text
+        return answer.json()
+
+
+@asynccontextmanager
+async def gateway(
+    url: str, folder: Path, *, is_open: bool = False, tenant: str = "acme", **settings: Any
+) -> AsyncGenerator[Served]:
+    """A gateway for the Redis at `url`, with one API key, which `http` shows.
+
+    Args:
+        url: of the Redis.
+        folder: for the file of keys.
+        is_open: ask nobody for a key.
+        tenant: whose key it is.
+        settings: of the gateway, by name.
+    """
+    shown, kept = new_key(tenant)
+    keys_file = folder / "keys"
+    keys_file.write_text(kept.line + "\n")
+    made = Settings.model_validate(
+        {"redis_url": url, "gateway_keys_file": str(keys_file), "token_secrets": SECRET, **settings}
+    )
+    served = Gateway(made, is_open=is_open)
+    server = GatewayServer(served)
+    with listen("127.0.0.1", 0) as listener:
+        at = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        task = asyncio.create_task(server.serve([listener]))
+        async with httpx2.AsyncClient(
+            base_url=at, headers={"authorization": f"Bearer {shown}"}, timeout=WAIT_S
+        ) as http:
+            try:
+                yield Served(served, server, at, shown, keys_file, http)
+            finally:
+                server.should_exit = True
+                async with asyncio.timeout(WAIT_S):
+                    await task
+
+
+@dataclass
+class Event:
+    """A frame as a browser would hand it on; `id` is None where the frame had none."""
+
+    name: str
+    id: str | None
+    text: str
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """Its JSON."""
+        return json.loads(self.text)
+
+
+@dataclass
+class Reader:
+    """What one event stream said: events, comments, the hint when to come back."""
+
+    status: int
+    headers: httpx2.Headers
+    _lines: AsyncGenerator[str, None]
+    comments: int = 0
+    retries: list[int] = field(default_factory=list[int])
+
+    async def __aiter__(self) -> AsyncGenerator[Event, None]:
+        name, event_id, data = "message", None, list[str]()
+        async for line in self._lines:
+            field_name, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            match field_name:
+                case "" if line:
+                    self.comments += 1
+                case "event":
+                    name = value
+                case "id":
+                    event_id = value
+                case "data":
+                    data.append(value)
+                case "retry":
+                    self.retries.append(int(value))
+                case _:
+                    if data:
+                        yield Event(name, event_id, "\n".join(data))
+                    name, event_id, data = "message", None, list[str]()
+
+    async def all(self) -> list[Event]:
+        """Every event to the end of the stream."""
+        async with asyncio.timeout(WAIT_S):
+            return [event async for event in self]
+
+
+@asynccontextmanager
+async def reading(
+    http: httpx2.AsyncClient, path: str, headers: Mapping[str, str] = MappingProxyType({})
+) -> AsyncGenerator[Reader]:
+    """Opens an event stream."""
+    async with http.stream("GET", path, headers={"accept": "text/event-stream", **headers}) as answer:
+        lines = _lines(answer)
+        try:
+            yield Reader(answer.status_code, answer.headers, lines)
+        finally:
+            with suppress(RuntimeError):  # it is being read just now, by whoever was cancelled
+                await lines.aclose()
+
+
+async def _lines(answer: httpx2.Response) -> AsyncGenerator[str, None]:
+    async for line in answer.aiter_lines():
+        yield line
+
+
+async def events(http: httpx2.AsyncClient, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> list[Event]:
+    """Every event of a stream, to its end."""
+    async with reading(http, path, headers) as reader:
+        assert reader.status == 200, reader.status
+        return await reader.all()

@@ -1,0 +1,75 @@
+"""The gateway's parts without a socket: places in several requests, allowances, origins, the outbox."""
+
+import asyncio
+
+import pytest
+
+from producers.gateway.access import Allowance, origins_of
+from producers.gateway.cursors import Places
+from producers.gateway.outbox import Outbox
+from schemas.errors import CursorInvalid, SettingsError
+
+
+def test_an_event_id_of_several_requests_leads_back_to_each_place() -> None:
+    places = Places(["a", "b", "c"])
+    places.advance("a", "1-7", ended=False)
+    event_id = places.advance("b", "2-3", ended=True)
+    back = Places(["c", "b", "a", "d"], event_id)
+    assert [back.cursor(one) for one in "abcd"] == ["1-7", "2-3", None, None]
+    assert [back.has_ended(one) for one in "abcd"] == [False, True, False, False]
+    # given fewer requests, expect the places of the others let go
+    assert Places(["a"], event_id).advance("a", "1-8", ended=False).count(",") == 0
+
+
+@pytest.mark.parametrize("event_id", ["1-7", "abc", "tag:one", "tag:1-7,", ":"])
+def test_an_event_id_that_is_none_of_ours_is_refused(event_id: str) -> None:
+    with pytest.raises(CursorInvalid):
+        Places(["a"], event_id)
+
+
+def test_an_allowance_is_used_up_by_one_tenant_and_comes_back_with_time() -> None:
+    allowance = Allowance(60)
+    assert [allowance.wait_s("acme", 0.0) for _ in range(60)] == [0.0] * 60
+    assert allowance.wait_s("acme", 0.0) == pytest.approx(1.0)
+    assert allowance.wait_s("initech", 0.0) == 0.0
+    assert allowance.wait_s("acme", 0.5) == pytest.approx(0.5)
+    assert allowance.wait_s("acme", 1.01) == 0.0
+    assert allowance.wait_s("acme", 1.01) > 0
+
+
+def test_an_allowance_of_zero_is_no_limit() -> None:
+    assert [Allowance(0).wait_s("acme", 0.0) for _ in range(1000)] == [0.0] * 1000
+
+
+def test_origins_are_scheme_and_host() -> None:
+    assert origins_of("") == []
+    assert origins_of("https://a.example, http://localhost:3000") == ["https://a.example", "http://localhost:3000"]
+    for wrong in ("*", "a.example", "https://a.example/", "https://*.example"):
+        with pytest.raises(SettingsError, match="TAILRACE_GATEWAY_ORIGINS"):
+            origins_of(wrong)
+
+
+async def test_a_full_outbox_makes_followers_wait_and_loses_nothing() -> None:
+    outbox = Outbox(limit_bytes=10)
+    sent = [bytes([65 + number]) * 4 for number in range(20)]
+
+    async def follow() -> None:
+        for frame in sent:
+            await outbox.put(frame)
+        outbox.close(b"end")
+
+    following = asyncio.create_task(follow())
+    taken: list[bytes] = []
+    while (piece := await outbox.take()) is not None:
+        assert len(piece) <= 10 + 4 + len(b"end")
+        taken.append(piece)
+    await following
+    assert b"".join(taken) == b"".join(sent) + b"end"
+    assert len(taken) > 1
+
+
+async def test_a_closed_outbox_takes_nothing_more() -> None:
+    outbox = Outbox(limit_bytes=10)
+    outbox.close(b"end")
+    outbox.add(b"more")
+    assert [await outbox.take(), await outbox.take()] == [b"end", None]
