@@ -36,6 +36,7 @@ class Bench(NamedTuple):
 
 BENCHES = {
     "queue": Bench("bench.queue", "start latency, starts/s, takeover and cost of waiting, beside stock arq"),
+    "cancel": Bench("bench.cancel", "from a cancel to the closed connection, beside a bare PUBLISH"),
     "interface": Bench(
         "bench.interface", "cost of a chunk by length of the answer, beside decoding alone and a naive way"
     ),
