@@ -222,7 +222,7 @@ class ChatInterface:
             self._texts.refusal(delta.refusal, loose)
         if delta.tool_calls:
             self._read_calls(delta.tool_calls, loose)
-        if delta.function_call is not None:
+        elif delta.function_call is not None:  # beside tool calls it tells the same once more, for old clients
             function = delta.function_call
             self._add_call(FUNCTION_CALL_INDEX, "", function.name or "", function.arguments or "", "function", loose)
 
