@@ -12,8 +12,8 @@ Glossary (`<id>` is the request id; the braces are a cluster hash tag, so both k
     arq:result:<id>       arq's result, for job functions that keep one (`generate` does not); as long as they say
     arq:abort             sorted set of arq's own aborts, which we do not look at; an id leaves it with its job
     arq:queue:health-check  arq's sign of life, by any worker; a little longer than the pause between two
-    tr:queue:state:<id>   hash: what claim knows of a job: attempt (number minted last), crashes, crashed (the attempt
-                          of the last crash), held (1 while leased), why (the next attempt begins, when it was handed
+    tr:queue:state:<id>   hash: what claim knows of a job: attempt (number minted last), crashes, crashed (the attempts
+                          they ended), held (1 while leased), why (the next attempt begins, when it was handed
                           back), since (its place among those that wait), and of one that came from a lane: lane;
                           QUEUE_STATE_LIFETIME_S
     tr:queue:wake         list of wake-up tokens for idle workers; WAKE_LIFETIME_S
@@ -39,6 +39,7 @@ went and handed it back), `submitted_ms`, `deadline_ms`, `retention_ms`, `starte
 """
 
 QUEUE = "arq:queue"
+HEALTH = "arq:queue:health-check"
 WAKE = "tr:queue:wake"
 LANES = "tr:queue:lanes"
 WATCHED = "tr:queue:watched"

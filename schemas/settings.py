@@ -32,6 +32,7 @@ class Settings(BaseModel):
         first_byte_timeout_s: from the request sent to the first byte of the answer.
         idle_timeout_s: the longest pause between two pieces of the answer.
         max_attempts: how often a request is tried in all, where the model's server fails.
+        max_crashes: workers that may die or hang with a request before it counts as one that kills them.
         dead_letters: which requests go into the dead-letter list: `poison` (no worker could give them a fair run) or
             `failed` (all that end as failed).
         retention_s: how long log and record stay after the end.
@@ -63,6 +64,7 @@ class Settings(BaseModel):
     first_byte_timeout_s: float = Field(default=120.0, gt=0, le=86_400)
     idle_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
     max_attempts: int = Field(default=5, ge=1, le=100)
+    max_crashes: int = Field(default=3, ge=1, le=100)
     dead_letters: Literal["poison", "failed"] = "poison"
     retention_s: float = Field(default=DEFAULT_RETENTION_S, ge=1, le=31_536_000)
     max_log_entries: int = Field(default=200_000, ge=10)

@@ -91,6 +91,7 @@ async def _run(settings: Settings, plant: Plant, ready: Callable[[Settings], Non
         drain_s=settings.drain_s,
         tenant_limit=settings.tenant_limit,
         tenant_limits=settings.tenant_limits,
+        max_crashes=settings.max_crashes,
         ctx={RUNNER: runner},
         on_startup=started,
         handle_signals=handle_signals,

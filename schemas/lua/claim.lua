@@ -29,7 +29,7 @@ local function take(id, score, lane)
     return
   end
   local state = 'tr:queue:state:' .. id
-  local at = redis.call('HMGET', state, 'attempt', 'crashes', 'held', 'why', 'lane', 'since')
+  local at = redis.call('HMGET', state, 'attempt', 'crashes', 'held', 'why', 'lane', 'since', 'crashed')
   local held, since = at[3] == '1', lane and score or at[6] or score
   if not lane and at[5] and not held then -- its pause is over: back to its place
     wait_in(at[5], id, since)
@@ -41,7 +41,7 @@ local function take(id, score, lane)
   local attempt, crashes, why = tonumber(at[1] or 0) + 1, tonumber(at[2] or 0), at[4] or 'first'
   if held then crashes, why = crashes + 1, 'lease_expired' end
   redis.call('HSET', state, 'attempt', attempt, 'crashes', crashes, 'held', 1, 'why', why, 'since', since)
-  if held then redis.call('HSET', state, 'crashed', at[1]) end
+  if held then redis.call('HSET', state, 'crashed', (at[7] or ' ') .. at[1] .. ' ') end
   if lane then
     redis.call('HSET', state, 'lane', lane)
     take_slot(lane, id)

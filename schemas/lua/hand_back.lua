@@ -10,9 +10,10 @@ local holder = redis.call('GET', lease)
 local at = redis.call('HMGET', state, 'attempt', 'held', 'lane', 'since', 'crashed')
 local ours = holder == ARGV[2] or not holder and at[1] == ARGV[3]
 if not ours then
-  if ARGV[8] == '1' and at[5] == ARGV[3] then
-    redis.call('HDEL', state, 'crashed')
+  local first, last = string.find(at[5] or '', ' ' .. ARGV[3] .. ' ', 1, true)
+  if ARGV[8] == '1' and first then
     redis.call('HINCRBY', state, 'crashes', -1)
+    redis.call('HSET', state, 'crashed', string.sub(at[5], 1, first) .. string.sub(at[5], last + 1))
   end
   return {'stale'}
 end

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from hashlib import sha1
 from typing import Any
@@ -94,6 +95,52 @@ async def test_a_lease_ends_by_the_clock_while_the_server_is_away(lasting: Embed
         await until(lambda: gone(client))
     assert jobs.ends == ["lease_lost", "finished"]
     assert jobs.leases[1].attempt > 1
+
+
+async def test_outages_are_no_crashes(lasting: EmbeddedValkey) -> None:
+    # given a long job, a job after which one crash is one too many, and two workers, if the server is away for longer
+    # than a lease three times, expect the job to go on, whoever has it, with no crash left in the books
+    jobs = Jobs()
+    settings: dict[str, Any] = {"lease_s": 1.0, "max_crashes": 2}
+    async with (
+        plain_client(lasting.url) as client,
+        running(lasting.url, jobs.generate, **settings) as first,
+        running(lasting.url, jobs.generate, **settings) as second,
+    ):
+        await client.enqueue_job("generate", _job_id="a")
+        for outage in range(1, 4):
+            await until(lambda outage=outage: len(jobs.leases) == outage)
+            await until(lambda: no_crash(client))
+            lasting.kill()
+            async with asyncio.timeout(DEADLINE_S):
+                assert await jobs.leases[-1].stopped is Stop.LEASE_LOST
+            assert jobs.leases[-1].cut_off
+            await asyncio.to_thread(lasting.start)
+        await until(lambda: len(jobs.leases) == 4)
+        await until(lambda: no_crash(client))
+        jobs.go.set()
+        await until(lambda: gone(client))
+        assert first.deaths == second.deaths == []
+    assert jobs.ends == ["lease_lost"] * 3 + ["finished"]
+
+
+async def no_crash(client: ArqRedis) -> bool:
+    return await client.hget(keys.queue_state_key("a"), "crashes") == b"0"
+
+
+async def test_who_hung_was_not_cut_off(lasting: EmbeddedValkey) -> None:
+    # given a worker whose loop hangs for longer than its lease, if it wakes, expect its lease lost, by no fault of the
+    # server's
+    jobs = Jobs()
+    async with plain_client(lasting.url) as client, running(lasting.url, jobs.generate, lease_s=0.5):
+        await client.enqueue_job("generate", _job_id="a")
+        await until(lambda: len(jobs.leases) == 1)
+        time.sleep(0.8)  # noqa: ASYNC251 - this is the fault
+        async with asyncio.timeout(DEADLINE_S):
+            assert await jobs.leases[0].stopped is Stop.LEASE_LOST
+        assert not jobs.leases[0].cut_off
+        jobs.go.set()
+        await until(lambda: gone(client))
 
 
 async def test_a_server_that_hangs_hangs_no_lease(lasting: EmbeddedValkey) -> None:
