@@ -27,6 +27,11 @@ from schemas.deltas import (
 )
 
 _DIM, _CYAN, _GREEN, _YELLOW, _RED = "2", "36", "32", "33", "31"
+_STALLED = {
+    "no_worker": "no worker gives a sign of life",
+    "busy": "all workers are busy",
+    "lost": "its job was lost, and has been enqueued again",
+}
 _TERMINAL_COLOURS = {Completed: _GREEN, Incomplete: _YELLOW, Cancelled: _YELLOW, Failed: _RED}
 
 # What a model writes must not steer the terminal: every control character but tab and line feed is shown, not obeyed.
@@ -142,7 +147,7 @@ def _in_words(entry: LogEntry | ReaderEvent) -> tuple[str, str]:
         case Gap():
             return f"[gap] what stood between {entry.after} and {entry.before} is lost", _RED
         case Stalled():
-            return f"[stalled] nobody has worked on it for {entry.for_ms / 1000:g} s", _YELLOW
+            return f"[stalled] for {entry.for_ms / 1000:g} s: {_STALLED[entry.why]}", _YELLOW
         case Completed() | Incomplete() | Failed() | Cancelled():
             return _end_in_words(entry), _TERMINAL_COLOURS[type(entry)]
         case _:

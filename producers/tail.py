@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from producers.stalled import StallWatch
 from producers.store import Glimpse, RawEntry
 from schemas.codec import decode_entry, encode_entry
 from schemas.deltas import TERMINALS, Gap, LogEntry, ReaderEvent
@@ -74,7 +75,13 @@ async def _glimpse(reader: LogReader, request_id: str, cursor: EntryId) -> Glimp
 
 
 async def tail(
-    reader: LogReader, request_id: str, after: EntryId, seen: Glimpse, *, away_limit_s: float
+    reader: LogReader,
+    request_id: str,
+    after: EntryId,
+    seen: Glimpse,
+    *,
+    away_limit_s: float,
+    watch: StallWatch | None = None,
 ) -> AsyncGenerator[Tailed, None]:
     """Every entry behind `after`, in order and once, up to the terminal.
 
@@ -84,6 +91,7 @@ async def tail(
         after: the cursor.
         seen: what `look` answered for it.
         away_limit_s: how long Redis may be away in one piece before the tail gives up.
+        watch: says when nobody works on the request.
 
     Raises:
         UnknownRequest: the log is gone.
@@ -94,8 +102,8 @@ async def tail(
     began = seen.beginning
     outage = _Outage(away_limit_s)
     while not _ends_at(seen, position):
-        entries = await outage.read(partial(reader.read, request_id, position))
-        for entry in entries:
+        entries = await outage.read(partial(_read, reader, request_id, position, watch))
+        for entry in entries or ():
             if not follows(position, entry.id) and entry.id != furthest.next():
                 gap = Gap(after=str(position), before=str(entry.id))
                 yield Tailed(None, gap, encode_entry(gap))
@@ -106,9 +114,22 @@ async def tail(
             yield Tailed(str(position), told, entry.raw)
             if isinstance(told, TERMINALS):
                 return
-        if not entries:
+        if entries is not None and not entries:
             seen = await outage.survive(partial(_glimpse, reader, request_id, position))
             position = resumed(position, began, seen)
+        if watch is not None and (stalled := await watch.judge(bool(entries))):
+            yield Tailed(None, stalled, encode_entry(stalled))
+
+
+async def _read(
+    reader: LogReader, request_id: str, position: EntryId, watch: StallWatch | None
+) -> Sequence[RawEntry] | None:
+    """What is read; None when nothing has come for so long that it is time to ask whether anybody works on it."""
+    try:
+        async with asyncio.timeout(watch.look_s if watch else None):
+            return await reader.read(request_id, position)
+    except TimeoutError:
+        return None
 
 
 def resumed(position: EntryId, began: RawEntry | None, seen: Glimpse) -> EntryId:
@@ -146,7 +167,7 @@ class _Outage:
         self._began_s: float | None = None
         self._ceiling_s = _BACKOFF_BASE_S
 
-    async def read(self, ask: Callable[[], Awaitable[Sequence[RawEntry]]]) -> Sequence[RawEntry]:
+    async def read(self, ask: Callable[[], Awaitable[Sequence[RawEntry] | None]]) -> Sequence[RawEntry] | None:
         """What is read; nothing when Redis is away: what comes back has to be looked at first."""
         try:
             return await ask()

@@ -14,6 +14,7 @@ FORMAT_VERSION = 1
 
 Api = Literal["chat", "responses"]
 ReasoningSource = Literal["non_reasoner_model", "reasoner_model"]
+StalledWhy = Literal["no_worker", "busy", "lost"]
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -148,9 +149,13 @@ class Gap(Entry, frozen=True, tag="gap"):
 
 
 class Stalled(Entry, frozen=True, tag="stalled"):
-    """Made by readers, without entry id: nobody has worked on the request for `for_ms`."""
+    """Made by readers, without entry id: nobody has worked on the request for `for_ms`.
+
+    `why`: `no_worker` gives a sign of life; all are `busy`; or its job was `lost`, and enqueued again.
+    """
 
     for_ms: int
+    why: StalledWhy
 
 
 Delta = ReasoningDelta | ToolCallDelta | AssistantDelta

@@ -128,6 +128,7 @@ BURY = _script(
 )
 CANCEL = _script("cancel", "rec log", "channel request_id terminal outcome", "ended signalled finished unknown")
 RELEASE = _script("release", "rec", "attempt token", "released stale")
+SIGNS = _script("signs", "rec lease queue health", "id", "held waiting lost ended unknown", lanes=True)
 ENQUEUE = _script(
     "enqueue", "queue lease job", "id lane envelope life_ms wake_tokens_max", "enqueued standing", lanes=True
 )

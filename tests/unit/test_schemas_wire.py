@@ -79,7 +79,7 @@ ENTRIES: list[tuple[LogEntry | ReaderEvent, str]] = [
     ),
     (Cancelled(0), '{"message_type":"cancelled","ms":0}'),
     (Gap("1-1", "1-5"), '{"message_type":"gap","after":"1-1","before":"1-5"}'),
-    (Stalled(5000), '{"message_type":"stalled","for_ms":5000}'),
+    (Stalled(5000, "busy"), '{"message_type":"stalled","for_ms":5000,"why":"busy"}'),
 ]
 
 
@@ -233,7 +233,7 @@ def test_a_script_says_at_its_head_what_its_table_says(script: scripts.Script) -
 
 
 def _is_comment(line: str) -> bool:
-    return line.startswith("--")
+    return line.startswith(("--", "#!"))
 
 
 def test_a_script_is_called_by_name_only() -> None:
