@@ -1,6 +1,7 @@
 """What every test stands on: a private Valkey, an environment free of the developer's settings, Hypothesis profiles."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +24,12 @@ def _clean_environment() -> Iterator[None]:
             if name.startswith(("TAILRACE_", "OPENAI_")):
                 patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, and programs that a test starts would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -214,7 +214,10 @@ def test_an_interrupt_ends_the_wait_and_nothing_else(redis_url: str) -> None:
         assert [program.stdout.readline() for _ in range(2)] == ["waiting\n", "0-1\n"]
         wait_until(lambda: blocked_readers(redis_url) == 1)
         program.send_signal(signal.SIGINT)
-        out, err = program.communicate(timeout=20)
+        try:
+            out, err = program.communicate(timeout=20)
+        finally:
+            program.kill()
         assert (program.returncode, out, err) == (0, "queued\n", "")
 
 
