@@ -17,7 +17,7 @@ from worker import telemetry
 from worker.attempt import END_OF_STOP, Attempt, End, Ended, Plant, error_info
 from worker.dead import DeadLetters, Included
 from worker.lease import Lease
-from worker.retry import decide
+from worker.retry import Decision, decide
 
 RUNNER = "tailrace_runner"
 """Where the job function finds its runner in arq's `ctx`."""
@@ -140,22 +140,9 @@ class Runner:
         ended = await attempt.run()
         if ended.error is not None:
             attempt.fail()
-        if ended.error is not None and attempt.request is not None:
-            decision = decide(
-                ended.error,
-                failures=attempt.failures,
-                max_attempts=self._max_attempts,
-                shown=attempt.shown,
-                on_failure=attempt.request.on_failure,
-                left_s=attempt.left_s,
-            )
-            code = error_info(ended.error).code
-            pause_s = f"{decision.pause_s:.2f}" if decision.again else None
-            telemetry.event(
-                "failed", lease.request_id, attempt=lease.attempt, code=code, retry_in_s=pause_s, why=decision.why
-            )
+            decision = self._decide(lease, attempt, ended.error)
             if decision.again:
-                stop = await attempt.pause(decision.pause_s, code)
+                stop = await attempt.pause(decision.pause_s, error_info(ended.error).code)
                 if stop is None:
                     return True
                 ended = Ended(END_OF_STOP[stop])
@@ -164,16 +151,36 @@ class Runner:
                 raise AttemptLost("the lease is gone")
             case End.DRAINED:
                 await attempt.release()
+                if attempt.rest_s > 0:  # whoever comes next waits for what is left of the pause
+                    raise Retry(defer=attempt.rest_s)
                 raise RetryJob
             case End.ANSWERED | End.FAILED | End.CANCELLED:
-                dead = ended.error is not None and self._dead.include(ended.error, asked=attempt.asked)
-                cancelled = ended.how is End.CANCELLED
-                verdict = await attempt.finish(error=ended.error, cancelled=cancelled, dead=dead)
+                await self._finish(lease, attempt, ended)
+        return False
+
+    def _decide(self, lease: Lease, attempt: Attempt, error: TailraceError) -> Decision:
+        decision = decide(
+            error,
+            failures=attempt.failures,
+            max_attempts=self._max_attempts,
+            shown=attempt.shown,
+            on_failure=attempt.request.on_failure if attempt.request else "fail",
+            left_s=attempt.left_s,
+        )
+        pause_s = f"{decision.pause_s:.2f}" if decision.again else None
+        code = error_info(error).code
+        telemetry.event(
+            "failed", lease.request_id, attempt=lease.attempt, code=code, retry_in_s=pause_s, why=decision.why
+        )
+        return decision
+
+    async def _finish(self, lease: Lease, attempt: Attempt, ended: Ended) -> None:
+        dead = ended.error is not None and self._dead.include(ended.error, asked=attempt.asked)
+        verdict = await attempt.finish(error=ended.error, cancelled=ended.how is End.CANCELLED, dead=dead)
         if verdict.word in ("gap", "stale"):  # taken over; or Redis lost entries in a failover: the answer is had anew
             raise RetryJob
         if dead and ended.error is not None:
             await self._list(lease, ended.error)
-        return False
 
     async def _not_begun(self, lease: Lease, verdict: Verdict) -> None:
         """The log is not ours to write: the request has ended, or is gone."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from math import inf
 from typing import Any, cast
@@ -47,8 +47,8 @@ class Owner:
         return (await self.client.submit(request_for(scenario, **more))).id
 
     def lease(self, request_id: str, attempt: int = 1) -> Lease:
-        async def mint(lease: Lease) -> int:
-            return lease.attempt + 1
+        async def mint(lease: Lease, above: int) -> int:
+            return max(lease.attempt, above) + 1
 
         return Lease(request_id, attempt=attempt, token=OWNER, why="first", crashes=0, ends_at=inf, mint=mint)
 
@@ -159,12 +159,11 @@ async def test_a_request_that_is_gone_is_done_with(owner: Owner) -> None:
     assert not await owner.redis.exists(rec_key("never-was"), log_key("never-was"))
 
 
-async def test_a_number_that_is_too_low_goes_back_for_a_higher_one(owner: Owner) -> None:
+async def test_a_number_that_is_too_low_is_made_good_by_a_higher_one(owner: Owner) -> None:
     request_id = await owner.submit(QUICK)
     await Scribe(owner.redis, request_id, attempt=7).begin()
-    with pytest.raises(Retry):
-        await owner.runner.run(owner.lease(request_id, 7))
-    assert owner.calls == 0
+    await owner.runner.run(owner.lease(request_id, 7))
+    assert (await owner.outcome(request_id)).attempt == 8
 
 
 # How it ends
@@ -221,14 +220,55 @@ async def test_a_drain_hands_back_and_voids_nothing_yet(owner: Owner) -> None:
 
 @pytest.mark.parametrize("stop", [Stop.DRAINED, Stop.LEASE_LOST])
 async def test_a_stop_while_it_waits_to_try_again(owner: Owner, stop: Stop) -> None:
+    """given: a server that asks for 50 s, a stop / expect: the rest is waited for, the count stays."""
     request_id = await owner.submit({"faults": [{"kind": "status", "status": 429, "retry_after_s": 50}]})
     lease = owner.lease(request_id)
     async with owner.running(lease, entries=3) as task:
         lease.stop(stop)
-        with suppress(RetryJob):
+        with pytest.raises(Retry if stop is Stop.DRAINED else RetryJob) as raised:
             await task
+    assert isinstance(raised.value, RetryJob) or (raised.value.defer_score or 0) > 20_000
+    status = await owner.client.status(request_id)
+    assert (status.failures, status.drains) == (1, int(stop is Stop.DRAINED))
     assert await owner.status(request_id) == ("queued" if stop is Stop.DRAINED else "running")
     assert owner.calls == 1
+
+
+async def test_failures_count_whoever_made_them(owner: Owner) -> None:
+    """given: an owner that failed once and died / expect: the next one has a try less, and both are told apart."""
+    request_id = await owner.submit({"faults": [{"kind": "status", "status": 500}]})
+    await Scribe(owner.redis, request_id).begin()
+    for _ in range(2):  # sent twice it counts once
+        assert (await owner.plant.store.fail(request_id, 1, "token-1", 1)).word == "counted"
+    lease = owner.lease(request_id, 2)
+    lease.crashes = 1
+    await owner.runner.run(lease)
+    outcome, status = await owner.outcome(request_id), await owner.client.status(request_id)
+    assert (outcome.status, outcome.failures, outcome.crashes, outcome.drains) == ("failed", 3, 1, 0)
+    assert (status.failures, status.crashes, status.drains) == (3, 1, 0)
+    assert owner.calls == 2
+
+
+async def test_who_does_not_own_the_attempt_counts_nothing(owner: Owner) -> None:
+    request_id = await owner.submit(QUICK)
+    await Scribe(owner.redis, request_id).begin()
+    for attempt, token in ((1, "another"), (2, "token-1")):
+        assert (await owner.plant.store.fail(request_id, attempt, token, 1)).word == "stale"
+    assert (await owner.client.status(request_id)).failures == 0
+
+
+async def test_what_was_counted_before_stands_in_the_outcome(owner: Owner) -> None:
+    """given: a drain, then an answer / expect: no try lost, and the drain told."""
+    request_id = await owner.submit(SLOW)
+    lease = owner.lease(request_id)
+    async with owner.running(lease, entries=4) as task:
+        lease.stop(Stop.DRAINED)
+        with pytest.raises(RetryJob):
+            await task
+    await owner.runner.run(owner.lease(request_id, 2))
+    outcome = await owner.outcome(request_id)
+    assert (outcome.status, outcome.attempt) == ("completed", 2)
+    assert (outcome.failures, outcome.crashes, outcome.drains) == (0, 0, 1)
 
 
 class LossyStore(Store):
