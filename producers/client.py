@@ -19,22 +19,25 @@ from arq.utils import timestamp_ms
 from producers import tail as tails
 from producers.answers import COUNTS, RECORD_FIELDS, CancelVerdict, Status, Submitted, counts_of, status_of
 from producers.dead import DeadLetters
+from producers.fanout import Fanout, Place
 from producers.letta import LettaItem, letta
 from producers.snapshot import Snapshot, snapshot
-from producers.store import ProducerStore
+from producers.stalled import StallWatch
+from producers.store import Glimpse, ProducerStore
 from producers.tail import Tailed
 from producers.tokens import Grant, TokenSigner
 from schemas import codec
 from schemas.deltas import FORMAT_VERSION, Accepted, Cancelled
 from schemas.errors import RequestConflict, RequestRejected, SettingsError, StoreError, StoreUnavailable
 from schemas.ids import BEGINNING, REQUEST_ID_PATTERN, EntryId
-from schemas.keys import JOB_FUNCTION, QUEUE, lane_of
+from schemas.keys import DEFAULT_PRIORITY, JOB_FUNCTION, QUEUE, lane_of
 from schemas.outcome import UNFILLED, Outcome
 from schemas.request import GenerationRequest, decode_request, parse_request
 from schemas.settings import DEFAULT_RETENTION_S, DEFAULT_RUN_LIMIT_S, Settings
 
 DEFAULT_TIMEOUT_S = 5.0
 DEFAULT_AWAY_LIMIT_S = 30.0
+DEFAULT_STALLED_AFTER_S = 10.0
 
 _Item = TypeVar("_Item")
 
@@ -50,6 +53,7 @@ class Client:
         run_limit_s: the longest a request may take from submit to its end, where it says nothing itself.
         retention_s: how long log and record stay after the end.
         away_limit_s: how long Redis may be away in one piece before a running tail gives up.
+        stalled_after_s: nobody has worked on a request for so long before its readers are told.
         tokens: signs what `tail_token` mints.
 
     Attributes:
@@ -63,13 +67,16 @@ class Client:
         run_limit_s: float = DEFAULT_RUN_LIMIT_S,
         retention_s: float = DEFAULT_RETENTION_S,
         away_limit_s: float = DEFAULT_AWAY_LIMIT_S,
+        stalled_after_s: float = DEFAULT_STALLED_AFTER_S,
         tokens: TokenSigner | None = None,
     ) -> None:
         self._store = store
+        self._fanout = Fanout(store)
         self._tokens = tokens
         self._run_limit_s = run_limit_s
         self._retention_s = retention_s
         self._away_limit_s = away_limit_s
+        self._stalled_after_s = stalled_after_s
         self.dead = DeadLetters(store, self.submit)
         self._arq = ArqRedis(
             store.pool,
@@ -119,6 +126,7 @@ class Client:
 
     async def close(self) -> None:
         """Closes all connections; tails that still run end with an error."""
+        await self._fanout.close()
         await self._store.close()
 
     async def __aenter__(self) -> Self:
@@ -189,8 +197,9 @@ class Client:
         """As `tail`, but looks at once: a wrong id or cursor is raised here, not at the first item."""
         _check_known_form(request_id)
         cursor = BEGINNING if after is None else EntryId.parse(after)
-        seen = await tails.look(self._store, request_id, cursor)
-        return tails.tail(self._store, request_id, cursor, seen, away_limit_s=self._away_limit_s)
+        place = self._fanout.place(request_id)
+        seen = await tails.look(place, request_id, cursor)
+        return self._follow(place, request_id, cursor, seen)
 
     def letta(self, request_id: str, after: str | None = None) -> AsyncGenerator[LettaItem, None]:
         """As `tail`, each delta also in the Letta form, the same however often it is resumed."""
@@ -313,6 +322,13 @@ class Client:
                 f"{error}; request {request_id} stands but may not be queued: submit it again with this id"
             ) from error
 
+    async def _mend(self, request_id: str) -> None:
+        """Enqueues a request that stands and is nowhere: its producer died, or a failover lost its job."""
+        record = await self._record(request_id, "tenant", "priority")
+        tenant = record["tenant"].decode() if "tenant" in record else None
+        lane = lane_of(tenant, record.get("priority", DEFAULT_PRIORITY.encode()).decode())
+        await self._enqueue(request_id, lane, self._run_limit_s + self._retention_s)
+
     async def _enqueue_plain(self, request_id: str, lifetime_s: float) -> None:
         """Puts the request into arq's queue unless it is there, and wakes an idle worker.
 
@@ -335,9 +351,22 @@ class Client:
         with suppress(StoreError):  # a token lost costs an idle worker's next poll, nothing else
             await self._store.wake()
 
+    async def _follow(
+        self, place: Place, request_id: str, cursor: EntryId, seen: Glimpse
+    ) -> AsyncGenerator[Tailed, None]:
+        """The tail itself; its place is left however it ends."""
+        watch = StallWatch(
+            partial(self._store.signs, request_id), partial(self._mend, request_id), after_s=self._stalled_after_s
+        )
+        items = tails.tail(place, request_id, cursor, seen, away_limit_s=self._away_limit_s, watch=watch)
+        with place:
+            async with aclosing(items):
+                async for item in items:
+                    yield item
+
     async def _until_ended(self, request_id: str) -> None:
         """Follows the log from where it is now; its terminal and the outcome come in the same step."""
-        seen = await tails.look(self._store, request_id, BEGINNING)
+        seen = await tails.look(self._fanout.place(request_id), request_id, BEGINNING)
         last = str(seen.last.id)
         async with aclosing(self.tail(request_id, after=last)) as items:
             async for _ in items:

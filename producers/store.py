@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from redis import exceptions as refusals
 from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
@@ -26,7 +27,7 @@ PAGE_ENTRIES = 500
 WAIT_S = 5.0
 """How long a reader waits for the next entry before it looks whether the log still stands."""
 
-_SCRIPTS = (scripts.SUBMIT, scripts.CANCEL, scripts.ENQUEUE, scripts.UNQUEUE)
+_SCRIPTS = (scripts.SUBMIT, scripts.CANCEL, scripts.ENQUEUE, scripts.UNQUEUE, scripts.SIGNS)
 _LETTER_FIELDS = ("error", "died_ms", "attempt", "failures", "crashes", "drains", "tenant")
 _RETRY_PAUSE_S = 0.05
 _PASSING = ("BUSY", "UNBLOCKED", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
@@ -68,7 +69,7 @@ class ProducerStore:
         self.place = _place(url)
         self._url = url
         self._timeout_s = timeout_s
-        self._wait_s = wait_s
+        self.wait_s = wait_s
         self._wait_ms = max(1, int(wait_s * 1000))  # BLOCK 0 would be for ever
         self._redis = Redis(connection_pool=self._pool(None))
         self.pool = self._pool(timeout_s)
@@ -115,7 +116,7 @@ class ProducerStore:
                 f"Redis at {self.place} did not answer within {wait_s + self._timeout_s:g} s"
             ) from error
         except (refusals.RedisError, OSError, RuntimeError) as error:
-            raise self._translated(error) from error
+            raise self.translated(error) from error
 
     async def submit(
         self,
@@ -205,6 +206,16 @@ class ProducerStore:
         }
         await self._run(scripts.UNQUEUE, places, id=request_id, lane=lane or "")
 
+    async def signs(self, request_id: str) -> Verdict:
+        """Whether anybody works on a request: words of `scripts.SIGNS`."""
+        places = {
+            "rec": keys.rec_key(request_id),
+            "lease": keys.lease_key(request_id),
+            "queue": keys.QUEUE,
+            "health": keys.HEALTH,
+        }
+        return await self._run(scripts.SIGNS, places, id=request_id)
+
     async def letters(self, limit: int) -> list[tuple[str, dict[str, bytes]]]:
         """The newest dead letters first, without their contents."""
         async with self.asking():
@@ -261,11 +272,15 @@ class ProducerStore:
         It waits on a connection that nobody else uses meanwhile.
         """
         streams = {keys.log_key(request_id): str(after)}
-        async with self.asking(self._wait_s):
+        async with self.asking(self.wait_s):
             reply = await self._reads.xread(
-                streams, count=PAGE_ENTRIES, block=max(1, int(self._wait_s * 1000))
+                streams, count=PAGE_ENTRIES, block=max(1, int(self.wait_s * 1000))
             )  # 0 would be for ever
         return _entries(reply[0][1]) if reply else []
+
+    def connection(self) -> AbstractConnection:
+        """A connection of its own, not open yet and not tried again, for whom one can be shared by many readers."""
+        return self._reads.connection_pool.make_connection()
 
     async def _run(self, script: Script, named: Mapping[str, str], **given: Argument) -> Verdict:
         places, values = script.call(**named, **given)
@@ -288,7 +303,8 @@ class ProducerStore:
             raise SettingsError(f"redis_url: {self.place} cannot be used: {error}") from error
         return pool
 
-    def _translated(self, error: Exception) -> StoreError:
+    def translated(self, error: Exception) -> StoreError:
+        """redis-py's error as ours."""
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         match error:
             case RuntimeError() if _CLOSED_MEANWHILE not in said:

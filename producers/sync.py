@@ -195,9 +195,19 @@ class _LoopThread:
             raise
 
     def stop(self) -> None:
-        """Ends the thread; what still runs in it is left."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """Ends the thread, and what still runs in it."""
+        asyncio.run_coroutine_threadsafe(_end_all(), self._loop)
         self._thread.join(_STOP_S)
+
+
+async def _end_all() -> None:
+    """Cancels every other task of the loop, then stops it: a task that is left is complained of at the very end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_STOP_S / 2)
+    asyncio.get_running_loop().stop()
 
 
 _lock = threading.Lock()

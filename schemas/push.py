@@ -31,6 +31,11 @@ def channel(number: int) -> str:
     return f"{keys.PUSH}{number}"
 
 
+def channel_pattern() -> str:
+    """All of the channels, as an ACL rule or PSUBSCRIBE names them."""
+    return f"{keys.PUSH}*"
+
+
 def encode_pushes(pushes: Sequence[tuple[str, int, int, Sequence[bytes]]]) -> bytes:
     """What one message on a channel says, of as many requests as there are; msgpack."""
     return _encoder.encode(pushes)

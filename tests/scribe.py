@@ -19,6 +19,7 @@ from schemas.deltas import (
 from schemas.ids import EntryId
 from schemas.keys import log_key, rec_key
 from schemas.outcome import UNFILLED, Outcome, Status, terminal_of
+from schemas.push import channel, encode_pushes, shard
 from schemas.scripts import Script, Verdict
 
 IDS = MessageIds("message-11111111-1111-4111-8111-1111111111ff", "message-22222222-2222-4222-8222-2222222222ff")
@@ -59,13 +60,18 @@ class Scribe:
             scripts.BEGIN, attempt=self.attempt, token=self.token, attempt_started=encode_entry(started)
         )
 
-    async def write(self, entries: Iterable[LogEntry]) -> None:
-        """Appends entries, in one step."""
+    async def write(self, entries: Iterable[LogEntry], *, pushed: bool = True) -> None:
+        """Appends entries, in one step, and pushes them, as the worker's publisher does."""
+        raws = [encode_entry(entry) for entry in entries]
+        first = self.last.next()
         async with self._redis.pipeline(transaction=True) as pipe:
-            for entry in entries:
+            for raw in raws:
                 self.last = self.last.next()
-                pipe.xadd(log_key(self._request_id), {"e": encode_entry(entry)}, id=str(self.last), nomkstream=True)
+                pipe.xadd(log_key(self._request_id), {"e": raw}, id=str(self.last), nomkstream=True)
             await pipe.execute()
+        if pushed:
+            told = encode_pushes([(self._request_id, first.attempt, first.seq, raws)])
+            await self._redis.publish(channel(shard(self._request_id)), told)
 
     async def finish(self, status: Status = "completed", outcome: Outcome | None = None) -> Verdict:
         """Writes terminal and outcome."""

@@ -15,6 +15,7 @@ from schemas.codec import decode_entry
 from schemas.deltas import Cancelled
 from schemas.errors import StoreUnavailable
 from schemas.outcome import Status as OutcomeStatus
+from schemas.push import channel, shard
 from tests.proxy import Proxy
 from tests.scribe import ANSWER, IDS, Scribe
 from tests.until import until
@@ -66,10 +67,11 @@ async def test_a_result_is_waited_for_over_a_cut_connection(redis_url: str, redi
         await client.submit(id=ID, model="m", messages=HELLO)
         waiting = asyncio.create_task(client.result(ID, wait_s=10))
 
-        async def blocked() -> bool:
-            return any("b" in entry["flags"] for entry in await redis.client_list())
+        async def followed() -> bool:
+            ((_, followers),) = await redis.pubsub_numsub(channel(shard(ID)))
+            return followers == 1
 
-        await until(blocked)
+        await until(followed)
         proxy.cut()
         await Scribe(redis, ID).answer()
         assert (await waiting) is not None

@@ -124,20 +124,6 @@ async def test_many_tails_that_leave_and_come_back_add_up_to_the_log(client: Cli
     assert all(reader.result() == whole for reader in readers)
 
 
-async def test_a_tail_that_is_left_gives_its_connection_back(client: Client, redis: Redis) -> None:
-    async def blocked(count: int) -> bool:
-        return sum("b" in entry["flags"] for entry in await redis.client_list()) == count
-
-    # given a tail that waits for the next entry / if it is cancelled
-    waiting = asyncio.create_task(all_of(client))
-    await until(lambda: blocked(1))
-    waiting.cancel()
-    # expect nobody blocked at the server any more
-    await until(lambda: blocked(0))
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-
-
 async def test_a_cancel_at_any_moment_ends_a_tail(client: Client, redis: Redis) -> None:
     # given a log that grows all the time, so that its tails are busy
     scribe = Scribe(redis, ID)

@@ -75,7 +75,7 @@ async def test_cut_after_every_entry_it_loses_and_doubles_nothing(proxy: Proxy, 
 async def test_a_lost_read_is_read_again(fault: str, proxy: Proxy, redis: Redis) -> None:
     async with through(proxy) as client:
         await client.submit(id=ID, model="m", messages=HELLO)
-        getattr(proxy, fault)(b"XREAD")
+        getattr(proxy, fault)(b"XRANGE")
         reader = Reader(client)
         await until(lambda: not proxy.fault_pending)
         await Scribe(redis, ID).answer()
@@ -130,6 +130,7 @@ async def test_many_short_absences_are_not_added_up(proxy: Proxy, redis: Redis) 
     async with through(proxy, away_limit_s=0.5) as client:
         await client.submit(id=ID, model="m", messages=HELLO)
         reader = Reader(client)
+        await until(lambda: len(reader.seen) == 1)
         scribe = Scribe(redis, ID)
         await scribe.begin()
         for entry in ANSWER:

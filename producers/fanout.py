@@ -1,0 +1,378 @@
+"""All tails of a client on three connections: one hears what is pushed, two read what stands in the logs.
+
+The log is the truth and the replay; the push channel brings the live part. A reader joins the live part where the log,
+read since its channel is subscribed, ends; it goes back to the log when a push is missing, which the gapless entry ids
+tell, or when it falls behind what is kept. What was pushed last may be missing with nothing behind it to tell: so the
+ends of quiet logs are looked at now and then, all in one go.
+
+Knows connections, subscriptions and who waits. `live.py` knows how pushes join, `tail.py` what entries mean.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
+
+from redis import exceptions as refusals
+from redis.asyncio.connection import AbstractConnection
+
+from producers.live import Live
+from producers.log_lines import CLOSED, LogLines
+from producers.store import PAGE_ENTRIES, Glimpse, ProducerStore, RawEntry
+from schemas import push
+from schemas.errors import StoreError, StoreRefused, StoreUnavailable
+from schemas.ids import EntryId
+from schemas.keys import log_key
+
+_BACKOFF_BASE_S = 0.05
+_BACKOFF_CAP_S = 2.0
+_PING_S = 5.0
+_LOOKS_AT_ONCE = 1_000
+"""Logs whose ends are asked for in one round trip."""
+
+
+class Fanout:
+    """The tails of one client, in one event loop.
+
+    Args:
+        store: whose Redis it is. Its `wait_s` is how long a log may be quiet before its end is looked at.
+    """
+
+    def __init__(self, store: ProducerStore) -> None:
+        self._store = store
+        self._lines = LogLines(store)
+        self._lives: dict[str, Live] = {}
+        self._channels = _Channels()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._busy = asyncio.Event()
+        self.closed = False
+        self.refusal: StoreRefused | None = None
+
+    @property
+    def requests(self) -> int:
+        """How many requests are followed."""
+        return len(self._lives)
+
+    async def close(self) -> None:
+        """Ends everything; tails that still run end with an error."""
+        self.closed = True
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._lines.close()
+        for live in self._lives.values():
+            live.wake()
+
+    def place(self, request_id: str) -> "Place":
+        """A reader of one log, as `tail.tail` wants one. `with` leaves it; before its first read it costs nothing."""
+        return Place(self, request_id)
+
+    async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
+        """One consistent look at a log; None when there is none."""
+        log, at, began = log_key(request_id).encode(), b"%d-%d" % cursor, b"%d-0" % cursor.attempt
+        commands = [
+            (b"MULTI",),
+            (b"XRANGE", log, b"-", b"+", b"COUNT", b"1"),
+            (b"XREVRANGE", log, b"+", b"-", b"COUNT", b"1"),
+            (b"XRANGE", log, at, at),
+            (b"XRANGE", log, b"(" + at, b"+", b"COUNT", b"1"),
+            (b"XRANGE", log, began, began),
+            (b"EXEC",),
+        ]
+        try:
+            answers = await self._lines.ask(commands, entries=5)
+        except StoreUnavailable:  # a connection that was idle may have been closed meanwhile
+            await asyncio.sleep(_BACKOFF_BASE_S)
+            answers = await self._lines.ask(commands, entries=5)
+        first, last, *others = (_entries(answer)[0] if answer else None for answer in answers[-1])
+        return Glimpse(first, last, *others) if first is not None and last is not None else None
+
+    async def page(self, request_id: str, after: EntryId) -> list[RawEntry]:
+        """The next entries behind `after` that stand in the log, up to a page of them."""
+        command = (b"XRANGE", log_key(request_id).encode(), b"(%d-%d" % after, b"+", b"COUNT", b"%d" % PAGE_ENTRIES)
+        (answer,) = await self._lines.ask([command], entries=PAGE_ENTRIES)
+        return _entries(answer)
+
+    def join(self, request_id: str, place: "Place") -> Live:
+        """Begins to follow a request for a place."""
+        live = self._lives.get(request_id)
+        if live is None:
+            live = self._lives[request_id] = Live(push.shard(request_id))
+            self._channels.add(live.shard)
+            self._busy.set()
+            if not self._tasks and not self.closed:
+                self._tasks = [
+                    asyncio.create_task(self._listen(), name="push channel"),
+                    asyncio.create_task(self._look_after_quiet(), name="quiet logs"),
+                ]
+        live.readers.append(place)
+        return live
+
+    def leave(self, request_id: str, place: "Place", live: Live) -> None:
+        """A place is no more; with the last one of its request, what was kept goes too."""
+        live.readers.remove(place)
+        if not live.readers:
+            del self._lives[request_id]
+            self._channels.remove(live.shard)
+
+    def hears(self, live: Live) -> bool:
+        """Whether everything that is pushed for this request from now on will be heard."""
+        return live.shard in self._channels.heard
+
+    async def _listen(self) -> None:
+        """Hears what is pushed, as long as anybody follows; connects again whenever the connection is lost."""
+        ceiling_s = _BACKOFF_BASE_S
+        while True:
+            await self._channels.wanted_any()
+            try:
+                async with self._connected() as connection:
+                    steering = asyncio.create_task(self._channels.steer(connection, self._store))
+                    try:
+                        while True:
+                            self._hear(await connection.read_response())
+                            ceiling_s = _BACKOFF_BASE_S
+                    finally:
+                        steering.cancel()
+                        await asyncio.wait([steering])
+            except StoreRefused as error:
+                self.refusal = StoreRefused(f"{error}; tails need the channels {push.channel_pattern()}")
+            except StoreError:
+                self.refusal = None  # readers find out by themselves, as soon as they ask the log
+            self._lost()
+            # Full jitter: the web tier's processes must not all come back in the same instant.
+            await asyncio.sleep(random.uniform(0, ceiling_s))  # noqa: S311 - no secret hangs on it
+            ceiling_s = min(2 * ceiling_s, _BACKOFF_CAP_S)
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncGenerator[AbstractConnection]:
+        connection = self._store.connection()
+        try:
+            async with self._store.asking():
+                await connection.connect()
+            yield connection
+        except (refusals.RedisError, OSError) as error:
+            raise self._store.translated(error) from error
+        finally:
+            await connection.disconnect(nowait=True)
+
+    def _hear(self, said: list[Any]) -> None:
+        kind, channel, content = said if len(said) == 3 else (said[0], b"", b"")
+        self._channels.alive = True
+        if kind == b"message":
+            with suppress(ValueError):  # somebody else's message: whoever it kept one from finds it in the log
+                for request_id, attempt, seq, entries in push.decode_pushes(content):
+                    live = self._lives.get(request_id)
+                    if live is not None and live.push(attempt, seq, entries):
+                        live.wake()
+        elif kind in (b"subscribe", b"unsubscribe"):
+            number = int(channel.rpartition(b":")[2])
+            if self._channels.confirm(number, kind == b"subscribe"):
+                self.refusal = None
+                for live in self._lives.values():
+                    if live.floor is None and live.shard == number:
+                        live.wake()
+
+    def _lost(self) -> None:
+        self._channels.forget()
+        for live in self._lives.values():
+            live.lose()
+            live.wake()
+
+    async def _look_after_quiet(self) -> None:
+        """Looks at the ends of logs of which nothing was heard for a while, many in one round trip."""
+        while True:
+            if not self._lives:
+                self._busy.clear()
+                await self._busy.wait()
+            await asyncio.sleep(self._store.wait_s / 2)
+            quiet = [(request_id, live) for request_id, live in self._lives.items() if not live.fresh]
+            for live in self._lives.values():
+                live.fresh = False
+            for start in range(0, len(quiet), _LOOKS_AT_ONCE):
+                await self._look(quiet[start : start + _LOOKS_AT_ONCE])
+
+    async def _look(self, quiet: Sequence[tuple[str, Live]]) -> None:
+        commands = [(b"XREVRANGE", log_key(request_id).encode(), b"+", b"-", b"COUNT", b"1") for request_id, _ in quiet]
+        known = [live.seen for _, live in quiet]
+        try:
+            answers = await self._lines.ask(commands, entries=len(commands))
+        except StoreError:
+            answers: list[Any] = [()] * len(commands)  # every reader has to look for itself, and is told what is wrong
+        for (_, live), seen, answer in zip(quiet, known, answers, strict=True):
+            if live.fresh:
+                continue
+            last = _entries(answer)[0].id if answer else None
+            if last is None or (seen is not None and last < seen):
+                live.lose()
+                live.wake()
+            elif last != seen:
+                live.detach()
+                live.wake()
+
+
+class Place:
+    """One tail's place: reads its request from the live part, and from the log what is not there."""
+
+    def __init__(self, fanout: Fanout, request_id: str) -> None:
+        self._fanout = fanout
+        self._request_id = request_id
+        self._live: Live | None = None
+        self._epoch = 0
+        self._loop = asyncio.get_running_loop()
+        self.position = EntryId(0, 0)
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
+        """As `Fanout.glimpse`."""
+        return await self._fanout.glimpse(request_id, cursor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            self._fanout.leave(self._request_id, self, live)
+
+    def wake(self) -> None:
+        """There is something to look at."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def read(self, request_id: str, after: EntryId) -> Sequence[RawEntry]:
+        """The next entries behind `after`, waiting for them as long as it takes.
+
+        Nothing when the log may be gone, or be another since a connection was lost: then it has to be looked at.
+
+        Raises:
+            StoreError: Redis is away, refuses, or the client is closed.
+        """
+        self.position = after
+        live = self._live
+        if live is None:
+            live = self._live = self._fanout.join(request_id, self)
+            self._epoch = live.epoch
+        while self._epoch == live.epoch:
+            entries = live.behind(after)
+            if entries is None:
+                entries = await self._from_log(live, after)
+            if entries:
+                return entries
+            if live.behind(after) == []:
+                await self._woken()
+        self._epoch = live.epoch
+        return ()
+
+    async def _from_log(self, live: Live, after: EntryId) -> Sequence[RawEntry]:
+        """What the log has. Where it ends, the live part begins, if every push since was heard."""
+        hears, epoch, floor = self._fanout.hears(live), live.epoch, live.floor
+        entries = await self._fanout.page(self._request_id, after)
+        if epoch == live.epoch and floor is live.floor:
+            if hears and not entries:
+                live.start(after)
+            elif hears and len(entries) < PAGE_ENTRIES and floor is None:
+                live.start(entries[-1].id)
+            elif not entries and not self._fanout.hears(live):
+                await self._woken()
+        return entries
+
+    async def _woken(self) -> None:
+        fanout = self._fanout
+        if fanout.closed:
+            raise StoreError(CLOSED)
+        if fanout.refusal is not None:
+            raise fanout.refusal
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+
+class _Channels:
+    """Which shards are wanted, by how many requests, and which of them are heard on the connection there is."""
+
+    def __init__(self) -> None:
+        self.heard: set[int] = set()
+        self.alive = True
+        self._wanted: dict[int, int] = {}
+        self._unanswered: dict[int, int] = {}
+        self._changed = asyncio.Event()
+
+    def add(self, number: int) -> None:
+        """One request more."""
+        self._wanted[number] = self._wanted.get(number, 0) + 1
+        self._changed.set()
+
+    def remove(self, number: int) -> None:
+        """One request less."""
+        self._wanted[number] -= 1
+        if not self._wanted[number]:
+            del self._wanted[number]
+            self._changed.set()
+
+    async def wanted_any(self) -> None:
+        """Waits until any is wanted."""
+        while not self._wanted:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def confirm(self, number: int, subscribed: bool) -> bool:
+        """The server's answer to a command; whether the shard is heard from now on."""
+        self._unanswered[number] -= 1
+        if subscribed and not self._unanswered[number]:
+            self.heard.add(number)
+            return True
+        return False
+
+    def forget(self) -> None:
+        """The connection is lost."""
+        self.heard.clear()
+        self._unanswered.clear()
+
+    async def steer(self, connection: AbstractConnection, store: ProducerStore) -> None:
+        """Subscribes to what is wanted, and to nothing else, as long as the connection stands.
+
+        It ends the connection on which nothing comes any more, not even the answer to a PING.
+        """
+        subscribed: set[int] = set()
+        self.alive = True
+        with suppress(StoreError):  # whoever reads from the connection learns that it is gone
+            while True:
+                self._changed.clear()
+                wanted = set(self._wanted)
+                async with store.asking():
+                    await self._send(connection, "SUBSCRIBE", wanted - subscribed)
+                    await self._send(connection, "UNSUBSCRIBE", subscribed - wanted)
+                subscribed = wanted
+                try:
+                    async with asyncio.timeout(_PING_S):
+                        await self._changed.wait()
+                except TimeoutError:
+                    if not self.alive:
+                        break
+                    self.alive = False
+                    async with store.asking():
+                        await connection.send_command("PING", check_health=False)
+        await connection.disconnect(nowait=True)
+
+    async def _send(self, connection: AbstractConnection, verb: str, numbers: set[int]) -> None:
+        if numbers:
+            for number in numbers:
+                self._unanswered[number] = self._unanswered.get(number, 0) + 1
+            self.heard -= numbers
+            await connection.send_command(verb, *map(push.channel, numbers), check_health=False)
+
+
+def _entries(answer: Sequence[Any]) -> list[RawEntry]:
+    entries: list[RawEntry] = []
+    for entry_id, fields in answer:
+        attempt, _, seq = entry_id.partition(b"-")
+        entries.append(RawEntry(EntryId(int(attempt), int(seq)), fields[1]))
+    return entries
