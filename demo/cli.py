@@ -1,26 +1,25 @@
 """The commands `tailrace demo` and `tailrace simulator`; each imports what it needs when it is called."""
 
-import argparse
 import os
 import signal
 from collections.abc import Sequence
 from types import FrameType
 
+from schemas.command_line import CommandParser
+
 _EXAMPLE = """\
-example:
-  tailrace demo
-  REAL=1 OPENAI_API_KEY=... MODEL=gpt-4.1-mini tailrace demo    # the real model, and its bill
+tailrace demo
+REAL=1 OPENAI_API_KEY=... MODEL=gpt-4.1-mini tailrace demo    # the real model, and its bill
 """
 
 
 def demo(argv: Sequence[str]) -> int:
     """`tailrace demo`: two requests from submit to outcome, on a Valkey and a simulated model of its own."""
-    parser = argparse.ArgumentParser(
-        prog="tailrace demo",
+    parser = CommandParser(
+        "demo",
         description="Shows two requests from submit to outcome: a Valkey, a simulated OpenAI, a worker, viewers. "
         "It uses none of your Redis, and no key of yours unless REAL=1. Everything is taken down at the end.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=_EXAMPLE,
     )
     parser.parse_args(argv)
     from demo.tour import tour

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from producers.root import CommandParser
 from producers.root import main as main  # the entry point of `tailrace`
+from schemas.command_line import CommandParser
 from schemas.errors import RequestRejected, RequestTooLarge
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from producers.root import CommandParser
+from schemas.command_line import CommandParser
 
 if TYPE_CHECKING:
     from producers.dead import DeadLetter, DeadLetterContent, DeadLetters
@@ -21,7 +21,7 @@ def dead(argv: Sequence[str]) -> int:
         description="Look after requests that could not be run: unreadable, expired, of an unknown function, or deadly "
         "to their workers.\nThey stay in the list for a week, the newest 1,000.\n"
         "retry submits the same content as a new request, which names the old one, and prints its id.",
-        example="tailrace dead list\n  tailrace dead show 0f6e2c9d\n  tailrace dead retry 0f6e2c9d",
+        example="tailrace dead list\ntailrace dead show 0f6e2c9d\ntailrace dead retry 0f6e2c9d",
     )
     parser.add_argument("verb", choices=("list", "show", "retry", "drop"))
     parser.add_argument("id", nargs="?", help="which one; for show, retry and drop")

@@ -4,14 +4,13 @@ Exit codes: 0 done, 1 an error that a line on stderr names, 2 wrong usage, 130 i
 Knows nothing of what commands do; imports nothing slow, so that `tailrace --help` answers at once.
 """
 
-import argparse
 import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
-from typing import NoReturn
 
+from schemas.command_line import say
 from schemas.errors import TailraceError
 
 GROUP = "tailrace.commands"
@@ -40,24 +39,6 @@ Redis is TAILRACE_REDIS_URL (redis://127.0.0.1:6379/0). `tailrace COMMAND --help
 """
 
 
-class CommandParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def __init__(self, name: str, *, description: str, example: str) -> None:
-        super().__init__(
-            prog=f"tailrace {name}",
-            description=description,
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    def error(self, message: str) -> NoReturn:
-        """Ends with exit code 2 and one line on stderr."""
-        _say(f"{self.prog}: {message} (see {self.prog} --help)")
-        raise SystemExit(2)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -79,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if found is None:
         near = difflib.get_close_matches(name, _commands(), n=1)
         meant = f"; did you mean `tailrace {near[0]}`?" if near else "; `tailrace --help` lists them"
-        _say(f"tailrace: there is no command {name[:80]!r}{meant}")
+        say(f"tailrace: there is no command {name[:80]!r}{meant}")
         return 2
     return _run(name, found, arguments[1:])
 
@@ -91,18 +72,13 @@ def _run(name: str, found: EntryPoint, arguments: Sequence[str]) -> int:
         sys.stdout.flush()  # here, where a reader that has gone is still caught
         return code
     except TailraceError as error:
-        _say(f"tailrace {name}: {error}")
+        say(f"tailrace {name}: {error}")
         return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it flushes at its end
         return 141
-
-
-def _say(line: str) -> None:
-    """One line on stderr, whatever stands in the message."""
-    print(" ".join(line.split()), file=sys.stderr)
 
 
 def _commands() -> dict[str, EntryPoint]:

@@ -3,24 +3,27 @@
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from schemas.command_line import CommandParser, say
 from schemas.errors import StoreUnavailable, TailraceError
 from schemas.keys import QUEUE
 from schemas.settings import Settings
 from worker.store import CONNECT_TIMEOUT_S, address
 
+CHILD = "--child-of-a-fleet"
+"""Started by a fleet, which holds our stdin: not for people, so not in the help."""
+
 HEALTH_CHECK = f"{QUEUE}:health-check"
 """arq's key for it (arq.constants.health_check_key_suffix, which is not worth loading arq for)."""
 
-_EXAMPLE = """\
-example:
-  OPENAI_API_KEY=... TAILRACE_REDIS_URL=redis://127.0.0.1:6379/0 tailrace worker --processes 2
-
+_EXAMPLE = "OPENAI_API_KEY=... TAILRACE_REDIS_URL=redis://127.0.0.1:6379/0 tailrace worker --processes 2"
+_MORE = """\
 SIGTERM (or Ctrl-C) drains: no new jobs, running ones get their grace period; a second one hurries.
 Settings are TAILRACE_* variables; the model's server is OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_ORG_ID.
 """
@@ -41,7 +44,7 @@ def worker(argv: Sequence[str]) -> int:
         settings = Settings.model_validate(settings.model_dump() | {"max_jobs": options.max_jobs})
     if options.check:
         return _check(settings)
-    return _run(settings, options.processes)
+    return _run(settings, options.processes, is_child=options.child)
 
 
 def replay(argv: Sequence[str]) -> int:
@@ -51,12 +54,12 @@ def replay(argv: Sequence[str]) -> int:
     return run(argv)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tailrace worker",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "worker",
         description="Takes requests from the queue, streams answers into their logs, persists the outcomes.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=_EXAMPLE,
+        more=_MORE,
     )
     parser.add_argument("--processes", type=_count, default=1, metavar="N", help="worker processes (default: 1)")
     parser.add_argument(
@@ -68,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", action="store_true", help="start nothing; exit 0 if a worker of this queue has given a sign of life"
     )
+    parser.add_argument(CHILD, action="store_true", dest="child", help=argparse.SUPPRESS)
     return parser
 
 
@@ -81,16 +85,18 @@ def _count(text: str) -> int:
     return count
 
 
-def _run(settings: Settings, processes: int) -> int:
+def _run(settings: Settings, processes: int, *, is_child: bool) -> int:
     # Imported here: --help and --check need neither arq nor the SDK, which take a second to load.
     from worker import telemetry
-    from worker.fleet import Fleet, child_command
+    from worker.fleet import Fleet, child_command, when_the_parent_dies
     from worker.main import check_redis, redis_client, run, run_worker, upstream_of
 
     telemetry.log_to(sys.stderr)
-    if processes == 1:
-        run(run_worker(settings, os.environ))
-        return 0
+
+    async def alone() -> None:
+        if is_child:
+            when_the_parent_dies(lambda: signal.raise_signal(signal.SIGTERM))
+        await run_worker(settings, os.environ)
 
     async def fleet() -> None:
         await upstream_of(settings, os.environ).close()
@@ -99,9 +105,12 @@ def _run(settings: Settings, processes: int) -> int:
             await check_redis(redis, settings.redis_url)
         finally:
             await redis.aclose(close_connection_pool=True)
-        await Fleet(child_command(["--max-jobs", str(settings.max_jobs)]), processes).run()
+        await Fleet(child_command([CHILD, "--max-jobs", str(settings.max_jobs)]), processes).run()
 
-    asyncio.run(fleet())
+    if processes == 1:
+        run(alone())
+    else:
+        asyncio.run(fleet())
     return 0
 
 
@@ -128,7 +137,7 @@ def _alone(argv: Sequence[str]) -> int:
     try:
         return worker(argv)
     except TailraceError as error:
-        print(f"tailrace worker: {error}", file=sys.stderr)
+        say(f"tailrace worker: {error}")
         return 1
 
 

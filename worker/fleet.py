@@ -1,13 +1,15 @@
 """Several worker processes under one parent: starts them, passes signals on, replaces one that dies.
 
 Knows nothing of what a worker does. Each child is a fresh interpreter: nothing is forked that has an event loop.
+The parent holds the other end of each child's stdin and never writes: when it ends there, the parent has died, however.
 """
 
 import asyncio
 import logging
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 from worker.retry import Backoff
@@ -72,7 +74,7 @@ class Fleet:
 
     async def _run_one(self) -> int:
         # In a process group of its own: Ctrl-C at a terminal is for the parent, which passes it on once.
-        child = await asyncio.create_subprocess_exec(*self._command, process_group=0)
+        child = await asyncio.create_subprocess_exec(*self._command, stdin=asyncio.subprocess.PIPE, process_group=0)
         self._children[child.pid] = child
         if self._stopping.is_set():  # the signal came while it started
             child.terminate()
@@ -87,3 +89,16 @@ class Fleet:
 def child_command(arguments: Sequence[str]) -> list[str]:
     """This program as one worker process. `-P`: a folder that happens to be the current one has no say in imports."""
     return [sys.executable, "-P", "-m", "worker.cli", *arguments]
+
+
+def when_the_parent_dies(call: Callable[[], None]) -> None:
+    """Calls `call` once, from the running event loop; for a child of a fleet, whose stdin its parent holds."""
+    loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
+
+    def readable() -> None:
+        if not os.read(stdin, 1):
+            loop.remove_reader(stdin)
+            _logger.error("the parent of this worker process has died")
+            call()
+
+    loop.add_reader(stdin, readable)

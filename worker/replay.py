@@ -4,26 +4,26 @@ Owns the command's arguments, reading the file piece by piece, and the lines it 
 `worker.interface.reader`'s business, as in the worker, so the two cannot differ.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, cast
 
 import msgspec
 
+from schemas.command_line import CommandParser, say
 from schemas.deltas import Api, Delta
 from worker.interface.options import Options
 from worker.interface.reader import StreamReader
 
 PIECE_BYTES = 64 * 1024
 
-_EPILOG = """\
+_EXAMPLE = """\
+curl -sN https://api.openai.com/v1/chat/completions -H "Authorization: Bearer $OPENAI_API_KEY" \\
+  -d @request.json > answer.sse && tailrace replay answer.sse
+"""
+_MORE = """\
 FILE is the body as the server sent it (server-sent events), or one chunk as JSON on each line; which of the two is told
 by its beginning. Exit code 1 when the outcome failed, as it does for a broken file.
-
-example:
-  curl -sN https://api.openai.com/v1/chat/completions -H "Authorization: Bearer $OPENAI_API_KEY" \\
-    -d @request.json > answer.sse && tailrace replay answer.sse
 """
 
 
@@ -50,7 +50,7 @@ def replay(argv: Sequence[str]) -> int:
     except OSError as error:
         _print(reader.close())
         reason = error.strerror or error
-        print(f"tailrace replay: {given.file}: {reason}", file=sys.stderr)
+        say(f"tailrace replay: {given.file}: {reason}")
         return 1
     _print(reader.close())
     outcome = reader.finish()
@@ -62,12 +62,12 @@ def replay(argv: Sequence[str]) -> int:
 _encode = msgspec.json.Encoder().encode
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tailrace replay",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "replay",
         description="Show what a recorded response of a model gives: its deltas, and last the outcome.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=_EXAMPLE,
+        more=_MORE,
     )
     parser.add_argument("file", metavar="FILE", help="the recorded body; - for standard input")
     parser.add_argument("--api", choices=("chat", "responses"), default="chat", help="which API it is of (chat)")

@@ -14,12 +14,14 @@ from typing import Any
 
 from demo.simulator.ledger import Entry
 from demo.simulator.server import Simulator
+from schemas.command_line import CommandParser
 
-_EXAMPLE = """example:
-  tailrace simulator --port 8080
-  curl -N http://127.0.0.1:8080/v1/chat/completions -H 'authorization: Bearer any' \\
-    -d '{"model": "sim-letta", "stream": true, "messages": [{"role": "user", "content": "Hello"}]}'
-
+_EXAMPLE = """\
+tailrace simulator --port 8080
+curl -N http://127.0.0.1:8080/v1/chat/completions -H 'authorization: Bearer any' \\
+  -d '{"model": "sim-letta", "stream": true, "messages": [{"role": "user", "content": "Hello"}]}'
+"""
+_MORE = """\
 Prints one line of JSON with its base URL on stdout when it is ready. GET /__sim/requests says what it was asked.
 """
 
@@ -38,12 +40,12 @@ def _port(text: str) -> int:
     return port
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tailrace simulator",
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "simulator",
         description="A server that behaves as OpenAI's API does, and fails when a scenario tells it to.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=_EXAMPLE,
+        more=_MORE,
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=_port, default=8080, help="0 picks a free one (default %(default)s)")

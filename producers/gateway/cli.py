@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from producers.api_keys import HEADER, ApiKey, new_key, parse_keys, parse_until
-from producers.root import CommandParser
+from schemas.command_line import CommandParser
 from schemas.errors import SettingsError
 
 WEB_MISSING = "the extra `web` is not installed: pip install 'tailrace[web]'"

@@ -148,6 +148,31 @@ async def test_a_fleet_replaces_what_dies_and_ends_with_its_parent(redis_url: st
                 os.kill(pid, 0)
 
 
+async def test_a_fleet_whose_parent_is_killed_drains(redis_url: str) -> None:
+    # given a fleet with a request that runs, if the parent is killed, expect the children to drain, not to live on: the
+    # request handed back, and stdout, which they have from their parent, at its end
+    async with (
+        Simulator() as simulator,
+        await Client.connect(redis_url) as client,
+        command(
+            "worker", "--processes", "2", environment=settings(redis_url, simulator, TAILRACE_DRAIN_S="0")
+        ) as fleet,
+    ):
+        children = [pid_of(await fleet.line()) for _ in range(2)]
+        request_id = (await client.submit(request_for(SLOW))).id
+        await until(lambda: len(simulator.ledger.entries()) == 1)
+        fleet.child.kill()
+        try:
+            assert await fleet.line() == ""
+        except TimeoutError:
+            for pid in children:
+                os.kill(pid, signal.SIGKILL)
+            raise
+        _, said = await fleet.ended()
+        assert said.count("the parent of this worker process has died") == 2
+        assert (await client.status(request_id)).status == "queued"
+
+
 async def refused(*arguments: str, environment: Mapping[str, str] = MappingProxyType({})) -> str:
     """The one line with which a command refuses to start."""
     async with command(*arguments, environment=environment) as worker:

@@ -54,11 +54,25 @@ def test_a_command_like_no_other_is_one_line(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["submit", "tail", "result", "cancel", "status"])
+@pytest.mark.parametrize("name", NAMES)
 def test_each_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main([name, "--help"])
     assert left.value.code == 0
     said = capsys.readouterr().out
-    assert f"\nexample:\n  tailrace {name} " in said
+    assert said.startswith(f"usage: tailrace {name} ")
+    _, example = said.split("\nexample:\n  ")
+    assert f"tailrace {name}" in example.split("\n\n")[0]
     assert len(said.splitlines()) < 30
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_usage_of_each_command_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([name, "--no-such-option", "with a\nvalue"])
+    assert left.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    [line] = captured.err.splitlines()
+    assert line.startswith(f"tailrace {name}: ")
+    assert line.endswith(f"(see tailrace {name} --help)")
