@@ -76,8 +76,13 @@ def tail(argv: Sequence[str]) -> int:
     parser.add_argument("id", help="the request's id")
     parser.add_argument("--after", metavar="CURSOR", help="only what stands behind this entry, such as 1-17")
     parser.add_argument("--json", action="store_true", help="one JSON line an entry, entry_id first")
+    parser.add_argument(
+        "--collapsed", action="store_true", help="the answer only when it is final: nothing that a later attempt voids"
+    )
     given = parser.parse_args(argv)
-    return _follow(given.id, given.after, as_json=given.json)
+    if given.collapsed and given.after is not None:
+        parser.error("--collapsed shows the whole answer: leave --after out")
+    return _follow(given.id, given.after, as_json=given.json, collapsed=given.collapsed)
 
 
 def result(argv: Sequence[str]) -> int:
@@ -177,18 +182,18 @@ async def _connect() -> "Client":
     return await Client.from_settings(Settings.from_environment(os.environ))
 
 
-def _follow(request_id: str, after: str | None, *, as_json: bool) -> int:
+def _follow(request_id: str, after: str | None, *, as_json: bool, collapsed: bool = False) -> int:
     import asyncio
 
-    from producers.show import JsonView, TerminalView, wants_colours
+    from producers.show import CollapsedView, JsonView, TerminalView, wants_colours
 
     colours = wants_colours(sys.stdout, os.environ)
     view = JsonView(sys.stdout.buffer) if as_json else TerminalView(sys.stdout, colours=colours)
     followed = _Followed(request_id, after)
     try:
-        return asyncio.run(followed.to_its_end(view))
+        return asyncio.run(followed.to_its_end(CollapsedView(view) if collapsed else view))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        print(f"\nthe request goes on; see the rest with: {followed.resume(as_json)}", file=sys.stderr)
+        print(f"\nthe request goes on; see the rest with: {followed.resume(as_json, collapsed)}", file=sys.stderr)
         return 130
 
 
@@ -211,10 +216,10 @@ class _Followed:
                 failed = isinstance(item.entry, Failed)
         return 1 if failed else 0
 
-    def resume(self, as_json: bool) -> str:
+    def resume(self, as_json: bool, collapsed: bool) -> str:
         """The command that shows the rest."""
-        after = f" --after {self._cursor}" if self._cursor else ""
-        return f"tailrace tail {self._request_id}{after}{' --json' if as_json else ''}"
+        after = f" --after {self._cursor}" if self._cursor and not collapsed else ""
+        return f"tailrace tail {self._request_id}{after}{' --collapsed' * collapsed}{' --json' * as_json}"
 
 
 def _cancel_at_ctrl_c() -> None:

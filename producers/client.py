@@ -18,6 +18,8 @@ from arq.utils import timestamp_ms
 
 from producers import tail as tails
 from producers.answers import COUNTS, RECORD_FIELDS, CancelVerdict, Status, Submitted, counts_of, status_of
+from producers.assembled import Assembled
+from producers.collapsed import collapsed
 from producers.dead import DeadLetters
 from producers.fanout import Fanout, Place
 from producers.letta import LettaItem, letta
@@ -200,6 +202,18 @@ class Client:
         place = self._fanout.place(request_id)
         seen = await tails.look(place, request_id, cursor)
         return self._follow(place, request_id, cursor, seen)
+
+    def collapsed(self, request_id: str, after: str | None = None) -> AsyncGenerator[Assembled, None]:
+        """As `tail`, but after each item gives what the current attempt has come to so far, for those who render.
+
+        It is one object, that changes: read of it what you show. What a later attempt voids is gone from it; nothing is
+        final before `is_final`. Resumed, it begins with the state behind the cursor.
+        """
+        return _opened(partial(self.open_collapsed, request_id, after))
+
+    async def open_collapsed(self, request_id: str, after: str | None = None) -> AsyncGenerator[Assembled, None]:
+        """As `collapsed`, but looks at once, as `open_tail` does."""
+        return collapsed(self._store, request_id, after, await self.open_tail(request_id, after))
 
     def letta(self, request_id: str, after: str | None = None) -> AsyncGenerator[LettaItem, None]:
         """As `tail`, each delta also in the Letta form, the same however often it is resumed."""

@@ -1,14 +1,13 @@
 """A tail in the Letta form: each delta with a Letta server's full message, the same wherever the tail was resumed."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
-from producers.store import RawEntry
+from producers.attempt_pages import PageReader, attempt_until
 from producers.tail import Tailed
-from schemas.codec import decode_entry
 from schemas.deltas import DELTAS, AttemptStarted, LogEntry, ReaderEvent
 from schemas.ids import BEGINNING, EntryId
 from schemas.letta import LettaView
@@ -27,14 +26,6 @@ class LettaItem(NamedTuple):
     cursor: str | None
     entry: LogEntry | ReaderEvent
     message: dict[str, Any]
-
-
-class PageReader(Protocol):
-    """What a resumed view needs of the store."""
-
-    async def page(self, request_id: str, first: EntryId, last: EntryId) -> Sequence[RawEntry]:
-        """A page of entries from `first` to `last`, both included."""
-        ...
 
 
 async def letta(
@@ -62,13 +53,10 @@ async def letta(
 async def _view_at(reader: PageReader, request_id: str, cursor: EntryId) -> LettaView | None:
     """The view as it was behind the cursor: it reads the attempt again, since `source` stands only at a run's begin."""
     view: LettaView | None = None
-    at = EntryId(cursor.attempt, 0)
-    while at <= cursor and (entries := await reader.page(request_id, at, cursor)):
-        for _, raw in entries:
-            entry = decode_entry(raw)
+    async with aclosing(attempt_until(reader, request_id, cursor)) as entries:
+        async for _, entry in entries:
             if isinstance(entry, AttemptStarted):
                 view = LettaView(entry)
             elif isinstance(entry, DELTAS) and view is not None:
                 view.message(entry)
-        at = entries[-1].id.next()
     return view

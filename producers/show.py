@@ -8,6 +8,7 @@ from typing import BinaryIO, Protocol, TextIO
 
 from producers.tail import Tailed
 from schemas.deltas import (
+    TERMINALS,
     Accepted,
     AssistantDelta,
     AttemptStarted,
@@ -25,6 +26,7 @@ from schemas.deltas import (
     ToolCallDelta,
     Usage,
 )
+from schemas.ids import EntryId
 
 _DIM, _CYAN, _GREEN, _YELLOW, _RED = "2", "36", "32", "33", "31"
 _STALLED = {
@@ -63,6 +65,35 @@ class JsonView:
         entry_id = b"null" if item.cursor is None else b'"%b"' % item.cursor.encode()
         self._out.write(b'{"entry_id":%b,%b\n' % (entry_id, item.raw[1:]))
         self._out.flush()
+
+
+class CollapsedView:
+    """Holds back what a later attempt may void: the deltas of the last attempt are shown with the terminal.
+
+    Args:
+        view: how they are shown.
+    """
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._attempt = 0
+        self._held: list[Tailed] = []
+
+    def show(self, item: Tailed) -> None:
+        """Keeps a delta; shows all else that is not void, at once."""
+        if item.cursor is not None:
+            attempt = EntryId.parse(item.cursor).attempt
+            if attempt != self._attempt or isinstance(item.entry, AttemptStarted):
+                self._attempt, self._held = attempt, []
+        match item.entry:
+            case ReasoningDelta() | ToolCallDelta() | AssistantDelta():
+                self._held.append(item)
+            case AttemptStarted():
+                pass
+            case entry:
+                held, self._held = (self._held, []) if isinstance(entry, TERMINALS) else ([], self._held)
+                for kept in (*held, item):
+                    self._view.show(kept)
 
 
 class TerminalView:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from producers.answers import CancelVerdict, Status, Submitted
+from producers.assembled import Assembled
 from producers.client import DEFAULT_AWAY_LIMIT_S, DEFAULT_TIMEOUT_S, Client
 from producers.letta import LettaItem
 from producers.tail import Tailed
@@ -98,6 +99,10 @@ class SyncClient:
         The generator holds one connection; `close` it (or let it go) to leave before the end.
         """
         return self._each(lambda client: client.open_tail(request_id, after))
+
+    def collapsed(self, request_id: str, after: str | None = None) -> Generator[Assembled, None, None]:
+        """As `Client.collapsed`, and as `tail` here."""
+        return self._each(lambda client: client.open_collapsed(request_id, after))
 
     def letta(self, request_id: str, after: str | None = None) -> Generator[LettaItem, None, None]:
         """As `Client.letta`, and as `tail` here."""

@@ -171,6 +171,13 @@ def test_tail_as_json_is_the_log_with_entry_ids_first(commands: Commands) -> Non
     assert commands.printed("tail", "mine", "--json", "--after", "1-4").splitlines() == lines[6:]
 
 
+def test_a_collapsed_tail_shows_the_answer_with_its_end_and_takes_no_cursor(commands: Commands) -> None:
+    commands.printed("submit", "--id", "mine", "--model", "m", "hi")
+    commands.answer("mine")
+    assert commands.printed("tail", "mine", "--collapsed") == commands.printed("tail", "mine")
+    assert "--after" in commands.refused("tail", "mine", "--collapsed", "--after", "1-1", code=2)
+
+
 @pytest.mark.parametrize(("status", "code"), [("completed", 0), ("incomplete", 0), ("cancelled", 0), ("failed", 1)])
 def test_tail_exits_with_1_when_the_request_failed(status: Status, code: int, commands: Commands) -> None:
     commands.printed("submit", "--id", "mine", "--model", "m", "hi")

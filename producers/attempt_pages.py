@@ -1,0 +1,34 @@
+"""An attempt read again up to a cursor, for views that cannot begin in its middle."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from producers.store import RawEntry
+from schemas.codec import decode_entry
+from schemas.deltas import LogEntry
+from schemas.ids import EntryId
+
+
+class PageReader(Protocol):
+    """What this needs of the store."""
+
+    async def page(self, request_id: str, first: EntryId, last: EntryId) -> Sequence[RawEntry]:
+        """A page of entries from `first` to `last`, both included."""
+        ...
+
+
+async def attempt_until(
+    reader: PageReader, request_id: str, cursor: EntryId
+) -> AsyncGenerator[tuple[str, LogEntry], None]:
+    """The entries of the cursor's attempt from its first to the one at the cursor, each with its own cursor.
+
+    Args:
+        reader: the store.
+        request_id: whose log.
+        cursor: the last entry wanted.
+    """
+    at = EntryId(cursor.attempt, 0)
+    while at <= cursor and (entries := await reader.page(request_id, at, cursor)):
+        for entry_id, raw in entries:
+            yield str(entry_id), decode_entry(raw)
+        at = entries[-1].id.next()
