@@ -6,6 +6,7 @@ Every script bears being sent twice: a client may repeat one whose reply was los
 from collections.abc import Mapping
 from functools import cached_property
 from importlib.resources import files
+from math import isfinite
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -180,12 +181,30 @@ class Claim(NamedTuple):
 
 
 def read_claim(reply: list[bytes]) -> Claim:
-    """Reads the reply of claim, the one that is a list of jobs."""
+    """Reads the reply of claim, the one that is a list of jobs.
+
+    What arq could never have enqueued, an id that is no text, is left out: it must not take a worker down with it.
+    """
     word, next_ms, left, *fields = reply
     if word.decode() not in CLAIM.words:
         raise ValueError(f"claim answered {word!r}")
     jobs = [
-        ClaimedJob(job_id.decode(), int(attempt), why.decode(), int(crashes), int(float(score)), envelope)
+        ClaimedJob(job_id.decode(), int(attempt), why.decode(), int(crashes), _whole(score), envelope)
         for job_id, attempt, why, crashes, score, envelope in zip(*[iter(fields)] * 6, strict=True)
+        if _is_text(job_id)
     ]
     return Claim(jobs, None if next_ms == b"-1" else int(next_ms) / 1000, left == b"1")
+
+
+def _is_text(job_id: bytes) -> bool:
+    try:
+        job_id.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _whole(score: bytes) -> int:
+    """A score in ms; 0 for one without end, which is somebody's own idea of due."""
+    number = float(score)
+    return int(number) if isfinite(number) else 0

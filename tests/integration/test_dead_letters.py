@@ -171,6 +171,14 @@ async def test_an_envelope_of_any_bytes_harms_nobody(site: Site, envelope: bytes
     assert list(await site.letters()) == ["odd"]
 
 
+@pytest.mark.parametrize(("job_id", "score"), [(b"\xff\xfe", 1.0), (b"odd", float("-inf"))])
+async def test_what_arq_could_never_have_enqueued_takes_no_worker_down(site: Site, job_id: bytes, score: float) -> None:
+    await site.redis.zadd(keys.QUEUE, {job_id: score})
+    good = await site.submit()
+    async with site.worker():
+        assert (await site.outcome(good)).status == "completed"
+
+
 async def test_a_request_that_a_job_carried_under_an_impossible_id_can_be_retried(site: Site) -> None:
     await site.arq.enqueue_job(keys.JOB_FUNCTION, "no id", request_for(TELLS), _job_id="no id")
     await site.run()
