@@ -1,19 +1,15 @@
-"""arq's Worker with leases in place of its claim loop: claims, runs, acknowledges or hands back, drains.
+"""arq's Worker with leases in place of its claim loop: runs what it claims, acknowledges or hands back, drains.
 
-Owns the life of a job in the queue. Knows nothing of what a request is, of logs or of the model's server.
+Owns the life of a job from its claim on. Knows nothing of what a request is, of logs or of the model's server.
 Of arq's Worker this keeps the registry of functions, the counters, the health check and the way to run it. Its claims,
 `run_job` and both finish paths know no owner: others stand in their place (docs/decisions/0010).
 """
 
 import asyncio
 import logging
-import secrets
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from itertools import count
-from time import monotonic
 from types import MappingProxyType
 from typing import Any
 
@@ -22,18 +18,15 @@ from arq.worker import Function, Worker
 
 from schemas import keys
 from schemas.codec import decode_job, encode_job
-from schemas.errors import StoreError
-from schemas.scripts import Claim, ClaimedJob
+from schemas.scripts import ClaimedJob
+from worker.claims import Claims
 from worker.job_call import Acknowledge, Dead, End, HandBack, JobCall
 from worker.lease import Lease, Leases, Stop
 from worker.queue_store import QueueStore
-from worker.retry import Backoff
 from worker.store import FAILURES, store_error
+from worker.waiting import Change, insist
 
 OnDead = Callable[[str, Lease, str, str], Awaitable[None]]
-
-CLAIMED_AT_ONCE = 16
-"""A burst is spread over the fleet: who claims this many wakes the next idle worker before it claims more."""
 
 HAND_BACK_S = 10.0
 """From the end of the grace period until job functions that have not ended are cancelled."""
@@ -41,7 +34,6 @@ HAND_BACK_S = 10.0
 DEAD_RETRY_S = 5.0
 """When `on_dead` failed: until the job is given out once more."""
 
-_RETRY = Backoff(base_s=0.05, cap_s=1.0)
 _logger = logging.getLogger("tailrace.queue")
 
 
@@ -117,21 +109,27 @@ class LeasedWorker(Worker):
         )
         self._leases = Leases(self._store, lease_s)
         self._on_dead = on_dead
-        self._lease_s, self._poll_s, self._drain_s = lease_s, poll_s, drain_s
+        self._lease_s, self._drain_s = lease_s, drain_s
         self._max_crashes = max_crashes
         self._signals = (signal.SIGTERM, signal.SIGINT) if handle_signals else ()
         self._drains = 0
-        self._changed = asyncio.Event()  # a job has ended, or somebody wants us to drain
-        self._waiting: asyncio.Future[None] | None = None
-        self._name, self._claims = secrets.token_hex(8), count(1)
+        self._change = Change()  # a job has ended, or somebody wants us to drain
+        self._claims = Claims(
+            self._store,
+            self._change,
+            room=lambda: self.max_jobs - len(self.tasks),
+            start=self._start,
+            sign_of_life=self._sign_of_life,
+            lease_s=lease_s,
+            poll_s=poll_s,
+        )
 
     def drain(self) -> None:
         """No more claims; running jobs get their grace period. Called again it hurries."""
         self._drains += 1
         self.allow_pick_jobs = False
         _logger.info("draining, call %d: %d jobs run", self._drains, len(self.tasks))
-        self._stop_waiting()
-        self._changed.set()
+        self._claims.stop()
 
     async def main(self) -> None:
         """Runs until it has drained.
@@ -148,16 +146,16 @@ class LeasedWorker(Worker):
         if self.on_startup:
             await self.on_startup(self.ctx)
         keepers = [self._watched(work) for work in self._leases.keep()]
-        claimer = self._watched(self._claim_for_ever())
+        claimer = self._watched(self._claims.make())
         try:
-            await self._until(lambda: self._drains > 0)
+            await self._change.until(lambda: self._drains > 0)
         except asyncio.CancelledError:  # our own caller is in a hurry; the jobs still have to be handed back
             self._drains = 2
             self.drain()
             raise
         finally:
             await self._drain(claimer)
-            for task in (claimer, *keepers, *([self._waiting] if self._waiting else [])):
+            for task in (claimer, *keepers, *([self._claims.waiting] if self._claims.waiting else [])):
                 await self._cancel(task)
         for task in (claimer, *keepers):
             if not task.cancelled():
@@ -167,7 +165,7 @@ class LeasedWorker(Worker):
         """A task without which the worker cannot go on: if it breaks, the worker drains and `main` raises."""
 
         def ended(task: asyncio.Task[None]) -> None:
-            self._changed.set()
+            self._change.tell()
             if not task.cancelled() and task.exception():
                 self.drain()
 
@@ -180,63 +178,6 @@ class LeasedWorker(Worker):
         if self.on_shutdown:
             await self.on_shutdown(self.ctx)
         await self._store.close()
-
-    # Claiming
-
-    async def _claim_for_ever(self) -> None:
-        while not self._drains:
-            free = self.max_jobs - len(self.tasks)
-            if free <= 0:
-                self._stop_waiting()
-                await self._until(lambda: len(self.tasks) < self.max_jobs or self._drains > 0, self._poll_s)
-            else:
-                claim = await self._claim(min(free, CLAIMED_AT_ONCE))
-                if not claim.left and not self._drains:
-                    await self._wait_for_work(claim.next_s)
-            await self._sign_of_life()
-
-    async def _claim(self, limit: int) -> Claim:
-        """Claims and starts. Goes on until Redis answers: what was taken unheard would wait for its lease's end."""
-        token, failures = f"{self._name}-{next(self._claims)}", 0
-        while True:
-            sent_at = monotonic()
-            try:
-                claim = await self._store.claim(limit, token, again=failures > 0)
-            except StoreError as error:
-                failures += 1
-                await self._bear(error, "claim", failures)
-            else:
-                for job in claim.jobs:
-                    self._start(job, token, sent_at + self._lease_s)
-                return claim
-
-    async def _wait_for_work(self, next_s: float | None) -> None:
-        """Waits for a wake-up token, but no longer than until the next job is due, or the slow poll is.
-
-        The due time is our own timer's: the server looks at its timeouts ten times a second. The read goes on.
-        """
-        if self._waiting is None:
-            self._waiting = asyncio.ensure_future(self._store.wait_for_work(self._poll_s))
-            self._waiting.add_done_callback(lambda _: self._changed.set())
-        waiting, due_first = self._waiting, next_s is not None and next_s < self._poll_s
-        await self._until(lambda: waiting.done() or self._drains > 0, next_s if due_first else None)
-        if not waiting.done():
-            return
-        self._waiting = None
-        try:
-            if not waiting.cancelled():
-                waiting.result()
-        except StoreError as error:
-            await self._bear(error, "wait for work", 1)
-
-    def _stop_waiting(self) -> None:
-        """A token belongs to a worker that has a slot free."""
-        if self._waiting:
-            self._waiting.cancel()
-
-    async def _bear(self, error: StoreError, verb: str, failures: int) -> None:
-        _logger.warning("cannot %s (%s); trying again", verb, error)
-        await asyncio.sleep(_RETRY.pause_s(failures))
 
     async def _sign_of_life(self) -> None:
         try:
@@ -264,7 +205,7 @@ class LeasedWorker(Worker):
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
         del self.tasks[name]
-        self._changed.set()
+        self._change.tell()
         if not task.cancelled() and (error := task.exception()):
             _logger.error("job %s left the worker with an error of ours", name, exc_info=error)
 
@@ -302,16 +243,14 @@ class LeasedWorker(Worker):
             await self._acknowledge(lease, dead.acknowledge)
 
     async def _acknowledge(self, lease: Lease, done: Acknowledge) -> None:
-        ours = await self._insist(
-            "acknowledge", lambda: self._store.acknowledge(lease, result=done.result, result_ms=done.result_ms)
+        ours = await insist(
+            "acknowledge", lambda _: self._store.acknowledge(lease, result=done.result, result_ms=done.result_ms)
         )
         _logger.info("job %s, attempt %d: %s", lease.request_id, lease.attempt, "acknowledged" if ours else "not ours")
 
     async def _hand_back(self, lease: Lease, back: HandBack) -> None:
         self.jobs_retried += 1
-        ours = await self._insist(
-            "hand back", lambda: self._store.hand_back(lease, delay_ms=back.delay_ms, why=back.why)
-        )
+        ours = await insist("hand back", lambda _: self._store.hand_back(lease, delay_ms=back.delay_ms, why=back.why))
         _logger.info(
             "job %s, attempt %d: %s, %s",
             lease.request_id,
@@ -320,39 +259,22 @@ class LeasedWorker(Worker):
             back.why,
         )
 
-    async def _insist(self, verb: str, call: Callable[[], Awaitable[bool]]) -> bool:
-        """Calls until Redis has answered; the lease is renewed meanwhile."""
-        failures = 0
-        while True:
-            try:
-                return await call()
-            except StoreError as error:
-                failures += 1
-                await self._bear(error, verb, failures)
-
     # Draining
 
     async def _drain(self, claimer: asyncio.Task[None]) -> None:
         def idle() -> bool:
             return claimer.done() and not self.tasks
 
-        await self._until(lambda: idle() or self._drains > 1, self._drain_s)
+        await self._change.until(lambda: idle() or self._drains > 1, self._drain_s)
         self._leases.stop_all(Stop.DRAINED)
-        await self._until(lambda: idle() or self._drains > 2, HAND_BACK_S)
+        await self._change.until(lambda: idle() or self._drains > 2, HAND_BACK_S)
         for task in self.job_tasks.values():  # the job function ends here; what follows is its hand-back
             task.cancel()
-        await self._until(idle, self._lease_s)
+        await self._change.until(idle, self._lease_s)
         for task in self.tasks.values():  # without Redis nothing can be handed back: the leases run out
             _logger.error("job %s could not be handed back in time", task.get_name())
             task.cancel()
-        await self._until(lambda: not self.tasks, self._lease_s)
-
-    async def _until(self, met: Callable[[], bool], limit_s: float | None = None) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
-                while not met():
-                    self._changed.clear()
-                    await self._changed.wait()
+        await self._change.until(lambda: not self.tasks, self._lease_s)
 
     async def _cancel(self, task: asyncio.Future[None]) -> None:
         """Cancels until it is done: Python 3.11's `wait_for`, which redis-py sends with, can swallow a cancellation."""
