@@ -21,11 +21,11 @@ from producers.answers import COUNTS, RECORD_FIELDS, CancelVerdict, Status, Subm
 from producers.assembled import Assembled
 from producers.collapsed import collapsed
 from producers.dead import DeadLetters
-from producers.fanout import Fanout, Place
+from producers.fanout import Fanout
 from producers.letta import LettaItem, letta
 from producers.snapshot import Snapshot, snapshot
 from producers.stalled import StallWatch
-from producers.store import Glimpse, ProducerStore
+from producers.store import ProducerStore
 from producers.tail import Tailed
 from producers.tokens import Grant, TokenSigner
 from schemas import codec
@@ -201,7 +201,10 @@ class Client:
         cursor = BEGINNING if after is None else EntryId.parse(after)
         place = self._fanout.place(request_id)
         seen = await tails.look(place, request_id, cursor)
-        return self._follow(place, request_id, cursor, seen)
+        watch = StallWatch(
+            partial(self._fanout.signs, request_id), partial(self._mend, request_id), after_s=self._stalled_after_s
+        )
+        return tails.tail(place, request_id, cursor, seen, away_limit_s=self._away_limit_s, watch=watch)
 
     def collapsed(self, request_id: str, after: str | None = None) -> AsyncGenerator[Assembled, None]:
         """As `tail`, but after each item gives what the current attempt has come to so far, for those who render.
@@ -364,19 +367,6 @@ class Client:
             raise StoreUnavailable("Redis did not take the job")
         with suppress(StoreError):  # a token lost costs an idle worker's next poll, nothing else
             await self._store.wake()
-
-    async def _follow(
-        self, place: Place, request_id: str, cursor: EntryId, seen: Glimpse
-    ) -> AsyncGenerator[Tailed, None]:
-        """The tail itself; its place is left however it ends."""
-        watch = StallWatch(
-            partial(self._store.signs, request_id), partial(self._mend, request_id), after_s=self._stalled_after_s
-        )
-        items = tails.tail(place, request_id, cursor, seen, away_limit_s=self._away_limit_s, watch=watch)
-        with place:
-            async with aclosing(items):
-                async for item in items:
-                    yield item
 
     async def _until_ended(self, request_id: str) -> None:
         """Follows the log from where it is now; its terminal and the outcome come in the same step."""

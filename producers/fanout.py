@@ -12,8 +12,9 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
-from types import TracebackType
-from typing import Any, Self
+from hashlib import sha1
+from math import inf
+from typing import Any
 
 from redis import exceptions as refusals
 from redis.asyncio.connection import AbstractConnection
@@ -21,14 +22,17 @@ from redis.asyncio.connection import AbstractConnection
 from producers.live import Live
 from producers.log_lines import CLOSED, LogLines
 from producers.store import PAGE_ENTRIES, Glimpse, ProducerStore, RawEntry
-from schemas import push
+from schemas import push, scripts
 from schemas.errors import StoreError, StoreRefused, StoreUnavailable
 from schemas.ids import EntryId
-from schemas.keys import log_key
+from schemas.keys import HEALTH, QUEUE, lease_key, log_key, rec_key
+from schemas.scripts import Verdict
 
 _BACKOFF_BASE_S = 0.05
 _BACKOFF_CAP_S = 2.0
 _PING_S = 5.0
+_TICK_S = 0.25
+_SIGNS_SHA = sha1(scripts.SIGNS.text.encode(), usedforsecurity=False).hexdigest().encode()
 _LOOKS_AT_ONCE = 1_000
 """Logs whose ends are asked for in one round trip."""
 
@@ -47,8 +51,8 @@ class Fanout:
         self._channels = _Channels()
         self._tasks: list[asyncio.Task[None]] = []
         self._busy = asyncio.Event()
-        self.closed = False
-        self.refusal: StoreRefused | None = None
+        self.tick_s = min(_TICK_S, store.wait_s / 2)
+        self.ended: StoreError | None = None
 
     @property
     def requests(self) -> int:
@@ -57,7 +61,7 @@ class Fanout:
 
     async def close(self) -> None:
         """Ends everything; tails that still run end with an error."""
-        self.closed = True
+        self.ended = StoreError(CLOSED)
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -68,7 +72,7 @@ class Fanout:
             live.wake()
 
     def place(self, request_id: str) -> "Place":
-        """A reader of one log, as `tail.tail` wants one. `with` leaves it; before its first read it costs nothing."""
+        """A reader of one log, as `tail.tail` wants one; before its first read it costs nothing."""
         return Place(self, request_id)
 
     async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
@@ -91,6 +95,20 @@ class Fanout:
         first, last, *others = (_entries(answer)[0] if answer else None for answer in answers[-1])
         return Glimpse(first, last, *others) if first is not None and last is not None else None
 
+    async def signs(self, request_id: str) -> Verdict:
+        """Whether anybody works on a request: words of `scripts.SIGNS`."""
+        places, values = scripts.SIGNS.call(
+            rec=rec_key(request_id), lease=lease_key(request_id), queue=QUEUE, health=HEALTH, id=request_id
+        )
+        rest = [str(part).encode() for part in (len(places), *places, *values)]
+        try:
+            (answer,) = await self._lines.ask([(b"EVALSHA", _SIGNS_SHA, *rest)], entries=1)
+        except StoreRefused as error:
+            if not isinstance(error.__cause__, refusals.NoScriptError):
+                raise
+            (answer,) = await self._lines.ask([(b"EVAL", scripts.SIGNS.text.encode(), *rest)], entries=1)
+        return scripts.SIGNS.verdict(answer)
+
     async def page(self, request_id: str, after: EntryId) -> list[RawEntry]:
         """The next entries behind `after` that stand in the log, up to a page of them."""
         command = (b"XRANGE", log_key(request_id).encode(), b"(%d-%d" % after, b"+", b"COUNT", b"%d" % PAGE_ENTRIES)
@@ -104,11 +122,9 @@ class Fanout:
             live = self._lives[request_id] = Live(push.shard(request_id))
             self._channels.add(live.shard)
             self._busy.set()
-            if not self._tasks and not self.closed:
-                self._tasks = [
-                    asyncio.create_task(self._listen(), name="push channel"),
-                    asyncio.create_task(self._look_after_quiet(), name="quiet logs"),
-                ]
+            if not self._tasks and self.ended is None:
+                works = (self._listen, self._look_after_quiet, self._tell_time)
+                self._tasks = [asyncio.create_task(work(), name=f"tails: {work.__name__}") for work in works]
         live.readers.append(place)
         return live
 
@@ -139,9 +155,9 @@ class Fanout:
                         steering.cancel()
                         await asyncio.wait([steering])
             except StoreRefused as error:
-                self.refusal = StoreRefused(f"{error}; tails need the channels {push.channel_pattern()}")
+                self.ended = StoreRefused(f"{error}; tails need the channels {push.channel_pattern()}")
             except StoreError:
-                self.refusal = None  # readers find out by themselves, as soon as they ask the log
+                self.ended = None  # readers find out by themselves, as soon as they ask the log
             self._lost()
             # Full jitter: the web tier's processes must not all come back in the same instant.
             await asyncio.sleep(random.uniform(0, ceiling_s))  # noqa: S311 - no secret hangs on it
@@ -171,7 +187,7 @@ class Fanout:
         elif kind in (b"subscribe", b"unsubscribe"):
             number = int(channel.rpartition(b":")[2])
             if self._channels.confirm(number, kind == b"subscribe"):
-                self.refusal = None
+                self.ended = None
                 for live in self._lives.values():
                     if live.floor is None and live.shard == number:
                         live.wake()
@@ -185,15 +201,27 @@ class Fanout:
     async def _look_after_quiet(self) -> None:
         """Looks at the ends of logs of which nothing was heard for a while, many in one round trip."""
         while True:
-            if not self._lives:
-                self._busy.clear()
-                await self._busy.wait()
-            await asyncio.sleep(self._store.wait_s / 2)
+            await self._has_work(self._store.wait_s / 2)
             quiet = [(request_id, live) for request_id, live in self._lives.items() if not live.fresh]
             for live in self._lives.values():
                 live.fresh = False
             for start in range(0, len(quiet), _LOOKS_AT_ONCE):
                 await self._look(quiet[start : start + _LOOKS_AT_ONCE])
+
+    async def _tell_time(self) -> None:
+        """One clock for the waits of all readers: a timer for each would cost more than the delta it waits for."""
+        while True:
+            await self._has_work(self.tick_s)
+            for live in tuple(self._lives.values()):
+                for place in live.readers:
+                    place.tick()
+
+    async def _has_work(self, pause_s: float) -> None:
+        """Pauses, and for as long as nobody follows anything."""
+        if not self._lives:
+            self._busy.clear()
+            await self._busy.wait()
+        await asyncio.sleep(pause_s)
 
     async def _look(self, quiet: Sequence[tuple[str, Live]]) -> None:
         commands = [(b"XREVRANGE", log_key(request_id).encode(), b"+", b"-", b"COUNT", b"1") for request_id, _ in quiet]
@@ -222,6 +250,7 @@ class Place:
         self._request_id = request_id
         self._live: Live | None = None
         self._epoch = 0
+        self._ticks = inf
         self._loop = asyncio.get_running_loop()
         self.position = EntryId(0, 0)
         self._waiter: asyncio.Future[None] | None = None
@@ -230,25 +259,26 @@ class Place:
         """As `Fanout.glimpse`."""
         return await self._fanout.glimpse(request_id, cursor)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def leave(self) -> None:
+        """The tail is over."""
         live, self._live = self._live, None
         if live is not None:
             self._fanout.leave(self._request_id, self, live)
 
+    def tick(self) -> None:
+        """Some time has passed."""
+        self._ticks -= 1
+        if self._ticks <= 0:
+            self.wake()
+
     def wake(self) -> None:
         """There is something to look at."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
-    async def read(self, request_id: str, after: EntryId) -> Sequence[RawEntry]:
-        """The next entries behind `after`, waiting for them as long as it takes.
-
-        Nothing when the log may be gone, or be another since a connection was lost: then it has to be looked at.
+    async def read(self, request_id: str, after: EntryId, wait_s: float | None) -> Sequence[RawEntry] | None:
+        """The next entries behind `after`, waiting for them; words as of `tail.LogReader`.
 
         Raises:
             StoreError: Redis is away, refuses, or the client is closed.
@@ -258,14 +288,17 @@ class Place:
         if live is None:
             live = self._live = self._fanout.join(request_id, self)
             self._epoch = live.epoch
+        self._ticks = inf if wait_s is None else wait_s / self._fanout.tick_s
         while self._epoch == live.epoch:
             entries = live.behind(after)
             if entries is None:
                 entries = await self._from_log(live, after)
+            elif not entries:
+                await self._news()
             if entries:
                 return entries
-            if live.behind(after) == []:
-                await self._woken()
+            if self._ticks <= 0:
+                return None
         self._epoch = live.epoch
         return ()
 
@@ -279,20 +312,15 @@ class Place:
             elif hears and len(entries) < PAGE_ENTRIES and floor is None:
                 live.start(entries[-1].id)
             elif not entries and not self._fanout.hears(live):
-                await self._woken()
+                await self._news()
         return entries
 
-    async def _woken(self) -> None:
-        fanout = self._fanout
-        if fanout.closed:
-            raise StoreError(CLOSED)
-        if fanout.refusal is not None:
-            raise fanout.refusal
+    def _news(self) -> asyncio.Future[None]:
+        """Done at the next `wake` or when the time of a read is over."""
+        if self._fanout.ended is not None:
+            raise type(self._fanout.ended)(str(self._fanout.ended))
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
 
 class _Channels:

@@ -23,6 +23,10 @@ class Reader(Protocol):
         """There is something to look at, for one that waits."""
         ...
 
+    def tick(self) -> None:
+        """Some time has passed."""
+        ...
+
 
 class Live:
     """Entries of one log behind `floor` up to `seen`, each there; both None while what is pushed does not join on.
@@ -94,7 +98,7 @@ class Live:
             if known >= len(entries):
                 return False
             entries, seq = entries[known:], seq + known
-        elif self._entries and all(reader.position >= seen for reader in self.readers):
+        elif self._entries and self._is_read(seen):
             self.start(seen)  # nobody needs what was kept
         for raw in entries:
             self._entries.append(RawEntry(EntryId(attempt, seq), raw))
@@ -103,6 +107,12 @@ class Live:
         self.seen = self._entries[-1].id
         if len(self._entries) > BUFFER_ENTRIES or self._bytes > BUFFER_BYTES:
             self._shrink()
+        return True
+
+    def _is_read(self, seen: EntryId) -> bool:
+        for reader in self.readers:  # not all(): this is done for each delta
+            if reader.position < seen:
+                return False
         return True
 
     def _shrink(self) -> None:

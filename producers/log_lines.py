@@ -116,7 +116,9 @@ class LogLines:
         if refusal is None:
             question.answers.set_result(answers)
         else:
-            question.answers.set_exception(self._store.translated(refusal))
+            error = self._store.translated(refusal)
+            error.__cause__ = refusal
+            question.answers.set_exception(error)
 
 
 def _fail(questions: Sequence[_Question], error: StoreError) -> None:

@@ -27,7 +27,7 @@ PAGE_ENTRIES = 500
 WAIT_S = 5.0
 """How long a reader waits for the next entry before it looks whether the log still stands."""
 
-_SCRIPTS = (scripts.SUBMIT, scripts.CANCEL, scripts.ENQUEUE, scripts.UNQUEUE, scripts.SIGNS)
+_SCRIPTS = (scripts.SUBMIT, scripts.CANCEL, scripts.ENQUEUE, scripts.UNQUEUE)
 _LETTER_FIELDS = ("error", "died_ms", "attempt", "failures", "crashes", "drains", "tenant")
 _RETRY_PAUSE_S = 0.05
 _PASSING = ("BUSY", "UNBLOCKED", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
@@ -206,16 +206,6 @@ class ProducerStore:
         }
         await self._run(scripts.UNQUEUE, places, id=request_id, lane=lane or "")
 
-    async def signs(self, request_id: str) -> Verdict:
-        """Whether anybody works on a request: words of `scripts.SIGNS`."""
-        places = {
-            "rec": keys.rec_key(request_id),
-            "lease": keys.lease_key(request_id),
-            "queue": keys.QUEUE,
-            "health": keys.HEALTH,
-        }
-        return await self._run(scripts.SIGNS, places, id=request_id)
-
     async def letters(self, limit: int) -> list[tuple[str, dict[str, bytes]]]:
         """The newest dead letters first, without their contents."""
         async with self.asking():
@@ -266,17 +256,21 @@ class ProducerStore:
                 await self._redis.xrange(keys.log_key(request_id), str(first), str(last), count=PAGE_ENTRIES)
             )
 
-    async def read(self, request_id: str, after: EntryId) -> list[RawEntry]:
+    async def read(self, request_id: str, after: EntryId, wait_s: float | None = None) -> list[RawEntry]:
         """Up to `PAGE_ENTRIES` entries behind `after`; with none there, waits up to `wait_s` for the next.
 
-        It waits on a connection that nobody else uses meanwhile.
+        It waits on a connection that nobody else uses meanwhile, and never longer than the store's own `wait_s`.
         """
+        wait_s = self.wait_s if wait_s is None else min(wait_s, self.wait_s)
         streams = {keys.log_key(request_id): str(after)}
-        async with self.asking(self.wait_s):
+        async with self.asking(wait_s):
             reply = await self._reads.xread(
-                streams, count=PAGE_ENTRIES, block=max(1, int(self.wait_s * 1000))
+                streams, count=PAGE_ENTRIES, block=max(1, int(wait_s * 1000))
             )  # 0 would be for ever
         return _entries(reply[0][1]) if reply else []
+
+    def leave(self) -> None:
+        """Whoever read is done: nothing is kept for it."""
 
     def connection(self) -> AbstractConnection:
         """A connection of its own, not open yet and not tried again, for whom one can be shared by many readers."""

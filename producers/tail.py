@@ -43,8 +43,16 @@ class LogReader(Protocol):
         """One consistent look at a log; None when there is none."""
         ...
 
-    async def read(self, request_id: str, after: EntryId) -> Sequence[RawEntry]:
-        """The next entries behind `after`; with none there, waits a few seconds for the next."""
+    async def read(self, request_id: str, after: EntryId, wait_s: float | None) -> Sequence[RawEntry] | None:
+        """The next entries behind `after`, waiting for them.
+
+        None when none has come within about `wait_s`. Empty when it is time to look at the log: it may be gone, or
+        another than before.
+        """
+        ...
+
+    def leave(self) -> None:
+        """Whoever read is done; nothing need be kept for it."""
         ...
 
 
@@ -101,35 +109,32 @@ async def tail(
     position = furthest = after
     began = seen.beginning
     outage = _Outage(away_limit_s)
-    while not _ends_at(seen, position):
-        entries = await outage.read(partial(_read, reader, request_id, position, watch))
-        for entry in entries or ():
-            if not follows(position, entry.id) and entry.id != furthest.next():
-                gap = Gap(after=str(position), before=str(entry.id))
-                yield Tailed(None, gap, encode_entry(gap))
-            position = furthest = entry.id
-            if position.seq == 0:
-                began = entry
-            told = decode_entry(entry.raw)
-            yield Tailed(str(position), told, entry.raw)
-            if isinstance(told, TERMINALS):
-                return
-        if entries is not None and not entries:
-            seen = await outage.survive(partial(_glimpse, reader, request_id, position))
-            position = resumed(position, began, seen)
-        if watch is not None and (stalled := await watch.judge(bool(entries))):
-            yield Tailed(None, stalled, encode_entry(stalled))
-
-
-async def _read(
-    reader: LogReader, request_id: str, position: EntryId, watch: StallWatch | None
-) -> Sequence[RawEntry] | None:
-    """What is read; None when nothing has come for so long that it is time to ask whether anybody works on it."""
+    wait_s = watch.look_s if watch is not None else None
     try:
-        async with asyncio.timeout(watch.look_s if watch else None):
-            return await reader.read(request_id, position)
-    except TimeoutError:
-        return None
+        while not _ends_at(seen, position):
+            try:
+                entries = await reader.read(request_id, position, wait_s)
+            except StoreUnavailable as error:
+                await outage.bear(error)
+                entries = ()  # what comes back has to be looked at first
+            for entry in entries or ():
+                if not follows(position, entry.id) and entry.id != furthest.next():
+                    gap = Gap(after=str(position), before=str(entry.id))
+                    yield Tailed(None, gap, encode_entry(gap))
+                position = furthest = entry.id
+                if position.seq == 0:
+                    began = entry
+                told = decode_entry(entry.raw)
+                yield Tailed(str(position), told, entry.raw)
+                if isinstance(told, TERMINALS):
+                    return
+            if entries is not None and not entries:
+                seen = await outage.survive(partial(_glimpse, reader, request_id, position))
+                position = resumed(position, began, seen)
+            if watch is not None and (stalled := await watch.judge(bool(entries))):
+                yield Tailed(None, stalled, encode_entry(stalled))
+    finally:
+        reader.leave()
 
 
 def resumed(position: EntryId, began: RawEntry | None, seen: Glimpse) -> EntryId:
@@ -167,26 +172,19 @@ class _Outage:
         self._began_s: float | None = None
         self._ceiling_s = _BACKOFF_BASE_S
 
-    async def read(self, ask: Callable[[], Awaitable[Sequence[RawEntry] | None]]) -> Sequence[RawEntry] | None:
-        """What is read; nothing when Redis is away: what comes back has to be looked at first."""
-        try:
-            return await ask()
-        except StoreUnavailable as error:
-            await self._bear(error)
-            return ()
-
     async def survive(self, ask: Callable[[], Awaitable[Glimpse]]) -> Glimpse:
         """The answer, however long it takes, up to the limit."""
         while True:
             try:
                 answer = await ask()
             except StoreUnavailable as error:
-                await self._bear(error)
+                await self.bear(error)
             else:
                 self._began_s, self._ceiling_s = None, _BACKOFF_BASE_S
                 return answer
 
-    async def _bear(self, error: StoreUnavailable) -> None:
+    async def bear(self, error: StoreUnavailable) -> None:
+        """Pauses before the next try, or says that it is enough."""
         now_s = time.monotonic()
         self._began_s = now_s if self._began_s is None else self._began_s
         left_s = self._limit_s - (now_s - self._began_s)
