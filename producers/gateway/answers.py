@@ -62,7 +62,7 @@ class Stream(msgspec.Struct, frozen=True):
     links: dict[str, str]
 
 
-class Cancelled(msgspec.Struct, frozen=True):
+class CancelAnswer(msgspec.Struct, frozen=True):
     """The answer to a cancel: `ended`, `signalled` (its worker is told) or `finished` (it had ended before)."""
 
     id: str

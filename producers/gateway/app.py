@@ -64,8 +64,9 @@ class Gateway:
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
         self._streams: set[EventStream] = set()
+        self.routes = routes(self)
         self._app = Starlette(
-            routes=routes(self),
+            routes=self.routes,
             middleware=self._middleware(),
             exception_handlers={TailraceError: _refused, HTTPException: _not_a_route},
             lifespan=self._lifespan,

@@ -66,7 +66,7 @@ def document() -> JsonObject:
 
 
 def _schemas() -> JsonObject:
-    answered = (answers.Submitted, answers.Stream, answers.Cancelled, Error, Health, Snapshot, LogEntry | ReaderEvent)
+    answered = (answers.Submitted, answers.Stream, answers.CancelAnswer, Error, Health, Snapshot, LogEntry, ReaderEvent)
     _, structs = msgspec.json.schema_components(answered, ref_template=_REF)
     _, asked = models_json_schema([(GenerationRequest, "validation")], ref_template="#/components/schemas/{model}")
     request = asked["$defs"]
@@ -128,8 +128,8 @@ def _cancel() -> JsonObject:
         "operationId": "cancel",
         "summary": "Stop a request, waiting or running.",
         "responses": {
-            "200": _answer("it has ended, by this call or before it", answers.Cancelled),
-            "202": _answer("its worker has been told", answers.Cancelled),
+            "200": _answer("it has ended, by this call or before it", answers.CancelAnswer),
+            "202": _answer("its worker has been told", answers.CancelAnswer),
             **_errors(401, 403, 404, 431, 503),
         },
     }

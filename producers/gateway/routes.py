@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from producers import sse
@@ -46,7 +46,7 @@ _ENDED = ("completed", "incomplete", "failed", "cancelled")
 _YES = ("1", "true")
 
 
-def routes(gateway: "Gateway") -> list[BaseRoute]:
+def routes(gateway: "Gateway") -> list[Route]:
     """Every route of the gateway."""
     streams, watching = Streams(gateway), Watching(gateway)
     return [
@@ -112,7 +112,7 @@ class Streams:
         ):
             raise AccessDenied("this token may read the request, not cancel it", 403)
         verdict = await (await self._gateway.client()).cancel(state.request_id)
-        answer = answers.Cancelled(state.request_id, verdict.word, verdict.status)
+        answer = answers.CancelAnswer(state.request_id, verdict.word, verdict.status)
         return as_json(answer, 202 if verdict.word == "signalled" else 200)
 
     async def readyz(self, request: Request) -> Response:

@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from producers.gateway.app import Gateway
-from producers.gateway.routes import MAX_HEAD_BYTES
+from producers.gateway.routes import MAX_BODY_BYTES, MAX_HEAD_BYTES
 from producers.gateway.stream import ABORT
 from schemas.errors import SettingsError
 
@@ -23,6 +23,9 @@ HEAD_TIMEOUT_S = 15.0
 
 IDLE_TIMEOUT_S = 75
 """How long a connection stays open between two requests."""
+
+MAX_UNREAD_BYTES = 4 * MAX_BODY_BYTES
+"""What follows a body that was refused is thrown away, for its sender to read the answer; but not for ever."""
 
 STOP_S = 10.0
 """From the signal until whoever has not taken the last of their stream is cut off."""
@@ -34,19 +37,20 @@ _TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-lengt
 class GatewayProtocol(HttpToolsProtocol):
     """uvicorn's protocol bounds neither the size of headers nor their time: this does, and lets a reader be dropped."""
 
-    _head_bytes = 0
+    _bytes = 0
     _in_head = True
     _head_timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
-        """Counts what comes before the headers are complete."""
+        """Counts what comes of a request."""
         if self._in_head and self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._refuse, _TOO_LATE)
+        self._bytes += len(data)
         super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(_TOO_LARGE)
+        if self._in_head and self._bytes > MAX_HEAD_BYTES:
+            self._refuse(_TOO_LARGE)
+        elif self._bytes > MAX_UNREAD_BYTES:
+            self.transport.abort()
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -61,7 +65,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """What comes now is the next request."""
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._bytes = True, 0
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:

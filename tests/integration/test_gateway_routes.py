@@ -1,0 +1,185 @@
+"""The gateway's JSON: what every route answers is what the OpenAPI document says; health; being mounted."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import uvicorn
+from jsonschema import Draft202012Validator
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from demo.valkey import EmbeddedValkey
+from producers.gateway.app import Gateway
+from producers.gateway.openapi import document
+from producers.gateway.server import listen
+from schemas.settings import Settings
+from tests.gateway_rig import WAIT_S, events, gateway, reading
+from tests.rig import request_for, rig
+from tests.until import until
+
+SLOW = {"steps": [{"kind": "text", "chunks": 1000}], "pace": {"chunks_per_s": 20}}
+
+
+def fits(schema: dict[str, Any], content: Any) -> None:
+    """Whether the content is as the schema says."""
+    whole = Draft202012Validator({**schema, "components": document()["components"]})
+    assert [error.message for error in whole.iter_errors(content)] == []
+
+
+def check(answer: httpx2.Response, method: str, path: str) -> None:
+    """Whether the document has this answer: its status, its type and its body."""
+    responses = document()["paths"][path][method.lower()]["responses"]
+    described = responses[str(answer.status_code)]
+    content: dict[str, Any] = described.get("content", {})
+    if not content:
+        assert answer.content == b""
+        return
+    kind = answer.headers["content-type"].partition(";")[0]
+    schema = content[kind]["schema"]
+    if kind == "application/json":
+        fits(schema, answer.json())
+
+
+async def test_every_answer_is_as_the_document_says(redis_url: str, tmp_path: Path) -> None:
+    streams, one, cancel, watch, several = (
+        *("/v1/streams", "/v1/streams/{id}", "/v1/streams/{id}/cancel"),
+        *("/v1/streams/{id}/events", "/v1/events"),
+    )
+    async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path) as served:
+        http = served.http
+        key = {"idempotency-key": "1"}
+        check(accepted := await http.post(streams, json=request_for(), headers=key), "post", streams)
+        assert accepted.status_code == 202
+        assert accepted.headers["location"] == accepted.json()["links"]["self"]
+        check(await http.post(streams, json=request_for(user="x"), headers=key), "post", streams)
+        check(await http.post(streams, json={"model": "sim"}), "post", streams)
+        check(await http.post(streams, json=request_for(), headers={"authorization": ""}), "post", streams)
+        path = accepted.json()["links"]["self"]
+        check(await http.get(path), "get", one)
+        await tailrace.outcome(accepted.json()["id"])
+        check(looked := await http.get(path), "get", one)
+        assert looked.json()["outcome"]["status"] == looked.json()["state"]["status"] == "completed"
+        check(await http.get("/v1/streams/nothing"), "get", one)
+        check(again := await http.post(f"{path}/cancel"), "post", cancel)
+        assert again.json()["verdict"] == "finished"
+        check(await http.get(f"{path}/events"), "get", watch)
+        check(await http.get(f"{path}/events?after=x"), "get", watch)
+        check(await http.get(f"{path}/events?after=1-900000"), "get", watch)
+        check(await http.get(f"/v1/events?ids={accepted.json()['id']}"), "get", several)
+        check(await http.get("/v1/events?ids="), "get", several)
+        check(await http.get("/v1/events?ids=nothing"), "get", several)
+        for health in ("/healthz", "/readyz", "/openapi.json"):
+            check(answer := await http.get(health, headers={"authorization": ""}), "get", health)
+            assert answer.status_code == 200
+        assert (await http.get("/openapi.json")).content == msgspec.json.encode(document())
+        schemas = document()["components"]["schemas"]
+        for event in await events(http, f"{path}/events"):
+            of = next(
+                s
+                for s in schemas.values()
+                if event.name in s.get("properties", {}).get("message_type", {}).get("enum", ())
+            )
+            fits(of, event.entry)
+        (snapshot, *_) = await events(http, f"{path}/events?snapshot=1")
+        fits(schemas["Snapshot"], snapshot.entry)
+
+
+def test_the_document_names_every_route_and_nothing_that_is_not_there() -> None:
+    gateway = Gateway(Settings(), is_open=True)
+    routes = {
+        (route.path, method.lower()) for route in gateway.routes for method in route.methods or () if method != "HEAD"
+    }
+    said = {(path, method) for path, item in document()["paths"].items() for method in item if method != "parameters"}
+    assert said == routes
+    for schema in document()["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+
+
+async def test_what_is_no_route_is_said_in_json(redis_url: str, tmp_path: Path) -> None:
+    async with gateway(redis_url, tmp_path) as served:
+        assert (await served.http.get("/nowhere")).json()["error"]["code"] == "not_found"
+        wrong = await served.http.put("/v1/streams")
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+        head = await served.http.head("/v1/streams/nothing/events")
+        assert head.status_code == 200
+
+
+async def test_a_cancel_reaches_the_worker_and_the_stream(redis_url: str, tmp_path: Path) -> None:
+    async with rig(redis_url), gateway(redis_url, tmp_path) as served:
+        submitted = await served.submit(request_for(SLOW))
+        async with reading(served.http, submitted["links"]["events"]) as reader:
+            told: list[str] = []
+            async for event in reader:
+                told.append(event.name)
+                if event.id == "1-2":
+                    answer = await served.http.post(submitted["links"]["cancel"])
+                    assert (answer.status_code, answer.json()["verdict"]) == (202, "signalled")
+    assert told[-1] == "cancelled"
+
+
+async def test_a_redis_that_is_away_is_said_and_an_event_source_returns(tmp_path: Path) -> None:
+    with EmbeddedValkey() as valkey:
+        async with gateway(valkey.url, tmp_path) as served:
+            submitted = await served.submit(request_for())
+            valkey.kill()
+            path = submitted["links"]["events"]
+            for away in (submitted["links"]["self"], path):
+                answer = await served.http.get(away)
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+                assert str(valkey.port) not in answer.text
+            assert (await served.http.get("/readyz")).status_code == 503
+            assert (await served.http.get("/healthz")).status_code == 200
+            # given an EventSource, for which any other status were final, expect an empty stream and when to return
+            async with reading(served.http, path) as reader:
+                assert reader.status == 200
+                assert await reader.all() == []
+                assert reader.retries
+            valkey.start()
+
+            async def is_ready() -> bool:
+                return (await served.http.get("/readyz")).status_code == 200
+
+            await until(is_ready)
+
+
+async def test_only_so_many_streams_are_open(redis_url: str, tmp_path: Path) -> None:
+    async with gateway(redis_url, tmp_path, gateway_max_streams=1) as served:
+        path = (await served.submit(request_for()))["links"]["events"]
+        async with reading(served.http, path) as first:
+            assert (await anext(aiter(first))).id == "0-1"
+            async with reading(served.http, path) as second:
+                assert await second.all() == []
+                assert second.retries == [5000]
+            assert (await served.http.get(path)).status_code == 503
+        await until(lambda: not served.gateway.is_full)
+
+
+async def test_a_web_tier_mounts_it_in_its_own(redis_url: str, tmp_path: Path) -> None:
+    # given an application that mounts the gateway, on a server of its own, if used below its path, expect all as ever
+    mine = Gateway(Settings(redis_url=redis_url), is_open=True)
+    server = uvicorn.Server(
+        uvicorn.Config(Starlette(routes=[Mount("/llm", mine)]), log_config=None, access_log=False, lifespan="on")
+    )
+    with listen("127.0.0.1", 0) as listener:
+        at = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        serving = asyncio.create_task(server.serve([listener]))
+        async with rig(redis_url), httpx2.AsyncClient(base_url=at, timeout=WAIT_S) as http:
+            submitted = (await http.post("/llm/v1/streams", json=request_for())).json()
+            assert submitted["links"]["self"] == f"/llm/v1/streams/{submitted['id']}"
+            assert (await events(http, submitted["links"]["events"]))[-1].name == "completed"
+            # given a stream that is open, if the application stops the gateway, expect it to end with a hint
+            waiting = (await http.post("/llm/v1/streams", json=request_for(SLOW))).json()
+            async with reading(http, waiting["links"]["events"]) as reader:
+                told = aiter(reader)
+                assert (await anext(told)).id == "0-1"
+                mine.stop()
+                async with asyncio.timeout(WAIT_S):
+                    assert "completed" not in [event.name async for event in told]
+                assert len(reader.retries) == 2
+            await http.post(waiting["links"]["cancel"])
+        server.should_exit = True
+        await serving
+        await mine.close()
