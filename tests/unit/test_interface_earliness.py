@@ -57,6 +57,7 @@ def test_tool_calls(pieces: list[str], expected: list[list[str]]) -> None:
 ASSISTANT_CASES: list[Case] = [
     (['{"message":"', "Go", "\\", "n", '"', "}"], [[], [], ["c:Go"], [], ["c:\n"], [], [], []]),
     (['{"inner_thoughts":"hm', '","message":"a', 'b","x":"c"}'], [[], ["r:hm"], ["c:a"], ["c:b"], []]),
+    (['{"message":"a"}', "\n", " b", " c"], [[], ["c:a"], [], ["c:b"], ["c: c"], []]),
     (['{"message":', "12", "3", ',"x":4'], [[], [], ["c:12"], ["c:3"], [], []]),
     (['{"message":', "nu", "ll}"], [[], [], [], [], []]),
     (['{"message":', "nu", "ts"], [[], [], [], ["c:nuts"], []]),

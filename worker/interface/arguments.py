@@ -181,7 +181,8 @@ class AssistantText:
     """The text of one member as it is decoded; other members are not shown.
 
     A value that is no string is shown as the JSON it is, but for `null`, which is no text. Where the arguments stop
-    being JSON the rest is shown as it is.
+    being JSON the rest is shown as it is, and so is what stands behind the object, from its first character on that is
+    no blank.
 
     Args:
         key: the member that holds the text.
@@ -190,7 +191,18 @@ class AssistantText:
         thought: gets the inner thoughts.
     """
 
-    __slots__ = ("_decoder", "_key", "_key_read", "_other", "_scalar", "_scanner", "_shown", "_sinks", "_string")
+    __slots__ = (
+        "_decoder",
+        "_key",
+        "_key_read",
+        "_other",
+        "_scalar",
+        "_scanner",
+        "_shown",
+        "_sinks",
+        "_string",
+        "_trailing",
+    )
 
     def __init__(self, key: str, thoughts_key: str | None, shown: Sink, thought: Sink) -> None:
         self._sinks = {thoughts_key: thought, key: shown}
@@ -202,6 +214,7 @@ class AssistantText:
         self._string: Sink | None = None  # gets the member's value where it is a string
         self._other = False  # show the member's value where it is none
         self._scalar = ""  # the beginning of a scalar that may be null
+        self._trailing = False  # text stands behind the object
 
     @property
     def closed(self) -> bool:
@@ -222,6 +235,10 @@ class AssistantText:
                     self._shown(raw)
                 case Token.BROKEN:
                     self._shown(raw)
+                case Token.TAIL:
+                    text = raw if self._trailing else raw.lstrip(" \t\n\r")
+                    self._trailing = bool(text)
+                    self._shown(text)
                 case _:
                     pass
 
