@@ -27,6 +27,9 @@ IDLE_TIMEOUT_S = 75
 MAX_UNREAD_BYTES = 4 * MAX_BODY_BYTES
 """What follows a body that was refused is thrown away, for its sender to read the answer; but not for ever."""
 
+SEND_BUFFER_BYTES = 128 * 1024
+"""What the kernel holds for one reader. Left to itself it grows to megabytes for one that takes nothing."""
+
 STOP_S = 10.0
 """From the signal until whoever has not taken the last of their stream is cut off."""
 
@@ -143,9 +146,11 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        listener = socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         raise SettingsError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    return listener
 
 
 async def serve(gateway: Gateway, listener: socket.socket) -> None:

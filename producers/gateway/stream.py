@@ -74,6 +74,7 @@ class EventStream:
             self._ended(self._end)
         if self._end == "slow" and (extension := scope.get("extensions", {}).get(ABORT)):
             extension["abort"]()
+            await asyncio.sleep(0)  # the server sees the connection gone before it sees us return
 
     async def _follow(self) -> None:
         try:
