@@ -1,0 +1,127 @@
+"""The reader of `bench tails`: many tails in one process, in one of several ways.
+
+`python -m bench.tails_reader WAY URL COUNT` says "open" and the bytes a tail takes once every tail has come to the end
+of its log; then, for each line on standard input that says for how many seconds, it measures and answers with one JSON
+line.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from time import monotonic, monotonic_ns, process_time
+
+import msgspec
+import uvloop
+
+from bench.statistics import percentile
+from producers import tail as tails
+from producers.client import Client
+from producers.fanout import Fanout
+from producers.store import ProducerStore
+from producers.tail import Tailed
+from schemas.deltas import AssistantDelta
+from schemas.ids import BEGINNING, EntryId
+
+_AT_ONCE = 100
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Measured(msgspec.Struct):
+    """What one window gave."""
+
+    seconds: float
+    deltas: int
+    cpu_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+class Count:
+    """What has been delivered since it was last reset."""
+
+    def __init__(self) -> None:
+        self.deltas = 0
+        self.late_ns: list[int] = []
+
+    def reset(self) -> None:
+        """Begins anew."""
+        self.deltas, self.late_ns = 0, []
+
+
+async def follow(items: AsyncIterator[Tailed], count: Count, opened: Callable[[], None]) -> None:
+    """One tail: notes how late each delta comes."""
+    async for item in items:
+        if isinstance(item.entry, AssistantDelta):
+            count.deltas += 1
+            count.late_ns.append(monotonic_ns() - int(item.entry.content or 0))
+        elif item.cursor == "1-0":
+            opened()
+
+
+async def follow_raw(fanout: Fanout, request_id: str, count: Count, opened: Callable[[], None]) -> None:
+    """The hub alone: entries as they stand in the log, not decoded."""
+    place, position = fanout.place(request_id), BEGINNING
+    while True:
+        if entries := await place.read(request_id, position, None):
+            count.deltas += len(entries)
+            position = entries[-1].id
+        if position >= EntryId(1, 0):
+            opened()
+
+
+def rss_bytes() -> int:
+    """What the process has in memory (proc(5), statm)."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * _PAGE_BYTES
+
+
+async def main(way: str, url: str, number: int) -> None:
+    """Opens the tails, then measures on demand."""
+    store = ProducerStore(url, timeout_s=30.0)
+    client = Client(store, away_limit_s=60.0, stalled_after_s=3_600.0)
+    fanout = Fanout(store)
+    count = Count()
+    await store.record("bench-0")
+    before = rss_bytes()
+
+    async def each(request_id: str, opened: Callable[[], None]) -> None:
+        if way == "client":
+            await follow(client.tail(request_id), count, opened)
+        elif way == "hub":
+            await follow_raw(fanout, request_id, count, opened)
+        else:
+            seen = await tails.look(store, request_id, BEGINNING)
+            await follow(tails.tail(store, request_id, BEGINNING, seen, away_limit_s=60.0), count, opened)
+
+    readers = await _open(each, number)
+    await asyncio.sleep(0.5)
+    print("open", (rss_bytes() - before) // number, flush=True)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        count.reset()
+        began, used = monotonic(), process_time()
+        await asyncio.sleep(float(line))
+        seconds, cpu_s = monotonic() - began, process_time() - used
+        late_ms = [late / 1e6 for late in count.late_ns] or [0.0]
+        measured = Measured(seconds, count.deltas, cpu_s, percentile(late_ms, 50), percentile(late_ms, 99))
+        print(msgspec.json.encode(measured).decode(), flush=True)
+        failed = [reader for reader in readers if reader.done()]
+        if failed:
+            failed[0].result()
+
+
+async def _open(each: Callable[[str, Callable[[], None]], Awaitable[None]], number: int) -> list[asyncio.Task[None]]:
+    """Opens tails, not all at once: the blocking way would run into the server's backlog of connections."""
+    tasks: list[asyncio.Task[None]] = []
+    for first in range(0, number, _AT_ONCE):
+        waiting: list[asyncio.Event] = []
+        for index in range(first, min(first + _AT_ONCE, number)):
+            opened = asyncio.Event()
+            waiting.append(opened)
+            tasks.append(asyncio.ensure_future(each(f"bench-{index}", opened.set)))
+        await asyncio.gather(*(opened.wait() for opened in waiting))
+    return tasks
+
+
+if __name__ == "__main__":
+    uvloop.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

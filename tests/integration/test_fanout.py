@@ -1,0 +1,280 @@
+"""Many tails on few connections: what they cost, what they share, when they leave, and what is not pushed to them."""
+
+import asyncio
+import gc
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+import pytest
+from redis.asyncio import Redis
+
+from producers import tail as tails
+from producers.client import Client
+from producers.fanout import Fanout
+from producers.live import BUFFER_ENTRIES
+from producers.store import ProducerStore
+from producers.tail import Tailed
+from schemas.deltas import AssistantDelta, Completed
+from schemas.errors import StoreError, StoreRefused
+from schemas.ids import BEGINNING
+from schemas.keys import PUSH
+from schemas.push import channel, shard
+from tests.scribe import ANSWER, Scribe
+from tests.until import until
+
+ID = "one"
+HELLO = [{"role": "user", "content": "hello"}]
+ALL = ["0-1", *(f"1-{seq}" for seq in range(len(ANSWER) + 2))]
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def producer(redis_url: str) -> AsyncIterator[Client]:
+    """Submits; its connections are no tails'."""
+    async with await Client.connect(redis_url) as client:
+        await client.submit(id=ID, model="m", messages=HELLO)
+        yield client
+
+
+@pytest.fixture
+async def client(redis_url: str, producer: Client) -> AsyncIterator[Client]:
+    """Tails, under a name that the server knows its connections by."""
+    async with Client(ProducerStore(f"{redis_url}?client_name=tails", timeout_s=5.0, wait_s=0.2)) as client:
+        yield client
+
+
+async def connections(redis: Redis) -> int:
+    return sum(entry["name"] == "tails" for entry in await redis.client_list())
+
+
+async def heard_channels(redis: Redis) -> set[str]:
+    return {name.decode() for name in await redis.execute_command("PUBSUB", "CHANNELS", f"{PUSH}*")}
+
+
+async def hears(redis: Redis, *request_ids: str) -> None:
+    """Waits until the channels of exactly these requests are heard."""
+
+    async def so() -> bool:
+        return await heard_channels(redis) == {channel(shard(request_id)) for request_id in request_ids}
+
+    await until(so)
+
+
+class Reader:
+    """A tail in a task, with what it has seen so far."""
+
+    def __init__(self, client: Client, request_id: str = ID, after: str | None = None) -> None:
+        self.seen: list[Tailed] = []
+        self.task = asyncio.create_task(self._read(client.tail(request_id, after)))
+
+    async def _read(self, items: AsyncGenerator[Tailed, None]) -> None:
+        async with aclosing(items):
+            async for item in items:
+                self.seen.append(item)
+
+    async def to_its_end(self) -> list[str | None]:
+        async with asyncio.timeout(20):
+            await self.task
+        return [item.cursor for item in self.seen]
+
+
+async def test_500_tails_have_three_connections(client: Client, producer: Client, redis: Redis) -> None:
+    ids = [f"r{number}" for number in range(500)]
+    for request_id in ids:
+        await producer.submit(id=request_id, model="m", messages=HELLO)
+    readers = [Reader(client, request_id) for request_id in ids]
+    await until(lambda: all(reader.seen for reader in readers))
+    assert await connections(redis) <= 3
+    # also while all of them end, and while others wait for a result
+    results = [asyncio.create_task(client.result(ID, wait_s=20)) for _ in range(3)]
+    for request_id in (*ids, ID):
+        await Scribe(redis, request_id).answer()
+    for reader in readers:
+        assert await reader.to_its_end() == ALL
+    assert all(await asyncio.gather(*results))
+    # the outcomes are asked for by the client's own verbs, on connections beside those of tails
+    assert await connections(redis) <= 3 + len(results)
+
+
+async def test_tails_of_one_request_share_what_is_kept(redis_url: str, producer: Client, redis: Redis) -> None:
+    store = ProducerStore(redis_url, timeout_s=5.0)
+    fanout = Fanout(store)
+
+    async def follow() -> list[str | None]:
+        place = fanout.place(ID)
+        seen = await tails.look(place, ID, BEGINNING)
+        return [item.cursor async for item in tails.tail(place, ID, BEGINNING, seen, away_limit_s=5)]
+
+    readers = [asyncio.create_task(follow()) for _ in range(50)]
+    await hears(redis, ID)
+    await until(lambda: fanout.requests == 1)
+    await Scribe(redis, ID).answer()
+    async with asyncio.timeout(20):
+        assert await asyncio.gather(*readers) == [ALL] * 50
+    assert fanout.requests == 0
+    await fanout.close()
+    await store.close()
+
+
+async def test_only_channels_that_have_tails_are_heard(client: Client, producer: Client, redis: Redis) -> None:
+    await producer.submit(id="two", model="m", messages=HELLO)
+    assert shard("two") != shard(ID)
+    one, two = Reader(client, ID), Reader(client, "two")
+    await hears(redis, ID, "two")
+    # if one of them ends, expect its channel to be left
+    await Scribe(redis, "two").answer()
+    assert await two.to_its_end() == ALL
+    await hears(redis, ID)
+    await Scribe(redis, ID).answer()
+    assert await one.to_its_end() == ALL
+    await hears(redis)
+
+
+@pytest.mark.parametrize("leaving", ["aclose", "cancel", "garbage"])
+async def test_whoever_leaves_costs_nothing_any_more(leaving: str, client: Client, redis: Redis) -> None:
+    reader = Reader(client)
+    await hears(redis, ID)
+    items = client.tail(ID)
+    assert (await anext(items)).cursor == "0-1"
+    assert (await anext(Client.tail(client, ID))).cursor == "0-1"
+    reader.task.cancel()
+    match leaving:
+        case "aclose":
+            await items.aclose()
+        case "cancel":
+            waiting = asyncio.ensure_future(anext(items))
+            await asyncio.sleep(0)
+            waiting.cancel()
+        case _:
+            del items
+    gc.collect()
+    await hears(redis)
+
+
+async def test_one_that_never_begins_leaves_nothing(client: Client, redis: Redis) -> None:
+    items = await client.open_tail(ID)
+    await asyncio.sleep(0)
+    assert await heard_channels(redis) == set()
+    await items.aclose()
+
+
+async def test_a_slow_reader_hinders_nobody_and_misses_nothing(client: Client, redis: Redis) -> None:
+    # given a reader that takes one item and then nothing, and one that takes all
+    slow = client.tail(ID)
+    assert (await anext(slow)).cursor == "0-1"
+    fast = Reader(client)
+    scribe = Scribe(redis, ID)
+    await scribe.begin()
+    slow_has = [(await anext(slow)).cursor]
+    # if far more comes than is kept for anybody
+    count = 3 * BUFFER_ENTRIES
+    for number in range(count // 16):
+        await scribe.write(AssistantDelta(0, 0, f"{number}/{piece} ") for piece in range(16))
+    # expect the fast one to have it all while the slow one has not moved, and the slow one to go on where it was
+    await until(lambda: len(fast.seen) == count + 2)
+    await scribe.finish()
+    whole = await fast.to_its_end()
+    async with asyncio.timeout(20):
+        slow_has += [item.cursor async for item in slow]
+    assert ["0-1", *slow_has] == whole == ["0-1", *(f"1-{seq}" for seq in range(count + 2))]
+
+
+async def test_a_push_that_is_missing_is_read_from_the_log(client: Client, redis: Redis) -> None:
+    reader = Reader(client)
+    await hears(redis, ID)
+    scribe = Scribe(redis, ID)
+    await scribe.begin()
+    for number, entry in enumerate(ANSWER):
+        await scribe.write([entry], pushed=number % 3 == 0)
+    await scribe.finish()
+    assert await reader.to_its_end() == ALL
+
+
+async def test_the_last_push_may_be_missing_too(client: Client, redis: Redis) -> None:
+    # given a reader that has heard the beginning / if the rest is never pushed, and nothing comes after it
+    reader = Reader(client)
+    await hears(redis, ID)
+    scribe = Scribe(redis, ID)
+    await scribe.begin()
+    await scribe.write(ANSWER[:2])
+    await until(lambda: len(reader.seen) == 4)
+    await scribe.write(ANSWER[2:], pushed=False)
+    # expect it within a few of the looks at quiet logs
+    await until(lambda: len(reader.seen) == len(ANSWER) + 2)
+    reader.task.cancel()
+
+
+async def test_pushes_that_come_twice_late_or_in_disorder_are_seen_once(client: Client, redis: Redis) -> None:
+    reader = Reader(client)
+    await hears(redis, ID)
+    scribe = Scribe(redis, ID)
+    await scribe.begin()
+    heard: list[bytes] = []
+    async with redis.pubsub() as pubsub:
+        await pubsub.subscribe(channel(shard(ID)))
+        for entry in ANSWER:
+            await scribe.write([entry])
+            async with asyncio.timeout(10):
+                while not (said := await pubsub.get_message(ignore_subscribe_messages=True, timeout=10)):
+                    pass
+            heard.append(said["data"])
+            for again in reversed(heard):
+                await redis.publish(channel(shard(ID)), again)
+    await scribe.finish()
+    assert await reader.to_its_end() == ALL
+
+
+async def test_what_else_comes_on_a_channel_is_ignored(client: Client, redis: Redis) -> None:
+    reader = Reader(client)
+    await hears(redis, ID)
+    for rubbish in (b"", b"hello", b"\x91\x94", b"\x91\x93\xa3one\x01\x02", b"\xc1"):
+        await redis.publish(channel(shard(ID)), rubbish)
+    await Scribe(redis, ID).answer()
+    assert await reader.to_its_end() == ALL
+
+
+async def test_without_the_right_to_hear_it_says_which(redis_url: str, producer: Client, redis: Redis) -> None:
+    url = redis_url.replace("redis://", "redis://deaf:pw@")
+    await redis.execute_command("ACL", "SETUSER", "deaf", "on", ">pw", "~*", "+@all", "resetchannels")
+    async with Client(ProducerStore(url, timeout_s=5.0, wait_s=0.2)) as client:
+        with pytest.raises(StoreRefused, match=r"tr:push:\*"):
+            await Reader(client).to_its_end()
+        # if it gets the right, and nothing else
+        await redis.execute_command("ACL", "SETUSER", "deaf", "&tr:push:*")
+        await Scribe(redis, ID).answer()
+        reader = Reader(client)
+        assert await reader.to_its_end() == ALL
+    await redis.execute_command("ACL", "DELUSER", "deaf")
+
+
+async def test_closing_the_client_ends_its_tails_with_a_word(redis_url: str, producer: Client, redis: Redis) -> None:
+    client = Client(ProducerStore(redis_url, timeout_s=5.0))
+    readers = [Reader(client) for _ in range(3)]
+    await hears(redis, ID)
+    await until(lambda: all(reader.seen for reader in readers))
+    await client.close()
+    for reader in readers:
+        with pytest.raises(StoreError, match="the client is closed"):
+            await reader.to_its_end()
+
+
+async def test_joined_at_every_moment_of_a_growing_log_it_gives_all_of_it(client: Client, redis: Redis) -> None:
+    # given a log that is written entry by entry / if tails begin before and after each, from every cursor there is
+    scribe = Scribe(redis, ID)
+    readers: list[tuple[str, Reader]] = []
+    await scribe.begin()
+    cursors = ["0-1", "1-0"]
+    for number in range(40):
+        readers += [(cursor, Reader(client, after=cursor)) for cursor in cursors[number % 7 :: 7]]
+        await scribe.write([AssistantDelta(0, 0, str(number))], pushed=number % 5 != 3)
+        cursors.append(str(scribe.last))
+    await scribe.finish()
+    cursors.append("1-41")
+    for cursor, reader in readers:
+        assert await reader.to_its_end() == cursors[cursors.index(cursor) + 1 :]
+        assert isinstance(reader.seen[-1].entry, Completed)

@@ -1,0 +1,168 @@
+"""What is pushed beside the log: all that was written and nothing else, on its channel, by worker and scripts alike."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from redis.asyncio import Redis
+
+from demo.valkey import EmbeddedValkey
+from producers.client import Client
+from schemas import keys
+from schemas.errors import AttemptLost, StoreFull
+from schemas.keys import log_key, rec_key
+from schemas.push import channel, decode_pushes, shard
+from tests.proxy import Proxy
+from tests.scribe import Scribe
+from tests.until import until
+from worker.publisher import LogWriter, Publisher
+from worker.store import CommitLine
+
+HELLO = [{"role": "user", "content": "hello"}]
+OWNER = "owner"
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_url) as client:
+        yield client
+
+
+class Heard:
+    """All that is pushed, by channel and by request."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, bytes]] = []
+
+    def entries(self, request_id: str) -> list[tuple[str, bytes]]:
+        """Ids and entries pushed for a request, in order."""
+        pushes = [
+            one for name, said in self.messages for one in decode_pushes(said) if name == channel(shard(request_id))
+        ]
+        return [
+            (f"{attempt}-{seq + offset}", entry)
+            for pushed_id, attempt, seq, entries in pushes
+            if pushed_id == request_id
+            for offset, entry in enumerate(entries)
+        ]
+
+
+@asynccontextmanager
+async def hearing(redis: Redis) -> AsyncGenerator[Heard]:
+    heard = Heard()
+    async with redis.pubsub() as pubsub:
+        await pubsub.subscribe(*(channel(number) for number in range(keys.PUSH_SHARDS)))
+
+        async def listen() -> None:
+            async for said in pubsub.listen():
+                if said["type"] == "message":
+                    heard.messages.append((said["channel"].decode(), said["data"]))
+
+        listening = asyncio.create_task(listen())
+        try:
+            yield heard
+        finally:
+            listening.cancel()
+
+
+def publishing(url: str, *, patience_s: float = 10.0) -> Publisher:
+    return Publisher(
+        CommitLine(url), buffer_bytes=1 << 24, max_entries=1 << 20, max_bytes=1 << 30, patience_s=patience_s
+    )
+
+
+async def begun(redis: Redis, publisher: Publisher, request_id: str) -> LogWriter:
+    await redis.xadd(log_key(request_id), {"e": "begun"}, id="1-0")
+    await redis.hset(rec_key(request_id), mapping={"attempt": 1, "token": OWNER})
+    return publisher.open(request_id, 1, OWNER, lambda: True)
+
+
+async def log(redis: Redis, request_id: str, first: str = "-") -> list[tuple[str, bytes]]:
+    return [(entry_id.decode(), fields[b"e"]) for entry_id, fields in await redis.xrange(log_key(request_id), first)]
+
+
+async def test_all_that_is_committed_is_pushed_in_order(redis: Redis, redis_url: str) -> None:
+    async with hearing(redis) as heard, publishing(redis_url) as publisher:
+        writers = [await begun(redis, publisher, f"r{number}") for number in range(20)]
+        for turn in range(100):
+            for writer in writers:
+                writer.append(b"entry %d \x00\xff\r\n" % turn)
+            if turn % 9 == 0:
+                await asyncio.sleep(0)
+        await asyncio.gather(*(writer.flush() for writer in writers))
+        for number in range(20):
+            expected = await log(redis, f"r{number}", "1-1")
+            assert len(expected) == 100
+            await until(lambda number=number, expected=expected: heard.entries(f"r{number}") == expected)
+        # and one message a shard and commit, not one a request
+        assert len(heard.messages) <= publisher.commits * keys.PUSH_SHARDS
+
+
+async def test_what_a_fence_refuses_is_not_pushed(redis: Redis, redis_url: str) -> None:
+    async with hearing(redis) as heard, publishing(redis_url) as publisher:
+        late, other = await begun(redis, publisher, "late"), await begun(redis, publisher, "other")
+        await redis.xadd(log_key("late"), {"e": "begun"}, id="2-0")
+        late.append(b"too late")
+        with pytest.raises(AttemptLost):
+            await late.flush()
+        other.append(b"in time")
+        await other.flush()
+        await until(lambda: heard.entries("other") == [("1-1", b"in time")])
+        assert heard.entries("late") == []
+
+
+async def test_what_has_no_room_is_not_pushed() -> None:
+    with EmbeddedValkey() as valkey:
+        async with Redis.from_url(valkey.url) as redis, hearing(redis) as heard:
+            async with publishing(valkey.url, patience_s=0.2) as publisher:
+                writer = await begun(redis, publisher, "full")
+                writer.append(b"fits")
+                await writer.flush()
+                await redis.config_set("maxmemory", 1)
+                writer.append(b"does not fit")
+                with pytest.raises(StoreFull):
+                    await writer.flush()
+                await until(lambda: heard.entries("full") == [("1-1", b"fits")])
+
+
+async def test_a_push_that_is_lost_with_its_connection_costs_the_writer_nothing(redis: Redis, redis_url: str) -> None:
+    async with Proxy(redis_url) as proxy, publishing(proxy.url) as publisher:
+        writer = await begun(redis, publisher, "a")
+        proxy.lose_reply(b"PUBLISH")
+        for number in range(50):
+            writer.append(b"%d" % number)
+            await writer.flush()
+        assert not proxy.fault_pending
+        assert [entry for _, entry in await log(redis, "a", "1-1")] == [b"%d" % number for number in range(50)]
+
+
+async def test_a_worker_that_may_not_push_still_writes(redis: Redis, redis_url: str) -> None:
+    await redis.execute_command("ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "-publish", "resetchannels")
+    async with publishing(redis_url.replace("redis://", "redis://mute:pw@")) as publisher:
+        writer = await begun(redis, publisher, "a")
+        for number in range(3):
+            writer.append(b"%d" % number)
+            await writer.flush()
+    assert len(await log(redis, "a", "1-1")) == 3
+    await redis.execute_command("ACL", "DELUSER", "mute")
+
+
+async def test_scripts_push_what_they_write(redis: Redis, redis_url: str) -> None:
+    # given ids of every form, so that each shard comes up / if their logs are written by scripts alone
+    ids = [f"{letter}_{number}-{'x' * number}" for letter in "aZ" for number in range(1, 25)]
+    async with hearing(redis) as heard, await Client.connect(redis_url) as client:
+        for number, request_id in enumerate(ids):
+            await client.submit(id=request_id, model="m", messages=HELLO)
+            if number % 2:
+                await client.cancel(request_id)
+            else:
+                await Scribe(redis, request_id, attempt=3).begin()
+                scribe = Scribe(redis, request_id, attempt=300)
+                await scribe.begin("lease_expired")
+                await scribe.finish()
+        # expect all but the first entry, which nobody can wait for, on the channel that readers listen to
+        for request_id in ids:
+            expected = (await log(redis, request_id))[1:]
+            await until(lambda id=request_id, expected=expected: heard.entries(id) == expected)
+    assert {shard(request_id) for request_id in ids} == set(range(keys.PUSH_SHARDS))
