@@ -194,8 +194,8 @@ class Leases:
             StoreError: Redis did not answer; what was not renewed ends by the clock.
         """
         held = [lease for lease in self._running.values() if lease.holds()]
-        for first in range(0, len(held), RENEWED_AT_ONCE):
-            batch = held[first : first + RENEWED_AT_ONCE]
+        batches = [held[first : first + RENEWED_AT_ONCE] for first in range(0, len(held), RENEWED_AT_ONCE)]
+        for batch in batches:
             sent_at = monotonic()
             lost = await self._store.renew(batch)
             for lease in batch:
@@ -203,6 +203,7 @@ class Leases:
                     self._lose(lease, "the server says another has it, or nobody")
                 else:
                     lease.renewed(sent_at + self._lease_s)
+        for batch in batches:
             cancelled = await self._store.asked_to_cancel(batch)
             for lease in batch:
                 if lease.request_id in cancelled:

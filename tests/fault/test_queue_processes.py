@@ -82,6 +82,25 @@ async def test_a_killed_worker_is_replaced(client: ArqRedis, start: Start) -> No
     assert (entry["pid"], entry["attempt"], entry["why"], entry["crashes"]) == (heir.pid, 2, "lease_expired", 1)
 
 
+async def test_a_backlog_delays_no_takeover(client: ArqRedis, start: Start) -> None:
+    # given a job whose worker is killed, and a worker with thousands before it, all due for longer, expect the next
+    # attempt to begin while most of them still wait
+    victim = start(max_jobs=1)
+    await submit(client, "a", LONG_S)
+    await until(lambda: seen(client, "started", 1))
+    victim.kill()
+    for number in range(3_000):
+        await client.enqueue_job("generate", 0.05, _job_id=f"j{number}")
+    await client.zadd(keys.QUEUE, {f"j{number}": number + 1 for number in range(3_000)})
+    start(max_jobs=5)
+    await until(lambda: attempts_of(client, "a", 2), LEASE_S + 10)
+    assert await client.zcount(keys.QUEUE, 1, 3_000) > 1_500
+
+
+async def attempts_of(client: ArqRedis, job: str, count: int) -> bool:
+    return [entry["job"] for entry in await events(client) if entry["event"] == "started"].count(job) >= count
+
+
 async def idle_workers(client: ArqRedis, count: int) -> bool:
     return [peer["cmd"] for peer in await client.client_list()].count("blpop") >= count
 
