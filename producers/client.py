@@ -1,6 +1,6 @@
-"""What a web tier holds: submit, tail, snapshot, result, cancel, status. Composes store, tail and arq's enqueue.
+"""What a web tier holds: submit, tail, snapshot, result, cancel, status. Composes store, tail and enqueue.
 
-Knows the order of steps and what mends a step that failed. Knows nothing of Redis commands, and nothing of workers.
+Knows the order of steps. Knows nothing of Redis commands, of arq or of workers.
 """
 
 import asyncio
@@ -12,15 +12,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from arq.connections import ArqRedis
-from arq.jobs import serialize_job
-from arq.utils import timestamp_ms
-
 from producers import tail as tails
 from producers.answers import COUNTS, RECORD_FIELDS, CancelVerdict, Status, Submitted, counts_of, status_of
 from producers.assembled import Assembled
 from producers.collapsed import collapsed
 from producers.dead import DeadLetters
+from producers.enqueue import Enqueuer
 from producers.fanout import Fanout
 from producers.letta import LettaItem, letta
 from producers.snapshot import Snapshot, snapshot
@@ -30,9 +27,9 @@ from producers.tail import Tailed
 from producers.tokens import Grant, TokenSigner
 from schemas import codec
 from schemas.deltas import FORMAT_VERSION, Accepted, Cancelled
-from schemas.errors import RequestConflict, RequestRejected, SettingsError, StoreError, StoreUnavailable
+from schemas.errors import RequestConflict, RequestRejected, SettingsError, StoreError
 from schemas.ids import BEGINNING, REQUEST_ID_PATTERN, EntryId
-from schemas.keys import DEFAULT_PRIORITY, JOB_FUNCTION, QUEUE, lane_of
+from schemas.keys import lane_of
 from schemas.outcome import UNFILLED, Outcome
 from schemas.request import GenerationRequest, decode_request, parse_request
 from schemas.settings import DEFAULT_RETENTION_S, DEFAULT_RUN_LIMIT_S, Settings
@@ -44,7 +41,6 @@ DEFAULT_STALLED_AFTER_S = 10.0
 _Item = TypeVar("_Item")
 
 _ID_BYTES = 16
-_ENQUEUE_TRIES = 3
 
 
 class Client:
@@ -80,12 +76,7 @@ class Client:
         self._away_limit_s = away_limit_s
         self._stalled_after_s = stalled_after_s
         self.dead = DeadLetters(store, self.submit)
-        self._arq = ArqRedis(
-            store.pool,
-            job_serializer=codec.encode_job,
-            job_deserializer=codec.decode_job,
-            default_queue_name=QUEUE,
-        )
+        self._enqueuer = Enqueuer(store)
 
     @classmethod
     async def connect(
@@ -176,7 +167,7 @@ class Client:
             raise RequestConflict(f"a request with id {request_id!r} stands and has other content: take a new id")
         status: Any = verdict.text("status")
         if status == "queued":
-            await self._enqueue(request_id, lane_of(checked.tenant, checked.priority), lifetime_s)
+            await self._enqueuer.enqueue(request_id, lane_of(checked.tenant, checked.priority), lifetime_s)
         return Submitted(request_id, verdict.word == "standing" and checked.id is not None, status)
 
     def tail(self, request_id: str, after: str | None = None) -> AsyncGenerator[Tailed, None]:
@@ -201,9 +192,8 @@ class Client:
         cursor = BEGINNING if after is None else EntryId.parse(after)
         place = self._fanout.place(request_id)
         seen = await tails.look(place, request_id, cursor)
-        watch = StallWatch(
-            partial(self._fanout.signs, request_id), partial(self._mend, request_id), after_s=self._stalled_after_s
-        )
+        mend = partial(self._enqueuer.mend, request_id, self._run_limit_s + self._retention_s)
+        watch = StallWatch(partial(self._fanout.signs, request_id), mend, after_s=self._stalled_after_s)
         return tails.tail(place, request_id, cursor, seen, away_limit_s=self._away_limit_s, watch=watch)
 
     def collapsed(self, request_id: str, after: str | None = None) -> AsyncGenerator[Assembled, None]:
@@ -323,50 +313,6 @@ class Client:
         tenant = (await self._record(request_id, "tenant")).get("tenant")
         expires_s = int(time.time() + lifetime_s)
         return self._tokens.mint(Grant(request_id, tenant.decode() if tenant else None, may_cancel, expires_s))
-
-    async def _enqueue(self, request_id: str, lane: str | None, lifetime_s: float) -> None:
-        """Puts the request into its lane, or where it has none into arq's queue, unless it is there."""
-        try:
-            if lane is None:
-                await self._enqueue_plain(request_id, lifetime_s)
-            else:
-                envelope = serialize_job(
-                    JOB_FUNCTION, (request_id,), {}, None, timestamp_ms(), serializer=codec.encode_job
-                )
-                await self._store.enqueue(request_id, lane, envelope, _ms(lifetime_s))
-        except StoreError as error:
-            raise type(error)(
-                f"{error}; request {request_id} stands but may not be queued: submit it again with this id"
-            ) from error
-
-    async def _mend(self, request_id: str) -> None:
-        """Enqueues a request that stands and is nowhere: its producer died, or a failover lost its job."""
-        record = await self._record(request_id, "tenant", "priority")
-        tenant = record["tenant"].decode() if "tenant" in record else None
-        lane = lane_of(tenant, record.get("priority", DEFAULT_PRIORITY.encode()).decode())
-        await self._enqueue(request_id, lane, self._run_limit_s + self._retention_s)
-
-    async def _enqueue_plain(self, request_id: str, lifetime_s: float) -> None:
-        """Puts the request into arq's queue unless it is there, and wakes an idle worker.
-
-        arq answers None both when the job stands and when the connection broke in the middle of its transaction
-        (redis-py makes a WatchError of that), so None is looked into. Too often is harmless: a worker sees a finished
-        request and acknowledges.
-        """
-        for _ in range(_ENQUEUE_TRIES):
-            async with self._store.asking():
-                job = await self._arq.enqueue_job(
-                    JOB_FUNCTION, request_id, _job_id=request_id, _expires=lifetime_s, _queue_name=QUEUE
-                )
-            if job is not None or await self._store.is_enqueued(request_id):
-                break
-            record = await self._store.record(request_id)
-            if record is None or record["status"] != b"queued":
-                return
-        else:
-            raise StoreUnavailable("Redis did not take the job")
-        with suppress(StoreError):  # a token lost costs an idle worker's next poll, nothing else
-            await self._store.wake()
 
     async def _until_ended(self, request_id: str) -> None:
         """Follows the log from where it is now; its terminal and the outcome come in the same step."""
