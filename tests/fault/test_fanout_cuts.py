@@ -1,0 +1,135 @@
+"""Many tails while connections are cut, pushes are dropped, owners change: each ends with the log, once, in order."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+
+import pytest
+from redis.asyncio import Redis
+
+from producers.client import Client
+from producers.store import ProducerStore
+from producers.tail import Tailed
+from schemas.deltas import AssistantDelta, Completed
+from schemas.errors import StoreUnavailable
+from schemas.keys import log_key
+from tests.proxy import Proxy
+from tests.scribe import Scribe
+from tests.until import until
+
+HELLO = [{"role": "user", "content": "hello"}]
+REQUESTS = 30
+ENTRIES = 120
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_url) as client:
+        yield client
+
+
+class Restless:
+    """A reader that leaves at random and comes back with its cursor; and one that now and then takes its time."""
+
+    def __init__(self, client: Client, request_id: str, chance: random.Random) -> None:
+        self.seen: list[Tailed] = []
+        self._client, self._id, self._chance = client, request_id, chance
+        self.task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        while not (self.seen and isinstance(self.seen[-1].entry, Completed)):
+            with suppress(StoreUnavailable):  # away at the very beginning, which a tail says at once
+                await self._stay(self._chance.choice((1, 3, 20, 10_000)))
+
+    async def _stay(self, count: int) -> None:
+        async with aclosing(self._client.tail(self._id, self.seen[-1].cursor if self.seen else None)) as items:
+            async for item in items:
+                self.seen.append(item)
+                if self._chance.random() < 0.02:
+                    await asyncio.sleep(self._chance.uniform(0, 0.05))
+                count -= 1
+                if count == 0:
+                    break
+
+
+async def write(redis: Redis, request_id: str, chance: random.Random) -> None:
+    """A life with owners that change in the middle of an answer, and pushes that never leave."""
+    for attempt in range(1, chance.randrange(2, 5)):
+        lost = Scribe(redis, request_id, attempt)
+        await lost.begin("lease_expired")
+        for number in range(chance.randrange(20)):
+            await lost.write([AssistantDelta(0, number, "void")], pushed=chance.random() > 0.2)
+    scribe = Scribe(redis, request_id, 9)
+    await scribe.begin("lease_expired")
+    for number in range(ENTRIES):
+        await scribe.write([AssistantDelta(0, number, str(number))], pushed=chance.random() > 0.1)
+        if chance.random() < 0.3:
+            await asyncio.sleep(chance.uniform(0, 0.02))
+    await scribe.finish()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_every_reader_ends_with_the_log(seed: int, redis_url: str, redis: Redis) -> None:
+    chance = random.Random(seed)  # noqa: S311 - a seeded choice of faults, not a secret
+    store_options = {"timeout_s": 2.0, "wait_s": 0.4}
+    async with Proxy(redis_url) as proxy, Client(ProducerStore(proxy.url, **store_options), away_limit_s=20) as client:
+        ids = [f"r{number}" for number in range(REQUESTS)]
+        async with await Client.connect(redis_url) as producer:
+            for request_id in ids:
+                await producer.submit(id=request_id, model="m", messages=HELLO)
+        readers = {request_id: [Restless(client, request_id, chance) for _ in range(3)] for request_id in ids}
+
+        async def harm() -> None:
+            while True:
+                await asyncio.sleep(chance.uniform(0.01, 0.1))
+                match chance.randrange(4):
+                    case 0:
+                        proxy.cut()
+                    case 1:
+                        proxy.refusing = True
+                        proxy.cut()
+                        await asyncio.sleep(chance.uniform(0, 0.1))
+                        proxy.refusing = False
+                    case 2:
+                        proxy.delay_s = chance.choice((0.0, 0.005))
+                    case _:
+                        await redis.client_kill_filter(_type="pubsub")
+
+        harming = asyncio.create_task(harm())
+        await asyncio.gather(*(write(redis, request_id, chance) for request_id in ids))
+        await asyncio.sleep(0.3)
+        harming.cancel()
+        proxy.mend()
+        everyone = [reader.task for several in readers.values() for reader in several]
+        async with asyncio.timeout(30):
+            await asyncio.gather(*everyone)
+        for request_id, several in readers.items():
+            whole = [(i.decode(), fields[b"e"]) for i, fields in await redis.xrange(log_key(request_id))]
+            for reader in several:
+                assert [(item.cursor, item.raw) for item in reader.seen] == whole
+        # and nobody is left on a channel
+
+        async def nobody() -> bool:
+            return not await redis.execute_command("PUBSUB", "CHANNELS", "tr:push:*")
+
+        await until(nobody)
+
+
+async def test_pushes_go_on_after_the_subscriber_was_dropped(redis_url: str, redis: Redis) -> None:
+    """given: looks at quiet logs that come too late to help / expect: what comes after each loss arrives at once."""
+    async with Client(ProducerStore(redis_url, timeout_s=2.0, wait_s=600.0)) as client:
+        await client.submit(id="one", model="m", messages=HELLO)
+        reader = asyncio.create_task(_all(client))
+        scribe = Scribe(redis, "one")
+        await scribe.begin()
+        for number in range(20):
+            await scribe.write([AssistantDelta(0, number, str(number))])
+            await redis.client_kill_filter(_type="pubsub")
+        await scribe.finish()
+        async with asyncio.timeout(20):
+            assert await reader == ["0-1", *(f"1-{seq}" for seq in range(22))]
+
+
+async def _all(client: Client) -> list[str | None]:
+    return [item.cursor async for item in client.tail("one")]
