@@ -27,17 +27,19 @@ Prints one line of JSON with its base URL on stdout when it is ready. GET /__sim
 
 
 def _rate(text: str) -> float:
-    rate = float(text)
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
     if not 0 <= rate <= 1_000_000:
-        raise argparse.ArgumentTypeError("a rate from 0 to 1000000")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate from 0 to 1000000")
     return rate
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError("a port from 0 to 65535")
-    return port
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= 65_535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
 
 
 def _parser() -> CommandParser:
