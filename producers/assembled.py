@@ -1,13 +1,12 @@
 """The collapsed view: what a request has come to so far, of its current attempt alone, for those who render.
 
 Pure: entries in, state out. What an earlier attempt said is void, and is gone from here when the next one begins;
-nothing is final before the terminal. Texts are kept as parts and joined when they are read, so an entry costs the same
-however long the answer is.
+nothing is final before the terminal.
 """
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from producers.merged import MergedDeltas
 from schemas.deltas import (
     TERMINALS,
     AssistantDelta,
@@ -38,16 +37,6 @@ class AssembledCall(NamedTuple):
     arguments: str
 
 
-@dataclass
-class _Call:
-    call_id: str | None = None
-    name: list[str] = field(default_factory=list[str])
-    arguments: list[str] = field(default_factory=list[str])
-
-    def assembled(self) -> AssembledCall:
-        return AssembledCall(self.call_id, "".join(self.name), "".join(self.arguments))
-
-
 class Assembled:
     """What a reader's entries add up to. One object for a tail: `take` each item, read whenever you render.
 
@@ -69,27 +58,27 @@ class Assembled:
     @property
     def reasoning(self) -> str:
         """The reasoning so far."""
-        return "".join(self._reasoning)
+        return "".join(delta.reasoning for delta in self._deltas.read() if isinstance(delta, ReasoningDelta))
 
     @property
     def content(self) -> str:
         """The text for the user so far."""
-        return "".join(self._content)
+        return "".join(delta.content or "" for delta in self._deltas.read() if isinstance(delta, AssistantDelta))
 
     @property
     def refusal(self) -> str:
         """What the model refused with."""
-        return "".join(self._refusal)
+        return "".join(delta.refusal or "" for delta in self._deltas.read() if isinstance(delta, AssistantDelta))
 
     @property
     def tool_calls(self) -> list[AssembledCall]:
         """The calls that the caller is to run, in the model's order, as the outcome has them."""
-        return [call.assembled() for number, call in sorted(self._calls.items()) if number >= 0]
+        return [call for number, call in sorted(self._calls().items()) if number >= 0]
 
     @property
     def hosted_calls(self) -> list[AssembledCall]:
         """The calls that the provider ran itself, as they came; they are not among the outcome's `tool_calls`."""
-        return [call.assembled() for number, call in self._calls.items() if number < 0]
+        return [call for number, call in self._calls().items() if number < 0]
 
     @property
     def is_final(self) -> bool:
@@ -118,13 +107,8 @@ class Assembled:
 
     def _add(self, entry: LogEntry | ReaderEvent) -> None:
         match entry:
-            case ReasoningDelta():
-                self._reasoning.append(entry.reasoning)
-            case AssistantDelta():
-                self._content.append(entry.content or "")
-                self._refusal.append(entry.refusal or "")
-            case ToolCallDelta():
-                self._add_to_call(entry)
+            case ReasoningDelta() | AssistantDelta() | ToolCallDelta():
+                self._deltas.add(entry)
             case RetryScheduled():
                 self.waiting = entry
             case Stalled():
@@ -140,18 +124,21 @@ class Assembled:
         self.whole = True
         self._at = EntryId(attempt, -1)
         self.waiting: RetryScheduled | None = None
-        self._reasoning: list[str] = []
-        self._content: list[str] = []
-        self._refusal: list[str] = []
-        self._calls: dict[int, _Call] = {}
+        self._deltas = MergedDeltas()
 
     def _lose(self, before: EntryId) -> None:
         if before.attempt != self.attempt:  # the beginning of another attempt is lost
             self._begin(before.attempt)
         self.whole = False
 
-    def _add_to_call(self, delta: ToolCallDelta) -> None:
-        call, part = self._calls.setdefault(delta.call, _Call()), delta.tool_call
-        call.call_id = part.tool_call_id or call.call_id
-        call.name.append(part.name or "")
-        call.arguments.append(part.arguments or "")
+    def _calls(self) -> dict[int, AssembledCall]:
+        calls: dict[int, AssembledCall] = {}
+        for delta in self._deltas.read():
+            if isinstance(delta, ToolCallDelta):
+                part, so_far = delta.tool_call, calls.get(delta.call, AssembledCall(None, "", ""))
+                calls[delta.call] = AssembledCall(
+                    ((so_far.id or "") + (part.tool_call_id or "")) or None,
+                    so_far.name + (part.name or ""),
+                    so_far.arguments + (part.arguments or ""),
+                )
+        return calls

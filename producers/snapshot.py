@@ -3,25 +3,18 @@
 It is made by the reader, from the log: whoever writes does nothing for it. Each entry is merged once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Protocol
 
 import msgspec
 
-from producers.store import Glimpse, RawEntry
+from producers.attempt_pages import PageReader, attempt_until
+from producers.merged import MergedDeltas
+from producers.store import Glimpse
+from producers.tail import unknown
 from schemas.codec import decode_entry
-from schemas.deltas import (
-    DELTAS,
-    FORMAT_VERSION,
-    TERMINALS,
-    AssistantDelta,
-    AttemptStarted,
-    Delta,
-    ReasoningDelta,
-    ToolCallDelta,
-    ToolCallPart,
-)
-from schemas.errors import UnknownRequest
+from schemas.deltas import DELTAS, FORMAT_VERSION, TERMINALS, AttemptStarted, Delta
 from schemas.ids import BEGINNING, EntryId
 
 
@@ -45,15 +38,11 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="messa
     outcome: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-class SnapshotReader(Protocol):
+class SnapshotReader(PageReader, Protocol):
     """What a snapshot needs of the store."""
 
     async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
         """One consistent look at a log; None when there is none."""
-        ...
-
-    async def page(self, request_id: str, first: EntryId, last: EntryId) -> Sequence[RawEntry]:
-        """A page of entries from `first` to `last`, both included."""
         ...
 
     async def record(self, request_id: str, *fields: str) -> Mapping[str, bytes] | None:
@@ -75,7 +64,7 @@ async def snapshot(reader: SnapshotReader, request_id: str, *, merged: bool = Fa
     """
     seen = await reader.glimpse(request_id, BEGINNING)
     if seen is None:
-        raise _unknown(request_id)
+        raise unknown(request_id)
     last = seen.last.id
     has_ended = isinstance(decode_entry(seen.last.raw), TERMINALS)
     if has_ended:
@@ -83,15 +72,17 @@ async def snapshot(reader: SnapshotReader, request_id: str, *, merged: bool = Fa
         if not merged:
             record = await reader.record(request_id, "outcome")
             if record is None or "outcome" not in record:
-                raise _unknown(request_id)
+                raise unknown(request_id)
             return Snapshot(cursor=str(last), attempt=seen.last.id.attempt, outcome=msgspec.Raw(record["outcome"]))
-    state = _Merged()
-    at = EntryId(last.attempt, 0)
-    while at <= last and (entries := await reader.page(request_id, at, last)):
-        for _, raw in entries:
-            state.add(raw)
-        at = entries[-1].id.next()
-    return Snapshot(cursor=str(last), attempt=last.attempt, started=state.started, deltas=state.deltas())
+    started: AttemptStarted | None = None
+    merged_deltas = MergedDeltas()
+    async with aclosing(attempt_until(reader, request_id, last)) as entries:
+        async for _, entry in entries:
+            if isinstance(entry, AttemptStarted):
+                started = entry
+            elif isinstance(entry, DELTAS):
+                merged_deltas.add(entry)
+    return Snapshot(cursor=str(last), attempt=last.attempt, started=started, deltas=merged_deltas.read())
 
 
 async def _entry_before(reader: SnapshotReader, request_id: str, terminal: EntryId) -> EntryId:
@@ -103,53 +94,3 @@ async def _entry_before(reader: SnapshotReader, request_id: str, terminal: Entry
         before = next((entry.id for entry in reversed(entries) if entry.id < terminal), before)
         at = entries[-1].id.next()
     return before
-
-
-class _Merged:
-    """The deltas of one attempt, texts kept as parts and joined at the end."""
-
-    def __init__(self) -> None:
-        self.started: AttemptStarted | None = None
-        self._parts: dict[tuple[type[Delta], int, int, bool], list[Delta]] = {}
-
-    def add(self, raw: bytes) -> None:
-        entry = decode_entry(raw)
-        if isinstance(entry, AttemptStarted):
-            self.started = entry
-        elif isinstance(entry, DELTAS):
-            call = entry.call if isinstance(entry, ToolCallDelta) else 0
-            refused = isinstance(entry, AssistantDelta) and entry.refusal is not None
-            self._parts.setdefault((type(entry), entry.i, call, refused), []).append(entry)
-
-    def deltas(self) -> tuple[Delta, ...]:
-        return tuple(_joined(parts) for parts in self._parts.values())
-
-
-def _joined(parts: list[Delta]) -> Delta:
-    match first := parts[0]:
-        case ReasoningDelta():
-            text = "".join(part.reasoning for part in parts if isinstance(part, ReasoningDelta))
-            return msgspec.structs.replace(first, reasoning=text)
-        case AssistantDelta(refusal=str()):
-            text = "".join(part.refusal or "" for part in parts if isinstance(part, AssistantDelta))
-            return msgspec.structs.replace(first, refusal=text)
-        case AssistantDelta():
-            text = "".join(part.content or "" for part in parts if isinstance(part, AssistantDelta))
-            return msgspec.structs.replace(first, content=text)
-        case ToolCallDelta():
-            return msgspec.structs.replace(first, tool_call=_joined_call(parts))
-
-
-def _joined_call(parts: list[Delta]) -> ToolCallPart:
-    pieces = [part.tool_call for part in parts if isinstance(part, ToolCallDelta)]
-    names, ids = [piece.name for piece in pieces], [piece.tool_call_id for piece in pieces]
-    arguments = [piece.arguments for piece in pieces if piece.arguments is not None]
-    return ToolCallPart(
-        name="".join(name for name in names if name) or None,
-        arguments="".join(arguments) if arguments else None,
-        tool_call_id="".join(piece for piece in ids if piece) or None,
-    )
-
-
-def _unknown(request_id: str) -> UnknownRequest:
-    return UnknownRequest(f"no request has the id {request_id[:80]!r}, or its lifetime is over")

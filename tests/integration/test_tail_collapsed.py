@@ -143,6 +143,14 @@ def test_a_hosted_call_is_no_call_to_run() -> None:
     assert state.hosted_calls == [AssembledCall("ws_1", "web_search", "")]
 
 
+def test_what_comes_late_of_a_name_or_an_id_belongs_to_it() -> None:
+    # given a server that sends them in pieces, over two messages, expect them whole, as the outcome has them
+    parts = [ToolCallPart(name="sea", tool_call_id="call_"), ToolCallPart(tool_call_id="1"), ToolCallPart(name="rch")]
+    first, second, third = (ToolCallDelta(i, 0, 0, part) for i, part in zip((0, 0, 2), parts, strict=True))
+    state = told(attempt(1, [first, second, AssistantDelta(1, 0, "So"), third]))
+    assert state.tool_calls == [AssembledCall("call_1", "search", "")]
+
+
 def test_a_request_that_somebody_ended_while_it_waited_has_no_text() -> None:
     state = told(attempt(1, [AssistantDelta(0, 0, "void")]), [("2-0", Cancelled(0))])
     assert (state.content, state.attempt, state.is_final) == ("", 2, True)
