@@ -1,0 +1,157 @@
+"""The Redis users of docker-compose.yml on a server that enforces them: each does its work, and nothing else."""
+
+import re
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
+
+from demo.simulator import Simulator
+from demo.valkey import EmbeddedValkey
+from producers.client import Client
+from producers.store import ProducerStore
+from schemas.deltas import Accepted, Stalled
+from tests.gateway_rig import events, gateway, reading
+from tests.rig import KEY, WAIT_S, request_for, worker_task
+from tests.until import until
+
+ROOT = Path(__file__).parents[2]
+ADMIN = "user admin on >admin ~* &* +@all\n"
+SLOW = {"steps": [{"kind": "text", "chunks": 200}], "pace": {"chunks_per_s": 50}}
+
+
+def users() -> str:
+    """The file of users as compose writes it where no password is set."""
+    compose: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return re.sub(r"\$\{\w+:-(\w+)\}", r"\1", compose["configs"]["users"]["content"])
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[EmbeddedValkey]:
+    """A server that lets nobody do more."""
+    (tmp_path / "users.acl").write_text(users() + ADMIN)
+    with EmbeddedValkey(options={"aclfile": str(tmp_path / "users.acl")}) as valkey:
+        yield valkey
+
+
+def as_user(valkey: EmbeddedValkey, user: str) -> str:
+    return f"redis://{user}:{user}@127.0.0.1:{valkey.port}/0"
+
+
+@asynccontextmanager
+async def denials(valkey: EmbeddedValkey) -> AsyncGenerator[None]:
+    """Nothing of what happens inside was refused to anybody."""
+    async with Redis.from_url(as_user(valkey, "admin")) as admin:
+        yield
+        refused: list[Any] = await admin.execute_command("ACL LOG")
+        assert [(entry[b"username"], entry[b"reason"], entry[b"object"]) for entry in map(_pairs, refused)] == []
+
+
+def _pairs(entry: Any) -> dict[bytes, Any]:
+    return entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True))  # pyright: ignore[reportUnknownVariableType] - a reply has no type
+
+
+async def test_gateway_worker_and_tail_do_their_work_and_are_refused_nothing(
+    guarded: EmbeddedValkey, tmp_path: Path
+) -> None:
+    # given the three users, if every verb of each is used, expect no refusal in the server's own log of them
+    async with (
+        denials(guarded),
+        Simulator(key=KEY) as simulator,
+        gateway(as_user(guarded, "gateway"), tmp_path) as served,
+        await Client.connect(as_user(guarded, "tail")) as tail,
+    ):
+        waiting = await served.submit(request_for(priority="low"))
+        store = await ProducerStore.connect(as_user(guarded, "gateway"), timeout_s=WAIT_S)
+        async with Client(store, stalled_after_s=0.1) as impatient:
+            async with aclosing(impatient.tail(waiting["id"])) as items:
+                assert [type((await anext(items)).entry) for _ in range(2)] == [Accepted, Stalled]
+        answer = await served.http.post(waiting["links"]["cancel"])
+        assert answer.json()["verdict"] == "ended"
+        worker = worker_task(as_user(guarded, "worker"), simulator, KEY, {}, tenant_limit=1)
+        try:
+            await worker.ready
+            several = [await served.submit(request_for(SLOW), **{"idempotency-key": str(key)}) for key in range(3)]
+            await served.submit(request_for(SLOW), **{"idempotency-key": "0"})
+            async with reading(served.http, several[0]["links"]["events"]) as reader:
+                async for event in reader:
+                    if event.id == "1-3":
+                        break
+            for query in ("?snapshot=1", "?format=letta"):
+                assert (await events(served.http, several[0]["links"]["events"] + query))[-1].name == "completed"
+            last = None
+            async with aclosing(tail.tail(several[1]["id"])) as items:
+                async for item in items:
+                    last = item.cursor
+                    if last == "1-5":
+                        answer = await served.http.post(several[1]["links"]["cancel"])
+                        assert answer.json()["verdict"] == "signalled"
+            whole = await events(served.http, several[1]["links"]["events"])
+            assert (whole[-1].name, whole[-1].id) == ("cancelled", last)
+            refused = await served.submit(request_for({"faults": [{"kind": "error", "status": 400}]}))
+            assert (await events(served.http, refused["links"]["events"]))[-1].name == "failed"
+            assert (await served.http.get(refused["links"]["self"])).json()["outcome"]["error"]
+
+            async def is_ready() -> bool:
+                return (await served.http.get("/readyz")).status_code == 200
+
+            await until(is_ready, WAIT_S)
+        finally:
+            await worker.stop()
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [
+        ("default", "GET x"),
+        *(
+            (user, command)
+            for user in ("tail", "gateway", "worker")
+            for command in (
+                "KEYS *",
+                "FLUSHALL",
+                "SCAN 0",
+                "ACL LIST",
+                "CONFIG SET maxmemory 1",
+                "GET other",
+                "PUBLISH other x",
+                "SHUTDOWN",
+                "CLIENT LIST",
+                "MONITOR",
+                "SAVE",
+            )
+        ),
+        *(
+            ("tail", command)
+            for command in (
+                "XADD tr:{one}:log * e x",
+                "HGETALL tr:{one}:rec",
+                "DEL tr:{one}:log",
+                "PUBLISH tr:push:0 x",
+                "PUBLISH tr:cancel one",
+                "EVAL return 0",
+            )
+        ),
+        *(
+            ("gateway", command)
+            for command in ("SET arq:result:one x", "HGETALL tr:dead:one", "BLPOP tr:queue:wake 1", "ZPOPMIN arq:queue")
+        ),
+    ],
+)
+async def test_what_is_not_their_work_is_refused(guarded: EmbeddedValkey, user: str, command: str) -> None:
+    url = f"redis://127.0.0.1:{guarded.port}" if user == "default" else as_user(guarded, user)
+    async with Redis.from_url(url) as redis:
+        with pytest.raises(NoPermissionError):
+            await redis.execute_command(*command.split())
+
+
+def test_the_page_on_redis_users_has_the_same_rules() -> None:
+    page = (ROOT / "docs/redis-users.md").read_text()
+    rules = [line for line in users().splitlines() if line]
+    shown = re.findall(r"^user .*$", page, re.MULTILINE)
+    assert [re.sub(r">\S+", ">...", rule) for rule in rules] == shown
