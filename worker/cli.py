@@ -14,7 +14,7 @@ from schemas.command_line import CommandParser, say
 from schemas.errors import StoreUnavailable, TailraceError
 from schemas.keys import QUEUE
 from schemas.settings import Settings
-from worker.store import CONNECT_TIMEOUT_S, address
+from worker.redis_link import CONNECT_TIMEOUT_S, address
 
 CHILD = "--child-of-a-fleet"
 """Started by a fleet, which holds our stdin: not for people, so not in the help."""

@@ -16,10 +16,12 @@ from schemas.errors import StoreError, StoreRefused, StoreUnavailable
 from schemas.keys import ENTRY_FIELD, JOB_FUNCTION, log_key
 from schemas.settings import Settings
 from worker.attempt import Plant
+from worker.commit_line import CommitLine
 from worker.job import RUNNER, Runner, generate
 from worker.publisher import Publisher
 from worker.queue import LeasedWorker
-from worker.store import CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S, CommitLine, Store, address, store_error
+from worker.redis_link import CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S, address, store_error
+from worker.store import Store
 from worker.upstream import TimeLimits, Upstream
 
 VERB_CONNECTIONS = 16

@@ -17,8 +17,9 @@ from schemas.errors import AttemptLost, LogFull, StoreFull, StoreUnavailable, Ta
 from schemas.ids import EntryId
 from schemas.keys import log_key, rec_key
 from schemas.push import channel, shard
+from worker.commit_line import Batch, Fence, xadd, xadd_prefix
+from worker.redis_link import PATIENCE_S
 from worker.retry import Backoff
-from worker.store import PATIENCE_S, Batch, Fence, xadd, xadd_prefix
 
 MAX_COMMIT_ENTRIES = 512
 MAX_COMMIT_BYTES = 1024 * 1024
@@ -34,7 +35,7 @@ _logger = logging.getLogger("tailrace.publisher")
 
 
 class Line(Protocol):
-    """What carries a commit; `store.CommitLine` says what is returned and raised."""
+    """What carries a commit; `CommitLine` says what is returned and raised."""
 
     async def commit(self, batches: Sequence[Batch]) -> list[TailraceError | None]:
         """Writes all batches in one round trip, each all or nothing."""

@@ -23,7 +23,7 @@ from worker.claims import Claims
 from worker.job_call import Acknowledge, Dead, End, HandBack, JobCall
 from worker.lease import Lease, Leases, Stop
 from worker.queue_store import QueueStore
-from worker.store import FAILURES, store_error
+from worker.redis_link import FAILURES, store_error
 from worker.waiting import Change, insist
 
 OnDead = Callable[[str, Lease, str, str], Awaitable[None]]
@@ -62,7 +62,9 @@ class LeasedWorker(Worker):
         drain_s: grace period for running jobs.
         tenant_limit: requests of one tenant that may run at once, on all workers together; 0 for no limit.
         tenant_limits: the same for single tenants.
-        max_crashes: leases of a job that may run out unanswered before it counts as one that kills its worker.
+        max_crashes: leases of a job that may run out unanswered before it counts as one that kills its worker: the
+            last of them while it began alone (trial.py), unless it is the only one.
+        trial_s: how long such a job begins alone; then others begin beside it.
         ctx: what job functions find in their `ctx`, beside arq's own; the same dictionary goes to the hooks.
         on_startup: called with `ctx` before the first claim; what it raises comes out of `async_run`.
         on_shutdown: called with `ctx` by `close`.
@@ -83,6 +85,7 @@ class LeasedWorker(Worker):
         tenant_limit: int = 0,
         tenant_limits: Mapping[str, int] = MappingProxyType({}),
         max_crashes: int = 3,
+        trial_s: float = TRIAL_S,
         ctx: dict[Any, Any] | None = None,
         on_startup: StartupShutdown | None = None,
         on_shutdown: StartupShutdown | None = None,
@@ -114,10 +117,11 @@ class LeasedWorker(Worker):
         self._signals = (signal.SIGTERM, signal.SIGINT) if handle_signals else ()
         self._drains = 0
         self._change = Change()  # a job has ended, or somebody wants us to drain
+        self._trials = Trials(self._store, self._change, max_crashes=max_crashes, trial_s=trial_s)
         self._claims = Claims(
             self._store,
             self._change,
-            room=lambda: self.max_jobs - len(self.tasks),
+            room=lambda: 0 if self._trials.under_way else self.max_jobs - len(self.tasks),
             start=self._start,
             sign_of_life=self._sign_of_life,
             lease_s=lease_s,
@@ -157,6 +161,7 @@ class LeasedWorker(Worker):
             await self._drain(claimer)
             for task in (claimer, *keepers, *([self._claims.waiting] if self._claims.waiting else [])):
                 await self._cancel(task)
+            await self._trials.close()
         for task in (claimer, *keepers):
             if not task.cancelled():
                 task.result()
@@ -199,8 +204,9 @@ class LeasedWorker(Worker):
             mint=self._store.next_attempt,
         )
         self._leases.add(lease)
+        trial = self._trials.admit(lease)
         name = f"{job.id}:{job.attempt}"  # the id alone is not unique: we may take over what we have lost ourselves
-        self.tasks[name] = task = self.loop.create_task(self._run(job, lease, name), name=name)
+        self.tasks[name] = task = self.loop.create_task(self._run(job, lease, name, trial), name=name)
         task.add_done_callback(partial(self._ended, name))
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
@@ -209,10 +215,10 @@ class LeasedWorker(Worker):
         if not task.cancelled() and (error := task.exception()):
             _logger.error("job %s left the worker with an error of ours", name, exc_info=error)
 
-    async def _run(self, job: ClaimedJob, lease: Lease, name: str) -> None:
+    async def _run(self, job: ClaimedJob, lease: Lease, name: str, trial: Trial | Elsewhere | None) -> None:
         try:
-            if self._drains:  # claimed while the signal came: it has not begun
-                return await self._hand_back(lease, HandBack(0, lease.why))
+            if back := await self._not_now(lease, trial):
+                return await self._hand_back(lease, back)
             match await self._call(job, lease, name):
                 case HandBack() as back:
                     await self._hand_back(lease, back)
@@ -222,7 +228,19 @@ class LeasedWorker(Worker):
                 case Dead() as dead:
                     await self._bury(lease, dead)
         finally:
+            self._trials.left(lease, trial)
             self._leases.remove(lease)
+
+    async def _not_now(self, lease: Lease, trial: Trial | Elsewhere | None) -> HandBack | None:
+        """Why a job does not begin: claimed while the signal came, or no place for a suspect, or stopped before its turn."""
+        if self._drains:
+            return HandBack(0, lease.why)
+        if isinstance(trial, Elsewhere):
+            return HandBack(round(trial.delay_s * 1000), lease.why)
+        if trial is not None:
+            await trial.turn(lease)
+        stopped = lease.stopped.result() if lease.stopped.done() else Stop.CANCELLED
+        return None if stopped is Stop.CANCELLED else HandBack(0, lease.why)  # of a cancel its function is told
 
     async def _call(self, job: ClaimedJob, lease: Lease, name: str) -> End:
         self.job_tasks[name] = self.tasks[name]  # while it stands there it may be cancelled: a hand-back may not

@@ -17,9 +17,18 @@ from schemas.codec import decode_job, encode_job
 from schemas.errors import AttemptLost, StoreUnavailable
 from schemas.scripts import Argument, Claim, Script, Verdict
 from worker.lease import Lease
-from worker.store import FAILURES, store_error
+from worker.redis_link import FAILURES, store_error
 
 _T = TypeVar("_T")
+
+_SCRIPTS = (
+    scripts.CLAIM,
+    scripts.RENEW,
+    scripts.ACKNOWLEDGE,
+    scripts.HAND_BACK,
+    scripts.NEXT_ATTEMPT,
+    scripts.TRIAL,
+)
 
 CONNECTIONS = 8
 """For claims, acknowledgements and hand-backs; whoever comes later waits for one."""
@@ -62,10 +71,7 @@ class QueueStore:
         self._renewals = Redis.from_pool(self._pool(1, reply_s))
         self._wake_ups = Redis.from_pool(self._pool(1, poll_s + BLOCKING_MARGIN_S))
         self._cancels = Redis.from_pool(self._pool(1, reply_s))
-        self._registered = {
-            script.name: self.arq.register_script(script.text)
-            for script in (scripts.CLAIM, scripts.RENEW, scripts.ACKNOWLEDGE, scripts.HAND_BACK, scripts.NEXT_ATTEMPT)
-        }
+        self._registered = {script.name: self.arq.register_script(script.text) for script in _SCRIPTS}
 
     def _pool(self, connections: int, reply_s: float) -> BlockingConnectionPool:
         return BlockingConnectionPool.from_url(
@@ -200,6 +206,17 @@ class QueueStore:
         if verdict.word == "stale":
             raise AttemptLost(f"the lease of {job_id} is gone: no further attempt can begin under it")
         return verdict.number("attempt")
+
+    async def note_trial(self, lease: Lease, *, alone: bool) -> bool:
+        """Notes whether this job is to blame if its worker dies; False when it is another's by now."""
+        verdict = await self._verdict(
+            scripts.TRIAL,
+            lease=keys.lease_key(lease.request_id),
+            state=keys.queue_state_key(lease.request_id),
+            token=lease.token,
+            alone=int(alone),
+        )
+        return verdict.word == "noted"
 
     async def wait_for_work(self, timeout_s: float) -> None:
         """Returns with a wake-up token, or when `timeout_s` is over."""

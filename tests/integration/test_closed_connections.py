@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 from producers.store import ProducerStore
 from schemas.errors import StoreUnavailable
 from tests.rig import rig
-from worker.store import FAILURES, Store, store_error
+from worker.redis_link import FAILURES, store_error
+from worker.store import Store
 
 LONG = {"kind": "text", "chunks": 2000}
 

@@ -26,11 +26,12 @@ from tests.rig import KEY, request_for, worker_task
 from tests.scribe import ANSWER, Scribe
 from tests.until import until
 from worker.attempt import Plant
+from worker.commit_line import CommitLine
 from worker.dead import DeadLetters
 from worker.lease import Lease
 from worker.main import redis_client
 from worker.publisher import Publisher
-from worker.store import CommitLine, Store
+from worker.store import Store
 from worker.upstream import TimeLimits, Upstream
 
 TEXT = "The wheel turns."

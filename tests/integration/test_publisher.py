@@ -12,8 +12,8 @@ from schemas.errors import AttemptLost, LogFull, StoreFull, StoreRefused, StoreU
 from schemas.keys import log_key, rec_key
 from tests.proxy import Proxy
 from tests.until import until
+from worker.commit_line import Batch, CommitLine
 from worker.publisher import MAX_COMMIT_ENTRIES, LogWriter, Publisher
-from worker.store import Batch, CommitLine
 
 WAIT_S = 10.0
 OWNER = "owner"

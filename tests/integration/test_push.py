@@ -16,8 +16,8 @@ from schemas.push import channel, decode_pushes, shard
 from tests.proxy import Proxy
 from tests.scribe import Scribe
 from tests.until import until
+from worker.commit_line import CommitLine
 from worker.publisher import LogWriter, Publisher
-from worker.store import CommitLine
 
 HELLO = [{"role": "user", "content": "hello"}]
 OWNER = "owner"

@@ -23,11 +23,12 @@ from tests.rig import KEY, request_for, shown
 from tests.scribe import Scribe
 from tests.until import until
 from worker.attempt import Plant
+from worker.commit_line import CommitLine
 from worker.job import Runner
 from worker.lease import Lease, Stop
 from worker.main import redis_client
 from worker.publisher import Publisher
-from worker.store import CommitLine, Store
+from worker.store import Store
 from worker.upstream import TimeLimits, Upstream
 
 OWNER = "owner"
