@@ -5,32 +5,31 @@ read since its channel is subscribed, ends; it goes back to the log when a push 
 tell, or when it falls behind what is kept. What was pushed last may be missing with nothing behind it to tell: so the
 ends of quiet logs are looked at now and then, all in one go.
 
-Knows connections, subscriptions and who waits. `live.py` knows how pushes join, `tail.py` what entries mean.
+Knows who waits for what. `live.py` knows how pushes join, `tail.py` what entries mean, `push_line.py` and
+`log_lines.py` their connections.
 """
 
 import asyncio
-import random
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha1
 from math import inf
 from typing import Any
 
 from redis import exceptions as refusals
-from redis.asyncio.connection import AbstractConnection
 
 from producers.live import Live
 from producers.log_lines import CLOSED, LogLines
+from producers.push_line import PushLine
 from producers.store import PAGE_ENTRIES, Glimpse, ProducerStore, RawEntry
-from schemas import push, scripts
+from schemas import scripts
 from schemas.errors import StoreError, StoreRefused, StoreUnavailable
 from schemas.ids import EntryId
 from schemas.keys import HEALTH, QUEUE, lease_key, log_key, rec_key
+from schemas.push import decode_pushes, shard
 from schemas.scripts import Verdict
 
-_BACKOFF_BASE_S = 0.05
-_BACKOFF_CAP_S = 2.0
-_PING_S = 5.0
+_RETRY_PAUSE_S = 0.05
 _TICK_S = 0.25
 _SIGNS_SHA = sha1(scripts.SIGNS.text.encode(), usedforsecurity=False).hexdigest().encode()
 _LOOKS_AT_ONCE = 1_000
@@ -48,7 +47,7 @@ class Fanout:
         self._store = store
         self._lines = LogLines(store)
         self._lives: dict[str, Live] = {}
-        self._channels = _Channels()
+        self._push_line = PushLine(store, self)
         self._tasks: list[asyncio.Task[None]] = []
         self._busy = asyncio.Event()
         self.tick_s = min(_TICK_S, store.wait_s / 2)
@@ -90,7 +89,7 @@ class Fanout:
         try:
             answers = await self._lines.ask(commands, entries=5)
         except StoreUnavailable:  # a connection that was idle may have been closed meanwhile
-            await asyncio.sleep(_BACKOFF_BASE_S)
+            await asyncio.sleep(_RETRY_PAUSE_S)
             answers = await self._lines.ask(commands, entries=5)
         first, last, *others = (_entries(answer)[0] if answer else None for answer in answers[-1])
         return Glimpse(first, last, *others) if first is not None and last is not None else None
@@ -119,11 +118,11 @@ class Fanout:
         """Begins to follow a request for a place."""
         live = self._lives.get(request_id)
         if live is None:
-            live = self._lives[request_id] = Live(push.shard(request_id))
-            self._channels.add(live.shard)
+            live = self._lives[request_id] = Live(shard(request_id))
+            self._push_line.add(live.shard)
             self._busy.set()
             if not self._tasks and self.ended is None:
-                works = (self._listen, self._look_after_quiet, self._tell_time)
+                works = (self._push_line.run, self._look_after_quiet, self._tell_time)
                 self._tasks = [asyncio.create_task(work(), name=f"tails: {work.__name__}") for work in works]
         live.readers.append(place)
         return live
@@ -133,67 +132,30 @@ class Fanout:
         live.readers.remove(place)
         if not live.readers:
             del self._lives[request_id]
-            self._channels.remove(live.shard)
+            self._push_line.remove(live.shard)
 
     def hears(self, live: Live) -> bool:
         """Whether everything that is pushed for this request from now on will be heard."""
-        return live.shard in self._channels.heard
+        return self._push_line.hears(live.shard)
 
-    async def _listen(self) -> None:
-        """Hears what is pushed, as long as anybody follows; connects again whenever the connection is lost."""
-        ceiling_s = _BACKOFF_BASE_S
-        while True:
-            await self._channels.wanted_any()
-            try:
-                async with self._connected() as connection:
-                    steering = asyncio.create_task(self._channels.steer(connection, self._store))
-                    try:
-                        while True:
-                            self._hear(await connection.read_response())
-                            ceiling_s = _BACKOFF_BASE_S
-                    finally:
-                        steering.cancel()
-                        await asyncio.wait([steering])
-            except StoreRefused as error:
-                self.ended = StoreRefused(f"{error}; tails need the channels {push.channel_pattern()}")
-            except StoreError:
-                self.ended = None  # readers find out by themselves, as soon as they ask the log
-            self._lost()
-            # Full jitter: the web tier's processes must not all come back in the same instant.
-            await asyncio.sleep(random.uniform(0, ceiling_s))  # noqa: S311 - no secret hangs on it
-            ceiling_s = min(2 * ceiling_s, _BACKOFF_CAP_S)
+    def pushed(self, message: bytes) -> None:
+        """A message on a channel: entries of requests, some of which may be followed here."""
+        with suppress(ValueError):  # somebody else's message: whoever it kept one from finds it in the log
+            for request_id, attempt, seq, entries in decode_pushes(message):
+                live = self._lives.get(request_id)
+                if live is not None and live.push(attempt, seq, entries):
+                    live.wake()
 
-    @asynccontextmanager
-    async def _connected(self) -> AsyncGenerator[AbstractConnection]:
-        connection = self._store.connection()
-        try:
-            async with self._store.asking():
-                await connection.connect()
-            yield connection
-        except (refusals.RedisError, OSError) as error:
-            raise self._store.translated(error) from error
-        finally:
-            await connection.disconnect(nowait=True)
+    def heard(self, number: int) -> None:
+        """A channel is subscribed: who waits for that may read the log and join."""
+        self.ended = None
+        for live in self._lives.values():
+            if live.floor is None and live.shard == number:
+                live.wake()
 
-    def _hear(self, said: list[Any]) -> None:
-        kind, channel, content = said if len(said) == 3 else (said[0], b"", b"")
-        self._channels.alive = True
-        if kind == b"message":
-            with suppress(ValueError):  # somebody else's message: whoever it kept one from finds it in the log
-                for request_id, attempt, seq, entries in push.decode_pushes(content):
-                    live = self._lives.get(request_id)
-                    if live is not None and live.push(attempt, seq, entries):
-                        live.wake()
-        elif kind in (b"subscribe", b"unsubscribe"):
-            number = int(channel.rpartition(b":")[2])
-            if self._channels.confirm(number, kind == b"subscribe"):
-                self.ended = None
-                for live in self._lives.values():
-                    if live.floor is None and live.shard == number:
-                        live.wake()
-
-    def _lost(self) -> None:
-        self._channels.forget()
+    def lost(self, refusal: StoreRefused | None) -> None:
+        """Nothing is heard for now; what comes back may be another server. Every reader looks."""
+        self.ended = refusal
         for live in self._lives.values():
             live.lose()
             live.wake()
@@ -321,81 +283,6 @@ class Place:
             raise type(self._fanout.ended)(str(self._fanout.ended))
         self._waiter = self._loop.create_future()
         return self._waiter
-
-
-class _Channels:
-    """Which shards are wanted, by how many requests, and which of them are heard on the connection there is."""
-
-    def __init__(self) -> None:
-        self.heard: set[int] = set()
-        self.alive = True
-        self._wanted: dict[int, int] = {}
-        self._unanswered: dict[int, int] = {}
-        self._changed = asyncio.Event()
-
-    def add(self, number: int) -> None:
-        """One request more."""
-        self._wanted[number] = self._wanted.get(number, 0) + 1
-        self._changed.set()
-
-    def remove(self, number: int) -> None:
-        """One request less."""
-        self._wanted[number] -= 1
-        if not self._wanted[number]:
-            del self._wanted[number]
-            self._changed.set()
-
-    async def wanted_any(self) -> None:
-        """Waits until any is wanted."""
-        while not self._wanted:
-            self._changed.clear()
-            await self._changed.wait()
-
-    def confirm(self, number: int, subscribed: bool) -> bool:
-        """The server's answer to a command; whether the shard is heard from now on."""
-        self._unanswered[number] -= 1
-        if subscribed and not self._unanswered[number]:
-            self.heard.add(number)
-            return True
-        return False
-
-    def forget(self) -> None:
-        """The connection is lost."""
-        self.heard.clear()
-        self._unanswered.clear()
-
-    async def steer(self, connection: AbstractConnection, store: ProducerStore) -> None:
-        """Subscribes to what is wanted, and to nothing else, as long as the connection stands.
-
-        It ends the connection on which nothing comes any more, not even the answer to a PING.
-        """
-        subscribed: set[int] = set()
-        self.alive = True
-        with suppress(StoreError):  # whoever reads from the connection learns that it is gone
-            while True:
-                self._changed.clear()
-                wanted = set(self._wanted)
-                async with store.asking():
-                    await self._send(connection, "SUBSCRIBE", wanted - subscribed)
-                    await self._send(connection, "UNSUBSCRIBE", subscribed - wanted)
-                subscribed = wanted
-                try:
-                    async with asyncio.timeout(_PING_S):
-                        await self._changed.wait()
-                except TimeoutError:
-                    if not self.alive:
-                        break
-                    self.alive = False
-                    async with store.asking():
-                        await connection.send_command("PING", check_health=False)
-        await connection.disconnect(nowait=True)
-
-    async def _send(self, connection: AbstractConnection, verb: str, numbers: set[int]) -> None:
-        if numbers:
-            for number in numbers:
-                self._unanswered[number] = self._unanswered.get(number, 0) + 1
-            self.heard -= numbers
-            await connection.send_command(verb, *map(push.channel, numbers), check_health=False)
 
 
 def _entries(answer: Sequence[Any]) -> list[RawEntry]:

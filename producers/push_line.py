@@ -1,0 +1,163 @@
+"""The one connection on which a client hears what is pushed: subscribed to what is wanted, made anew when it is lost.
+
+Knows channels and connections. What a push says, and to whom, it leaves to whoever it tells.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Protocol
+
+from redis import exceptions as refusals
+from redis.asyncio.connection import AbstractConnection
+
+from producers.store import ProducerStore
+from schemas import push
+from schemas.errors import StoreError, StoreRefused
+
+_BACKOFF_BASE_S = 0.05
+_BACKOFF_CAP_S = 2.0
+_PING_S = 5.0
+
+
+class Listener(Protocol):
+    """Who is told."""
+
+    def pushed(self, message: bytes) -> None:
+        """A message came."""
+        ...
+
+    def heard(self, number: int) -> None:
+        """From now on, all that is pushed for this shard (its number) comes, until the connection is lost."""
+        ...
+
+    def lost(self, refusal: StoreRefused | None) -> None:
+        """The connection is lost; `refusal` when Redis does not let us listen."""
+        ...
+
+
+class PushLine:
+    """Listens for one client, in one event loop.
+
+    Args:
+        store: whose Redis, time limits and errors these are.
+        listener: who is told.
+    """
+
+    def __init__(self, store: ProducerStore, listener: Listener) -> None:
+        self._store = store
+        self._listener = listener
+        self._wanted: dict[int, int] = {}
+        self._heard: set[int] = set()
+        self._unanswered: dict[int, int] = {}
+        self._changed = asyncio.Event()
+        self._is_alive = True
+        self._is_connected = False
+
+    def add(self, shard: int) -> None:
+        """One request more is followed in this shard."""
+        self._wanted[shard] = self._wanted.get(shard, 0) + 1
+        self._changed.set()
+
+    def remove(self, shard: int) -> None:
+        """One request less."""
+        self._wanted[shard] -= 1
+        if not self._wanted[shard]:
+            del self._wanted[shard]
+            self._changed.set()
+
+    def hears(self, shard: int) -> bool:
+        """Whether all that is pushed for this shard comes."""
+        return shard in self._heard
+
+    async def run(self) -> None:
+        """Listens from the first request on; connects again whenever the connection is lost."""
+        ceiling_s = _BACKOFF_BASE_S
+        while True:
+            while not self._wanted:
+                self._changed.clear()
+                await self._changed.wait()
+            refusal = None
+            try:
+                async with self._connected() as connection:
+                    while True:
+                        self._take(await connection.read_response())
+                        ceiling_s = _BACKOFF_BASE_S
+            except StoreRefused as error:
+                refusal = StoreRefused(f"{error}; tails need the channels {push.channel_pattern()}")
+            except StoreError:
+                pass  # readers find out by themselves, as soon as they ask the log
+            if self._is_connected or refusal is not None:
+                self._heard.clear()
+                self._unanswered.clear()
+                self._is_connected = False
+                self._listener.lost(refusal)
+            # Full jitter: the web tier's processes must not all come back in the same instant.
+            await asyncio.sleep(random.uniform(0, ceiling_s))  # noqa: S311 - no secret hangs on it
+            ceiling_s = min(2 * ceiling_s, _BACKOFF_CAP_S)
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncGenerator[AbstractConnection]:
+        connection = self._store.connection()
+        try:
+            async with self._store.asking():
+                await connection.connect()
+            self._is_connected = True
+            steering = asyncio.create_task(self._steer(connection), name="push line: steer")
+            try:
+                yield connection
+            finally:
+                steering.cancel()
+                await asyncio.wait([steering])
+        except (refusals.RedisError, OSError) as error:
+            raise self._store.translated(error) from error
+        finally:
+            await connection.disconnect(nowait=True)
+
+    def _take(self, said: list[Any]) -> None:
+        self._is_alive = True
+        match said:
+            case [b"message", _, message]:
+                self._listener.pushed(message)
+            case [(b"subscribe" | b"unsubscribe") as kind, channel, _]:
+                shard = int(channel.rpartition(b":")[2])
+                self._unanswered[shard] -= 1
+                if kind == b"subscribe" and not self._unanswered[shard]:
+                    self._heard.add(shard)
+                    self._listener.heard(shard)
+            case _:  # the answer to a PING
+                pass
+
+    async def _steer(self, connection: AbstractConnection) -> None:
+        """Subscribes to what is wanted, and to nothing else, as long as the connection stands.
+
+        It ends the connection on which nothing comes any more, not even the answer to a PING.
+        """
+        subscribed: set[int] = set()
+        self._is_alive = True
+        with suppress(StoreError):  # whoever reads from the connection learns that it is gone
+            while True:
+                self._changed.clear()
+                wanted = set(self._wanted)
+                async with self._store.asking():
+                    await self._send(connection, "SUBSCRIBE", wanted - subscribed)
+                    await self._send(connection, "UNSUBSCRIBE", subscribed - wanted)
+                subscribed = wanted
+                try:
+                    async with asyncio.timeout(_PING_S):
+                        await self._changed.wait()
+                except TimeoutError:
+                    if not self._is_alive:
+                        break
+                    self._is_alive = False
+                    async with self._store.asking():
+                        await connection.send_command("PING", check_health=False)
+        await connection.disconnect(nowait=True)
+
+    async def _send(self, connection: AbstractConnection, verb: str, shards: set[int]) -> None:
+        if shards:
+            for shard in shards:
+                self._unanswered[shard] = self._unanswered.get(shard, 0) + 1
+            self._heard -= shards
+            await connection.send_command(verb, *map(push.channel, shards), check_health=False)
