@@ -16,7 +16,8 @@ from schemas.codec import encode_entry
 from schemas.deltas import FORMAT_VERSION, Accepted, AssistantDelta, AttemptStarted, MessageIds
 from schemas.keys import log_key, rec_key
 from worker.commit_line import CommitLine
-from worker.publisher import LogWriter, Publisher
+from worker.log_writer import LogWriter
+from worker.publisher import Publisher
 
 TOKEN = "bench"  # noqa: S105 -- names the owner of an attempt; nothing is secret here
 _LIFE_S = 600

@@ -1,7 +1,7 @@
 """Group commit: the entries of all running attempts of this process, with one round trip to Redis in flight.
 
 What gathers while a commit travels goes with the next one, so reading a model never waits for Redis and a lone entry
-leaves at once. Owns entry ids, buffers, fencing before each commit, and sending again. Knows no Redis command and
+leaves at once. Owns the order of writers, fencing before each commit, and sending again. Knows no Redis command and
 nothing of what the entries say. An entry costs no task, no future and no lock.
 """
 
@@ -13,20 +13,15 @@ from time import monotonic
 from types import TracebackType
 from typing import Protocol, Self
 
-from schemas.errors import AttemptLost, LogFull, StoreFull, StoreUnavailable, TailraceError
-from schemas.ids import EntryId
-from schemas.keys import log_key, rec_key
-from schemas.push import channel, shard
-from worker.commit_line import Batch, Fence, xadd, xadd_prefix
+from schemas.errors import AttemptLost, StoreFull, StoreUnavailable, TailraceError
+from worker.commit_line import Batch, Fence
+from worker.log_writer import LogWriter, WriterBatch
 from worker.redis_link import PATIENCE_S
 from worker.retry import Backoff
 
 MAX_COMMIT_ENTRIES = 512
 MAX_COMMIT_BYTES = 1024 * 1024
 """A commit stops growing here, so that a backlog does not become one command that blocks the server for all."""
-
-OVERHEAD_BYTES = 100
-"""What an entry counts beside its own bytes: about those of its command."""
 
 REQUEST_BUFFER_BYTES = 4 * 1024 * 1024
 RETRY = Backoff(base_s=0.02, cap_s=0.5)
@@ -52,126 +47,6 @@ class Line(Protocol):
     async def close(self) -> None:
         """Closes the connection."""
         ...
-
-
-class LogWriter:
-    """Appends the entries of one attempt to its log; made by `Publisher.open`.
-
-    Attributes:
-        seq: of the entry appended last; 0 is the attempt's first entry, which `begin` wrote.
-        failed: why nothing more can be written, or None.
-    """
-
-    def __init__(
-        self,
-        publisher: "Publisher",
-        request_id: str,
-        attempt: int,
-        token: str,
-        holds: Callable[[], bool],
-        limits: tuple[int, int],
-    ) -> None:
-        self.request_id = request_id
-        self.log = log_key(request_id)
-        self.rec = rec_key(request_id)
-        self.channel = channel(shard(request_id))
-        self.attempt = attempt
-        self.token = token
-        self.seq = 0
-        self.failed: TailraceError | None = None
-        self.holds = holds
-        self._publisher = publisher
-        self._prefix = xadd_prefix(self.log)
-        self._max_entries, self._bytes_left = limits
-        self._unsent: deque[bytes] = deque()
-        self._written = 0
-        self.buffered_bytes = 0
-        self.listed = False
-
-    def append(self, entry: bytes) -> None:
-        """Takes an entry under the next id. Returns at once; it travels with the next commit.
-
-        Raises:
-            LogFull: the attempt has reached its maximum of entries or bytes; what was appended still goes out.
-            AttemptLost, StoreError: the writer has failed before.
-        """
-        self._check()
-        seq = self.seq + 1
-        self._bytes_left -= len(entry)
-        if seq > self._max_entries or self._bytes_left < 0:
-            self._bytes_left = -1
-            raise LogFull(f"the answer has more entries or bytes than a log takes ({self.seq:,} entries were written)")
-        self.seq = seq
-        self._unsent.append(entry)
-        self._publisher.gather(self, len(entry) + OVERHEAD_BYTES)
-
-    async def room(self) -> None:
-        """Waits while the buffer of the process or of this request is full: the back-pressure of the upstream read."""
-        while self.failed is None and self._publisher.is_full(self):
-            await self._publisher.progress()
-        self._check()
-
-    async def flush(self) -> None:
-        """Waits until all appended so far stands in Redis.
-
-        Raises:
-            AttemptLost: the lease ended, a later attempt began, or the log is gone.
-            StoreError: Redis could not be written to for too long.
-        """
-        seq = self.seq
-        while self._written < seq and self.failed is None:
-            await self._publisher.progress()
-        if self._written < seq:
-            self._check()
-
-    def close(self) -> None:
-        """No more entries; what was not sent is dropped."""
-        self._publisher.drop(self, AttemptLost("the writer is closed"))
-
-    def take(self, entries: int, size: int) -> "_Batch":
-        """The next batch: at most so many entries, and bytes up to `size` or one entry."""
-        taken: list[bytes] = []
-        while self._unsent and entries > len(taken) and size > 0:
-            entry = self._unsent.popleft()
-            taken.append(entry)
-            size -= len(entry) + OVERHEAD_BYTES
-        last = self.seq - len(self._unsent)
-        numbered = enumerate(taken, last + 1 - len(taken))
-        commands = [xadd(self._prefix, b"%d-%d" % (self.attempt, seq), entry) for seq, entry in numbered]
-        return _Batch(self, taken, commands, EntryId(self.attempt, last))
-
-    def wrote(self, last: EntryId) -> None:
-        """All up to here stands in Redis."""
-        self._written = last.seq
-
-    def _check(self) -> None:
-        if self.failed is not None:
-            raise type(self.failed)(str(self.failed)) from self.failed
-
-    @property
-    def has_unsent(self) -> bool:
-        """Whether entries wait for the next commit."""
-        return bool(self._unsent)
-
-    def discard(self) -> None:
-        """Drops what was not sent."""
-        self._unsent.clear()
-
-
-class _Batch:
-    """What one commit writes into one log. It stays as it is when it is sent again: Redis then knows it by its ids."""
-
-    __slots__ = ("channel", "commands", "entries", "last", "log", "request_id", "size", "writer")
-
-    def __init__(self, writer: LogWriter, entries: list[bytes], commands: list[bytes], last: EntryId) -> None:
-        self.writer = writer
-        self.request_id = writer.request_id
-        self.log = writer.log
-        self.channel = writer.channel
-        self.entries: Sequence[bytes] = entries
-        self.commands: Sequence[bytes] = commands
-        self.last = last
-        self.size = sum(map(len, entries)) + len(entries) * OVERHEAD_BYTES
 
 
 class Publisher:
@@ -297,9 +172,9 @@ class Publisher:
             for writer in tuple(self._open):
                 self.drop(writer, StoreUnavailable("the publisher has ended"))
 
-    def _next_commit(self) -> list[_Batch]:
+    def _next_commit(self) -> list[WriterBatch]:
         """A batch of each writer that waits, the longest waiting first, up to a commit's size."""
-        batches: list[_Batch] = []
+        batches: list[WriterBatch] = []
         entries, size = MAX_COMMIT_ENTRIES, MAX_COMMIT_BYTES
         share = max(1, entries // max(1, len(self._waiting)))
         for _ in range(len(self._waiting)):
@@ -316,7 +191,7 @@ class Publisher:
                 self._waiting.append(writer)
         return batches
 
-    async def _commit(self, batches: list[_Batch]) -> None:
+    async def _commit(self, batches: list[WriterBatch]) -> None:
         """Writes the batches, sending again what is left as long as that may help."""
         end = monotonic() + self._patience_s
         tries = 0
@@ -331,7 +206,7 @@ class Publisher:
             if batches:
                 await asyncio.sleep(pause_s)
 
-    async def _send(self, batches: list[_Batch]) -> list[TailraceError | None]:
+    async def _send(self, batches: list[WriterBatch]) -> list[TailraceError | None]:
         """One try at a commit: for each batch None when it stands in its log, or why not."""
         try:
             await self._ask_for([batch.writer for batch in batches if batch.writer in self._doubtful])
@@ -379,7 +254,7 @@ class Publisher:
             self.drop(writer, AttemptLost("the lease of this attempt has run out"))
         return writer.failed is None
 
-    def _settle(self, batch: _Batch, why: TailraceError | None, over: bool) -> bool:
+    def _settle(self, batch: WriterBatch, why: TailraceError | None, over: bool) -> bool:
         """Whether a batch is done with: written, or failed for good. `over`: there is no time to send it again."""
         writer = batch.writer
         if why is None:

@@ -13,7 +13,8 @@ from schemas.keys import log_key, rec_key
 from tests.proxy import Proxy
 from tests.until import until
 from worker.commit_line import Batch, CommitLine
-from worker.publisher import MAX_COMMIT_ENTRIES, LogWriter, Publisher
+from worker.log_writer import LogWriter
+from worker.publisher import MAX_COMMIT_ENTRIES, Publisher
 
 WAIT_S = 10.0
 OWNER = "owner"

@@ -17,7 +17,8 @@ from tests.proxy import Proxy
 from tests.scribe import Scribe
 from tests.until import until
 from worker.commit_line import CommitLine
-from worker.publisher import LogWriter, Publisher
+from worker.log_writer import LogWriter
+from worker.publisher import Publisher
 
 HELLO = [{"role": "user", "content": "hello"}]
 OWNER = "owner"
