@@ -16,6 +16,7 @@ from demo.valkey import EmbeddedValkey
 from producers.client import Client
 from producers.store import ProducerStore
 from schemas.deltas import Accepted, Stalled
+from schemas.keys import log_key
 from tests.gateway_rig import events, gateway, reading
 from tests.rig import KEY, WAIT_S, request_for, worker_task
 from tests.until import until
@@ -71,6 +72,9 @@ async def test_gateway_worker_and_tail_do_their_work_and_are_refused_nothing(
         async with Client(store, stalled_after_s=0.1) as impatient:
             async with aclosing(impatient.tail(waiting["id"])) as items:
                 assert [type((await anext(items)).entry) for _ in range(2)] == [Accepted, Stalled]
+            plain = await impatient.submit(request_for())  # of no tenant: into arq's own queue
+            assert (await impatient.cancel(plain.id)).word == "ended"
+            assert await impatient.result(plain.id)
         answer = await served.http.post(waiting["links"]["cancel"])
         assert answer.json()["verdict"] == "ended"
         worker = worker_task(as_user(guarded, "worker"), simulator, KEY, {}, tenant_limit=1)
@@ -96,6 +100,11 @@ async def test_gateway_worker_and_tail_do_their_work_and_are_refused_nothing(
             refused = await served.submit(request_for({"faults": [{"kind": "error", "status": 400}]}))
             assert (await events(served.http, refused["links"]["events"]))[-1].name == "failed"
             assert (await served.http.get(refused["links"]["self"])).json()["outcome"]["error"]
+            async with await Client.connect(as_user(guarded, "worker")) as operator:
+                assert [letter.id for letter in await operator.dead.list()] == []
+            async with Redis.from_url(as_user(guarded, "tail")) as plain_reader:
+                ((_, entries),) = await plain_reader.xread({log_key(several[1]["id"]): "0-0"})
+                assert len(entries) == len(whole)
 
             async def is_ready() -> bool:
                 return (await served.http.get("/readyz")).status_code == 200
