@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 from producers import tail as tails
 from producers.answers import COUNTS, RECORD_FIELDS, CancelVerdict, Status, Submitted, counts_of, status_of
@@ -170,7 +170,17 @@ class Client:
             await self._enqueuer.enqueue(request_id, lane_of(checked.tenant, checked.priority), lifetime_s)
         return Submitted(request_id, verdict.word == "standing" and checked.id is not None, status)
 
-    def tail(self, request_id: str, after: str | None = None) -> AsyncGenerator[Tailed, None]:
+    @overload
+    def tail(
+        self, request_id: str, after: str | None = None, *, snapshot: Literal[False] = False
+    ) -> AsyncGenerator[Tailed, None]: ...
+
+    @overload
+    def tail(
+        self, request_id: str, after: str | None = None, *, snapshot: bool
+    ) -> AsyncGenerator[Snapshot | Tailed, None]: ...
+
+    def tail(self, request_id: str, after: str | None = None, *, snapshot: bool = False) -> AsyncGenerator[Any, None]:
         """Follows a request: what its log has behind the cursor, then what comes, up to the terminal.
 
         A dropped connection is made good without loss or doubles. Use `contextlib.aclosing` where you may leave early.
@@ -178,13 +188,23 @@ class Client:
         Args:
             request_id: the request.
             after: the cursor of the last item seen; None for all from the beginning.
+            snapshot: without a cursor, begin with one `Snapshot` of all so far, and go on behind its cursor.
 
         Raises:
             UnknownRequest: no such id, or its lifetime is over.
             CursorInvalid: the cursor is malformed, or no entry of this log.
             StoreUnavailable: Redis could not be reached at the start, or was away for longer than `away_limit_s`.
         """
+        if snapshot and after is None:
+            return self._from_snapshot(request_id)
         return _opened(partial(self.open_tail, request_id, after))
+
+    async def _from_snapshot(self, request_id: str) -> AsyncGenerator[Snapshot | Tailed, None]:
+        state = await self.snapshot(request_id)
+        yield state
+        async with aclosing(await self.open_tail(request_id, state.cursor)) as items:
+            async for item in items:
+                yield item
 
     async def open_tail(self, request_id: str, after: str | None = None) -> AsyncGenerator[Tailed, None]:
         """As `tail`, but looks at once: a wrong id or cursor is raised here, not at the first item."""
@@ -206,7 +226,7 @@ class Client:
 
     async def open_collapsed(self, request_id: str, after: str | None = None) -> AsyncGenerator[Assembled, None]:
         """As `collapsed`, but looks at once, as `open_tail` does."""
-        return collapsed(self._store, request_id, after, await self.open_tail(request_id, after))
+        return collapsed(self._fanout, request_id, after, await self.open_tail(request_id, after))
 
     def letta(self, request_id: str, after: str | None = None) -> AsyncGenerator[LettaItem, None]:
         """As `tail`, each delta also in the Letta form, the same however often it is resumed."""
@@ -214,7 +234,7 @@ class Client:
 
     async def open_letta(self, request_id: str, after: str | None = None) -> AsyncGenerator[LettaItem, None]:
         """As `letta`, but looks at once, as `open_tail` does."""
-        return letta(self._store, request_id, after, await self.open_tail(request_id, after))
+        return letta(self._fanout, request_id, after, await self.open_tail(request_id, after))
 
     async def result(self, request_id: str, wait_s: float | None = 0.0) -> Outcome | None:
         """The outcome, or None when the request has not ended within `wait_s`.
@@ -293,7 +313,7 @@ class Client:
             StoreUnavailable: Redis could not be reached.
         """
         _check_known_form(request_id)
-        return await snapshot(self._store, request_id, merged=merged)
+        return await snapshot(self._fanout, request_id, merged=merged)
 
     async def tail_token(self, request_id: str, *, may_cancel: bool = False, lifetime_s: float = 3600.0) -> str:
         """A token with which a browser reads this request through the gateway, and nothing else.
@@ -328,7 +348,7 @@ class Client:
 
     async def _record(self, request_id: str, *fields: str) -> dict[str, bytes]:
         _check_known_form(request_id)
-        record = await self._store.record(request_id, *fields)
+        record = await self._fanout.record(request_id, *fields)
         if record is None:
             raise tails.unknown(request_id)
         return record

@@ -29,6 +29,7 @@ from schemas.keys import HEALTH, QUEUE, lease_key, log_key, rec_key
 from schemas.push import decode_pushes, shard
 from schemas.scripts import Verdict
 
+_PAGE = b"%d" % PAGE_ENTRIES
 _RETRY_PAUSE_S = 0.05
 _TICK_S = 0.25
 _SIGNS_SHA = sha1(scripts.SIGNS.text.encode(), usedforsecurity=False).hexdigest().encode()
@@ -86,11 +87,7 @@ class Fanout:
             (b"XRANGE", log, began, began),
             (b"EXEC",),
         ]
-        try:
-            answers = await self._lines.ask(commands, entries=5)
-        except StoreUnavailable:  # a connection that was idle may have been closed meanwhile
-            await asyncio.sleep(_RETRY_PAUSE_S)
-            answers = await self._lines.ask(commands, entries=5)
+        answers = await self._ask(commands, entries=5)
         first, last, *others = (_entries(answer)[0] if answer else None for answer in answers[-1])
         return Glimpse(first, last, *others) if first is not None and last is not None else None
 
@@ -108,11 +105,34 @@ class Fanout:
             (answer,) = await self._lines.ask([(b"EVAL", scripts.SIGNS.text.encode(), *rest)], entries=1)
         return scripts.SIGNS.verdict(answer)
 
-    async def page(self, request_id: str, after: EntryId) -> list[RawEntry]:
-        """The next entries behind `after` that stand in the log, up to a page of them."""
-        command = (b"XRANGE", log_key(request_id).encode(), b"(%d-%d" % after, b"+", b"COUNT", b"%d" % PAGE_ENTRIES)
+    async def record(self, request_id: str, *fields: str) -> dict[str, bytes] | None:
+        """As `ProducerStore.record`: fields that are set; None when there is no record."""
+        names = ("status", *fields)
+        command = (b"HMGET", rec_key(request_id).encode(), *(name.encode() for name in names))
+        (values,) = await self._ask([command], entries=1)
+        if values[0] is None:
+            return None
+        return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+    async def page(self, request_id: str, first: EntryId, last: EntryId) -> list[RawEntry]:
+        """Up to a page of entries from `first` to `last`, both included."""
+        command = (b"XRANGE", log_key(request_id).encode(), b"%d-%d" % first, b"%d-%d" % last, b"COUNT", _PAGE)
+        (answer,) = await self._ask([command], entries=PAGE_ENTRIES)
+        return _entries(answer)
+
+    async def behind(self, request_id: str, after: EntryId) -> list[RawEntry]:
+        """Up to a page of entries behind `after`. Not asked again: who reads on has to know of a lost connection."""
+        command = (b"XRANGE", log_key(request_id).encode(), b"(%d-%d" % after, b"+", b"COUNT", _PAGE)
         (answer,) = await self._lines.ask([command], entries=PAGE_ENTRIES)
         return _entries(answer)
+
+    async def _ask(self, commands: Sequence[Sequence[bytes]], *, entries: int) -> list[Any]:
+        """Asks once more when the connection is lost: one that was idle may have been closed meanwhile."""
+        try:
+            return await self._lines.ask(commands, entries=entries)
+        except StoreUnavailable:
+            await asyncio.sleep(_RETRY_PAUSE_S)
+            return await self._lines.ask(commands, entries=entries)
 
     def join(self, request_id: str, place: "Place") -> Live:
         """Begins to follow a request for a place."""
@@ -267,7 +287,7 @@ class Place:
     async def _from_log(self, live: Live, after: EntryId) -> Sequence[RawEntry]:
         """What the log has. Where it ends, the live part begins, if every push since was heard."""
         hears, epoch, floor = self._fanout.hears(live), live.epoch, live.floor
-        entries = await self._fanout.page(self._request_id, after)
+        entries = await self._fanout.behind(self._request_id, after)
         if epoch == live.epoch and floor is live.floor:
             if hears and not entries:
                 live.start(after)

@@ -10,12 +10,13 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 from producers.answers import CancelVerdict, Status, Submitted
 from producers.assembled import Assembled
 from producers.client import DEFAULT_AWAY_LIMIT_S, DEFAULT_TIMEOUT_S, Client
 from producers.letta import LettaItem
+from producers.snapshot import Snapshot
 from producers.tail import Tailed
 from schemas.outcome import Outcome
 from schemas.request import GenerationRequest
@@ -93,12 +94,34 @@ class SyncClient:
         """As `Client.submit`."""
         return self._ask(lambda client: client.submit(request, **parameters))
 
-    def tail(self, request_id: str, after: str | None = None) -> Generator[Tailed, None, None]:
+    @overload
+    def tail(
+        self, request_id: str, after: str | None = None, *, snapshot: Literal[False] = False
+    ) -> Generator[Tailed, None, None]: ...
+
+    @overload
+    def tail(
+        self, request_id: str, after: str | None = None, *, snapshot: bool
+    ) -> Generator[Snapshot | Tailed, None, None]: ...
+
+    def tail(self, request_id: str, after: str | None = None, *, snapshot: bool = False) -> Generator[Any, None, None]:
         """As `Client.tail`; what is wrong with id or cursor is raised here, not at the first item.
 
-        The generator holds one connection; `close` it (or let it go) to leave before the end.
+        `close` the generator (or let it go) to leave before the end.
         """
+        if snapshot and after is None:
+            return self._from_snapshot(request_id)
         return self._each(lambda client: client.open_tail(request_id, after))
+
+    def _from_snapshot(self, request_id: str) -> Generator[Snapshot | Tailed, None, None]:
+        state = self._ask(lambda client: client.snapshot(request_id))
+        items = self._each(lambda client: client.open_tail(request_id, state.cursor))
+
+        def begin() -> Generator[Snapshot | Tailed, None, None]:
+            yield state
+            yield from items
+
+        return begin()
 
     def collapsed(self, request_id: str, after: str | None = None) -> Generator[Assembled, None, None]:
         """As `Client.collapsed`, and as `tail` here."""
