@@ -5,6 +5,7 @@ and server share the machine's cores.
 """
 
 import socket
+from time import sleep
 from typing import NamedTuple
 
 import msgspec
@@ -23,6 +24,7 @@ OURS, HUB, PEER = "client", "hub", "xread"
 NAMES = {OURS: "Client.tail", HUB: "the hub alone, entries not decoded", PEER: "a blocking XREAD a tail"}
 PEER_AT_MOST = 1_000
 CONNECTIONS_AT_MOST = 3
+UNHEARD = 500
 
 
 class Effort(NamedTuple):
@@ -33,8 +35,8 @@ class Effort(NamedTuple):
     window_s: float
 
 
-FULL = Effort((1, 100, 1_000, 5_000), 3, 5.0)
-QUICK = Effort((1, 100, 1_000), 1, 2.0)
+FULL = Effort((1, 100, 1_000, 5_000), 3, 4.0)
+QUICK = Effort((1, 100, 1_000), 1, 1.5)
 
 
 class Row(NamedTuple):
@@ -60,6 +62,38 @@ def run(report: Report, *, quick: bool) -> None:
                 report.progress(f"{count:,} tails: {NAMES[way]}")
                 rows[way] = _measure(way, count, effort)
         _tell(report, count, rows)
+    _tell_pushes(report, {mute: _unheard(report, mute, effort) for mute in (False, True)})
+
+
+def _unheard(report: Report, mute: bool, effort: Effort) -> tuple[float, float]:
+    """What a delta costs writer and server while nobody follows anything, in microseconds."""
+    report.progress(f"nobody follows, {'without' if mute else 'with'} pushes")
+    with EmbeddedValkey() as valkey, Fleet() as fleet:
+        arguments = ["-m", "bench.tails_writer", valkey.url, str(UNHEARD), str(RATE), *(["mute"] if mute else [])]
+        writer = fleet.start("the writer", arguments, clean_environment({}))
+        fleet.hear(1, OPEN_WITHIN_S, "writers ready")
+        _say(writer, "go")
+        costs: list[tuple[float, float]] = []
+        for _ in range(effort.windows):
+            before = _appended(fleet, writer)
+            writer_s, server_s = cpu_s(writer.popen.pid), cpu_s(valkey.pid)
+            sleep(effort.window_s)
+            writer_s, server_s = cpu_s(writer.popen.pid) - writer_s, cpu_s(valkey.pid) - server_s
+            appended = _appended(fleet, writer) - before
+            costs.append((writer_s / appended * 1e6, server_s / appended * 1e6))
+    return median([cost for cost, _ in costs]), median([cost for _, cost in costs])
+
+
+def _appended(fleet: Fleet, writer: Program) -> int:
+    _say(writer, "how many")
+    ((_, line),) = fleet.hear(1, OPEN_WITHIN_S, "answers")
+    return int(line)
+
+
+def _tell_pushes(report: Report, costs: dict[bool, tuple[float, float]]) -> None:
+    case = f"{UNHEARD} requests, nobody follows"
+    for index, what in enumerate(("the writer's CPU", "Valkey's CPU")):
+        report.figure(case, what, costs[False][index], "us/delta", beside={"without pushes": costs[True][index]})
 
 
 def _measure(way: str, count: int, effort: Effort) -> Row:

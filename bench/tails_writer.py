@@ -7,6 +7,8 @@ machine's clock).
 
 import asyncio
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from time import monotonic, monotonic_ns
 
 import uvloop
@@ -14,14 +16,16 @@ from redis.asyncio import Redis
 
 from schemas.codec import encode_entry
 from schemas.deltas import FORMAT_VERSION, Accepted, AssistantDelta, AttemptStarted, MessageIds
+from schemas.errors import TailraceError
 from schemas.keys import log_key, rec_key
-from worker.commit_line import CommitLine
+from worker.commit_line import Batch, CommitLine
 from worker.log_writer import LogWriter
 from worker.publisher import Publisher
 
 TOKEN = "bench"  # noqa: S105 -- names the owner of an attempt; nothing is secret here
 _LIFE_S = 600
 _STEP_S = 0.002
+BACKLOG_BYTES = 512 * 200  # about one full commit
 
 
 async def prepare(url: str, count: int) -> None:
@@ -43,28 +47,54 @@ async def prepare(url: str, count: int) -> None:
                 await pipe.execute()
 
 
-async def write(writers: list[LogWriter], rate: float) -> None:
-    """Appends to each in its turn, so that the whole is even."""
-    began, written = monotonic(), 0
+@dataclass
+class Count:
+    """What was appended."""
+
+    written: int = 0
+
+
+class Mute(CommitLine):
+    """Commits without a push: what it would cost if nobody could hear."""
+
+    async def commit(self, batches: Sequence[Batch]) -> list[TailraceError | None]:
+        """As `CommitLine.commit`."""
+        reasons = await super().commit(batches)
+        self._written = []
+        return reasons
+
+
+async def write(publisher: Publisher, writers: list[LogWriter], rate: float, count: Count) -> None:
+    """Appends to each in its turn, so that the whole is even.
+
+    Where Redis or the machine cannot follow, it appends less, as a worker that reads its model no faster: otherwise the
+    figures would say how long the writer's own backlog is.
+    """
+    began, due = monotonic(), 0
     while True:
-        due = int((monotonic() - began) * rate * len(writers))
-        while written < due:
-            writer = writers[written % len(writers)]
-            writer.append(encode_entry(AssistantDelta(2, 801, str(monotonic_ns()))))
-            written += 1
+        last, due = due, int((monotonic() - began) * rate * len(writers))
+        for number in range(last, due):
+            if publisher.buffered_bytes > BACKLOG_BYTES:
+                break
+            writers[number % len(writers)].append(encode_entry(AssistantDelta(2, 801, str(monotonic_ns()))))
+            count.written += 1
         await asyncio.sleep(_STEP_S)
 
 
-async def main(url: str, count: int, rate: float) -> None:
-    """Writes until it is ended."""
+async def main(url: str, count: int, rate: float, mute: bool) -> None:
+    """Writes until it is ended; each line it is sent is answered with how many deltas it has appended so far."""
     await prepare(url, count)
-    line = CommitLine(url)
+    line = Mute(url) if mute else CommitLine(url)
     async with Publisher(line, buffer_bytes=1 << 30, max_entries=1 << 30, max_bytes=1 << 40) as publisher:
         writers = [publisher.open(f"bench-{number}", 1, TOKEN, lambda: True) for number in range(count)]
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-        await write(writers, rate)
+        written = Count()
+        writing = asyncio.create_task(write(publisher, writers, rate, written))
+        while await asyncio.to_thread(sys.stdin.readline):
+            print(written.written, flush=True)
+        writing.cancel()
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))
+    uvloop.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), "mute" in sys.argv[4:]))
