@@ -2,11 +2,13 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from hypothesis import settings
+from redis.asyncio import Redis
 
+from demo.simulator import Simulator
 from demo.valkey import EmbeddedValkey
 
 # Bounded and the same everywhere. A deadline would time the machine, not the code; `long` is for a search on demand.
@@ -50,3 +52,17 @@ def valkey(_shared_valkey: EmbeddedValkey) -> EmbeddedValkey:
 def redis_url(valkey: EmbeddedValkey) -> str:
     """URL of an empty database of a real server."""
     return valkey.url
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A client of that server, for a look at what stands there."""
+    async with Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """A simulated model's server, which answers and fails as a request asks it to."""
+    async with Simulator() as running:
+        yield running

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
-from time import monotonic
 
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
@@ -11,11 +10,11 @@ from producers.store import ProducerStore
 from schemas import keys
 from schemas.codec import encode_job
 from schemas.scripts import ClaimedJob
+from tests.queue_rig import lease_of
 from tests.until import until
 from worker.lease import Lease
 from worker.queue_store import QueueStore
 
-LONG_S = 60.0
 LANE_KEYS = "tr:queue:[lrw]*"
 """Lanes, their index, who runs and who is watched; the wake-up list too."""
 
@@ -92,19 +91,6 @@ async def lanes_at(url: str, client: ArqRedis) -> AsyncGenerator[Lanes]:
 def tenants_of(claimed: Iterable[tuple[ClaimedJob, Lease]]) -> str:
     """The tenants of claimed jobs, by their first letters."""
     return "".join(job.id[0] for job, _ in claimed)
-
-
-def lease_of(job: ClaimedJob, token: str, store: QueueStore) -> Lease:
-    """The lease that a claim has won."""
-    return Lease(
-        job.id,
-        attempt=job.attempt,
-        token=token,
-        why=job.why,
-        crashes=job.crashes,
-        ends_at=monotonic() + LONG_S,
-        mint=store.next_attempt,
-    )
 
 
 async def lane_keys(client: Redis) -> set[str]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any, NamedTuple
 
 from arq.connections import ArqRedis
@@ -12,10 +13,14 @@ from redis.asyncio import ConnectionPool
 
 from schemas import keys
 from schemas.codec import decode_job, encode_job
+from schemas.scripts import ClaimedJob
 from worker.lease import Lease
 from worker.queue import LeasedWorker
+from worker.queue_store import QueueStore
 
 DEADLINE_S = 15.0
+LONG_S = 60.0
+"""A lease that does not run out in a test."""
 
 
 @asynccontextmanager
@@ -31,6 +36,19 @@ async def plain_client(url: str) -> AsyncGenerator[ArqRedis, None]:
 async def wake(client: ArqRedis) -> None:
     """What our producers do after `enqueue_job`."""
     await client.lpush(keys.WAKE, 1)
+
+
+def lease_of(job: ClaimedJob, token: str, store: QueueStore) -> Lease:
+    """The lease that a claim has won."""
+    return Lease(
+        job.id,
+        attempt=job.attempt,
+        token=token,
+        why=job.why,
+        crashes=job.crashes,
+        ends_at=monotonic() + LONG_S,
+        mint=store.next_attempt,
+    )
 
 
 class Death(NamedTuple):

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 
 import pytest
@@ -21,12 +20,6 @@ from tests.until import until
 HELLO = [{"role": "user", "content": "hello"}]
 REQUESTS = 30
 ENTRIES = 120
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url) as client:
-        yield client
 
 
 class Restless:

@@ -27,12 +27,6 @@ async def client(redis_url: str) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
-    async with Simulator() as running:
-        yield running
-
-
-@pytest.fixture
 def deaf_url() -> Iterator[str]:
     """A server that takes no connection: its queue is full (listen(2)), so that the next one is left without answer."""
     with socket.socket() as server:

@@ -26,12 +26,6 @@ async def both() -> AsyncIterator[Pair]:
 
 
 @pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
-    async with Simulator() as running:
-        yield running
-
-
-@pytest.fixture
 async def client(both: Pair) -> AsyncIterator[Client]:
     async with client_of(both.door.url) as connected:
         yield connected

@@ -29,12 +29,6 @@ HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": 
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
 async def client(redis_url: str) -> AsyncIterator[Client]:
     async with await Client.connect(redis_url, run_limit_s=100, retention_s=10) as connected:
         yield connected

@@ -25,12 +25,6 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
 async def client(redis_url: str) -> AsyncIterator[Client]:
     async with await Client.connect(redis_url) as connected:
         await connected.submit(id=ID, model="m", messages=HELLO, metadata={"thread": 7})

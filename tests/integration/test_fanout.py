@@ -28,12 +28,6 @@ ALL = ["0-1", *(f"1-{seq}" for seq in range(len(ANSWER) + 2))]
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
 async def producer(redis_url: str) -> AsyncIterator[Client]:
     """Submits; its connections are no tails'."""
     async with await Client.connect(redis_url) as client:

@@ -1,7 +1,7 @@
 """The publisher on a real Valkey: ids, groups, fences, resending, limits. A commit may be lost, never an entry."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -18,12 +18,6 @@ from worker.publisher import MAX_COMMIT_ENTRIES, Publisher
 
 WAIT_S = 10.0
 OWNER = "owner"
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url) as client:
-        yield client
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """What is pushed beside the log: all that was written and nothing else, on its channel, by worker and scripts alike."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -22,12 +22,6 @@ from worker.publisher import Publisher
 
 HELLO = [{"role": "user", "content": "hello"}]
 OWNER = "owner"
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url) as client:
-        yield client
 
 
 class Heard:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from time import monotonic
 
 import pytest
 from arq.connections import ArqRedis
@@ -11,12 +10,11 @@ from demo.valkey import EmbeddedValkey
 from schemas import keys
 from schemas.errors import AttemptLost, StoreFull
 from schemas.scripts import Claim, ClaimedJob
-from tests.queue_rig import left_behind, plain_client
+from tests.queue_rig import LONG_S, lease_of, left_behind, plain_client
 from tests.until import until
 from worker.lease import Lease
 from worker.queue_store import QueueStore
 
-LONG_S = 60.0
 SHORT_S = 0.2
 
 
@@ -39,18 +37,6 @@ async def short(redis_url: str) -> AsyncIterator[QueueStore]:
     store = QueueStore(redis_url, lease_s=SHORT_S, poll_s=1.0)
     yield store
     await store.close()
-
-
-def lease_of(job: ClaimedJob, token: str, store: QueueStore) -> Lease:
-    return Lease(
-        job.id,
-        attempt=job.attempt,
-        token=token,
-        why=job.why,
-        crashes=job.crashes,
-        ends_at=monotonic() + LONG_S,
-        mint=store.next_attempt,
-    )
 
 
 async def one(store: QueueStore, token: str) -> tuple[ClaimedJob, Lease]:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
 from datetime import datetime
 
 import pytest
@@ -33,12 +32,6 @@ OUTCOME = Outcome(
     content='"finished_at":"" "attempt":null',
     metadata={"finished_at": "", "attempt": None},
 )
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url) as client:
-        yield client
 
 
 class Verbs:

@@ -17,12 +17,6 @@ HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 
 
 @pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
-    async with Simulator() as simulator:
-        yield simulator
-
-
-@pytest.fixture
 async def client(simulator: Simulator) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(base_url=simulator.url, api_key="any", max_retries=0) as client:
         yield client

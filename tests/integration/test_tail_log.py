@@ -23,12 +23,6 @@ ID = "one"
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
 async def client(redis_url: str) -> AsyncIterator[Client]:
     # given a store whose reads wait shortly, so that a test sees what happens when nothing comes
     async with Client(ProducerStore(redis_url, timeout_s=5.0, wait_s=0.05)) as connected:

@@ -21,12 +21,6 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
 async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
     async with Proxy(redis_url) as running:
         yield running

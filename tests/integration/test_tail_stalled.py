@@ -26,12 +26,6 @@ QUIET = {"steps": [{"kind": "text", "text": "At last."}], "pace": {"first_byte_d
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncGenerator[Redis]:
-    async with Redis.from_url(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
 async def client(redis_url: str) -> AsyncGenerator[Client]:
     async with Client(ProducerStore(redis_url, timeout_s=5.0), stalled_after_s=AFTER_S) as connected:
         yield connected

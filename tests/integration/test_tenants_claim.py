@@ -11,8 +11,8 @@ from arq.connections import ArqRedis
 from demo.valkey import EmbeddedValkey
 from schemas import keys
 from schemas.errors import StoreFull
-from tests.lanes_rig import LONG_S, Lanes, lane_keys, lanes_at, lease_of, tenants_of
-from tests.queue_rig import left_behind, plain_client
+from tests.lanes_rig import Lanes, lane_keys, lanes_at, tenants_of
+from tests.queue_rig import LONG_S, lease_of, left_behind, plain_client
 from tests.until import until
 from worker.queue_store import QueueStore
 

@@ -17,8 +17,8 @@ from producers.client import Client
 from schemas import codec, keys
 from schemas.errors import RequestConflict, StoreFull
 from schemas.request import decode_request
-from tests.lanes_rig import LONG_S, Lanes, lane_keys, lanes_at
-from tests.queue_rig import left_behind, plain_client, running
+from tests.lanes_rig import Lanes, lane_keys, lanes_at
+from tests.queue_rig import LONG_S, left_behind, plain_client, running
 from tests.rig import rig
 from tests.until import until
 from worker.lease import Lease, Stop

@@ -10,8 +10,8 @@ import pytest
 
 from schemas import keys
 from schemas.scripts import ClaimedJob
-from tests.lanes_rig import LONG_S, Lanes, lanes_at
-from tests.queue_rig import left_behind, plain_client
+from tests.lanes_rig import Lanes, lanes_at
+from tests.queue_rig import LONG_S, left_behind, plain_client
 from worker.lease import Lease
 from worker.queue_store import QueueStore
 
