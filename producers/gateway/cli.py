@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -34,7 +34,8 @@ def gateway(argv: Sequence[str]) -> int:
     if given.open and not _is_loopback(given.host):
         parser.error("--open lets anyone in, so it takes a loopback address only, such as 127.0.0.1")
     _require_web()
-    return asyncio.run(_serve(given.host, given.port, is_open=given.open))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(given.host, given.port, is_open=given.open))
 
 
 def key(argv: Sequence[str]) -> int:
@@ -132,6 +133,14 @@ async def _serve(host: str, port: int, *, is_open: bool) -> int:
         print(f"tailrace gateway listens on http://{_shown(host)}:{listener.getsockname()[1]}", flush=True)
         await serve(served, listener)
     return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # there is none for Windows
+        return None
+    return new_event_loop
 
 
 def _is_loopback(host: str) -> bool:

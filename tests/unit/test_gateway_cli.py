@@ -1,0 +1,28 @@
+"""The gateway's command without the extra it needs."""
+
+import sys
+
+import pytest
+
+from producers.root import main
+
+
+def test_without_the_extra_the_command_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given an installation without the web's packages, if the gateway is called, expect one line that names the extra
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    monkeypatch.setattr("producers.gateway.cli.find_spec", lambda name: None if name == "starlette" else object())  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType] - as find_spec answers
+    assert main(["gateway", "--open"]) == 1
+    said = capsys.readouterr().err
+    assert "pip install 'tailrace[web]'" in said
+    assert said.count("\n") == 1
+
+
+def test_its_help_needs_no_extra(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    for name in ("gateway", "key"):
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+    assert "example:" in capsys.readouterr().out
