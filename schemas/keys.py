@@ -13,9 +13,9 @@ Glossary (`<id>` is the request id; the braces are a cluster hash tag, so both k
     arq:abort             sorted set of arq's own aborts, which we do not look at; an id leaves it with its job
     arq:queue:health-check  arq's sign of life, by any worker; a little longer than the pause between two
     tr:queue:state:<id>   hash: what claim knows of a job: attempt (number minted last), crashes, crashed (the attempts
-                          they ended), held (1 while leased), why (the next attempt begins, when it was handed
-                          back), since (its place among those that wait), and of one that came from a lane: lane;
-                          QUEUE_STATE_LIFETIME_S
+                          they ended), held (1 while leased), trial (alone: it would be to blame for a
+                          crash; blamed), why (the next attempt begins, when it was handed back), since (its place among
+                          those that wait), and of one that came from a lane: lane; QUEUE_STATE_LIFETIME_S
     tr:queue:wake         list of wake-up tokens for idle workers; WAKE_LIFETIME_S
     tr:queue:lane:<lane>  sorted set: the ids that wait in a lane, `<priority>:<tenant>`, by when they were submitted;
                           gone when empty

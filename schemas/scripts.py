@@ -158,16 +158,24 @@ HAND_BACK = _script(
     seldom={"cut_off": 0},
     lanes=True,
 )
+TRIAL = _script("trial", "lease state", "token alone", "noted stale")
 NEXT_ATTEMPT = _script("next_attempt", "lease state", "token state_life_s above", "minted stale", seldom={"above": 0})
 
 
 class ClaimedJob(NamedTuple):
-    """A job that claim gave out. `score` is when it was due, in ms; `envelope` is arq's, empty when it has expired."""
+    """A job that claim gave out.
+
+    Attributes:
+        blamed: whether a worker died while this job was on trial alone.
+        score: when it was due, in ms.
+        envelope: arq's, empty when it has expired.
+    """
 
     id: str
     attempt: int
     why: str
     crashes: int
+    blamed: bool
     score: int
     envelope: bytes
 
@@ -189,8 +197,8 @@ def read_claim(reply: list[bytes]) -> Claim:
     if word.decode() not in CLAIM.words:
         raise ValueError(f"claim answered {word!r}")
     jobs = [
-        ClaimedJob(job_id.decode(), int(attempt), why.decode(), int(crashes), _whole(score), envelope)
-        for job_id, attempt, why, crashes, score, envelope in zip(*[iter(fields)] * 6, strict=True)
+        ClaimedJob(job_id.decode(), int(attempt), why.decode(), int(crashes), blamed == b"1", _whole(score), envelope)
+        for job_id, attempt, why, crashes, blamed, score, envelope in zip(*[iter(fields)] * 7, strict=True)
         if _is_text(job_id)
     ]
     return Claim(jobs, None if next_ms == b"-1" else int(next_ms) / 1000, left == b"1")

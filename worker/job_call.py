@@ -19,6 +19,7 @@ from schemas import keys
 from schemas.codec import decode_job, encode_job
 from schemas.scripts import ClaimedJob
 from worker.lease import Lease, Stop
+from worker.trial import is_deadly
 
 FOR_EVER_MS = -1
 
@@ -67,7 +68,7 @@ class JobCall:
         functions: the registry, by name.
         job: what claim gave out.
         lease: the right to run it.
-        max_crashes: leases that may run out unanswered before the job counts as one that kills its worker.
+        max_crashes: leases that may run out unanswered before the job may count as one that kills its worker.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class JobCall:
 
     def _read(self) -> _Call | Dead:
         job = self._job
-        if job.crashes >= self._max_crashes:
+        if is_deadly(job, self._max_crashes):
             return Dead("job_crashed", f"its worker died or hung {job.crashes} times while it ran")
         if not job.envelope:
             return Dead("job_expired", "it waited in the queue for longer than it may")

@@ -24,6 +24,7 @@ from worker.job_call import Acknowledge, Dead, End, HandBack, JobCall
 from worker.lease import Lease, Leases, Stop
 from worker.queue_store import QueueStore
 from worker.redis_link import FAILURES, store_error
+from worker.trial import TRIAL_S, Elsewhere, Trial, Trials
 from worker.waiting import Change, insist
 
 OnDead = Callable[[str, Lease, str, str], Awaitable[None]]
@@ -204,7 +205,7 @@ class LeasedWorker(Worker):
             mint=self._store.next_attempt,
         )
         self._leases.add(lease)
-        trial = self._trials.admit(lease)
+        trial = self._trials.admit(job, lease)
         name = f"{job.id}:{job.attempt}"  # the id alone is not unique: we may take over what we have lost ourselves
         self.tasks[name] = task = self.loop.create_task(self._run(job, lease, name, trial), name=name)
         task.add_done_callback(partial(self._ended, name))
@@ -232,7 +233,7 @@ class LeasedWorker(Worker):
             self._leases.remove(lease)
 
     async def _not_now(self, lease: Lease, trial: Trial | Elsewhere | None) -> HandBack | None:
-        """Why a job does not begin: claimed while the signal came, or no place for a suspect, or stopped before its turn."""
+        """Why a job does not begin: the signal came, or there is no place for a suspect, or it was stopped before."""
         if self._drains:
             return HandBack(0, lease.why)
         if isinstance(trial, Elsewhere):

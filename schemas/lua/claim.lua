@@ -1,22 +1,24 @@
 -- claim: takes due jobs of the queue. Each gets a lease, the next attempt number, and a score at the lease's end: running
 -- jobs leave the window that claims look at, and come back into it when their owner is silent.
 -- What has begun before goes first, however much waits: leases that ran out, pauses that are over. WATCHED finds them.
--- A job whose lease ran out without having been handed back has crashed its worker, or hung it, once more.
+-- A job whose lease ran out without having been handed back has crashed its worker, or hung it, once more. Who was
+-- on trial there alone (trial.lua) is to blame for that.
 -- The ids are known only here, so their keys are made here, as in schemas/keys.py: the queue lives in one slot, as arq's.
 -- With `again` 1, what an earlier call with this token took, and nobody heard of, is given out once more.
 -- Who waits in a lane (_lanes.lua) takes turns with the others of its class, unless its tenant runs as many as it may.
 -- KEYS queue wake   ARGV limit lease_ms token again wake_life_s state_life_s tenant_limit (0: none) tenant_limits (msgpack)
--- -> claimed next_ms left (id attempt why crashes score envelope)*
+-- -> claimed next_ms left (id attempt why crashes blamed score envelope)*
 --    next_ms: until the next job is due, -1 without one. left: 1 when due jobs remain. envelope: empty when it is gone.
 local queue, wake = KEYS[1], KEYS[2]
 local limit, lease_ms, token = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local now = now_ms()
 local jobs, count = {}, 0
 
-local function give(id, attempt, why, crashes, score)
+local function give(id, attempt, why, crashes, blamed, score)
   redis.call('SET', 'arq:in-progress:' .. id, token, 'PX', lease_ms)
   stand_until(queue, id, now + lease_ms)
-  for _, field in ipairs({id, attempt, why, crashes, score, redis.call('GET', 'arq:job:' .. id) or ''}) do
+  local envelope = redis.call('GET', 'arq:job:' .. id) or ''
+  for _, field in ipairs({id, attempt, why, crashes, blamed and 1 or 0, score, envelope}) do
     jobs[#jobs + 1] = tostring(field)
   end
   count = count + 1
@@ -29,7 +31,7 @@ local function take(id, score, lane)
     return
   end
   local state = 'tr:queue:state:' .. id
-  local at = redis.call('HMGET', state, 'attempt', 'crashes', 'held', 'why', 'lane', 'since', 'crashed')
+  local at = redis.call('HMGET', state, 'attempt', 'crashes', 'held', 'why', 'lane', 'since', 'crashed', 'trial')
   local held, since = at[3] == '1', lane and score or at[6] or score
   if not lane and at[5] and not held then -- its pause is over: back to its place
     wait_in(at[5], id, since)
@@ -42,12 +44,14 @@ local function take(id, score, lane)
   if held then crashes, why = crashes + 1, 'lease_expired' end
   redis.call('HSET', state, 'attempt', attempt, 'crashes', crashes, 'held', 1, 'why', why, 'since', since)
   if held then redis.call('HSET', state, 'crashed', (at[7] or ' ') .. at[1] .. ' ') end
+  local blamed = held and at[8] or at[8] == 'blamed'
+  if blamed then redis.call('HSET', state, 'trial', 'blamed') end
   if lane then
     redis.call('HSET', state, 'lane', lane)
     take_slot(lane, id)
   end
   redis.call('EXPIRE', state, ARGV[6])
-  give(id, attempt, why, crashes, score)
+  give(id, attempt, why, crashes, blamed, score)
 end
 
 local function take_begun()
@@ -110,8 +114,8 @@ end
 if ARGV[4] == '1' then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', queue, '(' .. now, now + lease_ms)) do
     if redis.call('GET', 'arq:in-progress:' .. id) == token then
-      local at = redis.call('HMGET', 'tr:queue:state:' .. id, 'attempt', 'why', 'crashes')
-      give(id, at[1], at[2], at[3], now)
+      local at = redis.call('HMGET', 'tr:queue:state:' .. id, 'attempt', 'why', 'crashes', 'trial')
+      give(id, at[1], at[2], at[3], at[4] == 'blamed', now)
     end
   end
 end

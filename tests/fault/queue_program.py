@@ -1,11 +1,13 @@
 """A worker process for the fault tests: `python queue_program.py URL SETTINGS`. Its job notes in Redis what befalls it.
 
-Settings are the worker's, as JSON. The job takes the seconds it runs; it ends at once when it is told to stop.
+Settings are the worker's, as JSON. The job takes the seconds it runs; it ends at once when it is told to stop. One that
+kills takes its worker along at its end.
 """
 
 import asyncio
 import json
 import os
+import signal
 import sys
 from typing import Any
 
@@ -31,25 +33,27 @@ async def _note(redis: ArqRedis, event: str, lease: Lease) -> None:
     await redis.rpush(EVENTS, json.dumps(entry))
 
 
-async def generate(ctx: dict[Any, Any], runs_s: float) -> None:
+async def generate(ctx: dict[Any, Any], runs_s: float, kills: bool = False) -> None:
     """Runs for so long, unless told to stop. A lost lease it ignores: it returns as if it had finished."""
     lease: Lease = ctx["lease"]
     redis: ArqRedis = ctx["redis"]
     await _note(redis, "started", lease)
     await asyncio.wait({lease.stopped}, timeout=runs_s)
+    if kills and not lease.stopped.done():
+        os.kill(os.getpid(), signal.SIGKILL)
     stopped = lease.stopped.result() if lease.stopped.done() else None
     await _note(redis, stopped.value if stopped else "finished", lease)
     if stopped is Stop.DRAINED:
         raise RetryJob
 
 
-async def _on_dead(job_id: str, lease: Lease, code: str, message: str) -> None:
-    print(f"{job_id}: {code}: {message}", file=sys.stderr)
-
-
 async def _main(url: str, settings: dict[str, Any]) -> None:
     job = func(generate, name=keys.JOB_FUNCTION)
-    worker = LeasedWorker([job], redis_url=url, on_dead=_on_dead, **settings)
+
+    async def on_dead(job_id: str, lease: Lease, code: str, message: str) -> None:
+        await _note(worker.pool, code, lease)
+
+    worker = LeasedWorker([job], redis_url=url, on_dead=on_dead, **settings)
     try:
         await worker.async_run()
     finally:

@@ -103,7 +103,7 @@ async def spoil(site: Site, request_id: str, code: str) -> None:
             envelope = decode_job(await site.redis.get(job) or b"")
             await site.redis.set(job, encode_job({**envelope, "f": "no_such"}), ex=60)
         case "worker_crashed":
-            state = {"attempt": 3, "crashes": 2, "held": 1}
+            state = {"attempt": 3, "crashes": 2, "held": 1, "trial": "alone"}
             await site.redis.hset(keys.queue_state_key(request_id), mapping=state)
         case "deadline_exceeded":
             await site.redis.hset(keys.rec_key(request_id), "deadline_ms", 1)

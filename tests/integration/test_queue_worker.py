@@ -170,7 +170,7 @@ async def test_a_job_that_kills_its_worker_is_not_run_for_ever(redis_url: str, c
     # given a job whose leases ran out twice, if two is the limit, expect it dead, its function not called
     gate = Gate()
     await client.enqueue_job("generate", _job_id="a")
-    await client.hset(keys.queue_state_key("a"), mapping={"attempt": 2, "crashes": 1, "held": 1})
+    await client.hset(keys.queue_state_key("a"), mapping={"attempt": 2, "crashes": 1, "held": 1, "trial": "alone"})
     async with running(redis_url, gate.generate, max_crashes=2) as worker:
         await until(lambda: gone(client))
     assert worker.deaths == [Death("a", "job_crashed", queued=True)]
