@@ -83,11 +83,11 @@ def test_the_lock_names_no_index_path_or_address() -> None:
 
 
 def test_the_lock_satisfies_the_project() -> None:
-    # given what the project, its extra, its tools and its build require, if looked up in the lock, expect each met
+    # given what the project, its extras, its tools and its build require, if looked up in the lock, expect each met
     project = PROJECT["project"]
     wanted = [
         *project["dependencies"],
-        *project["optional-dependencies"]["demo"],
+        *(requirement for extra in project["optional-dependencies"].values() for requirement in extra),
         *PROJECT["dependency-groups"]["dev"],
         *PROJECT["build-system"]["requires"],
     ]
