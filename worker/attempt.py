@@ -6,7 +6,7 @@ Owns what stands between the first byte of an answer and its end in the log. Dec
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from time import monotonic
@@ -36,6 +36,7 @@ from worker.interface.reader import StreamReader
 from worker.lease import Lease, Stop
 from worker.publisher import Publisher
 from worker.store import Begun, Store
+from worker.turns import Turn, Turns
 from worker.upstream import Upstream
 
 
@@ -68,6 +69,7 @@ class Plant:
         publisher: entries.
         upstream: the model's server.
         clock: monotonic seconds.
+        turns: of those who read answers.
         uuid: a new random uuid as text.
     """
 
@@ -75,6 +77,7 @@ class Plant:
     publisher: Publisher
     upstream: Upstream
     clock: Callable[[], float] = monotonic
+    turns: Turns = field(default_factory=Turns)
     uuid: Callable[[], str] = lambda: str(uuid4())
 
 
@@ -257,12 +260,16 @@ class Attempt:
     async def _read(self, request: GenerationRequest) -> None:
         writer, reader = self._writer, self._reader
         async with self._plant.upstream.open(request) as answer:
+            turn = Turn(self._plant.turns)
             while not reader.done and reader.failure is None:
                 await writer.room()
+                turn.asks()
                 piece = await answer.read()
+                turn.has()
                 if not piece:
                     return
                 self._append(reader.feed(piece, self._ms()))
+                await turn.may_go_on()
             if reader.failure is not None and not reader.done:
                 raise reader.failure  # here, so that the connection is closed at once: the answer may go on for long
 
