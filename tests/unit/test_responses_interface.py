@@ -16,6 +16,8 @@ from worker.interface.responses_notes import MAX_NOTES, MAX_UNKNOWN_TYPES
 
 Event = dict[str, Any]
 
+PLAIN = Options(put_inner_thoughts_in_kwarg=False)
+
 
 def added(name: str, index: int = 0) -> Event:
     item = {"type": "function_call", "id": f"fc_{index}", "call_id": f"call_{index}", "name": name, "arguments": ""}
@@ -277,3 +279,31 @@ def test_think_tags_stay_in_the_text_unless_asked_for() -> None:
     interface = ResponsesInterface(Options())
     feed(interface, text("<think>Hm.</think>Turns."), end())
     assert interface.finish().content == "<think>Hm.</think>Turns."
+
+
+def test_arguments_announced_as_an_empty_object_are_not_there_yet() -> None:
+    # given: a call that is announced with `{}`, as some servers translate a call that has only begun
+    begin = added("turn")
+    begin["item"]["arguments"] = "{}"
+    for pieces in (['{"mill"', ":1}"], ["{", '"mill":1}'], []):
+        interface = ResponsesInterface(PLAIN)
+        # if: the arguments follow in pieces, or not at all
+        deltas = feed(interface, begin, *(piece(each) for each in pieces), end())
+        deltas += interface.drain()
+        # expect: the pieces alone, or the empty object; nothing to be noted
+        told = "".join(said for _, said in shown(deltas) if isinstance(said, str))
+        outcome = interface.finish()
+        assert outcome.tool_calls[0].arguments == told == ("".join(pieces) or "{}")
+        assert not outcome.notes
+
+
+def test_pieces_that_repeat_are_all_said() -> None:
+    # given: pieces equal to all before them, and the values that settle them
+    for same in ("ha", "\n", "1", "{}"):
+        interface = ResponsesInterface(PLAIN)
+        done = {"type": "response.output_text.done", "output_index": 0, "text": same * 3}
+        # if: they come
+        deltas = feed(interface, *(text(same),) * 3, done, end())
+        # expect: each
+        assert "".join(said for _, said in shown(deltas)) == interface.finish().content == same * 3
+        assert not interface.finish().notes

@@ -36,6 +36,7 @@ class CallState:
         "_raw",
         "_view",
         "_waiting",
+        "arguments_size",
         "kind",
         "number",
     )
@@ -48,6 +49,8 @@ class CallState:
         self._name = ""
         self._id = ""
         self._raw: list[str] = []
+        self.arguments_size = 0
+        """How many characters of arguments have come."""
         self._blank = True
         self._view: ArgumentsView | None = None  # None as long as it is not known how to show the call
         self._held: list[str] = []  # arguments from before that
@@ -107,6 +110,7 @@ class CallState:
         if not fragment:
             return
         self._raw.append(fragment)
+        self.arguments_size += len(fragment)
         if self._blank and not fragment.isspace():
             self._blank = False
         if self._view is not None:

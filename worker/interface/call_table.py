@@ -7,11 +7,13 @@ or else the last call):
    are closed JSON, and the fragment has a name and arguments, or another name and no index. A call with an id that is
    told again, under the same id or none, is a repetition, even where its arguments are written with other blanks or
    encoded twice; and so are its arguments alone: nothing can follow closed JSON.
-2. an id that another call has: the index is wrong (Gemini), it goes on with the other call.
+2. an id that another call has: the index is wrong (Gemini), it goes on with the other call; unless it has a name and
+   either no arguments yet or stands in one chunk with that call, under an index of its own: calls that share an id.
 3. an id while that call has none: the id came late.
 4. an id that differs: another call under a used index, if the fragment has a name and that call has arguments, or
-   both came in one chunk, or both ids begin alike; else it is the next piece of the id, unless it is a whole id by its
-   looks (LiteLLM makes up a new one for each chunk): then it goes on with the call, and the first id stands.
+   both came in one chunk, or both ids begin alike or are of one length; else it is the next piece of the id, unless it
+   is a whole id by its looks (LiteLLM makes up a new one for each chunk): then it goes on with the call, and the first
+   id stands.
 """
 
 import json
@@ -23,6 +25,9 @@ from worker.interface.options import Options
 
 _ALIKE = 4
 """Ids of one server begin alike (`call_`, `toolu_`, `chatcmpl-tool-`); two pieces of one id do not."""
+
+_RANDOM = 8
+"""Ids that are random from the first character on have one length, and at least this one (Mistral has 9)."""
 
 _WHOLE_ID = re.compile(r"(call|tool|toolu|tooluse|chatcmpl-tool|fc)[-_]\w{4}")
 _JSON = json.JSONDecoder(strict=False)
@@ -68,7 +73,7 @@ class CallTable:
         here = self._last if index is None else self._by_index.get(index)
         if here is not None and not call_id and not name:
             self._last = here
-            if _are_told_again(here, arguments):
+            if here.kind == "function" and _are_told_again(here, arguments):
                 return False
             here.arguments(arguments)
             return True
@@ -94,12 +99,13 @@ class CallTable:
         if here is not None and call_id in ("", here.call_id):
             return None if _begins_anew(here, index, name, arguments) else here
         if (known := self._by_id.get(call_id)) is not None:
-            return None if name and (known.closed or name != known.tool_name) else known
+            shared = here is None and index is not None and (not arguments or known in self._in_chunk)
+            return None if name and (shared or known.closed or name != known.tool_name) else known
         if here is None:
             return None
         if not here.call_id:
             return None if _begins_anew(here, index, name, arguments) else here
-        another = (name and (here.begun or here in self._in_chunk)) or (
+        another = (name and (here.begun or here in self._in_chunk or _are_random(call_id, here.call_id))) or (
             _is_another(call_id, here.call_id) and (name or (arguments.strip() and here.closed))
         )
         return None if another else here
@@ -124,8 +130,12 @@ def _is_another(call_id: str, known: str) -> bool:
     return alike or _WHOLE_ID.match(call_id) is not None
 
 
+def _are_random(call_id: str, known: str) -> bool:
+    return len(call_id) == len(known) >= _RANDOM
+
+
 def _tells_again(here: CallState, name: str, arguments: str) -> bool:
-    if not (here.call_id and arguments.strip() and name == here.tool_name and here.closed):
+    if not (here.kind == "function" and here.call_id and arguments.strip() and name == here.tool_name and here.closed):
         return False
     return here.arguments_text == arguments or _meaning(here.arguments_text) == _meaning(arguments)
 
@@ -142,4 +152,4 @@ def _meaning(arguments: str) -> object:
 def _are_told_again(here: CallState, arguments: str) -> bool:
     if not (arguments.startswith("{") and arguments.endswith("}")):  # most fragments: the rest costs their whole text
         return False
-    return here.arguments_text == arguments and here.closed
+    return here.arguments_size == len(arguments) and here.arguments_text == arguments and here.closed

@@ -34,6 +34,10 @@ _ENDINGS: Mapping[str, Ending] = {
     "image_safety": Ending.CUT_OFF,
     "sensitive": Ending.CUT_OFF,
     "guardrail_intervened": Ending.CUT_OFF,
+    # Gemini refused a call of its own model, which then is nowhere in the answer: an end all the same, and no error
+    "malformed_function_call": Ending.CUT_OFF,
+    "unexpected_tool_call": Ending.CUT_OFF,
+    "function_call_filter": Ending.CUT_OFF,
     # the server stopped in the middle
     "abort": Ending.CUT_OFF,
     "cancelled": Ending.CUT_OFF,
@@ -43,9 +47,6 @@ _ENDINGS: Mapping[str, Ending] = {
     # it could not go on
     "error": Ending.FAILED,
     "network_error": Ending.FAILED,
-    "malformed_function_call": Ending.FAILED,
-    "unexpected_tool_call": Ending.FAILED,
-    "function_call_filter": Ending.FAILED,  # Gemini: a call that it refused itself, and that is nowhere in the answer
 }
 
 _NOT_YET = frozenset({"", "null", "none"})

@@ -190,7 +190,9 @@ class CallItem(_Item):
     def announce(self, item: JsonObject) -> None:
         """The item was added; it may come with arguments already."""
         self._introduce(item)
-        self._part.open(self._text_of(item))
+        text = self._text_of(item)
+        if self._custom or text.strip() != "{}":  # says that nothing is there yet: nothing can go on from it
+            self._part.open(text)
 
     def piece(self, text: str) -> None:
         """A delta of the arguments or the input."""
