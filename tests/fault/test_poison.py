@@ -1,34 +1,29 @@
 """A job that kills its worker, beside others that do nothing of the kind: it is found, and nobody else pays for it."""
 
 import asyncio
-import json
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
 
 from tests.fault.queue_program import EVENTS
+from tests.fault.queue_workers import events, worker_process
 from tests.queue_rig import left_behind, plain_client
 from tests.until import until
 
-PROGRAM = Path(__file__).with_name("queue_program.py")
-SETTINGS = {"lease_s": 1.0, "poll_s": 0.2, "drain_s": 0.2, "trial_s": 0.5}
 INNOCENTS = 12
 LIMIT_S = 60.0
 
 
 @asynccontextmanager
-async def kept(url: str, workers: int) -> AsyncIterator[list[subprocess.Popen[bytes]]]:
+async def kept(url: str, workers: int) -> AsyncGenerator[list[subprocess.Popen[bytes]]]:
     """So many worker processes; one that dies is replaced, as a fleet's parent does it."""
 
     def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, PROGRAM, url, json.dumps(SETTINGS)])
+        return worker_process(url, trial_s=0.5)
 
     async def keep() -> None:
         while True:
@@ -45,10 +40,6 @@ async def kept(url: str, workers: int) -> AsyncIterator[list[subprocess.Popen[by
         for worker in running:
             worker.kill()
             worker.wait()
-
-
-async def events(client: ArqRedis) -> list[dict[str, Any]]:
-    return [json.loads(entry) for entry in await client.lrange(EVENTS, 0, -1)]
 
 
 async def all_ended(client: ArqRedis) -> bool:
