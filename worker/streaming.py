@@ -102,7 +102,8 @@ class OpenAIStreamingInterface:
                 raise
             for message in _messages(view, self._interface.drain(self._ms_since(began_s))):
                 yield message
-            error = None if self._interface.ended else _truncated()
+            told = self._interface.ended or self._interface.failure is not None
+            error = None if told else _truncated()
         finally:
             cancelled = error is cut_off
             self._outcome = self._interface.finish(error=None if cancelled else error, cancelled=cancelled)

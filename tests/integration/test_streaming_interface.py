@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -167,3 +168,28 @@ async def test_ids_and_times_may_be_given(client: AsyncOpenAI) -> None:
         "otid": "00000010-0000-0000-0000-000000000000",
         "content": messages[0]["content"],
     }
+
+
+async def test_an_error_that_the_sdk_does_not_notice_says_what_happened() -> None:
+    # given: a server that tells of its error inside a choice (OpenRouter), and then ends the stream
+    wrong = {"index": 0, "delta": {}, "error": {"code": 502, "message": "the mill stands still"}}
+    body = (
+        b"data: " + json.dumps({"id": "c-1", "object": "chat.completion.chunk", "choices": [wrong]}).encode() + b"\n\n"
+    )
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+        writer.write(head + body + b"data: [DONE]\n\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    interface = OpenAIStreamingInterface()
+    async with server, AsyncOpenAI(base_url=f"http://127.0.0.1:{port}", api_key="any", max_retries=0) as client:
+        # if: it is read through the SDK
+        await read_into([], interface, await stream_of(client, "m"))
+    # expect: that error, not merely that there was no end
+    assert interface.outcome.error is not None
+    assert "the mill stands still" in interface.outcome.error.message
