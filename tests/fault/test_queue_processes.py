@@ -1,31 +1,24 @@
 """Real processes, real signals: who dies is replaced, who hangs is fenced off, who is stopped orphans nothing."""
 
 import asyncio
-import json
 import os
 import random
 import signal
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
 
 from schemas import keys
 from tests.fault.queue_program import EVENTS
+from tests.fault.queue_workers import LEASE_S, Start, events, queue_workers
 from tests.queue_rig import left_behind, plain_client, wake
 from tests.until import until
 
-PROGRAM = Path(__file__).with_name("queue_program.py")
-LEASE_S = 1.0
 LONG_S = 60.0
-
-Start = Callable[..., subprocess.Popen[bytes]]
 
 
 @pytest.fixture
@@ -36,23 +29,8 @@ async def client(redis_url: str) -> AsyncIterator[ArqRedis]:
 
 @pytest.fixture
 def start(redis_url: str) -> Iterator[Start]:
-    """Starts worker processes; none outlives its test."""
-    workers: list[subprocess.Popen[bytes]] = []
-
-    def start(**settings: Any) -> subprocess.Popen[bytes]:
-        given = json.dumps({"lease_s": LEASE_S, "poll_s": 0.2, "drain_s": 0.2, **settings})
-        workers.append(subprocess.Popen([sys.executable, PROGRAM, redis_url, given]))
-        return workers[-1]
-
-    yield start
-    for worker in workers:
-        if worker.poll() is None:
-            worker.kill()
-            worker.wait()
-
-
-async def events(client: ArqRedis) -> list[dict[str, Any]]:
-    return [json.loads(entry) for entry in await client.lrange(EVENTS, 0, -1)]
+    with queue_workers(redis_url) as start:
+        yield start
 
 
 async def seen(client: ArqRedis, event: str, times: int) -> bool:

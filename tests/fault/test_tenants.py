@@ -1,32 +1,24 @@
 """Caps and turns of tenants with real workers that are killed, hang or drain: no slot leaks, none is given twice."""
 
 import asyncio
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from arq.connections import ArqRedis
 
 from schemas import keys
 from tests.fault.queue_program import EVENTS
+from tests.fault.queue_workers import LEASE_S, Start, events, queue_workers
 from tests.lanes_rig import Lanes, lane_keys, lanes_at
 from tests.queue_rig import left_behind, plain_client
 from tests.until import until
 
-PROGRAM = Path(__file__).with_name("queue_program.py")
-LEASE_S = 1.0
 LONG_S = 60.0
 CAP = 2
-
-Start = Callable[[], subprocess.Popen[bytes]]
 
 
 @pytest.fixture
@@ -43,23 +35,8 @@ async def lanes(redis_url: str, client: ArqRedis) -> AsyncIterator[Lanes]:
 
 @pytest.fixture
 def start(redis_url: str) -> Iterator[Start]:
-    """Starts worker processes with a cap; none outlives its test."""
-    workers: list[subprocess.Popen[bytes]] = []
-
-    def start() -> subprocess.Popen[bytes]:
-        given = {"lease_s": LEASE_S, "poll_s": 0.2, "drain_s": 0.2, "tenant_limit": CAP, "max_crashes": 1_000}
-        workers.append(subprocess.Popen([sys.executable, PROGRAM, redis_url, json.dumps(given)]))
-        return workers[-1]
-
-    yield start
-    for worker in workers:
-        if worker.poll() is None:
-            worker.kill()
-        worker.wait()
-
-
-async def events(client: ArqRedis) -> list[dict[str, Any]]:
-    return [json.loads(entry) for entry in await client.lrange(EVENTS, 0, -1)]
+    with queue_workers(redis_url, tenant_limit=CAP, max_crashes=1_000) as start:
+        yield start
 
 
 async def happened(client: ArqRedis, event: str) -> list[str]:

@@ -21,12 +21,6 @@ WHOLE = ("Hello", "I should look.Then say so. Now.", "search", '{"q":"x"}')
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
 async def client(redis_url: str) -> AsyncIterator[Client]:
     async with await Client.connect(redis_url) as client:
         await client.submit(id=ID, model="m", messages=[{"role": "user", "content": "hello"}])
