@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 from producers.answers import CancelVerdict, Status, Submitted
 from producers.assembled import Assembled
 from producers.client import DEFAULT_AWAY_LIMIT_S, DEFAULT_TIMEOUT_S, Client
+from producers.dead import LISTED_MAX, DeadLetter, DeadLetterContent
 from producers.letta import LettaItem
 from producers.snapshot import Snapshot
 from producers.tail import Tailed
@@ -143,6 +144,11 @@ class SyncClient:
         """As `Client.status`."""
         return self._ask(lambda client: client.status(request_id))
 
+    @property
+    def dead(self) -> "SyncDeadLetters":
+        """The dead-letter list, as `Client.dead`."""
+        return SyncDeadLetters(self._ask)
+
     def _ask(self, verb: Callable[[Client], Awaitable[_Answer]]) -> _Answer:
         here = _loop_of_this_process()
 
@@ -172,6 +178,29 @@ class SyncClient:
         client = here.clients.pop(self, None)
         if client is not None:
             await client.close()
+
+
+class SyncDeadLetters:
+    """`DeadLetters`, blocking: `SyncClient.dead`."""
+
+    def __init__(self, ask: Callable[[Callable[[Client], Awaitable[Any]]], Any]) -> None:
+        self._ask = ask
+
+    def list(self, limit: int = LISTED_MAX) -> list[DeadLetter]:
+        """As `DeadLetters.list`."""
+        return self._ask(lambda client: client.dead.list(limit))
+
+    def show(self, job_id: str) -> tuple[DeadLetter, DeadLetterContent]:
+        """As `DeadLetters.show`."""
+        return self._ask(lambda client: client.dead.show(job_id))
+
+    def retry(self, job_id: str) -> Submitted:
+        """As `DeadLetters.retry`."""
+        return self._ask(lambda client: client.dead.retry(job_id))
+
+    def drop(self, job_id: str) -> None:
+        """As `DeadLetters.drop`."""
+        self._ask(lambda client: client.dead.drop(job_id))
 
 
 def _iterate(here: "_LoopThread", items: AsyncGenerator[_Item, None]) -> Generator[_Item, None, None]:

@@ -5,6 +5,7 @@ Who dies takes all that runs beside it along, so a crash blames every job of its
 """
 
 import asyncio
+import logging
 import random
 import sys
 from math import inf
@@ -21,6 +22,8 @@ COMPANY = (16, 4, 1)
 TRIAL_S = 2.0
 LONGEST_S = 60.0
 """A trial lasts twice as long with each crash more, from `TRIAL_S` up to this: some kill late."""
+
+_logger = logging.getLogger("tailrace.queue")
 
 
 def is_deadly(job: ClaimedJob, max_crashes: int) -> bool:
@@ -146,6 +149,14 @@ class Trials:
             await self._quiet(trial)
             lone = trial.members[0] if len(trial.members) == 1 else None
             noted = lone is not None and await self._note(lone, alone=True)
+            for lease in trial.members:
+                _logger.warning(
+                    "job %s, attempt %d: on trial with %d others, its workers have died or hung %d times",
+                    lease.request_id,
+                    lease.attempt,
+                    len(trial.members) - 1,
+                    lease.crashes,
+                )
             self._began |= dict.fromkeys(trial.members, monotonic())
             trial.begin()
             await self._left.until(lambda: not trial.members, self._lasts_s(trial.crashes))

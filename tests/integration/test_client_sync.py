@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
 from producers.client import Client
 from producers.sync import SyncClient
-from schemas.deltas import Completed
+from schemas.deltas import Completed, ErrorInfo
 from schemas.errors import CursorInvalid, RequestRejected, StoreUnavailable, UnknownRequest
+from schemas.keys import rec_key
 from schemas.push import channel, shard
 from tests.scribe import ANSWER, Scribe
+from worker.store import Store
 
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "hello"}]
 ALL = ["0-1", *(f"1-{seq}" for seq in range(len(ANSWER) + 2))]
@@ -68,6 +71,43 @@ def test_every_verb_works_without_a_loop(client: SyncClient, redis_url: str) -> 
     assert outcome is not None
     assert outcome.content == "Hello"
     assert client.cancel("one") == ("finished", "completed")
+
+
+def test_the_dead_are_looked_after_without_a_loop(client: SyncClient, redis_url: str) -> None:
+    # given a dead request and a job that never was one, expect both listed and shown, the one tried again, once, the
+    # other dropped
+    client.submit(id="one", model="m", messages=HELLO)
+    bury(redis_url, "one", "no request")
+    assert {letter.id for letter in client.dead.list()} == {"one", "no request"}
+    letter, content = client.dead.show("one")
+    assert (letter.error.code, content.request and content.request["model"]) == ("worker_crashed", "m")
+    with pytest.raises(RequestRejected):
+        client.dead.retry("no request")
+    again = client.dead.retry("one")
+    assert client.status(again.id).retry_of == "one"
+    with pytest.raises(UnknownRequest):
+        client.dead.retry("one")
+    client.dead.drop("no request")
+    assert client.dead.list() == []
+
+
+def bury(redis_url: str, *job_ids: str) -> None:
+    error = ErrorInfo("worker_crashed", "its workers died", "operator")
+
+    async def write() -> None:
+        async with Redis.from_url(redis_url) as redis:
+            ended = {
+                "status": "failed",
+                "dead": 1,
+                "error": msgspec.json.encode(error),
+                "finished_ms": time.time_ns() // 10**6,
+            }
+            for job_id in job_ids:
+                if await redis.exists(rec_key(job_id)):
+                    await redis.hset(rec_key(job_id), mapping=ended)
+                await Store(redis).bury(job_id, error, crashes=3, with_envelope=False)
+
+    asyncio.run(write())
 
 
 def test_what_is_wrong_is_raised_at_the_call(client: SyncClient) -> None:
