@@ -259,6 +259,7 @@ class Attempt:
 
     async def _read(self, request: GenerationRequest) -> None:
         writer, reader = self._writer, self._reader
+        await self._plant.turns.next()  # to ask costs some ms, and in a burst many would at once
         async with self._plant.upstream.open(request) as answer:
             turn = Turn(self._plant.turns)
             while not reader.done and reader.failure is None:
