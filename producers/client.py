@@ -167,7 +167,9 @@ class Client:
             raise RequestConflict(f"a request with id {request_id!r} stands and has other content: take a new id")
         status: Any = verdict.text("status")
         if status == "queued":
-            await self._enqueuer.enqueue(request_id, lane_of(checked.tenant, checked.priority), lifetime_s)
+            lane = lane_of(checked.tenant, checked.priority)
+            since_ms = verdict.number("submitted_ms")
+            await self._enqueuer.enqueue(request_id, lane, since_ms=since_ms, lifetime_s=lifetime_s)
         return Submitted(request_id, verdict.word == "standing" and checked.id is not None, status)
 
     @overload
@@ -212,7 +214,7 @@ class Client:
         cursor = BEGINNING if after is None else EntryId.parse(after)
         place = self._fanout.place(request_id)
         seen = await tails.look(place, request_id, cursor)
-        mend = partial(self._enqueuer.mend, request_id, self._run_limit_s + self._retention_s)
+        mend = partial(self._enqueuer.mend, request_id)
         watch = StallWatch(partial(self._fanout.signs, request_id), mend, after_s=self._stalled_after_s)
         return tails.tail(place, request_id, cursor, seen, away_limit_s=self._away_limit_s, watch=watch)
 

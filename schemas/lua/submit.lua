@@ -2,12 +2,12 @@
 -- Sent twice with the same content it changes nothing.
 -- KEYS rec log   ARGV request digest api model timeout_ms retention_ms accepted tenant (empty: none) priority
 --   retry_of (empty: none)
--- -> accepted | standing status | conflict
+-- -> accepted | standing (status, submitted_ms) | conflict
 local rec, log = KEYS[1], KEYS[2]
-local standing = redis.call('HMGET', rec, 'digest', 'status')
+local standing = redis.call('HMGET', rec, 'digest', 'status', 'submitted_ms')
 if standing[1] then
   if standing[1] ~= ARGV[2] then return {'conflict'} end
-  return {'standing', 'status', standing[2]}
+  return {'standing', 'status', standing[2], 'submitted_ms', standing[3]}
 end
 local now = now_ms()
 local timeout_ms, retention_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -21,4 +21,4 @@ redis.call('DEL', log)
 redis.call('XADD', log, '0-1', 'e', fill_time(ARGV[7], 'at', now))
 redis.call('PEXPIRE', rec, timeout_ms + retention_ms)
 redis.call('PEXPIRE', log, timeout_ms + retention_ms)
-return {'accepted', 'status', 'queued'}
+return {'accepted', 'status', 'queued', 'submitted_ms', tostring(now)}

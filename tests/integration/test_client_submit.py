@@ -2,6 +2,7 @@
 
 import asyncio
 import string
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,8 @@ from redis.asyncio import Redis
 
 from demo.valkey import EmbeddedValkey
 from producers.client import Client
+from producers.enqueue import Enqueuer
+from producers.store import ProducerStore
 from schemas import codec, keys
 from schemas.deltas import Accepted
 from schemas.errors import (
@@ -132,6 +135,30 @@ async def test_a_repeated_submit_mends_a_missing_enqueue(client: Client, redis: 
     assert (await client.submit({**HELLO, "id": "mine"})).standing
     assert await queued(redis) == [b"mine"]
     assert await redis.exists(keys.job_key("mine"))
+
+
+@pytest.mark.parametrize("ahead_ms", [3_600_000, -3_600_000])
+async def test_a_producers_clock_neither_delays_nor_prefers(
+    client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch, ahead_ms: int
+) -> None:
+    # given a producer whose clock is wrong by an hour, expect its request due when the server says it was submitted
+    monkeypatch.setattr("arq.connections.timestamp_ms", lambda: time.time_ns() // 10**6 + ahead_ms)
+    await client.submit({**HELLO, "id": "mine"})
+    assert await redis.zscore(keys.QUEUE, "mine") == int(await redis.hget(keys.rec_key("mine"), "submitted_ms") or 0)
+
+
+async def test_a_mended_job_stands_as_long_as_its_request(redis_url: str, redis: Redis) -> None:
+    # given a request with more time than requests usually have, whose job was lost, if a reader mends that, expect the
+    # job to have as much time, and its old place
+    async with await Client.connect(redis_url, run_limit_s=1, retention_s=1) as client:
+        await client.submit({**HELLO, "id": "mine", "timeout_s": 5_000})
+        before = await redis.zscore(keys.QUEUE, "mine")
+        await redis.delete(keys.QUEUE, keys.job_key("mine"))
+        store = await ProducerStore.connect(redis_url, timeout_s=5.0)
+        await Enqueuer(store).mend("mine")
+        await store.close()
+    assert await redis.pttl(keys.job_key("mine")) > 4_900_000
+    assert await redis.zscore(keys.QUEUE, "mine") == before
 
 
 async def test_a_request_that_has_ended_is_not_queued_again(client: Client, redis: Redis) -> None:
