@@ -57,13 +57,15 @@ class Assembled:
 
     @property
     def reasoning(self) -> str:
-        """The reasoning so far."""
-        return "".join(delta.reasoning for delta in self._deltas.read() if isinstance(delta, ReasoningDelta))
+        """The reasoning so far, call by call, as in the outcome."""
+        said = [delta for delta in self._deltas.read() if isinstance(delta, ReasoningDelta)]
+        return "".join(delta.reasoning for delta in sorted(said, key=_call))
 
     @property
     def content(self) -> str:
-        """The text for the user so far."""
-        return "".join(delta.content or "" for delta in self._deltas.read() if isinstance(delta, AssistantDelta))
+        """The text for the user so far, call by call, as in the outcome."""
+        said = [delta for delta in self._deltas.read() if isinstance(delta, AssistantDelta)]
+        return "".join(delta.content or "" for delta in sorted(said, key=_call))
 
     @property
     def refusal(self) -> str:
@@ -142,3 +144,7 @@ class Assembled:
                     so_far.arguments + (part.arguments or ""),
                 )
         return calls
+
+
+def _call(delta: ReasoningDelta | AssistantDelta) -> int:
+    return delta.call or 0

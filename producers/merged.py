@@ -16,12 +16,15 @@ class MergedDeltas:
 
     def add(self, delta: Delta) -> None:
         """Takes the next delta."""
-        call = delta.call if isinstance(delta, ToolCallDelta) else 0
+        call = delta.call or 0
         refused = isinstance(delta, AssistantDelta) and delta.refusal is not None
         self._parts.setdefault((type(delta), delta.i, call, refused), []).append(delta)
 
     def read(self) -> tuple[Delta, ...]:
-        """What they have come to, in the order in which each began."""
+        """What they have come to, in the order in which each began.
+
+        Reasoning and text that came out of several calls are told apart by `call`.
+        """
         for parts in self._parts.values():
             parts[:] = [_joined(parts)]  # and need not be joined again
         return tuple(parts[0] for parts in self._parts.values())

@@ -114,14 +114,14 @@ class TerminalView:
     def show(self, item: Tailed) -> None:
         """Writes one item."""
         match item.entry:
-            case ReasoningDelta(i=run, reasoning=text):
-                self._piece(("reasoning", run), "reasoning", text, _DIM)
+            case ReasoningDelta(i=run, reasoning=text, call=call):
+                self._piece(("reasoning", run, call), "reasoning", text, _DIM)
             case ToolCallDelta():
                 self._tool_call(item.entry)
             case AssistantDelta(i=run, refusal=str(text)):
                 self._piece(("refusal", run), "refusal", text, _YELLOW)
-            case AssistantDelta(i=run):
-                self._piece(("text", run), "text", item.entry.content or "", None)
+            case AssistantDelta(i=run, call=call):
+                self._piece(("text", run, call), "text", item.entry.content or "", None)
             case entry:
                 self._note(entry)
         self._out.flush()

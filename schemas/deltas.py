@@ -54,12 +54,16 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="message_
 
 
 class ReasoningDelta(Entry, frozen=True, tag="reasoning_message"):
-    """A piece of the model's reasoning. `source` stands only in the first of a run."""
+    """A piece of the model's reasoning. `source` stands only in the first of a run.
+
+    `call` stands where it was taken out of tool call number `call`, but for the first: calls may be interleaved.
+    """
 
     i: int
     ms: int
     reasoning: str
     source: ReasoningSource | None = None
+    call: int | None = None
 
 
 class ToolCallDelta(Entry, frozen=True, tag="tool_call_message"):
@@ -72,12 +76,13 @@ class ToolCallDelta(Entry, frozen=True, tag="tool_call_message"):
 
 
 class AssistantDelta(Entry, frozen=True, tag="assistant_message"):
-    """A piece of the text for the user, or of a refusal; one of the two is set."""
+    """A piece of the text for the user, or of a refusal; one of the two is set. `call` as in `ReasoningDelta`."""
 
     i: int
     ms: int
     content: str | None = None
     refusal: str | None = None
+    call: int | None = None
 
 
 class Accepted(Entry, frozen=True, tag="accepted"):

@@ -131,17 +131,21 @@ def worker_task(
 
 def shown(entries: list[Tailed]) -> tuple[str, str, dict[int, str]]:
     """What the deltas of the last attempt add up to: text, reasoning, arguments by call."""
-    text, reasoning, arguments = "", "", dict[int, str]()
+    text, reasoning, arguments = dict[int, str](), dict[int, str](), dict[int, str]()
     for item in entries:
         match item.entry:
             case AttemptStarted():
-                text, reasoning, arguments = "", "", dict[int, str]()
-            case AssistantDelta(content=content, refusal=refusal):
-                text += content or refusal or ""
-            case ReasoningDelta(reasoning=piece):
-                reasoning += piece
+                text, reasoning, arguments = dict[int, str](), dict[int, str](), dict[int, str]()
+            case AssistantDelta(content=content, refusal=refusal, call=call):
+                text[call or 0] = text.get(call or 0, "") + (content or refusal or "")
+            case ReasoningDelta(reasoning=piece, call=call):
+                reasoning[call or 0] = reasoning.get(call or 0, "") + piece
             case ToolCallDelta(call=call, tool_call=part):
                 arguments[call] = arguments.get(call, "") + (part.arguments or "")
             case _:
                 pass
-    return text, reasoning, arguments
+    return _by_call(text), _by_call(reasoning), arguments
+
+
+def _by_call(texts: Mapping[int, str]) -> str:
+    return "".join(texts[call] for call in sorted(texts))

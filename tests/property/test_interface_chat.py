@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.deltas import ReasoningDelta
 from tests.chat_reading import Joined, call_part, check_indexes, chunk, in_pieces, joined, read
 from worker.interface.options import Options
 
@@ -297,3 +298,10 @@ def test_interleaved_calls_are_told_apart(data: st.DataObject, arguments: list[s
     texts = joined(deltas)
     assert [texts["arguments", n] for n in range(len(calls))] == [without_thoughts(text) for text in arguments]
     assert [call.arguments for call in outcome.tool_calls] == arguments
+    said = ["".join(strings_of(text, KEY)) for text in arguments]
+    thoughts = dict.fromkeys(range(len(calls)), "")
+    for delta in deltas:
+        if isinstance(delta, ReasoningDelta):
+            thoughts[delta.call or 0] += delta.reasoning
+    assert list(thoughts.values()) == said
+    assert (outcome.reasoning or "") == "".join(said)

@@ -53,7 +53,10 @@ def test_keys_come_from_the_environment_and_are_written_nowhere() -> None:
     environment: dict[str, str | None] = SERVICES["worker"]["environment"]
     assert environment["OPENAI_API_KEY"] is None
     assert environment["OPENAI_BASE_URL"] is None
-    assert environment["TAILRACE_REDIS_URL"] == "${TAILRACE_REDIS_URL:-redis://worker:${WORKER_PASSWORD:-worker}@valkey:6379/0}"
+    assert (
+        environment["TAILRACE_REDIS_URL"]
+        == "${TAILRACE_REDIS_URL:-redis://worker:${WORKER_PASSWORD:-worker}@valkey:6379/0}"
+    )
 
 
 def test_the_simulator_runs_only_when_asked_for() -> None:

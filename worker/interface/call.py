@@ -163,7 +163,7 @@ class CallState:
         view: ArgumentsView
         if assistant:
             content_key = options.assistant_message_tool_kwarg
-            view = AssistantText(content_key, thoughts_key, self._emitter.content, self._thought)
+            view = AssistantText(content_key, thoughts_key, self._say, self._thought)
         elif thoughts_key is not None:
             view = ArgumentsWithoutThoughts(thoughts_key, self._show, self._thought, self._make_nameable)
         else:
@@ -175,7 +175,10 @@ class CallState:
         view.feed(held)
 
     def _thought(self, text: str) -> None:
-        self._emitter.reasoning(text, "non_reasoner_model")
+        self._emitter.reasoning(text, "non_reasoner_model", self.number)
+
+    def _say(self, text: str) -> None:
+        self._emitter.content(text, self.number)
 
     def _show(self, text: str) -> None:
         if self._named:

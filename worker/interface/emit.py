@@ -39,29 +39,29 @@ class Emitter:
         self._index = -1
         self._type: type[Delta] | None = None
         self._source: ReasoningSource | None = None
-        self._reasoning: list[str] = []
-        self._content: list[str] = []
+        self._reasoning: dict[int, list[str]] = {}
+        self._content: dict[int, list[str]] = {}
         self._refusal: list[str] = []
         self.reasoning_source: ReasoningSource | None = None
         """Where the first piece of reasoning came from."""
 
-    def reasoning(self, text: str, source: ReasoningSource) -> None:
-        """A piece of reasoning: `reasoner_model` for native one, `non_reasoner_model` for inner thoughts."""
+    def reasoning(self, text: str, source: ReasoningSource, call: int = 0) -> None:
+        """A piece of reasoning: `reasoner_model` for native one, `non_reasoner_model` for inner thoughts of a call."""
         if not text:
             return
-        self._reasoning.append(text)
+        self._reasoning.setdefault(call, []).append(text)
         self.reasoning_source = self.reasoning_source or source
         last = self._pieces[-1] if self._pieces else None
-        if last is not None and last.kind is _Kind.REASONING and last.source == source:
+        if last is not None and last.kind is _Kind.REASONING and last.source == source and last.call == call:
             last.texts.append(text)
         else:
-            self._pieces.append(_Piece(_Kind.REASONING, [text], source=source))
+            self._pieces.append(_Piece(_Kind.REASONING, [text], call, source))
 
-    def content(self, text: str) -> None:
-        """A piece of the text for the user."""
+    def content(self, text: str, call: int = 0) -> None:
+        """A piece of the text for the user; out of a call of the assistant's tool, or what stands beside the calls."""
         if text:
-            self._content.append(text)
-            self._add(_Kind.CONTENT, text)
+            self._content.setdefault(call, []).append(text)
+            self._add(_Kind.CONTENT, text, call)
 
     def refusal(self, text: str) -> None:
         """A piece of a refusal."""
@@ -92,13 +92,13 @@ class Emitter:
 
     @property
     def reasoning_text(self) -> str | None:
-        """All reasoning so far, None where there was none."""
-        return "".join(self._reasoning) or None
+        """All reasoning so far, call by call, None where there was none."""
+        return _call_by_call(self._reasoning)
 
     @property
     def content_text(self) -> str | None:
-        """All text shown so far, None where there was none."""
-        return "".join(self._content) or None
+        """All text shown so far, call by call, None where there was none."""
+        return _call_by_call(self._content)
 
     @property
     def refusal_text(self) -> str | None:
@@ -119,11 +119,11 @@ class Emitter:
         if kind is _Kind.TOOL_ARGUMENTS:
             return ToolCallDelta(self._turn(ToolCallDelta), ms, piece.call, ToolCallPart(arguments=text))
         if kind is _Kind.CONTENT:
-            return AssistantDelta(self._turn(AssistantDelta), ms, content=text)
+            return AssistantDelta(self._turn(AssistantDelta), ms, content=text, call=piece.call or None)
         if kind is _Kind.REASONING:
             index, said = self._turn(ReasoningDelta), self._source
             self._source = piece.source
-            return ReasoningDelta(index, ms, text, piece.source if piece.source != said else None)
+            return ReasoningDelta(index, ms, text, piece.source if piece.source != said else None, piece.call or None)
         if kind is _Kind.REFUSAL:
             return AssistantDelta(self._turn(AssistantDelta), ms, refusal=text)
         return ToolCallDelta(self._turn(ToolCallDelta), ms, piece.call, piece.part or ToolCallPart())
@@ -135,3 +135,8 @@ class Emitter:
             self._index += 1
             self._source = None
         return self._index
+
+
+def _call_by_call(texts: dict[int, list[str]]) -> str | None:
+    """Calls may be interleaved: what each of them says stays in one piece. What is of no call stands with the first."""
+    return "".join("".join(texts[call]) for call in sorted(texts)) or None

@@ -19,18 +19,28 @@ class ShownCall(msgspec.Struct):
 class Shown(msgspec.Struct):
     """All that the deltas of the last attempt show."""
 
-    content: str = ""
+    texts: dict[int, str] = msgspec.field(default_factory=dict[int, str])
+    thoughts: dict[int, str] = msgspec.field(default_factory=dict[int, str])
     refusal: str = ""
-    reasoning: str = ""
     calls: dict[int, ShownCall] = msgspec.field(default_factory=dict[int, ShownCall])
+
+    @property
+    def content(self) -> str:
+        """The text, call by call."""
+        return "".join(self.texts[call] for call in sorted(self.texts))
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning, call by call."""
+        return "".join(self.thoughts[call] for call in sorted(self.thoughts))
 
     def add(self, entry: LogEntry | ReaderEvent) -> None:
         """The next entry of the attempt."""
         match entry:
             case ReasoningDelta():
-                self.reasoning += entry.reasoning
+                self.thoughts[entry.call or 0] = self.thoughts.get(entry.call or 0, "") + entry.reasoning
             case AssistantDelta():
-                self.content += entry.content or ""
+                self.texts[entry.call or 0] = self.texts.get(entry.call or 0, "") + (entry.content or "")
                 self.refusal += entry.refusal or ""
             case ToolCallDelta():
                 call = self.calls.setdefault(entry.call, ShownCall())
