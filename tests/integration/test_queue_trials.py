@@ -7,10 +7,12 @@ import pytest
 from arq.connections import ArqRedis
 
 from schemas import keys
+from tests.integration.test_queue_verbs import one
 from tests.integration.test_queue_worker import Gate
 from tests.queue_rig import Death, left_behind, plain_client, running, wake
 from tests.until import until
 from worker.lease import Stop
+from worker.queue_store import QueueStore
 
 NEVER_S = 50.0
 """A trial that no test outlives."""
@@ -40,15 +42,19 @@ async def gone(client: ArqRedis) -> bool:
     return await left_behind(client) == set()
 
 
-async def test_beside_one_on_trial_nothing_begins(redis_url: str, client: ArqRedis) -> None:
-    # given a suspect that has begun alone, if another job comes, expect only another worker to take it; once the trial
-    # is over, this one too
+@pytest.mark.parametrize(("trial_s", "crashes"), [(NEVER_S, 2), (0.01, 15)])
+async def test_beside_one_on_trial_nothing_begins(
+    redis_url: str, client: ArqRedis, trial_s: float, crashes: int
+) -> None:
+    # given a suspect that has begun alone, whose trial is long from the first, or because it crashed so often, if
+    # another job comes, expect only another worker to take it; once the trial is over, this one too
     first, second = Gate(), Gate()
-    async with running(redis_url, first.generate, trial_s=NEVER_S):
-        await suspect(client, "a")
+    async with running(redis_url, first.generate, trial_s=trial_s):
+        await suspect(client, "a", crashes)
         await until(lambda: first.started(1))
         assert await trial(client, "a") == b"alone"
         await client.enqueue_job("generate", _job_id="b")
+        await wake(client)
         async with running(redis_url, second.generate, max_jobs=1):
             await wake(client)
             await until(lambda: second.started(1))
@@ -86,6 +92,22 @@ async def test_a_trial_waits_until_those_before_it_are_proven(redis_url: str, cl
         await wake(client)
         await until(lambda: leases(client, 2))
         assert not gate.started(2)
+        gate.open.set()
+        await until(lambda: gone(client))
+    assert [lease.request_id for lease in gate.leases] == ["a", "b"]
+
+
+async def test_who_outlived_a_short_trial_is_not_proven_for_a_long_one(redis_url: str, client: ArqRedis) -> None:
+    # given a suspect whose short trial is over, if one comes that has crashed more often, expect it to wait for longer
+    gate = Gate()
+    async with running(redis_url, gate.generate, trial_s=0.01):
+        await suspect(client, "a")
+        await until(lambda: gate.started(1))
+        await until(lambda: blameless(client, "a"))
+        await suspect(client, "b", 15)
+        await wake(client)
+        await until(lambda: leases(client, 2))
+        assert await trial(client, "b") is None
         gate.open.set()
         await until(lambda: gone(client))
     assert [lease.request_id for lease in gate.leases] == ["a", "b"]
@@ -183,3 +205,29 @@ async def test_where_one_crash_is_too_many_there_are_no_trials(redis_url: str, c
         await until(lambda: gone(client))
         assert worker.deaths == [Death("a", "job_crashed", queued=True)]
     assert gate.leases == []
+
+
+# What Redis notes
+
+
+async def test_blame_is_given_out_until_an_outage_was_the_cause(client: ArqRedis, redis_url: str) -> None:
+    # given a job alone when its lease ran out, expect whoever claims it next told, also where the answer was lost; if
+    # the owner comes back and says that the server had not answered, expect no blame any more
+    short = QueueStore(redis_url, lease_s=0.05, poll_s=1.0)
+    long = QueueStore(redis_url, lease_s=60.0, poll_s=1.0)
+    try:
+        await client.enqueue_job("generate", _job_id="a")
+        job, lease = await one(short, "t")
+        assert not job.blamed
+        assert await short.note_trial(lease, alone=True)
+        heir, _ = await one(long, "u")
+        again = (await long.claim(1, "u", again=True)).jobs
+        assert (heir.blamed, [job.blamed for job in again]) == (True, [True])
+        assert not await short.note_trial(lease, alone=True)
+        assert await trial(client, "a") == b"blamed"
+        lease.cut_off = True
+        assert not await short.hand_back(lease, delay_ms=0, why="lease_expired")
+        assert await client.hmget(keys.queue_state_key("a"), ["crashes", "trial"]) == [b"0", None]
+    finally:
+        await short.close()
+        await long.close()
