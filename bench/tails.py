@@ -1,4 +1,4 @@
-"""`bench tails`: many tails in one process, through the Client, beside one blocking connection a tail.
+"""`bench tails`: many tails in one process, through the Client and the gateway, beside one blocking connection a tail.
 
 The writer is the worker's own publisher, in a process of its own; each request has 20 deltas a second. Reader, writer
 and server share the machine's cores.
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from bench import tails_gateway
 from bench.figures import BenchError, Report
 from bench.programs import Fleet, Program, cpu_s
 from bench.statistics import median
@@ -62,6 +63,8 @@ def run(report: Report, *, quick: bool) -> None:
                 report.progress(f"{count:,} tails: {NAMES[way]}")
                 rows[way] = _measure(way, count, effort)
         _tell(report, count, rows)
+    for rate in (tails_gateway.EASY_RATE,) if quick else (tails_gateway.EASY_RATE, RATE):
+        tails_gateway.tell(report, rate, tails_gateway.measure(report, rate, effort.windows, effort.window_s))
     _tell_pushes(report, {mute: _unheard(report, mute, effort) for mute in (False, True)})
 
 

@@ -70,9 +70,9 @@ async def follow_raw(fanout: Fanout, request_id: str, count: Count, opened: Call
             opened()
 
 
-def rss_bytes() -> int:
-    """What the process has in memory (proc(5), statm)."""
-    with open("/proc/self/statm") as statm:
+def rss_bytes(pid: int | None = None) -> int:
+    """What a process has in memory, this one unless told (proc(5), statm)."""
+    with open(f"/proc/{pid or 'self'}/statm") as statm:
         return int(statm.read().split()[1]) * _PAGE_BYTES
 
 

@@ -24,6 +24,10 @@ from worker.publisher import Publisher
 
 TOKEN = "bench"  # noqa: S105 -- names the owner of an attempt; nothing is secret here
 _LIFE_S = 600
+_RECORD: dict[str | bytes, bytes | float | int | str] = {
+    **{"status": "running", "attempt": 1, "token": TOKEN, "api": "chat", "model": "m"},
+    **{"submitted_ms": 1_767_225_600_000, "deadline_ms": 4_102_444_800_000},  # the gateway asks where a request stands
+}
 _STEP_S = 0.002
 BACKLOG_BYTES = 512 * 200  # about one full commit
 
@@ -39,7 +43,7 @@ async def prepare(url: str, count: int) -> None:
             async with redis.pipeline(transaction=False) as pipe:
                 for number in range(first, min(first + 500, count)):
                     request_id = f"bench-{number}"
-                    pipe.execute_command("HSET", rec_key(request_id), "status", "running", "attempt", 1, "token", TOKEN)
+                    pipe.hset(rec_key(request_id), mapping=_RECORD)
                     pipe.xadd(log_key(request_id), {"e": accepted}, id="0-1")
                     pipe.xadd(log_key(request_id), {"e": started}, id="1-0")
                     pipe.expire(rec_key(request_id), _LIFE_S)
