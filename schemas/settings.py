@@ -32,7 +32,8 @@ class Settings(BaseModel):
         first_byte_timeout_s: from the request sent to the first byte of the answer.
         idle_timeout_s: the longest pause between two pieces of the answer.
         max_attempts: how often a request is tried in all, where the model's server fails.
-        max_crashes: workers that may die or hang with a request before it counts as one that kills them.
+        max_crashes: workers that may die or hang with a request before it counts as one that kills them; the last of
+            them while it began alone.
         dead_letters: which requests go into the dead-letter list: `poison` (no worker could give them a fair run) or
             `failed` (all that end as failed).
         retention_s: how long log and record stay after the end.

@@ -14,7 +14,7 @@ from tests.fault.queue_workers import events, worker_process
 from tests.queue_rig import left_behind, plain_client
 from tests.until import until
 
-INNOCENTS = 12
+INNOCENTS = 8
 LIMIT_S = 60.0
 
 
@@ -52,7 +52,7 @@ async def test_poison_dies_alone(redis_url: str, fuse_s: float) -> None:
     # to be hit again and again, expect it to be found, and every other to come to its own end
     async with plain_client(redis_url) as client:
         for number in range(INNOCENTS):
-            await client.enqueue_job("generate", 2.5, _job_id=f"innocent-{number}")
+            await client.enqueue_job("generate", 1.5, _job_id=f"innocent-{number}")
         await client.enqueue_job("generate", fuse_s, True, _job_id="poison")
         async with kept(redis_url, 2):
             await until(lambda: all_ended(client), LIMIT_S)
