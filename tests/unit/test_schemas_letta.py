@@ -53,7 +53,8 @@ def on_the_wire(pieces: list[Piece]) -> list[Delta]:
             part = ToolCallPart(name=text, tool_call_id="call_1") if detail == "name" else ToolCallPart(arguments=text)
             deltas.append(ToolCallDelta(run, ms, 0, part))
         else:
-            deltas.append(AssistantDelta(run, ms, **{detail: text}))
+            payload: dict[str, Any] = {detail: text}
+            deltas.append(AssistantDelta(run, ms, **payload))
     return deltas
 
 
