@@ -149,6 +149,8 @@ class Attempt:
             StoreError: Redis could not be written to for too long.
         """
         ended = await self._receive()
+        if ended.how is End.FAILED and not self._lease.holds():
+            return Ended(End.LOST)  # who hung for so long cannot tell whether the server did
         if ended.how is End.LOST or isinstance(ended.error, LogFull):
             return ended
         try:

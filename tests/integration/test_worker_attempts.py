@@ -47,11 +47,11 @@ class Owner:
     async def submit(self, scenario: Mapping[str, Any], **more: Any) -> str:
         return (await self.client.submit(request_for(scenario, **more))).id
 
-    def lease(self, request_id: str, attempt: int = 1) -> Lease:
+    def lease(self, request_id: str, attempt: int = 1, ends_at: float = inf) -> Lease:
         async def mint(lease: Lease, above: int) -> int:
             return max(lease.attempt, above) + 1
 
-        return Lease(request_id, attempt=attempt, token=OWNER, why="first", crashes=0, ends_at=inf, mint=mint)
+        return Lease(request_id, attempt=attempt, token=OWNER, why="first", crashes=0, ends_at=ends_at, mint=mint)
 
     @asynccontextmanager
     async def running(self, lease: Lease, entries: int = 3) -> AsyncGenerator[asyncio.Task[None]]:
@@ -193,6 +193,16 @@ async def test_an_attempt_taken_over_ends_without_a_word(owner: Owner) -> None:
                 await task
         await until(lambda: owner.simulator.ledger.entries()[0].ended == "client_closed")
     assert (await owner.redis.xrevrange(log_key(request_id), count=1))[0][0] == b"2-0"
+
+
+async def test_who_hung_blames_nobody(owner: Owner) -> None:
+    # given an owner whose lease has run out unnoticed while nobody took over, if its answer fails, which may be for its
+    # own long silence, expect the request not to fail for that, and nothing written
+    request_id = await owner.submit({"faults": [{"kind": "status", "status": 401}]})
+    with pytest.raises(RetryJob):
+        await owner.runner.run(owner.lease(request_id, ends_at=-inf))
+    assert owner.calls == 1
+    assert (await owner.status(request_id), await owner.redis.xlen(log_key(request_id))) == ("running", 2)
 
 
 async def test_a_log_that_was_deleted_ends_the_attempt(owner: Owner) -> None:
