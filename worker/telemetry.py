@@ -24,8 +24,8 @@ def log_to(stream: TextIO = sys.stderr, level: int = logging.INFO) -> None:
 def event(verb: str, request_id: str, /, *, level: int = logging.INFO, **fields: object) -> None:
     """One line: the verb, the request, then `name=value`."""
     if _logger.isEnabledFor(level):
-        told = " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
-        _logger.log(level, "%-9s %s %s", verb, request_id, told)
+        told = [f"{name}={value}" for name, value in fields.items() if value is not None]
+        _logger.log(level, "%-9s %s", verb, " ".join((request_id, *told)))
 
 
 def fault(request_id: str, error: BaseException) -> None:
