@@ -35,7 +35,7 @@ GATEWAYS, WORKERS = 2, 3
 CLIENTS_A_REQUEST = 10
 AWAY_S = 0.5  # Valkey, at most
 PAUSE_S = 2.0  # between two faults of one kind, at most: long enough for all to get somewhere
-ONE_LEAVES_AFTER = 60  # frames
+ONE_LEAVES_AFTER = 40  # frames, at most
 LIMIT_S = 600.0
 
 
@@ -128,9 +128,9 @@ async def disturb(at: Site, dice: Random, is_over: Callable[[], bool]) -> Counte
     async def again_and_again(what: str, act: Callable[[signal.Signals], Awaitable[None]]) -> None:
         while not is_over():
             for by in dice.sample((signal.SIGKILL, signal.SIGTERM), 2):
-                await asyncio.sleep(dice.random() * PAUSE_S)
-                await act(by)
+                await act(by)  # the first ones at once: then every worker has its hands full
                 done[f"{what} {by.name}"] += 1
+                await asyncio.sleep(dice.random() * PAUSE_S)
 
     async with asyncio.TaskGroup() as loops:
         loops.create_task(again_and_again("gateway", partial(restart, at.gateways)))
@@ -197,7 +197,7 @@ async def test_every_client_ends_with_the_exact_outcome(tmp_path: Path, capsys: 
     for number, client in enumerate(clients):
         check(client, outcomes[number % asked.requests], logs[number % asked.requests])
     assert crashed, "no worker died with a request: too short a run"
-    assert opened > 2 * asked.clients
+    assert opened > 1.5 * asked.clients, "hardly anybody came back"
 
 
 async def stands(at: Site, links: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[list[str]]]:
