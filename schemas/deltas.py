@@ -56,7 +56,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="message_
 class ReasoningDelta(Entry, frozen=True, tag="reasoning_message"):
     """A piece of the model's reasoning. `source` stands only in the first of a run.
 
-    `call` stands where it was taken out of tool call number `call`, but for the first: calls may be interleaved.
+    `call`, left out where it is 0, says which tool call it was taken out of, or follows: calls may be interleaved.
     """
 
     i: int

@@ -230,7 +230,8 @@ def test_a_fork_may_use_it_on_both_sides(redis_url: str) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
-    assert done.stderr == ""
+    # A line that a callback was slow tells of the machine's load; every other one of a fault.
+    assert [line for line in done.stderr.splitlines() if not line.startswith("Executing <")] == []
 
 
 _INTERRUPTED = """

@@ -45,10 +45,11 @@ class Emitter:
         self.reasoning_source: ReasoningSource | None = None
         """Where the first piece of reasoning came from."""
 
-    def reasoning(self, text: str, source: ReasoningSource, call: int = 0) -> None:
+    def reasoning(self, text: str, source: ReasoningSource, call: int | None = None) -> None:
         """A piece of reasoning: `reasoner_model` for native one, `non_reasoner_model` for inner thoughts of a call."""
         if not text:
             return
+        call = _standing_with(self._reasoning) if call is None else call
         self._reasoning.setdefault(call, []).append(text)
         self.reasoning_source = self.reasoning_source or source
         last = self._pieces[-1] if self._pieces else None
@@ -57,9 +58,10 @@ class Emitter:
         else:
             self._pieces.append(_Piece(_Kind.REASONING, [text], call, source))
 
-    def content(self, text: str, call: int = 0) -> None:
+    def content(self, text: str, call: int | None = None) -> None:
         """A piece of the text for the user; out of a call of the assistant's tool, or what stands beside the calls."""
         if text:
+            call = _standing_with(self._content) if call is None else call
             self._content.setdefault(call, []).append(text)
             self._add(_Kind.CONTENT, text, call)
 
@@ -137,6 +139,11 @@ class Emitter:
         return self._index
 
 
+def _standing_with(texts: dict[int, list[str]]) -> int:
+    """What is of no call stands with the last that has spoken: where calls follow each other, all stays in order."""
+    return max(texts, default=0)
+
+
 def _call_by_call(texts: dict[int, list[str]]) -> str | None:
-    """Calls may be interleaved: what each of them says stays in one piece. What is of no call stands with the first."""
+    """Calls may be interleaved: what each of them says stays in one piece."""
     return "".join("".join(texts[call]) for call in sorted(texts)) or None
