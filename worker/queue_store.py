@@ -3,6 +3,7 @@
 Every call is bounded in time: a server that hangs must not hang the renewal. Nothing is tried again here.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
@@ -67,13 +68,15 @@ class QueueStore:
         self._lease_ms = round(lease_s * 1000)
         reply_s = min(max(lease_s / 3, 0.5), REPLY_TIMEOUT_S)
         self.arq = ArqRedis(self._pool(CONNECTIONS, reply_s), job_serializer=encode_job, job_deserializer=decode_job)
-        # Renewals wait for nobody else's turn.
-        self._renewals = Redis.from_pool(self._pool(1, reply_s))
+        # Renewals wait for nobody else's turn. Their limit spans the whole call, a new connection's greetings included:
+        # one limit for each of these would let a call on a dead line outlast a short lease.
+        self._renewals = Redis.from_pool(self._pool(1, None))
+        self._renewal_s = reply_s
         self._wake_ups = Redis.from_pool(self._pool(1, poll_s + BLOCKING_MARGIN_S))
         self._cancels = Redis.from_pool(self._pool(1, reply_s))
         self._registered = {script.name: self.arq.register_script(script.text) for script in _SCRIPTS}
 
-    def _pool(self, connections: int, reply_s: float) -> BlockingConnectionPool:
+    def _pool(self, connections: int, reply_s: float | None) -> BlockingConnectionPool:
         return BlockingConnectionPool.from_url(
             self._url,
             max_connections=connections,
@@ -248,8 +251,10 @@ class QueueStore:
         return await self._ask(client, lambda: run([str(name) for name in names], args, client))
 
     async def _ask(self, client: Redis, call: Callable[[], Awaitable[_T]]) -> _T:
+        limit_s = self._renewal_s if client is self._renewals else None
         try:
-            return await call()
+            async with asyncio.timeout(limit_s):
+                return await call()
         except ReadOnlyError as error:  # the primary has become a replica: connect anew, to whoever is the primary now
             await client.connection_pool.disconnect(inuse_connections=False)
             raise store_error(error) from error

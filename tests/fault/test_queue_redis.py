@@ -13,13 +13,16 @@ from arq.connections import ArqRedis
 
 from demo.valkey import EmbeddedValkey
 from schemas import keys, scripts
-from schemas.scripts import Script
+from schemas.errors import StoreUnavailable
+from schemas.scripts import ClaimedJob, Script
 from tests.proxy import Proxy
-from tests.queue_rig import DEADLINE_S, left_behind, plain_client, running
+from tests.queue_rig import DEADLINE_S, lease_of, left_behind, plain_client, running
 from tests.until import until
 from worker.lease import Lease, Stop
+from worker.queue_store import QueueStore
 
 LONG_S = 60.0
+JOB = ClaimedJob("a", attempt=1, why="first", crashes=0, blamed=False, score=0, envelope=b"")
 
 
 class Jobs:
@@ -204,6 +207,19 @@ async def test_a_lost_reply_neither_loses_nor_doubles(redis_url: str, client: Ar
         for job_id in ("first", "second"):
             assert await client.hmget(keys.queue_state_key(job_id), ["held", "crashes"]) == [b"0", b"0"]
             assert await client.exists(keys.lease_key(job_id)) == 0
+
+
+async def test_a_renewal_is_given_less_time_than_a_lease_however_many_answers_it_waits_for(redis_url: str) -> None:
+    # given a line on which each answer comes within the limit, but all that a new connection asks together do not, if
+    # leases are renewed, expect it to be given up, so that it is tried again while the lease still stands
+    async with Proxy(redis_url) as proxy:
+        store = QueueStore(proxy.url, lease_s=1.5, poll_s=LONG_S)
+        proxy.delay_s = 0.2  # a question and its answer take twice as long; a connection asks more than once
+        with pytest.raises(StoreUnavailable):
+            await store.renew([lease_of(JOB, "token", store)])
+        proxy.mend()
+        assert await store.renew([lease_of(JOB, "token", store)]) == {"a"}
+        await store.close()
 
 
 async def test_a_cancel_channel_that_fell_silent_is_replaced(
