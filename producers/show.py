@@ -31,7 +31,7 @@ from schemas.ids import EntryId
 _DIM, _CYAN, _GREEN, _YELLOW, _RED = "2", "36", "32", "33", "31"
 _STALLED = {
     "no_worker": "no worker gives a sign of life",
-    "busy": "all workers are busy",
+    "busy": "all workers are busy, or its tenant has as many running as it may",
     "lost": "its job was lost, and has been enqueued again",
 }
 _TERMINAL_COLOURS = {Completed: _GREEN, Incomplete: _YELLOW, Cancelled: _YELLOW, Failed: _RED}

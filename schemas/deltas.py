@@ -156,7 +156,8 @@ class Gap(Entry, frozen=True, tag="gap"):
 class Stalled(Entry, frozen=True, tag="stalled"):
     """Made by readers, without entry id: nobody has worked on the request for `for_ms`.
 
-    `why`: `no_worker` gives a sign of life; all are `busy`; or its job was `lost`, and enqueued again.
+    `why`: `no_worker` gives a sign of life; all are `busy`, or the tenant has as many running as it may; or the job
+    was `lost`, and enqueued again.
     """
 
     for_ms: int

@@ -229,6 +229,24 @@ def seen(edit: Callable[[list[Seen]], list[Seen]]) -> Doctor:
     )
 
 
+def told_to_wait(of: str, why: deltas.StalledWhy = "busy", at: float = BEGAN + 1.5, **request: Any) -> Doctor:
+    """Its first reader was told that nobody works on it; `request`: fields of every request of the campaign."""
+
+    def doctor(whole: History) -> History:
+        told = Seen(None, said(deltas.Stalled(10_000, why)), at)
+        readings = [
+            Reading(one.id, one.reader, [Segment(None, [told, *one.segments[0].items], one.segments[0].ended)])
+            if (one.id, one.reader) == (of, 0)
+            else one
+            for one in whole.readings
+        ]
+        for name in LOGS:
+            whole = plans(name, request={"id": name, **request})(whole)
+        return msgspec.structs.replace(whole, readings=readings)
+
+    return doctor
+
+
 def plans(request_id: str, **changes: Any) -> Doctor:
     def doctor(whole: History) -> History:
         requests = tuple(
@@ -323,6 +341,9 @@ DOCTORED: list[tuple[str, str, Doctor]] = [
     ("readers_saw_the_log", "two entries change places", seen(lambda items: items[::-1])),
     ("readers_saw_the_log", "an entry is another", seen(lambda items: [Seen(items[0].cursor, TEXT), *items[1:]])),
     ("readers_saw_the_log", "a gap is told", seen(lambda items: [*items, Seen(None, said(deltas.Gap("1-0", "1-2")))])),
+    ("only_a_limit_makes_wait", "no tenant, no limit", told_to_wait("waiting")),
+    ("only_a_limit_makes_wait", "no worker", told_to_wait("waiting", "no_worker", tenant="acme")),
+    ("only_a_limit_makes_wait", "fewer run than may", told_to_wait("waiting", at=BEGAN + 3, tenant="acme")),
     ("readers_saw_the_log", "the end is not seen", segments(lambda all_: all_[:-1])),
     (
         "readers_come_back_where_they_left",
@@ -495,6 +516,13 @@ def test_a_call_of_a_worker_that_hangs_may_stay_open() -> None:
 def test_jobs_that_nobody_can_run_are_no_fault() -> None:
     # given a job that nobody can run, if it stands in the dead-letter list, expect no objection
     assert checker.check(_poisoned(good())) == []
+
+
+def test_who_waits_for_its_tenant_to_have_room_may_be_told_so() -> None:
+    # given a tenant that has as many running as it may, if a reader of one more was told that nobody works on it,
+    # expect no objection
+    assert plan.SHORT.tenant_limit == 3
+    assert checker.check(told_to_wait("waiting", tenant="acme")(good())) == []
 
 
 def test_a_history_survives_writing() -> None:

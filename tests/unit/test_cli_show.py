@@ -80,7 +80,10 @@ def arguments(call: int, text: str, i: int = 0) -> ToolCallDelta:
         ),
         ([RetryScheduled(1, 1, "upstream_429", "12:00")], "[waiting] upstream_429: the next attempt begins at 12:00\n"),
         ([Gap("1-1", "1-5")], "[gap] what stood between 1-1 and 1-5 is lost\n"),
-        ([Stalled(5000, "busy")], "[stalled] for 5 s: all workers are busy\n"),
+        (
+            [Stalled(5000, "busy")],
+            "[stalled] for 5 s: all workers are busy, or its tenant has as many running as it may\n",
+        ),
     ],
 )
 def test_what_is_shown(entries: Sequence[LogEntry | ReaderEvent], expected: str) -> None:

@@ -1,10 +1,11 @@
 """Everything a history has on one request, decoded. Pure."""
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from functools import cached_property
 
 from schemas.codec import decode_entry, decode_outcome
-from schemas.deltas import LogEntry
+from schemas.deltas import AttemptStarted, LogEntry
 from schemas.ids import EntryId
 from schemas.outcome import Outcome
 from tests.fault.campaign.history import Answered, CancelCall, Disturbance, History, Reading, UpstreamCall
@@ -53,6 +54,18 @@ class Case:
         """Its outcome."""
         raw = (self.record or {}).get("outcome")
         return None if raw is None else decode_outcome(raw.encode())
+
+    @cached_property
+    def _ran(self) -> tuple[float, float] | None:
+        began = next((entry.at for _, entry in self.log if isinstance(entry, AttemptStarted)), None)
+        if began is None:
+            return None
+        finished = int((self.record or {}).get("finished_ms", "0")) / 1000 or self._ended
+        return datetime.fromisoformat(began).timestamp(), finished
+
+    def was_running(self, moment: float) -> bool:
+        """Whether it had begun by then, and had not ended."""
+        return self._ran is not None and self._ran[0] <= moment <= self._ran[1]
 
     @property
     def tail_of_log(self) -> str:

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
+import msgspec
+
 from schemas import keys
-from schemas.deltas import TERMINALS, AttemptStarted
+from schemas.deltas import TERMINALS, AttemptStarted, Gap, Stalled
 from tests.fault.campaign.case import Case, cases
-from tests.fault.campaign.history import History
+from tests.fault.campaign.history import History, Seen
 from tests.fault.campaign.verdicts import VERDICTS
 
 CLOSING_S = 0.8
@@ -101,13 +103,18 @@ def readers_saw_the_log(case: Case) -> Iterator[str]:
     for reading in case.readings:
         who = f"reader {reading.id}/{reading.reader}"
         seen = [item for segment in reading.segments for item in segment.items]
-        own = [item.raw for item in seen if item.cursor is None]
-        if own:
-            yield f"{who} was told {own[0]!r}"
+        gaps = [item.raw for item in seen if item.cursor is None and isinstance(_said(item), Gap)]
+        if gaps:
+            yield f"{who} was told {gaps[0]!r}"
         pairs = [(item.cursor, item.raw) for item in seen if item.cursor is not None]
         if pairs != whole:
             at = next((n for n, (one, other) in enumerate(zip(pairs, whole, strict=False)) if one != other), len(pairs))
             yield f"{who} saw {len(pairs)} of {len(whole)} entries, another than the log at {at}: {pairs[at : at + 1]}"
+
+
+def _said(item: Seen) -> Gap | Stalled:
+    """What a reader itself says."""
+    return msgspec.json.decode(item.raw, type=Gap | Stalled)
 
 
 def readers_come_back_where_they_left(case: Case) -> Iterator[str]:
@@ -226,7 +233,24 @@ def tenants_keep_their_limit(history: History) -> Iterator[str]:
             yield f"tenant {tenant} had {most} calls open at once, {history.plan.form.tenant_limit} are allowed"
 
 
+def only_a_limit_makes_wait(history: History) -> Iterator[str]:
+    """No reader is told that nobody works on its request, but where its tenant had as many running as it may."""
+    all_cases = list(cases(history))
+    for case in all_cases:
+        tenant = case.planned.request.get("tenant")
+        of_tenant = [other for other in all_cases if tenant and other.planned.request.get("tenant") == tenant]
+        for reading in case.readings:
+            for item in (item for segment in reading.segments for item in segment.items if item.cursor is None):
+                told = _said(item)
+                if not isinstance(told, Stalled):
+                    continue
+                running = sum(other is not case and other.was_running(item.at) for other in of_tenant)
+                if told.why != "busy" or not tenant or running < history.plan.form.tenant_limit:
+                    yield f"reader {case.id}/{reading.reader} was told {item.raw!r} while {running} of {tenant} ran"
+
+
 WHOLE: tuple[Callable[[History], Iterator[str]], ...] = (
+    only_a_limit_makes_wait,
     nothing_is_left_in_redis,
     nothing_is_left_upstream,
     workers_end_when_told,

@@ -162,7 +162,7 @@ class Reader:
         try:
             async with aclosing(self._client.tail(self.reading.id, after=after)) as tailed:
                 async for cursor, entry, raw in tailed:
-                    items.append(Seen(cursor, raw))
+                    items.append(Seen(cursor, raw) if cursor else Seen(cursor, raw, time.time()))
                     self._cursor = cursor or self._cursor
                     if isinstance(entry, TERMINALS):
                         ended = "terminal"

@@ -31,11 +31,15 @@ class CancelCall(msgspec.Struct, frozen=True, kw_only=True):
     status: str
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """An item of a tail: its cursor, None for what the reader itself says, and its JSON."""
+class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An item of a tail: its cursor, None for what the reader itself says, and its JSON.
+
+    `at`: when the reader said it; an entry of the log has times of its own.
+    """
 
     cursor: str | None
     raw: bytes
+    at: float = 0.0
 
 
 class Segment(msgspec.Struct, frozen=True):
