@@ -154,6 +154,19 @@ class Upstream:
                 self._ending.add(ending)
                 ending.add_done_callback(self._ending.discard)
 
+    async def reach(self) -> None:
+        """Asks for the list of models: whether the server is there, and takes the key. It costs nothing.
+
+        Raises:
+            UpstreamRefused, UpstreamUnavailable: as `open`.
+        """
+        try:
+            await self._client.models.with_raw_response.list()
+        except openai.APIStatusError as error:
+            raise self._refusal(error) from error
+        except openai.APIConnectionError as error:
+            raise _no_connection(error, self._limits) from error
+
     @property
     def ending(self) -> int:
         """Answers that were read to their end, and whose body has not ended yet."""

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("demo", "producers", "schemas", "worker")
 COMMANDS = [
-    *("cancel", "dead", "demo", "gateway", "key", "replay", "result"),
+    *("cancel", "dead", "demo", "doctor", "gateway", "key", "replay", "result"),
     *("simulator", "status", "submit", "tail", "worker"),
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

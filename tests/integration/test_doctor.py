@@ -1,0 +1,86 @@
+"""`tailrace doctor` on real servers: what is sound, what is wrong, and what it says to do about it."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from demo.simulator import Simulator
+from demo.valkey import EmbeddedValkey
+from tests.rig import KEY
+
+TAILRACE = Path(sys.executable).with_name("tailrace")
+NO_PLACE = "redis://127.0.0.1:1/0"
+
+Findings = dict[str, dict[str, Any]]
+
+
+async def doctor(redis_url: str, base_url: str, key: str = KEY, **settings: str) -> tuple[int, Findings]:
+    """Exit code, and findings by what was looked at."""
+    asked = await asyncio.create_subprocess_exec(
+        *(TAILRACE, "doctor", "--json"),
+        env={
+            "PATH": os.environ["PATH"],
+            "TAILRACE_REDIS_URL": redis_url,
+            "OPENAI_BASE_URL": base_url,
+            "OPENAI_API_KEY": key,
+            **settings,
+        },
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await asked.communicate()
+    return asked.returncode or 0, {finding["check"]: finding for finding in map(json.loads, said.splitlines())}
+
+
+def bad(findings: Findings) -> set[str]:
+    return {name for name, finding in findings.items() if finding["level"] == "bad"}
+
+
+async def test_what_is_sound_is_said_to_be(redis_url: str) -> None:
+    # given servers as they should be, expect nothing bad, and that no worker runs yet
+    async with Simulator(key=KEY) as simulator:
+        code, findings = await doctor(redis_url, simulator.url)
+    assert (code, bad(findings)) == (0, set())
+    assert findings["rights"]["level"] == findings["model's server"]["level"] == "good"
+    assert "tailrace worker" in findings["workers"]["advice"]
+
+
+async def test_a_server_that_may_evict_and_a_key_that_is_refused_are_found() -> None:
+    # given a Redis that evicts and a server that refuses the key, expect both, advice, exit code 1, and the key nowhere
+    with EmbeddedValkey(options={"maxmemory": "64mb", "maxmemory-policy": "allkeys-lru"}) as valkey:
+        async with Simulator(key=KEY) as simulator:
+            code, findings = await doctor(valkey.url, simulator.url, key="sk-another-key-0123456789")
+    assert (code, bad(findings)) == (1, {"eviction", "model's server"})
+    assert "noeviction" in findings["eviction"]["advice"]
+    assert "OPENAI_API_KEY" in findings["model's server"]["advice"]
+    assert "sk-another" not in json.dumps(findings)
+
+
+async def test_rights_that_a_user_lacks_are_found(tmp_path: Path) -> None:
+    # given a Redis user who may not hear cancels nor push, expect what it may not, and where the rules stand
+    rules = "user half on >half resetkeys resetchannels ~tr:* ~arq:* &tr:push:1 +@all\n"
+    (tmp_path / "users.acl").write_text(rules)
+    with EmbeddedValkey(options={"aclfile": str(tmp_path / "users.acl")}) as valkey:
+        async with Simulator() as simulator:
+            code, findings = await doctor(f"redis://half:half@127.0.0.1:{valkey.port}/0", simulator.url)
+    assert (code, bad(findings)) == (1, {"rights"})
+    assert "push to readers (and 1 more)" in findings["rights"]["found"]
+    assert "docs/redis-users.md" in findings["rights"]["advice"]
+
+
+async def test_servers_that_are_away_are_found_one_beside_the_other() -> None:
+    # given neither a Redis nor a model's server, expect both to be said
+    code, findings = await doctor(NO_PLACE, "http://127.0.0.1:1/v1")
+    assert (code, bad(findings)) == (1, {"redis", "model's server"})
+
+
+async def test_settings_that_cannot_be_used_or_do_not_go_together_are_found(redis_url: str) -> None:
+    # given a setting that is none, expect it named; given limits of which one is never reached, expect that said
+    async with Simulator() as simulator:
+        code, findings = await doctor(redis_url, simulator.url, TAILRACE_LEASE="3")
+        assert (code, bad(findings)) == (1, {"settings"})
+        assert "TAILRACE_LEASE is not a setting" in findings["settings"]["advice"]
+        code, findings = await doctor(redis_url, simulator.url, TAILRACE_RUN_LIMIT_S="30")
+    assert (code, findings["settings"]["level"]) == (0, "note")

@@ -1,0 +1,170 @@
+"""The doctor: asks Redis and the model's server what a worker will need of them, before a request has to find out.
+
+Changes nothing: what it tries is tried on names that no request has. Judging Redis's answers is `doctor_redis.py`'s.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from time import monotonic, time
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from schemas import keys, scripts
+from schemas.errors import SettingsError, StoreError, StoreRefused, UpstreamError
+from schemas.push import channel, encode_pushes
+from schemas.settings import Settings
+from worker import doctor_redis as judge
+from worker.doctor_redis import Finding
+from worker.main import redis_client, upstream_of
+from worker.redis_link import CONNECT_TIMEOUT_S, FAILURES, address, store_error
+from worker.store import Store
+
+PINGS = 7
+NOBODY = "doctor"
+"""An id whose request nobody has."""
+
+WAITED_NOTED_S = 60.0
+
+
+async def examine(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Finding]:
+    """Looks at everything, one thing after the other.
+
+    Args:
+        settings: ours; that they could be read is the first finding.
+        environment: for what is the model's server's.
+    """
+    for finding in _settings(settings):
+        yield finding
+    redis = redis_client(settings.redis_url)
+    try:
+        async for finding in _redis(redis, address(settings.redis_url)):
+            yield finding
+    finally:
+        await redis.aclose(close_connection_pool=True)
+    async for finding in _upstream(settings, environment):
+        yield finding
+
+
+def _settings(settings: Settings) -> list[Finding]:
+    """Values that are allowed, and do not go together."""
+    advice: list[str] = []
+    if settings.first_byte_timeout_s >= settings.run_limit_s:
+        advice.append("TAILRACE_FIRST_BYTE_TIMEOUT_S is never reached: TAILRACE_RUN_LIMIT_S ends requests before it")
+    if settings.idle_timeout_s >= settings.run_limit_s:
+        advice.append("TAILRACE_IDLE_TIMEOUT_S is never reached: TAILRACE_RUN_LIMIT_S ends requests before it")
+    if settings.poll_s > settings.lease_s:
+        advice.append("TAILRACE_POLL_S above TAILRACE_LEASE_S delays takeovers by the difference")
+    if not advice:
+        return [Finding("settings", "good", "read, and they go together")]
+    return [Finding("settings", "note", "two do not go together", line) for line in advice]
+
+
+async def _redis(redis: Redis, where: str) -> AsyncIterator[Finding]:
+    try:
+        await redis.ping()
+        info: dict[str, Any] = await redis.info()
+    except FAILURES as error:
+        advice = "check TAILRACE_REDIS_URL, that the server runs, and that nothing stands between"
+        ours = store_error(error)
+        if isinstance(ours, StoreRefused):
+            advice = "check user and password in TAILRACE_REDIS_URL, and the user's rules (docs/redis-users.md)"
+        yield Finding("redis", "bad", f"{where}: {error}", advice)
+        return
+    yield Finding("redis", "good", f"answers at {where}")
+    for look in (judge.version, judge.role, judge.eviction, judge.memory, judge.persistence):
+        yield look(info)
+    skew_s, within_s = await _skew(redis)
+    yield judge.clock(skew_s, within_s)
+    yield judge.latency(await _ping_ms(redis))
+    yield judge.rights(await _refused(redis))
+    yield await _worker(redis)
+
+
+async def _skew(redis: Redis) -> tuple[float, float]:
+    """The server's clock less ours, and how exact that is, in seconds."""
+    before = time()
+    seconds, micros = await redis.time()
+    after = time()
+    return seconds + micros / 1e6 - (before + after) / 2, (after - before) / 2
+
+
+async def _ping_ms(redis: Redis) -> float:
+    taken: list[float] = []
+    for _ in range(PINGS):
+        began = monotonic()
+        await redis.ping()
+        taken.append((monotonic() - began) * 1000)
+    return sorted(taken)[PINGS // 2]
+
+
+async def _refused(redis: Redis) -> dict[str, str]:
+    """What a worker does and this user may not, each with the server's words."""
+    renew, args = scripts.RENEW.call(queue=keys.QUEUE, lease_ms=1000, leases=msgspec.msgpack.encode([]))
+
+    async def listen() -> None:
+        async with redis.pubsub() as heard:
+            await heard.subscribe(keys.CANCEL_CHANNEL)
+            await heard.get_message(timeout=CONNECT_TIMEOUT_S)  # that it is refused is said here
+
+    tries: dict[str, Callable[[], Awaitable[Any]]] = {
+        "write logs": lambda: redis.xadd(keys.log_key(NOBODY), {keys.ENTRY_FIELD: ""}, nomkstream=True),
+        "run scripts on records": lambda: Store(redis, patience_s=0).release(NOBODY, 0, ""),
+        "run scripts on the queue": lambda: redis.eval(scripts.RENEW.text, len(renew), *renew, *args),
+        "push to readers": lambda: redis.publish(channel(0), encode_pushes([])),
+        "hear cancels": listen,
+        "wait for jobs": lambda: redis.blpop([f"{keys.WAKE}:{NOBODY}"], timeout=0.01),
+    }
+    refused: dict[str, str] = {}
+    for what, attempt in tries.items():
+        try:
+            await attempt()
+        except StoreError as error:
+            refused[what] = str(error)
+        except FAILURES as error:
+            refused[what] = str(store_error(error))
+    return refused
+
+
+async def _worker(redis: Redis) -> Finding:
+    """Whether somebody would run what is submitted."""
+    if await redis.exists(keys.HEALTH):
+        return Finding("workers", "good", "one has given a sign of life lately")
+    return Finding("workers", "note", "none has given a sign of life", "start one: tailrace worker")
+
+
+async def _upstream(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Finding]:
+    try:
+        upstream = upstream_of(settings, environment)
+    except SettingsError as error:
+        yield Finding("model's server", "bad", "no client could be made", str(error))
+        return
+    began = monotonic()
+    try:
+        async with asyncio.timeout(settings.connect_timeout_s + judge.SKEW_NOTED_S):
+            await upstream.reach()
+    except UpstreamError as error:
+        yield _unreached(error)
+    except TimeoutError:
+        yield Finding("model's server", "bad", "does not answer", "check OPENAI_BASE_URL, and the way there")
+    else:
+        yield Finding("model's server", "good", f"takes the key; answered in {(monotonic() - began) * 1000:.0f} ms")
+    finally:
+        await upstream.close()
+
+
+def _unreached(error: UpstreamError) -> Finding:
+    match error.status:
+        case 401 | 403:
+            return Finding("model's server", "bad", f"refuses the key: {error}", "set OPENAI_API_KEY to one it takes")
+        case 404 | 405:
+            advice = "nothing, if it serves the API; else check OPENAI_BASE_URL, which as a rule ends in /v1"
+            return Finding("model's server", "note", "is there, and has no list of models to ask for", advice)
+        case None:
+            advice = "check OPENAI_BASE_URL, the way there, and HTTPS_PROXY where there is a proxy"
+            return Finding("model's server", "bad", str(error), advice)
+        case status:
+            return Finding(
+                "model's server", "note", f"is there, and answers {status}: {error}", "look at its own status"
+            )
