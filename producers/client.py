@@ -12,6 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
+from producers import overview
 from producers import tail as tails
 from producers.answers import COUNTS, RECORD_FIELDS, CancelVerdict, Status, Submitted, counts_of, status_of
 from producers.assembled import Assembled
@@ -302,6 +303,10 @@ class Client:
             StoreUnavailable: Redis could not be reached.
         """
         return status_of(request_id, await self._record(request_id, *RECORD_FIELDS))
+
+    async def overview(self, *, runs_max: int = overview.RUNS_MAX) -> overview.Overview:
+        """What waits, what runs, who works, what died: for those who operate (`overview.look`)."""
+        return await overview.look(self._store, runs_max=runs_max)
 
     async def snapshot(self, request_id: str, *, merged: bool = False) -> Snapshot:
         """What a request has come to, merged, and the cursor behind which `tail` goes on: for whoever joins late.

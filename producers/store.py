@@ -27,7 +27,7 @@ PAGE_ENTRIES = 500
 WAIT_S = 5.0
 """How long a reader waits for the next entry before it looks whether the log still stands."""
 
-_SCRIPTS = (scripts.SUBMIT, scripts.CANCEL, scripts.ENQUEUE, scripts.UNQUEUE)
+_SCRIPTS = (scripts.SUBMIT, scripts.CANCEL, scripts.ENQUEUE, scripts.UNQUEUE, scripts.OVERVIEW)
 _LETTER_FIELDS = ("error", "died_ms", "attempt", "failures", "crashes", "drains", "tenant")
 _RETRY_PAUSE_S = 0.05
 _PASSING = ("BUSY", "UNBLOCKED", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
@@ -51,6 +51,13 @@ class Glimpse(NamedTuple):
     at_cursor: RawEntry | None
     following: RawEntry | None
     beginning: RawEntry | None
+
+
+class Standing(NamedTuple):
+    """What record and log of a request say just now: the fields asked for that there are, and the last entry."""
+
+    record: Mapping[str, bytes]
+    last: RawEntry | None
 
 
 class ProducerStore:
@@ -206,6 +213,28 @@ class ProducerStore:
         }
         await self._run(scripts.UNQUEUE, places, id=request_id, lane=lane or "")
 
+    async def overview(self, *, lanes_max: int, begun_max: int, workers_max: int) -> scripts.Overview:
+        """What waits, what has begun, who works, how many died."""
+        places = {"queue": keys.QUEUE, "workers": keys.WORKERS, "dead": keys.DEAD}
+        limits = {"lanes_max": lanes_max, "begun_max": begun_max, "workers_max": workers_max}
+        return scripts.read_overview(await self._reply(scripts.OVERVIEW, places, **limits))
+
+    async def standings(self, request_ids: Sequence[str], fields: Sequence[str]) -> list[Standing]:
+        """Fields of each request's record, and the last entry of its log."""
+        async with self.asking():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for request_id in request_ids:
+                    pipe.execute_command("HMGET", keys.rec_key(request_id), *fields)
+                    pipe.execute_command("XREVRANGE", keys.log_key(request_id), "+", "-", "COUNT", 1)
+                answers = await pipe.execute()
+        return [
+            Standing(
+                {name: value for name, value in zip(fields, record, strict=True) if value is not None},
+                *(_entries(last) or (None,)),
+            )
+            for record, last in zip(answers[::2], answers[1::2], strict=True)
+        ]
+
     async def letters(self, limit: int) -> list[tuple[str, dict[str, bytes]]]:
         """The newest dead letters first, without their contents."""
         async with self.asking():
@@ -277,10 +306,12 @@ class ProducerStore:
         return self._reads.connection_pool.make_connection()
 
     async def _run(self, script: Script, named: Mapping[str, str], **given: Argument) -> Verdict:
+        return script.verdict(await self._reply(script, named, **given))
+
+    async def _reply(self, script: Script, named: Mapping[str, str], **given: Argument) -> list[Any]:
         places, values = script.call(**named, **given)
         async with self.asking():
-            reply = await self._scripts[script.name]([str(place) for place in places], values)
-        return script.verdict(reply)
+            return await self._scripts[script.name]([str(place) for place in places], values)
 
     def _pool(self, socket_timeout_s: float | None, tries: int = 1) -> ConnectionPool:
         try:

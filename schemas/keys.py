@@ -20,6 +20,7 @@ Glossary (`<id>` is the request id; the braces are a cluster hash tag, so both k
     tr:queue:lane:<lane>  sorted set: the ids that wait in a lane, `<priority>:<tenant>`, by when they were submitted;
                           gone when empty
     tr:queue:lanes        sorted set: the lanes that are to be served, by class and turn; gone when empty
+    tr:queue:parked       sorted set: lanes in which somebody waits whose tenant runs as many as it may; gone when empty
     tr:queue:watched      sorted set: the ids that run or pause, with their scores in arq:queue, where they stand behind
                           all that waits; gone when empty
     tr:queue:running:<tenant>  set: the ids of a tenant that run; gone when empty, QUEUE_STATE_LIFETIME_S
@@ -27,6 +28,8 @@ Glossary (`<id>` is the request id; the braces are a cluster hash tag, so both k
     tr:dead:<id>          hash: one of them: error (JSON), died_ms, attempt, failures, crashes, drains, tenant (where
                           given), request (msgpack, up to DEAD_BYTES_MAX), envelope (arq's, where there is no record or
                           it could not be read); DEAD_LIFETIME_S
+    tr:workers            sorted set: names of worker processes, by when they are forgotten; WORKER_LIFETIME_S
+    tr:worker:<name>      what one of them said last, JSON (report.py); WORKER_LIFETIME_S
     tr:cancel             channel, not stored: request ids to cancel, heard by every worker process
     tr:push:<n>           channels, not stored, n from 0 below PUSH_SHARDS: new entries, once their log has them, for
                           those who follow live (push.py)
@@ -42,8 +45,10 @@ QUEUE = "arq:queue"
 HEALTH = "arq:queue:health-check"
 WAKE = "tr:queue:wake"
 LANES = "tr:queue:lanes"
+PARKED = "tr:queue:parked"
 WATCHED = "tr:queue:watched"
 DEAD = "tr:dead"
+WORKERS = "tr:workers"
 CANCEL_CHANNEL = "tr:cancel"
 PUSH = "tr:push:"
 ABORT = "arq:abort"
@@ -60,6 +65,9 @@ PUSH_SHARDS = 8
 WAKE_LIFETIME_S = 60
 WAKE_TOKENS_MAX = 64
 QUEUE_STATE_LIFETIME_S = 2 * 86_400
+
+WORKER_LIFETIME_S = 60
+"""One that says nothing any more is shown as silent for so long."""
 
 DEAD_MAX = 1_000
 DEAD_LIFETIME_S = 7 * 86_400
@@ -115,6 +123,11 @@ def lane_key(lane: str) -> str:
 def running_key(tenant: str) -> str:
     """What of a tenant runs."""
     return f"tr:queue:running:{tenant}"
+
+
+def worker_key(name: str) -> str:
+    """What a worker process has said of itself."""
+    return f"tr:worker:{name}"
 
 
 def letter_key(job_id: str) -> str:

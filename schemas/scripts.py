@@ -8,7 +8,7 @@ from functools import cached_property
 from importlib.resources import files
 from math import isfinite
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from schemas import keys as names
 
@@ -85,8 +85,8 @@ class Script:
 
 
 _PUSH_NAMES = f"local PUSH, PUSH_SHARDS = '{names.PUSH}', {names.PUSH_SHARDS}"
-_LANE_NAMES = f"""local LANES, WATCHED, LANE, RUNNING = \
-'{names.LANES}', '{names.WATCHED}', '{names.lane_key("")}', '{names.running_key("")}'
+_LANE_NAMES = f"""local LANES, PARKED, WATCHED, LANE, RUNNING = \
+'{names.LANES}', '{names.PARKED}', '{names.WATCHED}', '{names.lane_key("")}', '{names.running_key("")}'
 local WAKE, WAKE_LIFE_S, STATE_LIFE_S = '{names.WAKE}', {names.WAKE_LIFETIME_S}, {names.QUEUE_STATE_LIFETIME_S}
 """
 
@@ -159,6 +159,8 @@ HAND_BACK = _script(
     lanes=True,
 )
 TRIAL = _script("trial", "lease state", "token alone", "noted stale")
+ANNOUNCE = _script("announce", "workers worker", "name gone life_ms", "noted gone")
+OVERVIEW = _script("overview", "queue workers dead", "lanes_max begun_max workers_max", "seen", lanes=True)
 NEXT_ATTEMPT = _script("next_attempt", "lease state", "token state_life_s above", "minted stale", seldom={"above": 0})
 
 
@@ -202,6 +204,27 @@ def read_claim(reply: list[bytes]) -> Claim:
         if _is_text(job_id)
     ]
     return Claim(jobs, None if next_ms == b"-1" else int(next_ms) / 1000, left == b"1")
+
+
+class Overview(NamedTuple):
+    """The answer of overview. `lanes`: lane, how many wait, since when in ms. `runs`: id, under a lease, handed back,
+    attempt, crashes. `workers`: name, ms until what it said is forgotten, what it said."""
+
+    now_ms: int
+    begun: int
+    dead: int
+    deferred: int
+    lanes: list[tuple[bytes, int, bytes]]
+    runs: list[tuple[bytes, int, int, int, int]]
+    workers: list[tuple[bytes, int, bytes]]
+
+
+def read_overview(reply: list[Any]) -> Overview:
+    """Reads the reply of overview, which is made of lists."""
+    word, *rest = reply
+    if word.decode() not in OVERVIEW.words:
+        raise ValueError(f"overview answered {word!r}")
+    return Overview(*rest)
 
 
 def _is_text(job_id: bytes) -> bool:

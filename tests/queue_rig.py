@@ -105,4 +105,5 @@ async def running(url: str, *functions: WorkerCoroutine | Function, **settings: 
 
 async def left_behind(client: ArqRedis) -> set[bytes]:
     """Every key but those that speak for no job."""
-    return set(await client.keys()) - {keys.WAKE.encode(), b"arq:queue:health-check"}
+    left = set(await client.keys()) - {keys.WAKE.encode(), keys.WORKERS.encode(), b"arq:queue:health-check"}
+    return {key for key in left if not key.startswith(keys.worker_key("").encode())}

@@ -136,10 +136,16 @@ class Leases:
         self._lease_s = lease_s
         self._running: dict[str, Lease] = {}
         self._at_once = asyncio.Event()
+        self._renewed_at = monotonic()
         self._unanswered_since = inf  # by our own clock: the first renewal that failed since the last that did not
 
     def __len__(self) -> int:
         return len(self._running)
+
+    @property
+    def renewed_ago_s(self) -> float:
+        """Seconds since the last renewal that was answered, whether or not there was a lease to renew."""
+        return monotonic() - self._renewed_at
 
     def add(self, lease: Lease) -> None:
         """From now on the lease is renewed, and cancels of its request are heard."""
@@ -177,7 +183,7 @@ class Leases:
                 pause_s = _RETRY.pause_s(failures)
             else:
                 failures, pause_s = 0, self._lease_s / RENEWALS_PER_LEASE
-                self._unanswered_since = inf
+                self._unanswered_since, self._renewed_at = inf, monotonic()
 
     async def _pause(self, pause_s: float) -> None:
         try:

@@ -24,6 +24,7 @@ from worker.job_call import Acknowledge, Dead, End, HandBack, JobCall
 from worker.lease import Lease, Leases, Stop
 from worker.queue_store import QueueStore
 from worker.redis_link import FAILURES, store_error
+from worker.report import Reporter, Standing
 from worker.trial import TRIAL_S, Elsewhere, Trial, Trials
 from worker.waiting import Change, insist
 
@@ -119,6 +120,8 @@ class LeasedWorker(Worker):
         self._drains = 0
         self._change = Change()  # a job has ended, or somebody wants us to drain
         self._trials = Trials(self._store, self._change, max_crashes=max_crashes, trial_s=trial_s)
+        self._starts = 0
+        self._reporter = Reporter(self._store, self._standing)
         self._claims = Claims(
             self._store,
             self._change,
@@ -150,7 +153,7 @@ class LeasedWorker(Worker):
             self.loop.add_signal_handler(number, self.drain)
         if self.on_startup:
             await self.on_startup(self.ctx)
-        keepers = [self._watched(work) for work in self._leases.keep()]
+        keepers = [self._watched(work) for work in (*self._leases.keep(), self._reporter.keep())]
         claimer = self._watched(self._claims.make())
         try:
             await self._change.until(lambda: self._drains > 0)
@@ -163,6 +166,7 @@ class LeasedWorker(Worker):
             for task in (claimer, *keepers, *([self._claims.waiting] if self._claims.waiting else [])):
                 await self._cancel(task)
             await self._trials.close()
+            await self._reporter.leave()
         for task in (claimer, *keepers):
             if not task.cancelled():
                 task.result()
@@ -192,6 +196,15 @@ class LeasedWorker(Worker):
             store_error(error)  # whoever claims next will say it; what is no failure of Redis's is raised
             self._last_health_check = 0.0
 
+    def _standing(self) -> Standing:
+        return Standing(
+            max_jobs=self.max_jobs,
+            running=len(self._leases),
+            starts=self._starts,
+            renewed_ago_s=self._leases.renewed_ago_s,
+            draining=self._drains > 0,
+        )
+
     # Running
 
     def _start(self, job: ClaimedJob, token: str, ends_at: float) -> None:
@@ -205,6 +218,7 @@ class LeasedWorker(Worker):
             mint=self._store.next_attempt,
         )
         self._leases.add(lease)
+        self._starts += 1
         trial = self._trials.admit(job, lease)
         name = f"{job.id}:{job.attempt}"  # the id alone is not unique: we may take over what we have lost ourselves
         self.tasks[name] = task = self.loop.create_task(self._run(job, lease, name, trial), name=name)

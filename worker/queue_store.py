@@ -29,6 +29,7 @@ _SCRIPTS = (
     scripts.HAND_BACK,
     scripts.NEXT_ATTEMPT,
     scripts.TRIAL,
+    scripts.ANNOUNCE,
 )
 
 CONNECTIONS = 8
@@ -220,6 +221,22 @@ class QueueStore:
             alone=int(alone),
         )
         return verdict.word == "noted"
+
+    async def report(self, name: str, said: bytes) -> None:
+        """What this worker says of itself, for those who watch."""
+        life_ms = keys.WORKER_LIFETIME_S * 1000
+        await self._ask(self.arq, lambda: self.arq.set(keys.worker_key(name), said, px=life_ms))
+
+    async def announce(self, name: str, *, gone: bool = False) -> None:
+        """This worker is one of those to be seen, for a while; or it goes."""
+        await self._verdict(
+            scripts.ANNOUNCE,
+            workers=keys.WORKERS,
+            worker=keys.worker_key(name),
+            name=name,
+            gone=int(gone),
+            life_ms=keys.WORKER_LIFETIME_S * 1000,
+        )
 
     async def wait_for_work(self, timeout_s: float) -> None:
         """Returns with a wake-up token, or when `timeout_s` is over."""

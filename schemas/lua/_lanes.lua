@@ -3,6 +3,7 @@
 -- LANES      lanes that are to be served, the next one first: class after class, within a class by turns.
 --            A lane in which somebody waits, and that is not there, is parked: its tenant runs as many requests as it may,
 --            and who frees a slot brings it back.
+-- PARKED     those lanes, for whoever wants to see what waits.
 -- WATCHED    what has begun, of lanes or not, with the score it has in arq:queue too, but there behind all that waits: it
 --            runs under a lease, or pauses before a retry.
 -- RUNNING .. tenant   the ids of those that run.
@@ -33,7 +34,15 @@ end
 
 -- Gets a turn, unless it has one. 1 when it had none.
 local function line_up(lane)
-  return redis.call('ZADD', LANES, 'NX', last_turn(lane), lane)
+  local is_new = redis.call('ZADD', LANES, 'NX', last_turn(lane), lane)
+  if is_new == 1 then redis.call('ZREM', PARKED, lane) end
+  return is_new
+end
+
+-- Loses its turn: nobody waits in it, or nobody of its tenant may begin just now.
+local function step_out(lane)
+  redis.call('ZREM', LANES, lane)
+  if lane ~= PLAIN and redis.call('EXISTS', LANE .. lane) == 1 then redis.call('ZADD', PARKED, 0, lane) end
 end
 
 local function wait_in(lane, id, since)

@@ -107,7 +107,7 @@ local function take_turns()
       if first[1] then take(first[1], first[2], lane) end
       served = redis.call('EXISTS', LANE .. lane) == 1
     end
-    if not served then redis.call('ZREM', LANES, lane) end
+    if not served then step_out(lane) end
   end
 end
 

@@ -12,6 +12,9 @@ redis.call('DEL', KEYS[3], KEYS[4], KEYS[5])
 if lane ~= '' then
   redis.call('ZREM', LANE .. lane, id)
   free_slot(lane, id)
-  if redis.call('EXISTS', LANE .. lane) == 0 then redis.call('ZREM', LANES, lane) end
+  if redis.call('EXISTS', LANE .. lane) == 0 then
+    redis.call('ZREM', LANES, lane)
+    redis.call('ZREM', PARKED, lane)
+  end
 end
 return {'removed'}

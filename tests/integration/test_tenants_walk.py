@@ -133,6 +133,7 @@ class Walk:
         queued = {member.decode() for member in await self.client.zrange(keys.QUEUE, 0, -1)}
         places = sorted(queued)
         index = {member.decode() for member in await self.client.zrange(keys.LANES, 0, -1)} - {"normal:"}
+        parked = {member.decode() for member in await self.client.zrange(keys.PARKED, 0, -1)}
         for lane in LANES:
             waiting = await self.lanes.waiting(lane)
             places += waiting
@@ -145,6 +146,7 @@ class Walk:
             if waiting and lane not in index:
                 assert len(held) >= CAPS[tenant], f"{lane} is parked though there is a slot"
             assert waiting or lane not in index
+            assert (lane in parked) == (bool(waiting) and lane not in index)
         assert sorted(places) == sorted(alive), "each stands in one place"
         watched = await self.client.zrange(keys.WATCHED, 0, -1, withscores=True)
         begun = set(self.leases) | self.paused

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("demo", "producers", "schemas", "worker")
 COMMANDS = [
     *("cancel", "dead", "demo", "doctor", "gateway", "key", "replay", "result"),
-    *("simulator", "status", "submit", "tail", "worker"),
+    *("simulator", "stats", "status", "submit", "tail", "worker"),
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 

@@ -154,14 +154,14 @@ def nothing_is_left_in_redis(history: History) -> Iterator[str]:
         yield f"the queue still has {final.idle_queue[:5]} when all has ended"
     known = _known_keys(history)
     for key in final.keys:
-        if known.get(key.name) != key.kind:
+        if known.get(key.name, "string" if key.name.startswith(keys.worker_key("")) else None) != key.kind:
             yield f"{key.kind} {key.name} is left"
         elif key.ttl_ms < 0:
             yield f"{key.name} has no lifetime"
 
 
 def _known_keys(history: History) -> dict[str, str]:
-    known = {keys.WAKE: "list", keys.DEAD: "zset", f"{keys.QUEUE}:health-check": "string"}
+    known = {keys.WAKE: "list", keys.DEAD: "zset", keys.WORKERS: "zset", f"{keys.QUEUE}:health-check": "string"}
     known |= {keys.letter_key(request_id): "hash" for request_id in history.final.dead}
     for planned in history.plan.requests:
         known[keys.log_key(planned.id)] = "stream"

@@ -1,0 +1,119 @@
+"""How things stand, as operators see it: workers, what waits and why, what runs, what pauses, who has fallen silent."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from demo.simulator import Simulator
+from producers.client import Client
+from producers.overview import SILENT_S
+from producers.stats_cli import lines
+from schemas import keys
+from tests.rig import KEY, request_for, worker_task
+from tests.until import until
+
+TAILRACE = Path(sys.executable).with_name("tailrace")
+SLOW = {"steps": [{"kind": "text", "chunks": 2000}], "pace": {"chunks_per_s": 20}}
+LIMITED = {"faults": [{"kind": "status", "status": 429, "retry_after_s": 50}]}
+
+
+@asynccontextmanager
+async def worker(redis_url: str, simulator: Simulator, tenant_limit: int = 1) -> AsyncGenerator[None]:
+    running = worker_task(redis_url, simulator, KEY, {}, tenant_limit=tenant_limit, drain_s=0)
+    try:
+        yield
+    finally:
+        await running.stop()
+
+
+async def test_what_waits_runs_and_pauses(redis_url: str, redis: Redis) -> None:
+    # given one that runs, one that pauses, and three of a tenant that may run one at once, expect each where it stands,
+    # the lane that nobody may serve included; and of the worker, once it has gone, nothing
+    async with Simulator(key=KEY) as simulator, await Client.connect(redis_url) as client:
+        plain = await client.submit(request_for(SLOW))
+        paused = await client.submit(request_for(LIMITED))
+        for _ in range(3):
+            await client.submit(request_for(SLOW, tenant="acme", priority="high"))
+        async with worker(redis_url, simulator):
+
+            async def settled() -> bool:
+                seen = await client.overview()
+                states = {run.id: run.state for run in seen.runs}
+                ready = states.get(plain.id) == "running" and states.get(paused.id) == "retrying"
+                return ready and seen.waiting == 2 and bool(seen.workers)
+
+            await until(settled)
+            seen = await client.overview()
+            runs = {run.id: run for run in seen.runs}
+            assert len(runs) == seen.begun == 3
+            assert runs[paused.id].why == "upstream_429"
+            assert runs[paused.id].until is not None
+            assert runs[plain.id].model == "sim"
+            assert [run.tenant for run in seen.runs if run.priority == "high"] == ["acme"]
+            (lane,) = seen.lanes
+            assert (lane.priority, lane.tenant, lane.waiting) == ("high", "acme", 2)
+            assert seen.oldest_s == lane.oldest_s >= 0
+            (only,) = seen.workers
+            assert only.report.pid == os.getpid()
+            assert not only.is_silent
+            told = "\n".join(lines(seen))
+            assert all(text in told for text in (plain.id, "retrying", "upstream_429", "acme"))
+        assert (await client.overview()).workers == []
+        assert await redis.exists(keys.PARKED) <= 1
+
+
+async def test_a_worker_that_says_nothing_any_more_is_shown_as_silent(redis_url: str, redis: Redis) -> None:
+    # given a report that was made long ago, expect its worker there, and silent; given one that cannot be read, expect
+    # it left out
+    async with Simulator(key=KEY) as simulator, await Client.connect(redis_url) as client:
+        async with worker(redis_url, simulator):
+
+            async def announced() -> bool:
+                return await redis.zcard(keys.WORKERS) == 1
+
+            await until(announced)
+            (name,) = await redis.zrange(keys.WORKERS, 0, -1)
+            said = await redis.get(keys.worker_key(name.decode()))
+            assert said is not None
+            left_ms = round((keys.WORKER_LIFETIME_S - SILENT_S - 1) * 1000)
+            await redis.set(keys.worker_key("dead"), said, px=left_ms)
+            await redis.set(keys.worker_key("odd"), b"{", px=left_ms)
+            later = keys.WORKER_LIFETIME_S * 10_000_000_000_000
+            await redis.zadd(keys.WORKERS, {"dead": later, "odd": later, "forgotten": later})
+            seen = {worker.name: worker.is_silent for worker in (await client.overview()).workers}
+    assert seen == {"dead": True, name.decode(): False}
+
+
+async def test_plain_jobs_are_counted_too(redis_url: str) -> None:
+    # given requests of no tenant and no worker, expect them in the plain lane
+    async with await Client.connect(redis_url) as client:
+        for _ in range(2):
+            await client.submit(request_for())
+        seen = await client.overview()
+    assert [(lane.priority, lane.tenant, lane.waiting) for lane in seen.lanes] == [("normal", None, 2)]
+    assert (seen.waiting, seen.begun, seen.workers, seen.runs) == (2, 0, [], [])
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "json"])
+async def test_the_command(redis_url: str, form: list[str]) -> None:
+    # given one that waits, expect the command to say so, for people and for programs
+    async with await Client.connect(redis_url) as client:
+        await client.submit(request_for(tenant="acme"))
+    asked = await asyncio.create_subprocess_exec(
+        *(TAILRACE, "stats", *form),
+        env={"PATH": os.environ["PATH"], "TAILRACE_REDIS_URL": redis_url},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await asked.communicate()
+    assert asked.returncode == 0
+    if form:
+        assert json.loads(said)["lanes"][0]["tenant"] == "acme"
+    else:
+        assert "0 workers run 0 of 0; 1 wait" in said.decode()
