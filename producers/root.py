@@ -23,6 +23,7 @@ _SUMMARIES = {
     "status": "say where a request stands",
     "dead": "list, show, retry and drop requests that could not be run",
     "stats": "say how things stand: workers, queue, running requests",
+    "top": "watch all of that live, in a terminal",
     "doctor": "look at Redis, the model's server and the settings, and say what to do",
     "gateway": "serve all of that over HTTP, with event streams for browsers",
     "key": "make, list and drop API keys of the gateway",

@@ -1,0 +1,1 @@
+"""`tailrace top`: how things stand, live, on a terminal."""
