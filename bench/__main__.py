@@ -40,6 +40,7 @@ BENCHES = {
     "interface": Bench(
         "bench.interface", "cost of a chunk by length of the answer, beside decoding alone and a naive way"
     ),
+    "startup": Bench("bench.startup", "from the start of a process to its help and to a worker that takes jobs"),
     "tails": Bench("bench.tails", "many tails in one process, beside one blocking connection a tail"),
 }
 
