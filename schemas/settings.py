@@ -40,6 +40,8 @@ class Settings(BaseModel):
         max_log_entries: a log that reaches it ends its request as failed, with the partial outcome.
         max_log_bytes: the same, for the bytes of all entries of an attempt.
         publish_buffer_bytes: unsent entries of a process at which reading the models' streams pauses.
+        metrics_port: where a worker or a gateway serves `/metrics`; nowhere by default, 0 takes a free port.
+        metrics_host: the address it listens on for that.
         token_secrets: sign the tokens that browsers read one request with; separated by commas, the first one signs.
         token_lifetime_s: how long a token is valid that the gateway mints with a submit.
         gateway_keys_file: the API keys of web tiers, as `tailrace key` writes them; read again when it changes.
@@ -71,6 +73,8 @@ class Settings(BaseModel):
     max_log_entries: int = Field(default=200_000, ge=10)
     max_log_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
     publish_buffer_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
+    metrics_port: int | None = Field(default=None, ge=0, le=65_535)
+    metrics_host: str = "127.0.0.1"
     token_secrets: SecretStr = SecretStr("")
     token_lifetime_s: float = Field(default=3600.0, ge=1, le=31_536_000)
     gateway_keys_file: str = ""

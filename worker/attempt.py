@@ -27,10 +27,12 @@ from schemas.errors import (
     UpstreamError,
 )
 from schemas.ids import EntryId, message_id
+from schemas.metrics import cause_label, error_label
 from schemas.outcome import UNFILLED
 from schemas.request import GenerationRequest, decode_request
 from schemas.scripts import Verdict
 from worker import telemetry
+from worker.counts import Counts
 from worker.interface.options import Options
 from worker.interface.reader import StreamReader
 from worker.lease import Lease, Stop
@@ -71,6 +73,7 @@ class Plant:
         clock: monotonic seconds.
         turns: of those who read answers.
         uuid: a new random uuid as text.
+        counts: of this process.
     """
 
     store: Store
@@ -79,6 +82,7 @@ class Plant:
     clock: Callable[[], float] = monotonic
     turns: Turns = field(default_factory=Turns)
     uuid: Callable[[], str] = lambda: str(uuid4())
+    counts: Counts = field(default_factory=Counts)
 
 
 class Attempt:
@@ -133,6 +137,9 @@ class Attempt:
         if isinstance(begun, Verdict):
             return begun
         telemetry.event("began", lease.request_id, attempt=lease.attempt, why=why)
+        plant.counts.attempts.add(cause_label(why))
+        if why == "first":
+            plant.counts.queue_wait.observe(begun.waited_s)
         return cls(plant, lease, begun)
 
     @property
@@ -221,6 +228,9 @@ class Attempt:
         telemetry.event(
             verdict.word, self._lease.request_id, status=outcome.status, code=code, entry=terminal_id, ms=ms
         )
+        if verdict.word in ("finished", "again"):  # again: the reply to our first sending was lost
+            self._plant.counts.outcomes.add(outcome.status, error_label(code))
+            self._plant.counts.duration.observe(self._begun.waited_s + ms / 1000, outcome.status)
         return verdict
 
     async def release(self) -> None:
@@ -231,6 +241,7 @@ class Attempt:
         """
         verdict = await self._plant.store.release(self._lease.request_id, self._number, self._lease.token)
         telemetry.event(verdict.word, self._lease.request_id, attempt=self._number)
+        self._plant.counts.drained.value += 1
 
     def close(self) -> None:
         """Nothing more is written under this attempt."""
@@ -277,9 +288,16 @@ class Attempt:
                 raise reader.failure  # here, so that the connection is closed at once: the answer may go on for long
 
     def _append(self, deltas: list[Delta]) -> None:
+        if not deltas:
+            return
+        if not self.shown:
+            after_s = self._plant.clock() - self._began
+            self._plant.counts.upstream_first_delta.observe(after_s)
+            self._plant.counts.first_delta.observe(self._begun.waited_s + after_s)
         for delta in deltas:
             self._writer.append(encode_entry(delta))
             self.shown = True
+        self._plant.counts.deltas.value += len(deltas)
 
     def _ended_by(self, error: BaseException | None) -> Ended:
         match error:

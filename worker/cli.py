@@ -40,11 +40,11 @@ def worker(argv: Sequence[str]) -> int:
     """
     options = _parser().parse_args(argv)
     settings = Settings.from_environment(os.environ)
-    if options.max_jobs is not None:
-        settings = Settings.model_validate(settings.model_dump() | {"max_jobs": options.max_jobs})
+    given = {name: getattr(options, name) for name in ("max_jobs", "metrics_port")}
+    settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
     if options.check:
         return _check(settings)
-    return _run(settings, options.processes, is_child=options.child)
+    return _run(settings, options.processes, is_child=options.child, voice=options.voice)
 
 
 def replay(argv: Sequence[str]) -> int:
@@ -69,9 +69,16 @@ def _parser() -> CommandParser:
         help="requests a process runs at once (default: TAILRACE_MAX_JOBS or 200)",
     )
     parser.add_argument(
+        "--metrics-port",
+        type=_port,
+        metavar="PORT",
+        help="serve /metrics and /healthz there, for all processes (default: TAILRACE_METRICS_PORT or nowhere)",
+    )
+    parser.add_argument(
         "--check", action="store_true", help="start nothing; exit 0 if a worker of this queue has given a sign of life"
     )
     parser.add_argument(CHILD, action="store_true", dest="child", help=argparse.SUPPRESS)
+    parser.add_argument("--voice", type=int, help=argparse.SUPPRESS)
     return parser
 
 
@@ -85,32 +92,31 @@ def _count(text: str) -> int:
     return count
 
 
-def _run(settings: Settings, processes: int, *, is_child: bool) -> int:
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= 65_535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
+    return int(text)
+
+
+def _run(settings: Settings, processes: int, *, is_child: bool, voice: int | None) -> int:
     # Imported here: --help and --check need neither arq nor the SDK, which take a second to load.
     from worker import telemetry
-    from worker.fleet import Fleet, child_command, when_the_parent_dies
-    from worker.main import check_redis, redis_client, run, run_worker, upstream_of
+    from worker.fleet import child_command, when_the_parent_dies
+    from worker.main import run, run_fleet, run_worker
 
     telemetry.log_to(sys.stderr)
 
     async def alone() -> None:
         if is_child:
             when_the_parent_dies(lambda: signal.raise_signal(signal.SIGTERM))
-        await run_worker(settings, os.environ)
-
-    async def fleet() -> None:
-        await upstream_of(settings, os.environ).close()
-        redis = redis_client(settings.redis_url)
-        try:
-            await check_redis(redis, settings.redis_url)
-        finally:
-            await redis.aclose(close_connection_pool=True)
-        await Fleet(child_command([CHILD, "--max-jobs", str(settings.max_jobs)]), processes).run()
+        await run_worker(settings, os.environ, voice=voice)
 
     if processes == 1:
         run(alone())
     else:
-        asyncio.run(fleet())
+        asyncio.run(
+            run_fleet(settings, os.environ, child_command([CHILD, "--max-jobs", str(settings.max_jobs)]), processes)
+        )
     return 0
 
 

@@ -10,6 +10,7 @@ from schemas.codec import encode_entry
 from schemas.deltas import FORMAT_VERSION, AttemptStarted, ErrorInfo, MessageIds
 from schemas.errors import AttemptLost, DeadlineExceeded, RequestRejected, TailraceError, Whose
 from schemas.ids import EntryId, message_id
+from schemas.metrics import error_label
 from schemas.outcome import UNFILLED, Outcome
 from schemas.request import GenerationRequest, decode_request
 from schemas.scripts import Verdict
@@ -93,6 +94,8 @@ class DeadLetters:
                 verdict = await self._plant.store.finish(
                     lease.token, EntryId(lease.attempt, 1), outcome, ms=0, dead=True
                 )
+                if verdict.word in ("finished", "again"):
+                    self._plant.counts.outcomes.add("failed", error_label(error.code))
             else:
                 verdict = begun
             if verdict.word not in ("gap", "stale"):

@@ -10,6 +10,7 @@ from arq.worker import Retry, RetryJob
 from schemas.codec import encode_entry
 from schemas.deltas import FORMAT_VERSION, Accepted
 from schemas.errors import AttemptLost, RequestRejected, StoreError, TailraceError, UnknownRequest
+from schemas.metrics import error_label
 from schemas.outcome import UNFILLED
 from schemas.request import parse_request
 from schemas.scripts import Verdict
@@ -142,6 +143,7 @@ class Runner:
             attempt.fail()
             decision = self._decide(lease, attempt, ended.error)
             if decision.again:
+                self._plant.counts.retries.add(error_label(error_info(ended.error).code))
                 stop = await attempt.pause(decision.pause_s, error_info(ended.error).code)
                 if stop is None:
                     return True

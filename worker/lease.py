@@ -129,12 +129,16 @@ class Leases:
     Args:
         store: where they stand.
         lease_s: how long a lease lasts without renewal, in seconds.
+
+    Attributes:
+        lost: how many ended before their attempt did.
     """
 
     def __init__(self, store: LeaseStore, lease_s: float) -> None:
         self._store = store
         self._lease_s = lease_s
         self._running: dict[str, Lease] = {}
+        self.lost = 0
         self._at_once = asyncio.Event()
         self._renewed_at = monotonic()
         self._unanswered_since = inf  # by our own clock: the first renewal that failed since the last that did not
@@ -218,6 +222,7 @@ class Leases:
     def _lose(self, lease: Lease, why: str) -> None:
         if self._running.get(lease.request_id) is lease and lease.ends_at > -inf:
             _logger.warning("lease of %s, attempt %d, lost: %s", lease.request_id, lease.attempt, why)
+            self.lost += 1
             lease.cut_off = self._unanswered_since < lease.ends_at
             lease.stop(Stop.LEASE_LOST)
 

@@ -28,6 +28,10 @@ class Outlet(Protocol):
         """Whether this writer should pause."""
         ...
 
+    def pauses(self) -> None:
+        """A writer begins to pause."""
+        ...
+
     async def progress(self) -> None:
         """Waits for the end of the next commit, or for the failure of a writer."""
         ...
@@ -90,8 +94,10 @@ class LogWriter:
 
     async def room(self) -> None:
         """Waits while the buffer of the process or of this request is full: the back-pressure of the upstream read."""
-        while self.failed is None and self._outlet.is_full(self):
-            await self._outlet.progress()
+        if self.failed is None and self._outlet.is_full(self):
+            self._outlet.pauses()
+            while self.failed is None and self._outlet.is_full(self):
+                await self._outlet.progress()
         self._check()
 
     async def flush(self) -> None:
@@ -130,6 +136,11 @@ class LogWriter:
     def _check(self) -> None:
         if self.failed is not None:
             raise type(self.failed)(str(self.failed)) from self.failed
+
+    @property
+    def unwritten(self) -> int:
+        """Entries that Redis does not have yet, as far as we know."""
+        return self.seq - self._written
 
     @property
     def has_unsent(self) -> bool:

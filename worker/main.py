@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from arq.worker import func
@@ -13,11 +13,17 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from schemas.errors import StoreError, StoreRefused, StoreUnavailable
+from schemas.figures import Figure
 from schemas.keys import ENTRY_FIELD, JOB_FUNCTION, log_key
+from schemas.metrics import PROCESS_DEATHS
 from schemas.settings import Settings
 from worker.attempt import Plant
 from worker.commit_line import CommitLine
+from worker.counts import Counts
+from worker.fleet import Fleet
+from worker.fleet_figures import FleetFigures
 from worker.job import RUNNER, Runner, generate
+from worker.metrics import served, told
 from worker.publisher import Publisher
 from worker.queue import LeasedWorker
 from worker.redis_link import CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S, address, store_error
@@ -41,6 +47,7 @@ async def run_worker(
     environment: Mapping[str, str],
     ready: Callable[[Settings], None] = announce,
     handle_signals: bool = True,
+    voice: int | None = None,
 ) -> None:
     """Runs a worker in this process until it has drained.
 
@@ -49,12 +56,14 @@ async def run_worker(
         environment: for what is the model's server's: `OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OPENAI_ORG_ID`.
         ready: called before the first claim.
         handle_signals: whether SIGTERM and SIGINT drain; otherwise only cancelling this does.
+        voice: the file descriptor of a pipe to the parent, which says our figures for us.
 
     Raises:
-        SettingsError: the key is missing, or the base URL wrong.
+        SettingsError: the key is missing, the base URL wrong, or the port for metrics taken.
         StoreError: Redis is not there, or cannot be written to.
     """
-    upstream = upstream_of(settings, environment)
+    counts = Counts()
+    upstream = upstream_of(settings, environment, counts)
     redis = redis_client(settings.redis_url)
     try:
         await check_redis(redis, settings.redis_url)
@@ -63,15 +72,55 @@ async def run_worker(
             buffer_bytes=settings.publish_buffer_bytes,
             max_entries=settings.max_log_entries,
             max_bytes=settings.max_log_bytes,
+            counts=counts,
         )
         async with publisher:
-            await _run(settings, Plant(Store(redis), publisher, upstream), ready, handle_signals)
+            plant = Plant(Store(redis), publisher, upstream, counts=counts)
+            worker = _worker(settings, plant, ready, handle_signals)
+
+            def figures() -> list[Figure]:
+                return [*counts.figures(), *publisher.figures(), *worker.figures()]
+
+            try:
+                async with told(settings, redis, figures, voice):
+                    await _until_drained(worker, publisher)
+            finally:
+                await worker.close()
     finally:
         await upstream.close()
         await redis.aclose(close_connection_pool=True)
 
 
-async def _run(settings: Settings, plant: Plant, ready: Callable[[Settings], None], handle_signals: bool) -> None:
+async def run_fleet(settings: Settings, environment: Mapping[str, str], command: Sequence[str], size: int) -> None:
+    """Runs several worker processes under this one, until a signal has ended them all.
+
+    Args:
+        settings: ours.
+        environment: as of `run_worker`.
+        command: what each of them runs.
+        size: how many.
+
+    Raises:
+        SettingsError, StoreError: as `run_worker`, before any of them is started.
+    """
+    await upstream_of(settings, environment).close()
+    redis = redis_client(settings.redis_url)
+    try:
+        await check_redis(redis, settings.redis_url)
+        heard = None if settings.metrics_port is None else FleetFigures()
+        fleet = Fleet(command, size, heard)
+
+        def figures() -> list[Figure]:
+            said = heard.figures() if heard is not None else []
+            return [*said, Figure(PROCESS_DEATHS.name, (), fleet.deaths)]
+
+        async with served(settings, redis, figures, lambda: heard is None or heard.alive == size):
+            await fleet.run()
+    finally:
+        await redis.aclose(close_connection_pool=True)
+
+
+def _worker(settings: Settings, plant: Plant, ready: Callable[[Settings], None], handle_signals: bool) -> LeasedWorker:
     runner = Runner(
         plant,
         max_attempts=settings.max_attempts,
@@ -83,7 +132,7 @@ async def _run(settings: Settings, plant: Plant, ready: Callable[[Settings], Non
     async def started(ctx: dict[Any, Any]) -> None:
         ready(settings)
 
-    worker = LeasedWorker(
+    return LeasedWorker(
         [func(generate, name=JOB_FUNCTION, keep_result=0)],
         redis_url=settings.redis_url,
         on_dead=runner.bury,
@@ -98,27 +147,29 @@ async def _run(settings: Settings, plant: Plant, ready: Callable[[Settings], Non
         on_startup=started,
         handle_signals=handle_signals,
     )
+
+
+async def _until_drained(worker: LeasedWorker, publisher: Publisher) -> None:
     running = asyncio.create_task(worker.async_run(), name="queue")
     try:
         # A publisher that ends first has met a fault of ours; without it nothing can be brought to its end here.
-        await asyncio.wait({running, plant.publisher.task}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running, publisher.task}, return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
-            plant.publisher.task.result()
+            publisher.task.result()
         running.result()
     finally:
         running.cancel()
         await asyncio.wait({running})
-        await worker.close()
 
 
-def upstream_of(settings: Settings, environment: Mapping[str, str]) -> Upstream:
+def upstream_of(settings: Settings, environment: Mapping[str, str], counts: Counts | None = None) -> Upstream:
     """The client for the model's server.
 
     Raises:
         SettingsError: the key is missing, or the base URL wrong.
     """
     limits = TimeLimits(settings.connect_timeout_s, settings.first_byte_timeout_s, settings.idle_timeout_s)
-    return Upstream.from_environment(environment, limits, settings.max_jobs)
+    return Upstream.from_environment(environment, limits, settings.max_jobs, counts)
 
 
 def redis_client(url: str) -> Redis:

@@ -13,8 +13,11 @@ from time import monotonic
 from types import TracebackType
 from typing import Protocol, Self
 
+from schemas import metrics
 from schemas.errors import AttemptLost, StoreFull, StoreUnavailable, TailraceError
+from schemas.figures import Figure
 from worker.commit_line import Batch, Fence
+from worker.counts import Counts
 from worker.log_writer import LogWriter, WriterBatch
 from worker.redis_link import PATIENCE_S
 from worker.retry import Backoff
@@ -59,6 +62,7 @@ class Publisher:
         max_entries: of one attempt.
         max_bytes: of one attempt's entries.
         patience_s: how long a commit is sent again before its writers fail.
+        counts: of this process.
     """
 
     def __init__(
@@ -70,12 +74,14 @@ class Publisher:
         max_bytes: int,
         request_buffer_bytes: int = REQUEST_BUFFER_BYTES,
         patience_s: float = PATIENCE_S,
+        counts: Counts | None = None,
     ) -> None:
         self._line = line
         self._buffer_bytes = buffer_bytes
         self._request_buffer_bytes = min(request_buffer_bytes, buffer_bytes)
         self._limits = (max_entries, max_bytes)
         self._patience_s = patience_s
+        self._counts = counts or Counts()
         self._waiting: deque[LogWriter] = deque()
         self._open: set[LogWriter] = set()
         self._away = False
@@ -112,6 +118,14 @@ class Publisher:
         """Writers that are open."""
         return len(self._open)
 
+    def figures(self) -> list[Figure]:
+        """What waits to be written."""
+        entries = sum(writer.unwritten for writer in self._open)
+        return [
+            Figure(metrics.BACKLOG_BYTES.name, (), self.buffered_bytes),
+            Figure(metrics.BACKLOG_ENTRIES.name, (), entries),
+        ]
+
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name="publisher")
         return self
@@ -134,6 +148,10 @@ class Publisher:
     def is_full(self, writer: LogWriter) -> bool:
         """Whether this writer should pause."""
         return self.buffered_bytes >= self._buffer_bytes or writer.buffered_bytes >= self._request_buffer_bytes
+
+    def pauses(self) -> None:
+        """A writer begins to pause."""
+        self._counts.backpressure.value += 1
 
     async def progress(self) -> None:
         """Waits for the end of the next commit, or for the failure of a writer."""
@@ -211,12 +229,21 @@ class Publisher:
         try:
             await self._ask_for([batch.writer for batch in batches if batch.writer in self._doubtful])
             left = [batch for batch in batches if batch.writer.failed is None]
-            answers = dict(zip(left, await self._line.commit(left) if left else (), strict=True))
+            answers = dict(zip(left, await self._round_trip(left) if left else (), strict=True))
         except StoreUnavailable as error:
+            self._counts.commit_failures.value += 1
             self._lost_touch()
             return [error] * len(batches)
         self._away = False
         return [answers[batch] if batch in answers else batch.writer.failed for batch in batches]
+
+    async def _round_trip(self, batches: list[WriterBatch]) -> list[TailraceError | None]:
+        began = monotonic()
+        answers = await self._line.commit(batches)
+        self._counts.commit_duration.observe(monotonic() - began)
+        self._counts.commit_entries.observe(sum(len(batch.entries) for batch in batches))
+        self._counts.commit_bytes.observe(sum(batch.size for batch in batches))
+        return answers
 
     async def _push(self) -> None:
         try:

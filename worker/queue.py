@@ -16,8 +16,9 @@ from typing import Any
 from arq.typing import StartupShutdown, WorkerCoroutine
 from arq.worker import Function, Worker
 
-from schemas import keys
+from schemas import keys, metrics
 from schemas.codec import decode_job, encode_job
+from schemas.figures import Figure
 from schemas.scripts import ClaimedJob
 from worker.claims import Claims
 from worker.job_call import Acknowledge, Dead, End, HandBack, JobCall
@@ -204,6 +205,18 @@ class LeasedWorker(Worker):
             renewed_ago_s=self._leases.renewed_ago_s,
             draining=self._drains > 0,
         )
+
+    def figures(self) -> list[Figure]:
+        """What this worker has counted, and how it stands."""
+        standing = self._standing()
+        return [
+            Figure(metrics.STARTS.name, (), standing.starts),
+            Figure(metrics.LEASES_LOST.name, (), self._leases.lost),
+            Figure(metrics.RUNNING.name, (), standing.running),
+            Figure(metrics.SLOTS.name, (), standing.max_jobs),
+            Figure(metrics.DRAINING.name, (), int(standing.draining)),
+            Figure(metrics.RENEWAL_AGE.name, (), standing.renewed_ago_s),
+        ]
 
     # Running
 

@@ -6,6 +6,7 @@ Knows nothing of attempts' inner life, of commits or of the model's server.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from hashlib import sha1
 from time import monotonic
 from typing import Any, NamedTuple
@@ -43,6 +44,11 @@ class Begun(NamedTuple):
     """Attempts that failed, whoever made them."""
     crashes: int
     drains: int
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds from submit to this begin, both by the server's clock."""
+        return (datetime.fromisoformat(self.started_at) - datetime.fromisoformat(self.submitted_at)).total_seconds()
 
 
 class Store:

@@ -18,6 +18,7 @@ import openai
 
 from schemas.errors import SettingsError, UpstreamError, UpstreamProtocol, UpstreamUnavailable
 from schemas.request import GenerationRequest
+from worker.counts import Counts
 from worker.interface.upstream_error import from_error_object
 
 SPARE_CONNECTIONS = 16
@@ -85,12 +86,21 @@ class Upstream:
         organization: sent where given.
         limits: time limits.
         max_streams: answers received at once.
+        counts: of this process.
     """
 
     def __init__(
-        self, key: str, *, base_url: str | None, organization: str | None, limits: TimeLimits, max_streams: int
+        self,
+        key: str,
+        *,
+        base_url: str | None,
+        organization: str | None,
+        limits: TimeLimits,
+        max_streams: int,
+        counts: Counts | None = None,
     ) -> None:
         self._key = key
+        self._counts = counts or Counts()
         self._limits = limits
         self._ending: set[asyncio.Task[None]] = set()
         connections = max_streams + SPARE_CONNECTIONS
@@ -104,7 +114,9 @@ class Upstream:
         )
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str], limits: TimeLimits, max_streams: int) -> "Upstream":
+    def from_environment(
+        cls, environment: Mapping[str, str], limits: TimeLimits, max_streams: int, counts: Counts | None = None
+    ) -> "Upstream":
         """A client by `OPENAI_API_KEY`, `OPENAI_BASE_URL` and `OPENAI_ORG_ID`.
 
         Raises:
@@ -116,6 +128,7 @@ class Upstream:
             organization=environment.get("OPENAI_ORG_ID") or None,
             limits=limits,
             max_streams=max_streams,
+            counts=counts,
         )
 
     @asynccontextmanager
@@ -134,12 +147,15 @@ class Upstream:
         create: Any = completions.create if request.api == "chat" else responses.create  # two signatures, one form
         first_by = asyncio.get_running_loop().time() + self._limits.first_byte_s
         async with AsyncExitStack() as stack:
+            status = "none"
             try:
                 async with asyncio.timeout_at(first_by):
                     response = await stack.enter_async_context(create(**sdk_arguments(request)))
+                status = str(response.status_code)
             except TimeoutError as error:
                 raise _silent(self._limits) from error
             except openai.APIStatusError as error:
+                status = str(error.status_code)
                 raise self._refusal(error) from error
             except openai.APIConnectionError as error:
                 raise _no_connection(error, self._limits) from error
@@ -147,6 +163,8 @@ class Upstream:
                 raise UpstreamProtocol(
                     f"the answer is none of this API ({type(error).__name__})", code="upstream_malformed"
                 ) from error
+            finally:
+                self._counts.upstream_responses.add(status)
             answer = Answer(response.iter_bytes(), self._limits, first_by)
             yield answer
             if not answer.ended:
