@@ -41,6 +41,9 @@ BENCHES = {
         "bench.interface", "cost of a chunk by length of the answer, beside decoding alone and a naive way"
     ),
     "startup": Bench("bench.startup", "from the start of a process to its help and to a worker that takes jobs"),
+    "worker": Bench(
+        "bench.worker", "one worker process, deltas/s, CPU and latency, beside the naive worker and the floor"
+    ),
     "tails": Bench("bench.tails", "many tails in one process, beside one blocking connection a tail"),
 }
 

@@ -73,14 +73,14 @@ def tool_call(chunks: int, name: str = "file_note", words_between_escapes: int =
         ],
     }
     deltas = ({"tool_calls": [{"index": 0, "function": {"arguments": fragment}}]} for fragment in fragments)
-    return Answer([_chunk(opening), *map(_chunk, deltas), _chunk({}, "tool_calls")], fragments)
+    return Answer([chunk(opening), *map(chunk, deltas), chunk({}, "tool_calls")], fragments)
 
 
 def text(chunks: int, delta: Callable[[str], dict[str, Any]] = lambda fragment: {"content": fragment}) -> Answer:
     """An answer of plain text in so many chunks; `delta` makes the delta that carries a fragment."""
     fragments = _cut(prose(chunks * CHARS_A_CHUNK, 20), chunks)
     opening = {"role": "assistant", "content": ""}
-    return Answer([_chunk(opening), *(_chunk(delta(one)) for one in fragments), _chunk({}, "stop")], [])
+    return Answer([chunk(opening), *(chunk(delta(one)) for one in fragments), chunk({}, "stop")], [])
 
 
 def _details(fragment: str) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _cut(whole: str, pieces: int) -> list[str]:
     return [whole[start:end] for start, end in pairwise(bounds)]
 
 
-def _chunk(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
     """The shape and the fields of OpenAI's server. Source: API reference, "The chat completion chunk object"."""
     return _encode(
         {

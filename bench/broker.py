@@ -20,6 +20,7 @@ from schemas.codec import decode_job, encode_job
 
 T = TypeVar("T")
 
+ENTRY = keys.ENTRY_FIELD.encode()
 _READ_BYTES = 65_536
 
 
@@ -71,6 +72,15 @@ class Broker:
     def lease_ttl_s(self, job_id: str) -> float:
         """How long a job's in-progress key still lives if nobody renews it, in seconds."""
         return self._runner.run(self._arq.pttl(keys.lease_key(job_id))) / 1000
+
+    def entries(self, log: str) -> list[bytes]:
+        """The entries of a log."""
+        return [fields[ENTRY] for _, fields in self._runner.run(self._arq.xrange(log))]
+
+    def calls_of(self, command: str) -> int:
+        """How often the server has run a command, however it came."""
+        stats: dict[str, dict[str, int]] = self._runner.run(self._arq.info("commandstats"))
+        return stats.get(f"cmdstat_{command}", {}).get("calls", 0)
 
     def listen(self, for_s: float) -> Commands:
         """Counts the commands of all others, for a time. Source: MONITOR, which marks what scripts give with `lua`."""

@@ -28,7 +28,7 @@ class Beside(msgspec.Struct, frozen=True):
 class Figure(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One figure. `ratio` is `value` by the value beside it. `met`: whether it keeps what was expected of it.
 
-    `bounded`: the value is only as far as was waited; the true one is larger.
+    `bounded`: the value is only as far as was waited, or as the machine gave; the true one is larger.
     """
 
     bench: str
@@ -71,6 +71,7 @@ class Report:
         *,
         beside: Mapping[str, float] | None = None,
         at_most: float | None = None,
+        at_least: float | None = None,
         bounded: bool = False,
         note: str | None = None,
     ) -> None:
@@ -83,9 +84,15 @@ class Report:
             unit: `ms`, `us/chunk`, `1/s`, `%`, ...
             beside: peers or floors measured in the same run, by name; a ratio is given where theirs is not 0.
             at_most: what is expected of the value.
-            bounded: the true value is larger: it was not waited for.
+            at_least: the same from below; one of the two.
+            bounded: the true value is larger: it was not waited for, or the machine gave no more.
             note: anything a reader has to know.
         """
+        expected, met = None, None
+        if at_most is not None:
+            expected, met = f"<= {rounded(at_most):g}", value <= at_most
+        elif at_least is not None:
+            expected, met = f">= {rounded(at_least):g}", value >= at_least
         for name, other in (beside or {None: 0.0}).items():
             line = Figure(
                 bench=self._bench,
@@ -96,8 +103,8 @@ class Report:
                 bounded=bounded,
                 ratio=rounded(value / other) if name is not None and other else None,
                 beside=None if name is None else Beside(name, rounded(other)),
-                expected=None if at_most is None else f"<= {at_most:g}",
-                met=None if at_most is None else value <= at_most,
+                expected=expected,
+                met=met,
                 note=note,
             )
             print(msgspec.json.encode(line).decode(), file=self._out, flush=True)

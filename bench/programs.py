@@ -71,6 +71,11 @@ class Program:
         *lines, self._begun = (self._begun + said).split(b"\n")
         return [line.decode() for line in lines]
 
+    def say(self, line: str) -> None:
+        """Sends it a line on its standard input."""
+        assert self.popen.stdin is not None  # noqa: S101 -- it is a pipe
+        self.popen.stdin.write(f"{line}\n".encode())
+
     def last_words(self) -> str:
         """The end of what it has said on standard error."""
         self.complaints.seek(0)

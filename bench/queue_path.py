@@ -1,6 +1,6 @@
 """The part of `bench queue` that goes the whole way: from submit to the request's arrival at the model's server.
 
-Ours is a `tailrace worker` as anybody runs it, and a `Client`; the peer an arq worker with the job one would write. The
+Ours is a `tailrace worker` as anybody runs it, and a `Client`; the peer the naive worker (`bench/naive.py`). The
 model's server is the simulator, whose own record says when a request came, by the clock that all processes share.
 """
 
@@ -97,7 +97,7 @@ class Path:
             if name == OURS:
                 arguments = ["-c", _RUNNER, "worker", "--max-jobs", str(MAX_JOBS)]
             else:
-                arguments = ["-m", "bench.queue_worker", "stock-sdk", self._broker.url, str(MAX_JOBS)]
+                arguments = ["-m", "bench.naive", self._broker.url, str(MAX_JOBS)]
             workers.start(name, arguments, environment)
             workers.hear(1, ARRIVES_WITHIN_S, "workers ready")
             if name != OURS:

@@ -33,6 +33,14 @@ def test_a_figure_is_one_line_with_its_peer_and_the_ratio() -> None:
     ]
 
 
+def test_a_figure_may_be_expected_from_below() -> None:
+    # given what a value must reach, if figures above and below are reported, expect the verdict of each
+    out = io.StringIO()
+    for value in (40.0, 39.0):
+        Report("worker", out, io.StringIO()).figure("saturation", "deltas", value, "1/s", at_least=40.0)
+    assert [(line["expected"], line["met"]) for line in _lines(out)] == [(">= 40", True), (">= 40", False)]
+
+
 def test_each_further_peer_is_a_line() -> None:
     # given two peers, if a figure is reported, expect a line for each, the same figure in both
     out = io.StringIO()

@@ -1,0 +1,171 @@
+"""The floor: the least that anything in Python can do between the model's server and a log. Promises nothing.
+
+`python -m bench.floor REDIS_PORT FEEDER_PORT` says "ready". Each line on standard input is a JSON object (`Work`): so
+many answers are asked for, each delta goes into the log of its own. Raw sockets, the least fields that can be decoded,
+commands packed by hand, one commit in flight. It relies on the feeder's way to cut: an event in a chunk of its own.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from time import monotonic
+from typing import cast
+
+import msgspec
+import uvloop
+
+from bench.feeder import Plan
+from schemas.keys import log_key
+
+MAX_COMMIT = 512
+MAX_WAITING = 8 * MAX_COMMIT
+"""Commands that may wait for a commit before reading pauses."""
+
+HOST = "127.0.0.1"
+
+
+class Work(msgspec.Struct):
+    """Answers to ask for: `count` of them, named `<prefix><number>`, numbers from `first` on."""
+
+    prefix: str
+    first: int
+    count: int
+    feed: Plan
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice]
+
+
+class _Entry(msgspec.Struct, tag_field="message_type", tag="assistant_message"):
+    """The same bytes as an entry of ours."""
+
+    i: int
+    ms: int
+    content: str
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Commits(asyncio.Protocol):
+    """The connection to Redis: what gathers while a commit travels goes with the next."""
+
+    def __init__(self) -> None:
+        self._waiting: list[bytes] = []
+        self._unanswered = 0
+        self._scheduled = False
+        self._paused: set[asyncio.Transport] = set()
+        self._loop = asyncio.get_running_loop()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ready for commands."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, by no base class
+
+    def add(self, commands: list[bytes], source: asyncio.Transport) -> None:
+        """Takes commands; whoever they are from is read no further while too many wait."""
+        self._waiting += commands
+        if len(self._waiting) > MAX_WAITING:
+            source.pause_reading()
+            self._paused.add(source)
+        if not self._unanswered and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._commit)  # what other sockets have brought in the same moment goes along
+
+    def data_received(self, data: bytes) -> None:
+        """An id for each XADD, in a bulk string; no id has a `$`."""
+        if b"-ERR" in data or b"-OOM" in data:
+            sys.stderr.write(f"Redis refuses: {data[:200]!r}\n")
+            os._exit(1)
+        self._unanswered -= data.count(b"$")
+        if not self._unanswered and self._waiting:
+            self._commit()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Without Redis there is nothing to measure."""
+        os._exit(1)
+
+    def _commit(self) -> None:
+        self._scheduled = False
+        commands, self._waiting = self._waiting[:MAX_COMMIT], self._waiting[MAX_COMMIT:]
+        self._unanswered = len(commands)
+        self._transport.write(b"".join(commands))
+        if self._paused and len(self._waiting) <= MAX_WAITING:
+            for source in self._paused:
+                source.resume_reading()
+            self._paused.clear()
+
+
+class Answer(asyncio.Protocol):
+    """One answer: asked for, read, and handed on as packed commands."""
+
+    def __init__(self, request: bytes, log: bytes, commits: Commits) -> None:
+        self._request = request
+        self._prefix = b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$" % (len(log), log)
+        self._commits = commits
+        self._rest = b""
+        self._seq = 0
+        self._began = monotonic()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asks."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, by no base class
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        """Every whole event of it becomes a command."""
+        *events, self._rest = (self._rest + data).split(b"\n\n")
+        ms, prefix, seq = int((monotonic() - self._began) * 1000), self._prefix, self._seq
+        commands: list[bytes] = []
+        for event in events:
+            data = event[event.index(b"data: ") + 6 :]
+            if data != b"[DONE]" and (text := _decode(data).choices[0].delta.content):
+                seq += 1
+                entry, entry_id = _encode(_Entry(0, ms, text)), b"1-%d" % seq
+                commands.append(
+                    b"%b%d\r\n%b\r\n$1\r\ne\r\n$%d\r\n%b\r\n" % (prefix, len(entry_id), entry_id, len(entry), entry)
+                )
+        self._seq = seq
+        if commands:
+            self._commits.add(commands, self._transport)
+
+
+def request(feed: Plan) -> bytes:
+    """A request to the feeder, as raw as it can be."""
+    body = msgspec.json.encode({"model": "m", "messages": [], "stream": True, "feed": feed})
+    return b"POST /v1/chat/completions HTTP/1.1\r\nhost: f\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+
+async def _ask(work: Work, port: int, commits: Commits) -> None:
+    loop, asked = asyncio.get_running_loop(), request(work.feed)
+
+    def answer(number: int) -> Callable[[], Answer]:
+        log = log_key(f"{work.prefix}{number}").encode()
+        return lambda: Answer(asked, log, commits)
+
+    for number in range(work.first, work.first + work.count):
+        await loop.create_connection(answer(number), HOST, port)
+
+
+async def main(redis_port: int, feeder_port: int) -> None:
+    """Does what standard input says, until it ends."""
+    loop = asyncio.get_running_loop()
+    _, commits = await loop.create_connection(Commits, HOST, redis_port)
+    print("ready", flush=True)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        await _ask(msgspec.json.decode(line, type=Work), feeder_port, commits)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    uvloop.run(main(int(sys.argv[1]), int(sys.argv[2])))
