@@ -11,6 +11,7 @@ TailraceError
 │   └── UpstreamProtocol     what came is not a whole, well-formed stream
 ├── StoreError               Redis
 │   ├── StoreUnavailable     not there, or lost: the same commit may be sent again
+│   │   └── ResultsUnavailable   so is the database of outcomes; Redis has all that it lacks
 │   ├── StoreFull            out of memory
 │   └── StoreRefused         read-only replica, missing rights, wrong password
 ├── AttemptLost              another attempt has begun, or the log is gone: stop writing
@@ -110,6 +111,12 @@ class StoreUnavailable(StoreError):
     """Redis cannot be reached, or the connection was lost; the same commit may be sent again."""
 
     code = "store_unavailable"
+
+
+class ResultsUnavailable(StoreUnavailable):
+    """The database of outcomes cannot be used just now, or as it is; what it lacks waits in Redis."""
+
+    code = "results_unavailable"
 
 
 class StoreFull(StoreError):

@@ -42,6 +42,7 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="kind", tag="outcome", kw_o
 
     `request_id`, `attempt` and the times are filled in when it is persisted; a replay has none. `UNFILLED` marks what a
     script fills in by the server's clock: these fields stand before all text of others, so that it finds its own.
+    `first_delta_at` is when the attempt had its first delta, before it was written.
     `failures` are attempts that failed, `crashes` workers that died or hung with it, `drains` workers that went and
     handed it back; `retry_of` is the dead request that this one retries.
     `items` keeps Responses items a caller must send back as they are, such as encrypted reasoning.
@@ -54,6 +55,7 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="kind", tag="outcome", kw_o
     attempt: int | None = None
     submitted_at: str | None = None
     started_at: str | None = None
+    first_delta_at: str | None = None
     finished_at: str | None = None
     failures: int = 0
     crashes: int = 0

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from schemas.errors import SettingsError
 from schemas.request import check_tenant
+from schemas.results import check_results_url
 
 PREFIX = "TAILRACE_"
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
@@ -42,6 +43,8 @@ class Settings(BaseModel):
         publish_buffer_bytes: unsent entries of a process at which reading the models' streams pauses.
         metrics_port: where a worker or a gateway serves `/metrics`; nowhere by default, 0 takes a free port.
         metrics_host: the address it listens on for that.
+        results_url: the database in which outcomes outlast Redis; empty for none.
+        results_timeout_s: how long writing a batch of outcomes may take, and reading one.
         token_secrets: sign the tokens that browsers read one request with; separated by commas, the first one signs.
         token_lifetime_s: how long a token is valid that the gateway mints with a submit.
         gateway_keys_file: the API keys of web tiers, as `tailrace key` writes them; read again when it changes.
@@ -75,6 +78,8 @@ class Settings(BaseModel):
     publish_buffer_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
     metrics_port: int | None = Field(default=None, ge=0, le=65_535)
     metrics_host: str = "127.0.0.1"
+    results_url: SecretStr = SecretStr("")
+    results_timeout_s: float = Field(default=10.0, ge=0.5, le=600)
     token_secrets: SecretStr = SecretStr("")
     token_lifetime_s: float = Field(default=3600.0, ge=1, le=31_536_000)
     gateway_keys_file: str = ""
@@ -94,6 +99,12 @@ class Settings(BaseModel):
     @classmethod
     def _url_is_a_redis(cls, value: str) -> str:
         return check_redis_url(value)
+
+    @field_validator("results_url")
+    @classmethod
+    def _url_is_a_database(cls, value: SecretStr) -> SecretStr:
+        check_results_url(value.get_secret_value())
+        return value
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:

@@ -90,7 +90,6 @@ class Attempt:
 
     Attributes:
         request: what is asked, or None where the stored request cannot be read.
-        shown: whether a delta of this attempt has been published.
         asked: whether the model's server has been asked.
         failures: attempts of the request that failed, whoever made them; `fail` counts this one.
         rest_s: seconds that are left of a pause which a stop has ended.
@@ -114,7 +113,7 @@ class Attempt:
             else StreamReader("chat", Options())
         )
         self._writer = plant.publisher.open(lease.request_id, lease.attempt, lease.token, lease.holds)
-        self.shown = False
+        self._first_delta_at: str | None = None
         self.asked = False
         self.failures = begun.failures
         self.rest_s = 0.0
@@ -211,6 +210,7 @@ class Attempt:
             attempt=self._number,
             submitted_at=self._begun.submitted_at,
             started_at=self._begun.started_at,
+            first_delta_at=self._first_delta_at,
             finished_at=UNFILLED,
             failures=self.failures,
             crashes=self._begun.crashes,
@@ -287,6 +287,11 @@ class Attempt:
             if reader.failure is not None and not reader.done:
                 raise reader.failure  # here, so that the connection is closed at once: the answer may go on for long
 
+    @property
+    def shown(self) -> bool:
+        """Whether a delta of this attempt has been published."""
+        return self._first_delta_at is not None
+
     def _append(self, deltas: list[Delta]) -> None:
         if not deltas:
             return
@@ -296,7 +301,8 @@ class Attempt:
             self._plant.counts.first_delta.observe(self._begun.waited_s + after_s)
         for delta in deltas:
             self._writer.append(encode_entry(delta))
-            self.shown = True
+            if self._first_delta_at is None:
+                self._first_delta_at = self._server_time(0.0)
         self._plant.counts.deltas.value += len(deltas)
 
     def _ended_by(self, error: BaseException | None) -> Ended:

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("demo", "producers", "schemas", "worker")
 COMMANDS = [
-    *("cancel", "dead", "demo", "doctor", "gateway", "key", "replay", "result"),
+    *("cancel", "dead", "demo", "doctor", "gateway", "key", "replay", "result", "results"),
     *("simulator", "stats", "status", "submit", "tail", "top", "worker"),
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -43,7 +43,7 @@ def test_the_wheel_holds_every_module_script_and_marker(wheel: zipfile.ZipFile) 
     wanted = {
         str(path.relative_to(ROOT))
         for package in PACKAGES
-        for pattern in ("*.py", "*.lua", "*.tcss", "py.typed")
+        for pattern in ("*.py", "*.lua", "*.tcss", "*.sql", "py.typed")
         for path in (ROOT / package).rglob(pattern)
     }
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}

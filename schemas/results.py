@@ -1,0 +1,138 @@
+"""Outcomes that outlast Redis: what a database keeps of each, and its URL. Pure: imports no database.
+
+A row says what people query by, one column each; put together they are the outcome again, nothing missing.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from schemas.deltas import ErrorInfo
+from schemas.outcome import Outcome
+from schemas.request import Priority
+
+SCHEMA_VERSION = 1
+"""What the migrations in `worker/results/sql` come to. Whoever reads or writes wants this one and no other."""
+
+DRIVERS = ("postgresql+asyncpg", "sqlite+aiosqlite")
+SQL_MISSING = "the extra `sql` is not installed: pip install 'tailrace[sql]'"
+
+NUL_NOTE = "NUL characters and lone surrogates stand here as U+FFFD: databases hold none"
+
+_TIMES = ("submitted_at", "started_at", "first_delta_at", "finished_at")
+_AS_THEY_ARE = (
+    *("request_id", "attempt", "failures", "crashes", "drains", "status", "model", "api", "finish_reason"),
+    *("content", "refusal", "reasoning", "retry_of"),
+)
+_AS_JSON = ("usage", "tool_calls", "error", "metadata")
+_REST = ("v", "reasoning_source", "upstream_id", "upstream_sequence", "items", "notes")
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that has ended, as a database keeps it.
+
+    Attributes:
+        outcome: what it came to.
+        tenant: on whose behalf.
+        priority: its class.
+        deadline_at: until when it had to end, ISO 8601, UTC.
+    """
+
+    outcome: Outcome
+    tenant: str | None
+    priority: Priority
+    deadline_at: str
+
+    @property
+    def error(self) -> ErrorInfo | None:
+        """Why it failed, if it did."""
+        return self.outcome.error if self.outcome.status == "failed" else None
+
+
+def row_of(stored: Stored) -> dict[str, Any]:
+    """The columns of a row. What no database holds is replaced, and then the outcome's notes say so."""
+    fields: dict[str, Any] = msgspec.to_builtins(stored.outcome)
+    clean, replaced = _clean(fields)
+    if replaced:
+        clean["notes"] = [*clean["notes"], NUL_NOTE]
+    return {
+        **{name: clean[name] for name in (*_AS_THEY_ARE, *_AS_JSON)},
+        **{name: _moment(clean[name]) for name in _TIMES},
+        "rest": {name: clean[name] for name in _REST},
+        "tenant": stored.tenant,
+        "priority": stored.priority,
+        "deadline_at": _moment(stored.deadline_at),
+    }
+
+
+def stored_of(row: Mapping[str, Any]) -> Stored:
+    """The reverse of `row_of`."""
+    fields = {
+        **{name: row[name] for name in (*_AS_THEY_ARE, *_AS_JSON)},
+        **{name: _iso(row[name]) for name in _TIMES},
+        **row["rest"],
+        "kind": "outcome",
+    }
+    return Stored(
+        outcome=msgspec.convert(fields, Outcome),
+        tenant=row["tenant"],
+        priority=row["priority"],
+        deadline_at=_iso(row["deadline_at"]) or "",
+    )
+
+
+def check_results_url(url: str) -> str:
+    """Returns the URL if it can name a database of results; the empty one names none.
+
+    Raises:
+        ValueError: it cannot. The message repeats nothing of the URL, since any part may turn out to be the password.
+    """
+    if not url:
+        return url
+    try:
+        parts = urlsplit(url)
+        has_port = parts.port != 0
+    except ValueError:
+        raise ValueError("cannot be read (in a password, write / as %2F and @ as %40)") from None
+    if parts.scheme not in DRIVERS or not has_port:
+        raise ValueError("give postgresql+asyncpg://user:password@host/database or sqlite+aiosqlite:////path/to/file")
+    if len(parts.path) < 2:
+        raise ValueError("needs the name of a database, or the path of a file")
+    return url
+
+
+def results_place(url: str) -> str:
+    """Where the database is, without user, password and options: fit for messages."""
+    parts = urlsplit(url)
+    return f"{parts.scheme.partition('+')[0]}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _iso(moment: datetime | None) -> str | None:
+    """SQLite keeps no zone: all times here are UTC."""
+    if moment is None:
+        return None
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return aware.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _clean(value: Any) -> tuple[Any, bool]:
+    """The value without NUL and lone surrogates, and whether there were some."""
+    match value:
+        case str():
+            clean = value.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            return clean, clean != value
+        case dict():
+            pairs = [(_clean(name), _clean(member)) for name, member in value.items()]  # pyright: ignore[reportUnknownVariableType] - any JSON
+            return {name[0]: member[0] for name, member in pairs}, any(n[1] or m[1] for n, m in pairs)
+        case list() | tuple():
+            members = [_clean(member) for member in value]  # pyright: ignore[reportUnknownVariableType] - any JSON
+            return [member[0] for member in members], any(member[1] for member in members)
+        case _:
+            return value, False

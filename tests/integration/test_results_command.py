@@ -1,0 +1,65 @@
+"""`tailrace results`: makes tables, prunes, and says in one line what is wrong."""
+
+import asyncio
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from schemas.outcome import Outcome
+from schemas.results import Stored, row_of
+from worker.results.database import Database
+
+TAILRACE = Path(sys.executable).with_name("tailrace")
+ENDED = Outcome(status="completed", attempt=1, submitted_at="2026-01-01T00:00:00.000Z")
+
+
+async def call(url: str, *arguments: str) -> tuple[int | None, str, str]:
+    asked = await asyncio.create_subprocess_exec(
+        *(TAILRACE, "results", *arguments),
+        env={"PATH": os.environ["PATH"], "TAILRACE_RESULTS_URL": url},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asked.communicate()
+    return asked.returncode, out.decode(), err.decode()
+
+
+async def test_tables_are_made_and_old_outcomes_deleted(tmp_path: Path) -> None:
+    # given an empty database, expect its tables made once; given outcomes, expect the old ones counted, then gone
+    url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
+    code, said, _ = await call(url, "migrate")
+    assert (code, said) == (0, f"sqlite:///{tmp_path}/results.db: brought from version 0 to 1\n")
+    code, said, _ = await call(url, "migrate")
+    assert "up to date, version 1" in said
+    database = Database(url, timeout_s=10)
+    for number, days in enumerate((100, 99, 1)):
+        at = (datetime.now(UTC) - timedelta(days=days)).isoformat()
+        outcome = replace(ENDED, request_id=f"r{number}", finished_at=at)
+        stored = Stored(outcome=outcome, tenant=None, priority="normal", deadline_at="2026-01-01T00:15:00.000Z")
+        assert await database.write([row_of(stored)]) == []
+    code, said, _ = await call(url, "prune", "--older-than", "90d", "--dry-run")
+    assert (code, "2 outcomes would be deleted" in said, await database.count()) == (0, True, 3)
+    code, said, progress = await call(url, "prune", "--older-than", "90d")
+    assert (code, "2 outcomes deleted" in said, await database.count()) == (0, True, 1)
+    assert progress == "deleted 2 of 2\n"
+    await database.close()
+
+
+async def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
+    # given no tables, no URL, one of another kind, and arguments that do not go together, expect a line for each
+    url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
+    for where, arguments, wanted in (
+        (url, ("prune", "--older-than", "90d"), "run `tailrace results migrate`"),
+        ("", ("migrate",), "TAILRACE_RESULTS_URL: is not set"),
+        ("mysql://root:hidden-word@db/x", ("migrate",), "TAILRACE_RESULTS_URL: give postgresql+asyncpg://"),
+        ("postgresql+asyncpg://root:hidden-word@127.0.0.1:1/x", ("migrate",), "postgresql://127.0.0.1:1/x: "),
+        (url, ("prune",), "--older-than"),
+        (url, ("prune", "--older-than", "90"), "is not an age"),
+    ):
+        code, said, told = await call(where, *arguments)
+        assert (code != 0, said, len(told.splitlines())) == (True, "", 1), told
+        assert wanted in told
+        assert "hidden-word" not in told

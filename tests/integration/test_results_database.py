@@ -1,0 +1,243 @@
+"""The database of outcomes, on a real PostgreSQL and on SQLite alike: tables, upsert, odd rows, pruning."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from schemas.deltas import ErrorInfo, Usage
+from schemas.errors import ResultsUnavailable, SettingsError
+from schemas.outcome import Outcome, ToolCall
+from schemas.results import NUL_NOTE, Stored, row_of, stored_of
+from schemas.results_table import engine_options, results
+from tests.postgres import EmbeddedPostgres
+from worker.results.database import Database
+
+KINDS = ("postgresql", "sqlite")
+WHOLE = Outcome(
+    status="failed",
+    request_id="one",
+    attempt=3,
+    submitted_at="2026-01-01T00:00:00.001Z",
+    started_at="2026-01-01T00:00:01.002Z",
+    first_delta_at="2026-01-01T00:00:02.003Z",
+    finished_at="2026-01-01T00:00:03.004Z",
+    failures=2,
+    crashes=1,
+    drains=4,
+    retry_of="zero",
+    finish_reason="tool_calls",
+    content='Hello \N{GRINNING FACE} "you"',
+    refusal="no",
+    reasoning="because",
+    reasoning_source="reasoner_model",
+    tool_calls=(
+        ToolCall("call_1", "search", '{"q": "x", "q": "y"}', complete=False),
+        ToolCall(None, "t", "", True, "custom"),
+    ),
+    usage=Usage(input_tokens=3, output_tokens=4, cached_tokens=1, reasoning_tokens=2),
+    api="responses",
+    model="gpt-x",
+    upstream_id="resp_1",
+    upstream_sequence=17,
+    error=ErrorInfo("upstream_429", "slow down", "provider"),
+    items=({"type": "reasoning", "encrypted_content": "abc", "n": [1, 2.5, None]},),
+    notes=("it contradicted itself",),
+    metadata={"user": "u1", "deep": {"er": [True]}},
+)
+STORED = Stored(outcome=WHOLE, tenant="acme", priority="high", deadline_at="2026-01-01T00:15:00.000Z")
+LEAST = Stored(
+    outcome=Outcome(
+        status="cancelled",
+        request_id="least",
+        attempt=1,
+        submitted_at="2026-01-01T00:00:00.000Z",
+        finished_at="2026-01-01T00:00:00.000Z",
+    ),
+    tenant=None,
+    priority="normal",
+    deadline_at="2026-01-01T00:15:00.000Z",
+)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    with EmbeddedPostgres() as running:
+        yield running
+
+
+@pytest.fixture(params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/results.db"
+    postgres: EmbeddedPostgres = request.getfixturevalue("postgres")
+    postgres.ask("DROP TABLE IF EXISTS tailrace_results, tailrace_schema")
+    return postgres.url
+
+
+@pytest.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    """One with tables."""
+    opened = Database(url, timeout_s=10)
+    await opened.migrate()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def engine(url: str) -> AsyncIterator[AsyncEngine]:
+    """For a look at what stands there."""
+    opened = create_async_engine(url, **engine_options(url, timeout_s=10, connections=1))
+    yield opened
+    await opened.dispose()
+
+
+async def standing(engine: AsyncEngine) -> dict[str, Stored]:
+    async with engine.connect() as connection:
+        rows = (await connection.execute(select(results))).mappings().all()
+    return {row["request_id"]: stored_of(dict(row)) for row in rows}
+
+
+async def test_an_outcome_comes_back_as_it_was(database: Database, engine: AsyncEngine) -> None:
+    # given one with everything in it and one with next to nothing, expect both back, nothing missing or changed
+    assert await database.write([row_of(STORED), row_of(LEAST)]) == []
+    assert await standing(engine) == {"one": STORED, "least": LEAST}
+
+
+async def test_what_is_written_again_is_one_row_and_the_newest_wins(database: Database, engine: AsyncEngine) -> None:
+    # given the same outcome twice, an older attempt, a later one, and a later run under the same id, expect the newest
+    def of(**changes: object) -> Stored:
+        return replace(STORED, outcome=replace(WHOLE, **changes))
+
+    later_run = of(attempt=1, submitted_at="2026-02-01T00:00:00.000Z")
+    for given, wanted in (
+        ([STORED, STORED], STORED),
+        ([of(attempt=2)], STORED),
+        ([of(attempt=4)], of(attempt=4)),
+        ([of(attempt=9), STORED], of(attempt=9)),
+        ([later_run], later_run),
+        ([of(attempt=10)], later_run),
+    ):
+        assert await database.write([row_of(one) for one in given]) == []
+        assert await standing(engine) == {"one": wanted}
+
+
+async def test_what_no_database_holds_is_replaced_and_said(database: Database, engine: AsyncEngine) -> None:
+    # given NUL and half a surrogate pair in text, in arguments and in metadata, expect U+FFFD there, and a note
+    odd = replace(
+        WHOLE, content="a\0b", metadata={"k\0": ["\ud800", 1]}, tool_calls=(ToolCall("c", "t", "\0", complete=True),)
+    )
+    assert await database.write([row_of(replace(STORED, outcome=odd))]) == []
+    found = (await standing(engine))["one"].outcome
+    assert (found.content, found.metadata, found.tool_calls[0].arguments) == (
+        "a\ufffdb",
+        {"k\ufffd": ["\ufffd", 1]},
+        "\ufffd",
+    )
+    assert found.notes == (*WHOLE.notes, NUL_NOTE)
+
+
+async def test_a_row_that_none_can_take_holds_no_other_up(database: Database, engine: AsyncEngine) -> None:
+    # given a row among others that the database refuses, expect the others written, and it named without its text
+    bad = {**row_of(LEAST), "request_id": "bad", "attempt": 2**70, "content": "a secret text"}
+    worse = {**row_of(LEAST), "request_id": "worse", "model": None, "status": None, "content": "a secret text"}
+    refused = await database.write([row_of(STORED), bad, worse, row_of(LEAST)])
+    assert sorted(one.request_id for one in refused) == ["bad", "worse"]
+    assert "secret" not in str(refused)
+    assert await standing(engine) == {"one": STORED, "least": LEAST}
+
+
+async def test_who_is_refused_for_another_reason_waits(database: Database, engine: AsyncEngine) -> None:
+    # given tables that are gone, or of another version, expect nothing refused for good, and one line on what to do
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE tailrace_schema SET version = 99"))
+    with pytest.raises(ResultsUnavailable, match=r"newer Tailrace \(version 99"):
+        await database.write([row_of(STORED)])
+    with pytest.raises(ResultsUnavailable, match="newer Tailrace"):
+        await database.migrate()
+    async with engine.begin() as connection:
+        for table in ("tailrace_schema", "tailrace_results"):
+            await connection.execute(text(f"DROP TABLE {table}"))
+    with pytest.raises(ResultsUnavailable, match=r"no tables of Tailrace: run `tailrace results migrate`$"):
+        await database.write([row_of(STORED)])
+
+
+async def test_a_table_that_vanishes_between_two_batches_is_no_fault_of_a_row(
+    database: Database, engine: AsyncEngine
+) -> None:
+    # given a batch that was written, if the tables go then, expect an outage, and all well once they are made again
+    await database.write([row_of(STORED)])
+    async with engine.begin() as connection:
+        for table in ("tailrace_schema", "tailrace_results"):
+            await connection.execute(text(f"DROP TABLE {table}"))
+    with pytest.raises(ResultsUnavailable):
+        await database.write([row_of(LEAST)])
+    assert await database.migrate() == (0, 1)
+    assert await database.write([row_of(LEAST)]) == []
+
+
+async def test_the_tables_made_are_those_that_programs_know(database: Database, engine: AsyncEngine) -> None:
+    # given the tables as the SQL files make them, expect columns, what may be missing, key and indexes as defined
+    def compare(connection: Connection) -> None:
+        seen = inspect(connection)
+        columns = {column["name"]: column["nullable"] for column in seen.get_columns(results.name)}
+        assert columns == {column.name: column.nullable for column in results.c}
+        assert seen.get_pk_constraint(results.name)["constrained_columns"] == ["request_id"]
+        made = {index["name"]: index["column_names"] for index in seen.get_indexes(results.name)}
+        assert made == {index.name: [column.name for column in index.columns] for index in results.indexes}
+
+    async with engine.connect() as connection:
+        await connection.run_sync(compare)
+
+
+async def test_several_who_migrate_at_once_make_the_tables_once(url: str) -> None:
+    # given an empty database and five who migrate it together, expect one to make the tables, all to succeed
+    several = [Database(url, timeout_s=20) for _ in range(5)]
+    try:
+        done = await asyncio.gather(*(one.migrate() for one in several))
+        assert sorted(done) == [(0, 1), *[(1, 1)] * 4]
+        await several[0].check()
+    finally:
+        for one in several:
+            await one.close()
+
+
+async def test_pruning_takes_what_ended_long_ago_the_oldest_first(database: Database, engine: AsyncEngine) -> None:
+    # given outcomes of different ages, expect those older than asked counted, then gone batch by batch, the others kept
+    now = datetime.now(UTC)
+    for number, age_days in enumerate((200, 100, 91, 89, 1)):
+        at = (now - timedelta(days=age_days)).isoformat()
+        outcome = replace(LEAST.outcome, request_id=f"r{number}", finished_at=at)
+        await database.write([row_of(replace(LEAST, outcome=outcome))])
+    limit = timedelta(days=90)
+    assert (await database.count(limit), await database.count()) == (3, 5)
+    assert await database.prune(limit, at_most=1) == 1
+    assert sorted(await standing(engine)) == ["r1", "r2", "r3", "r4"]
+    assert [await database.prune(limit) for _ in range(2)] == [2, 0]
+    assert sorted(await standing(engine)) == ["r3", "r4"]
+
+
+async def test_a_database_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
+    # given URLs of servers and files that are not there, expect an error with the place, and nothing of the password
+    for url in (
+        "postgresql+asyncpg://user:hidden-word@127.0.0.1:1/db?application_name=hidden-word",
+        f"sqlite+aiosqlite:///{tmp_path}/no/folder.db",
+        "postgresql+asyncpg://user:hidden-word@/db?host=/nowhere",
+    ):
+        away = Database(url, timeout_s=5)
+        with pytest.raises(ResultsUnavailable) as told:
+            await away.write([row_of(STORED)])
+        assert "hidden-word" not in str(told.value)
+        assert "Hello" not in f"{told.value!r} {told.value.__cause__!r}"
+        await away.close()
+
+
+def test_a_url_that_can_be_no_database_is_refused() -> None:
+    with pytest.raises(SettingsError, match="TAILRACE_RESULTS_URL"):
+        Database("nonsense+driver://user:hidden-word@/x", timeout_s=1)

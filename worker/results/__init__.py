@@ -1,0 +1,1 @@
+"""Outcomes that outlast Redis: from the outbox into a database."""

@@ -1,0 +1,219 @@
+"""The database of outcomes, for whoever writes there. Owns the engine, the upsert, and what a database's errors mean.
+
+No text of a request gets into an error or a log line: parameters are hidden, and of what a database says about a row
+only the kind of error is told, since it may quote it. Knows nothing of Redis.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import and_, delete, event, func, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from schemas.errors import ResultsUnavailable, SettingsError
+from schemas.results import SCHEMA_VERSION, SQL_MISSING, results_place
+from schemas.results_table import engine_options, results
+from worker.results import migrations
+
+Row = Mapping[str, Any]
+
+PRUNED_AT_ONCE = 1_000
+CLOSE_S = 2.0
+_ROWS_FAULT = ("22", "23", "54")
+"""PostgreSQL's classes of errors that are about the values given: data, integrity, program limits (its appendix A)."""
+
+
+class Refused(NamedTuple):
+    """A row that no transaction can take. `why` is the kind of error, without any value."""
+
+    request_id: str
+    why: str
+
+
+class _RowsFault(Exception):
+    """The database is well; what it was given is not."""
+
+
+class Database:
+    """The tables of one database.
+
+    Args:
+        url: `postgresql+asyncpg://...` or `sqlite+aiosqlite:///...`.
+        timeout_s: how long a batch may take, connecting included.
+
+    Raises:
+        SettingsError: there is no driver for the URL, or it cannot be used.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        self.place = results_place(url)
+        self._timeout_s = timeout_s
+        self._is_checked = False  # and nothing has gone wrong since
+        try:
+            self._engine = create_async_engine(url, **engine_options(url, timeout_s=timeout_s, connections=1))
+        except ImportError as error:
+            raise SettingsError(SQL_MISSING) from error
+        except (SQLAlchemyError, ValueError, TypeError):
+            raise SettingsError("TAILRACE_RESULTS_URL: cannot be used as it is") from None  # it may be quoted
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine.sync_engine, "connect", _keep_a_write_ahead_log)
+            event.listen(self._engine.sync_engine, "begin", _begin_at_once)
+            self._upsert: Any = _newest_wins(sqlite.insert(results))
+        else:
+            self._upsert = _newest_wins(postgresql.insert(results))
+
+    async def close(self) -> None:
+        """Closes every connection; one that hangs is left."""
+        with_end = asyncio.wait_for(self._engine.dispose(), CLOSE_S)
+        await asyncio.gather(with_end, return_exceptions=True)
+
+    async def check(self) -> None:
+        """Raises ResultsUnavailable where the database cannot be reached, or has not the tables we know."""
+        async with self._transaction() as connection:
+            await self._check(connection)
+
+    async def migrate(self, within_s: float | None = None) -> tuple[int, int]:
+        """Makes the tables, or brings them up to date.
+
+        Args:
+            within_s: how long that may take, if not as long as a batch.
+
+        Returns:
+            The version before and after.
+
+        Raises:
+            ResultsUnavailable: the database cannot be reached, refuses, or is of a newer Tailrace.
+        """
+        async with self._transaction(within_s) as connection:
+            before, after = await migrations.migrate(connection)
+        if after > SCHEMA_VERSION:
+            raise ResultsUnavailable(self._mismatch(after))
+        return before, after
+
+    async def write(self, rows: Sequence[Row]) -> list[Refused]:
+        """Writes all in one transaction; a row that stands is replaced where it is no newer.
+
+        Returns:
+            The rows that can never be written. All others have been, and last.
+
+        Raises:
+            ResultsUnavailable: none of them may have been written.
+        """
+        try:
+            await self._write(rows)
+        except _RowsFault as fault:
+            if len(rows) == 1:
+                await self.check()
+                return [Refused(rows[0]["request_id"], str(fault))]
+            return [refused for row in rows for refused in await self.write([row])]
+        return []
+
+    async def prune(self, older_than: timedelta, *, at_most: int = PRUNED_AT_ONCE) -> int:
+        """Deletes some of what ended before that, the oldest first; how many it deleted."""
+        oldest = (
+            select(results.c.request_id)
+            .where(results.c.finished_at < _before(older_than))
+            .order_by(results.c.finished_at)
+            .limit(at_most)
+        )
+        async with self._transaction() as connection:
+            await self._check(connection)
+            done = await connection.execute(delete(results).where(results.c.request_id.in_(oldest)))
+        return done.rowcount
+
+    async def count(self, older_than: timedelta | None = None) -> int:
+        """How many outcomes there are, or how many ended before that."""
+        wanted = select(func.count()).select_from(results)
+        if older_than is not None:
+            wanted = wanted.where(results.c.finished_at < _before(older_than))
+        async with self._transaction() as connection:
+            await self._check(connection)
+            return (await connection.execute(wanted)).scalar_one()
+
+    async def _write(self, rows: Sequence[Row]) -> None:
+        was_checked, self._is_checked = self._is_checked, False
+        async with self._transaction() as connection:
+            if not was_checked:
+                await self._check(connection)
+            await connection.execute(self._upsert, [dict(row) for row in rows])
+        self._is_checked = True
+
+    async def _check(self, connection: AsyncConnection) -> None:
+        found = await migrations.version_of(connection)
+        if found != SCHEMA_VERSION:
+            raise ResultsUnavailable(self._mismatch(found))
+
+    def _mismatch(self, found: int) -> str:
+        if found > SCHEMA_VERSION:
+            return f"{self.place} has tables of a newer Tailrace (version {found}; here {SCHEMA_VERSION}): upgrade here"
+        what = f"tables of version {found}, not {SCHEMA_VERSION}" if found else "no tables of Tailrace"
+        return f"{self.place} has {what}: run `tailrace results migrate`"
+
+    @asynccontextmanager
+    async def _transaction(self, within_s: float | None = None) -> AsyncGenerator[AsyncConnection]:
+        is_open = False
+        limit_s = within_s or self._timeout_s
+        try:
+            async with asyncio.timeout(limit_s), self._engine.begin() as connection:
+                is_open = True
+                yield connection
+        except TimeoutError as error:
+            raise ResultsUnavailable(f"{self.place} did not answer within {limit_s:g} s") from error
+        except (SQLAlchemyError, OSError, ValueError, TypeError, OverflowError) as error:
+            raise self._translated(error, is_open) from None  # what it was caused by may quote a row, or the URL
+
+    def _translated(self, error: Exception, is_open: bool) -> Exception:
+        kind, state = _kind_of(error)
+        if is_open and _is_about_values(error, state):
+            return _RowsFault(kind)
+        said = str(getattr(error, "orig", None) or error).splitlines()
+        return ResultsUnavailable(f"{self.place}: {said[0] if said else kind}")
+
+
+def _newest_wins(insert: Any) -> Any:
+    """An insert that replaces a row unless that is of a later run, or of a later attempt of the same one."""
+    new, old = insert.excluded, results.c
+    newer = or_(
+        new.submitted_at > old.submitted_at,
+        and_(new.submitted_at == old.submitted_at, new.attempt >= old.attempt),
+    )
+    others = {column.name: new[column.name] for column in results.c if not column.primary_key}
+    return insert.on_conflict_do_update(index_elements=["request_id"], set_=others, where=newer)
+
+
+def _before(older_than: timedelta) -> datetime:
+    return datetime.now(UTC) - older_than
+
+
+def _kind_of(error: Exception) -> tuple[str, str]:
+    """The driver's kind of error, and PostgreSQL's code for it where there is one."""
+    cause = getattr(error, "orig", None) or error
+    state = str(getattr(cause, "sqlstate", None) or "")
+    kind = type(cause.__cause__ or cause).__name__
+    return (f"{kind} ({state})" if state else kind), state
+
+
+def _is_about_values(error: Exception, state: str) -> bool:
+    if state:
+        return state[:2] in _ROWS_FAULT
+    if isinstance(error, DBAPIError):
+        cause: Any = error.orig
+        return isinstance(cause.__cause__, ValueError) or type(cause).__name__ in ("DataError", "IntegrityError")
+    return isinstance(error, StatementError | ValueError | TypeError | OverflowError)
+
+
+def _keep_a_write_ahead_log(connection: Any, record: object) -> None:
+    """Readers do not wait for who writes. What is committed is on disk (synchronous stays FULL)."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.close()
+
+
+def _begin_at_once(connection: Any) -> None:
+    """The write lock is taken first: one who reads, and then wants it, may be refused."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

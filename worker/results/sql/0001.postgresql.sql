@@ -1,0 +1,31 @@
+-- The outcome of a request, one row each; schemas/results_table.py says the same for programs.
+CREATE TABLE tailrace_results (
+  request_id text NOT NULL PRIMARY KEY,
+  attempt integer NOT NULL,
+  failures integer NOT NULL,
+  crashes integer NOT NULL,
+  drains integer NOT NULL,
+  tenant text,
+  priority text NOT NULL,
+  model text,
+  api text NOT NULL,
+  status text NOT NULL,
+  finish_reason text,
+  submitted_at timestamptz NOT NULL,
+  started_at timestamptz,
+  first_delta_at timestamptz,
+  finished_at timestamptz NOT NULL,
+  deadline_at timestamptz NOT NULL,
+  usage jsonb,
+  tool_calls jsonb NOT NULL,
+  reasoning text,
+  content text,
+  refusal text,
+  error jsonb,
+  metadata jsonb,
+  retry_of text,
+  rest json NOT NULL
+);
+CREATE INDEX tailrace_results_finished ON tailrace_results (finished_at);
+CREATE INDEX tailrace_results_tenant_finished ON tailrace_results (tenant, finished_at);
+CREATE INDEX tailrace_results_status_finished ON tailrace_results (status, finished_at);
