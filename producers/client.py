@@ -19,7 +19,7 @@ from producers.assembled import Assembled
 from producers.collapsed import collapsed
 from producers.dead import DeadLetters
 from producers.enqueue import Enqueuer
-from producers.fanout import Fanout
+from producers.fanout import Fanout, Following
 from producers.letta import LettaItem, letta
 from producers.snapshot import Snapshot, snapshot
 from producers.stalled import StallWatch
@@ -303,6 +303,11 @@ class Client:
             StoreUnavailable: Redis could not be reached.
         """
         return status_of(request_id, await self._record(request_id, *RECORD_FIELDS))
+
+    @property
+    def following(self) -> Following:
+        """How much this client follows just now."""
+        return self._fanout.following
 
     async def overview(self, *, runs_max: int = overview.RUNS_MAX) -> overview.Overview:
         """What waits, what runs, who works, what died: for those who operate (`overview.look`)."""

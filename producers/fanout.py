@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha1
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import exceptions as refusals
 
@@ -37,6 +37,20 @@ _LOOKS_AT_ONCE = 1_000
 """Logs whose ends are asked for in one round trip."""
 
 
+class Following(NamedTuple):
+    """How much a client follows.
+
+    Attributes:
+        tails: readers.
+        requests: how many requests they read.
+        fell_behind: how often one was too slow for the live part and went on from the log, so far.
+    """
+
+    tails: int
+    requests: int
+    fell_behind: int
+
+
 class Fanout:
     """The tails of one client, in one event loop.
 
@@ -53,6 +67,12 @@ class Fanout:
         self._busy = asyncio.Event()
         self.tick_s = min(_TICK_S, store.wait_s / 2)
         self.ended: StoreError | None = None
+        self.fell_behind = 0
+
+    @property
+    def following(self) -> Following:
+        """How much is followed now."""
+        return Following(sum(len(live.readers) for live in self._lives.values()), self.requests, self.fell_behind)
 
     @property
     def requests(self) -> int:
@@ -233,6 +253,7 @@ class Place:
         self._live: Live | None = None
         self._epoch = 0
         self._ticks = inf
+        self._is_live = False
         self._loop = asyncio.get_running_loop()
         self.position = EntryId(0, 0)
         self._waiter: asyncio.Future[None] | None = None
@@ -274,7 +295,10 @@ class Place:
         while self._epoch == live.epoch:
             entries = live.behind(after)
             if entries is None:
+                if self._is_live and live.floor is not None and live.floor.attempt == after.attempt:
+                    self._fanout.fell_behind += 1
                 entries = await self._from_log(live, after)
+                self._is_live = live.floor is not None and len(entries) < PAGE_ENTRIES
             elif not entries:
                 await self._news()
             if entries:

@@ -18,12 +18,15 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from producers.client import Client
+from producers.fanout import Following
 from producers.gateway.access import Access, Allowance, KeyFile, origins_of
 from producers.gateway.answers import Limit, of_error, refusal
+from producers.gateway.metrics import GatewayCounts
 from producers.gateway.routes import MAX_HEAD_BYTES, routes
 from producers.gateway.stream import End, EventStream, Frames, Limits
 from producers.tokens import TokenSigner
 from schemas.errors import SettingsError, TailraceError
+from schemas.figures import Figure
 from schemas.settings import Settings
 
 _log = logging.getLogger("tailrace.gateway")
@@ -60,6 +63,7 @@ class Gateway:
             settings.gateway_heartbeat_s, settings.gateway_write_timeout_s, settings.gateway_buffer_bytes
         )
         self.is_stopping = False
+        self._counts = GatewayCounts()
         self._connect = connect or (lambda: Client.from_settings(settings))
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
@@ -78,9 +82,9 @@ class Gateway:
             await self._app(scope, receive, send)
         elif _head_bytes(scope) > MAX_HEAD_BYTES:
             too_much = Limit(f"headers and address have more than {MAX_HEAD_BYTES:,} bytes, the limit", 431)
-            await of_error(too_much)(scope, receive, _told(scope, send))
+            await of_error(too_much)(scope, receive, self._told(scope, send))
         else:
-            await self._app(scope, receive, _told(scope, send))
+            await self._app(scope, receive, self._told(scope, send))
 
     async def client(self) -> Client:
         """The client, connected.
@@ -92,6 +96,11 @@ class Gateway:
             if self._client is None:
                 self._client = await self._connect()
             return self._client
+
+    def figures(self) -> list[Figure]:
+        """What it has counted and how it stands, for `schemas.figures.exposition`."""
+        following = self._client.following if self._client is not None else Following(0, 0, 0)
+        return self._counts.figures(len(self._streams), following)
 
     @property
     def is_full(self) -> bool:
@@ -109,6 +118,7 @@ class Gateway:
 
         def ended(end: End) -> None:
             self._streams.discard(stream)
+            self._counts.ended.add(end)
             _log.info("stream %s %s after %.1f s", what, end, time.monotonic() - began_s)
 
         stream = EventStream(followers, self.limits, ended)
@@ -126,6 +136,18 @@ class Gateway:
         self.stop()
         if self._client is not None:
             await self._client.close()
+
+    def _told(self, scope: Scope, send: Send) -> Send:
+        """Counts an answer, and tells the log: method, path and status; never the query, which may hold a token."""
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                path = scope["path"].encode("unicode_escape").decode()
+                self._counts.responses.add(str(message["status"]))
+                _log.info("%s %s %d", scope["method"], path, message["status"])
+            await send(message)
+
+        return tell
 
     def _middleware(self) -> list[Middleware]:
         origins = origins_of(self.settings.gateway_origins)
@@ -167,15 +189,3 @@ def _not_a_route(request: Request, error: Exception) -> Response:
 def _head_bytes(scope: Scope) -> int:
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     return sum(len(name) + len(value) for name, value in headers) + len(scope["path"]) + len(scope["query_string"])
-
-
-def _told(scope: Scope, send: Send) -> Send:
-    """Tells the log of an answer: method, path and status; never the query, which may hold a token."""
-
-    async def tell(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            path = scope["path"].encode("unicode_escape").decode()
-            _log.info("%s %s %d", scope["method"], path, message["status"])
-        await send(message)
-
-    return tell

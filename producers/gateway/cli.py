@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -29,13 +30,19 @@ def gateway(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=_port, default=8000, help="port to listen on (8000; 0 takes a free one)")
+    parser.add_argument(
+        "--metrics-port",
+        type=_port,
+        metavar="PORT",
+        help="serve /metrics there (TAILRACE_METRICS_PORT or nowhere), at TAILRACE_METRICS_HOST",
+    )
     parser.add_argument("--open", action="store_true", help="ask nobody for a key; on a loopback address only")
     given = parser.parse_args(argv)
     if given.open and not _is_loopback(given.host):
         parser.error("--open lets anyone in, so it takes a loopback address only, such as 127.0.0.1")
     _require_web()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(given.host, given.port, is_open=given.open))
+        return runner.run(_serve(given.host, given.port, given.metrics_port, is_open=given.open))
 
 
 def key(argv: Sequence[str]) -> int:
@@ -114,7 +121,7 @@ def _require_web() -> None:
         raise SettingsError(WEB_MISSING)
 
 
-async def _serve(host: str, port: int, *, is_open: bool) -> int:
+async def _serve(host: str, port: int, metrics_port: int | None, *, is_open: bool) -> int:
     from producers.client import Client
     from producers.gateway.app import Gateway
     from producers.gateway.server import listen, serve
@@ -123,15 +130,21 @@ async def _serve(host: str, port: int, *, is_open: bool) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)-7s %(message)s")
     logging.getLogger("tailrace").setLevel(logging.INFO)
     settings = Settings.from_environment(os.environ)
+    metrics_port = settings.metrics_port if metrics_port is None else metrics_port
     client = await Client.from_settings(settings)  # now, so that what is wrong is said at the start
 
     async def connected() -> Client:
         return client
 
     served = Gateway(settings, connected, is_open=is_open)
-    with listen(host, port) as listener:
+    with listen(host, port) as listener, ExitStack() as more:
+        metrics = None
+        if metrics_port is not None:
+            metrics = more.enter_context(listen(settings.metrics_host, metrics_port))
+            at = f"{_shown(settings.metrics_host)}:{metrics.getsockname()[1]}"
+            logging.getLogger("tailrace.gateway").info("metrics at http://%s/metrics", at)
         print(f"tailrace gateway listens on http://{_shown(host)}:{listener.getsockname()[1]}", flush=True)
-        await serve(served, listener)
+        await serve(served, listener, metrics)
     return 0
 
 

@@ -14,6 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from producers.gateway.app import Gateway
+from producers.gateway.metrics import page
 from producers.gateway.routes import MAX_BODY_BYTES, MAX_HEAD_BYTES
 from producers.gateway.stream import ABORT
 from schemas.errors import SettingsError
@@ -153,7 +154,43 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def serve(gateway: Gateway, listener: socket.socket) -> None:
-    """Serves until a signal comes."""
+class _MetricsServer(uvicorn.Server):
+    """Serves the page of metrics beside the gateway, and stops when it is told to."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__(
+            uvicorn.Config(
+                page(gateway.figures),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=1,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Signals are the gateway's."""
+        yield
+
+
+async def serve(gateway: Gateway, listener: socket.socket, metrics: socket.socket | None = None) -> None:
+    """Serves until a signal comes.
+
+    Args:
+        gateway: what to serve.
+        listener: where.
+        metrics: where to serve its metrics, if anywhere.
+    """
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    await GatewayServer(gateway).serve([listener])
+    beside = _MetricsServer(gateway)
+    telling = asyncio.create_task(beside.serve([metrics])) if metrics is not None else None
+    try:
+        await GatewayServer(gateway).serve([listener])
+    finally:
+        beside.should_exit = True
+        if telling is not None:
+            await telling

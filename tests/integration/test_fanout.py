@@ -176,6 +176,8 @@ async def test_a_slow_reader_hinders_nobody_and_misses_nothing(client: Client, r
     async with asyncio.timeout(20):
         slow_has += [item.cursor async for item in slow]
     assert ["0-1", *slow_has] == whole == ["0-1", *(f"1-{seq}" for seq in range(count + 2))]
+    # and that it fell behind is counted once, not for each page it then reads
+    assert client.following == (0, 0, 1)
 
 
 async def test_a_push_that_is_missing_is_read_from_the_log(client: Client, redis: Redis) -> None:
