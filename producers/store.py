@@ -78,10 +78,9 @@ class ProducerStore:
         self._timeout_s = timeout_s
         self.wait_s = wait_s
         self._wait_ms = max(1, int(wait_s * 1000))  # BLOCK 0 would be for ever
-        self._redis = Redis(connection_pool=self._pool(None))
-        self.pool = self._pool(timeout_s)
+        self._redis = Redis(connection_pool=self._pool())
         # Not tried again here: a tail has to know that it reads on from a server that may have lost something.
-        self._reads = Redis(connection_pool=self._pool(None, tries=0))
+        self._reads = Redis(connection_pool=self._pool(tries=0))
         self._scripts = {script.name: self._redis.register_script(script.text) for script in _SCRIPTS}
 
     @classmethod
@@ -103,7 +102,6 @@ class ProducerStore:
 
     async def close(self) -> None:
         """Closes every connection, those of running tails included."""
-        await self.pool.disconnect()
         await self._redis.connection_pool.disconnect()
         await self._reads.connection_pool.disconnect()
 
@@ -112,8 +110,7 @@ class ProducerStore:
         """Bounds the time of what is asked inside, and translates what redis-py raises.
 
         Not redis-py's `socket_timeout`: it sends by `asyncio.wait_for`, which in Python 3.11 loses a cancel that comes
-        in the moment the command is sent, and then a cancelled tail would go on. Only `pool`, which arq uses, has it:
-        after a timeout redis-py's WATCH wants to talk to the server once more, beyond ours.
+        in the moment the command is sent, and then a cancelled tail would go on.
         """
         try:
             async with asyncio.timeout(wait_s + self._timeout_s):
@@ -176,29 +173,16 @@ class ProducerStore:
             return None
         return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
-    async def is_enqueued(self, request_id: str) -> bool:
-        """Whether arq's envelope stands."""
-        async with self.asking():
-            return bool(await self._redis.exists(keys.job_key(request_id)))
-
-    async def wake(self) -> None:
-        """Leaves a token that wakes an idle worker."""
-        async with self.asking():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.lpush(keys.WAKE, b"1")
-                pipe.execute_command("LTRIM", keys.WAKE, 0, keys.WAKE_TOKENS_MAX - 1)
-                pipe.expire(keys.WAKE, keys.WAKE_LIFETIME_S)
-                await pipe.execute()
-
-    async def enqueue(self, request_id: str, lane: str, envelope: bytes, life_ms: int) -> None:
-        """Puts a request into its lane, unless it waits or runs already, and wakes an idle worker."""
+    async def enqueue(self, request_id: str, lane: str | None, envelope: bytes, *, life_ms: int, since_ms: int) -> None:
+        """Puts a request into its lane or arq's queue, unless it waits or runs already, and wakes an idle worker."""
         await self._run(
             scripts.ENQUEUE,
             {"queue": keys.QUEUE, "lease": keys.lease_key(request_id), "job": keys.job_key(request_id)},
             id=request_id,
-            lane=lane,
+            lane=lane or "",
             envelope=envelope,
             life_ms=life_ms,
+            since_ms=since_ms,
             wake_tokens_max=keys.WAKE_TOKENS_MAX,
         )
 
@@ -313,11 +297,11 @@ class ProducerStore:
         async with self.asking():
             return await self._scripts[script.name]([str(place) for place in places], values)
 
-    def _pool(self, socket_timeout_s: float | None, tries: int = 1) -> ConnectionPool:
+    def _pool(self, tries: int = 1) -> ConnectionPool:
         try:
             pool = ConnectionPool.from_url(
                 self._url,
-                socket_timeout=socket_timeout_s,
+                socket_timeout=None,
                 socket_connect_timeout=self._timeout_s,
                 socket_keepalive=True,
                 retry=Retry(ConstantBackoff(_RETRY_PAUSE_S), tries),

@@ -131,7 +131,7 @@ CANCEL = _script("cancel", "rec log", "channel request_id terminal outcome", "en
 RELEASE = _script("release", "rec", "attempt token", "released stale")
 SIGNS = _script("signs", "rec lease queue health", "id", "held waiting lost ended unknown", lanes=True)
 ENQUEUE = _script(
-    "enqueue", "queue lease job", "id lane envelope life_ms wake_tokens_max", "enqueued standing", lanes=True
+    "enqueue", "queue lease job", "id lane envelope life_ms since_ms wake_tokens_max", "enqueued standing", lanes=True
 )
 UNQUEUE = _script("unqueue", "queue lease state job retry", "id lane", "removed held unfinished", lanes=True)
 CLAIM = _script(

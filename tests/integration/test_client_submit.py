@@ -4,6 +4,7 @@ import asyncio
 import string
 import time
 from collections.abc import AsyncIterator
+from hashlib import sha1
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from demo.valkey import EmbeddedValkey
 from producers.client import Client
 from producers.enqueue import Enqueuer
 from producers.store import ProducerStore
-from schemas import codec, keys
+from schemas import codec, keys, scripts
 from schemas.deltas import Accepted
 from schemas.errors import (
     RequestConflict,
@@ -142,7 +143,7 @@ async def test_a_producers_clock_neither_delays_nor_prefers(
     client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch, ahead_ms: int
 ) -> None:
     # given a producer whose clock is wrong by an hour, expect its request due when the server says it was submitted
-    monkeypatch.setattr("arq.connections.timestamp_ms", lambda: time.time_ns() // 10**6 + ahead_ms)
+    monkeypatch.setattr("producers.enqueue.timestamp_ms", lambda: time.time_ns() // 10**6 + ahead_ms)
     await client.submit({**HELLO, "id": "mine"})
     assert await redis.zscore(keys.QUEUE, "mine") == int(await redis.hget(keys.rec_key("mine"), "submitted_ms") or 0)
 
@@ -161,6 +162,15 @@ async def test_a_mended_job_stands_as_long_as_its_request(redis_url: str, redis:
     assert await redis.zscore(keys.QUEUE, "mine") == before
 
 
+async def test_a_queue_entry_that_was_lost_alone_is_mended(client: Client, redis: Redis) -> None:
+    # given a request whose envelope stands, but not its place in the queue, if it is submitted again, expect it back
+    await client.submit({**HELLO, "id": "mine"})
+    before = await redis.zscore(keys.QUEUE, "mine")
+    await redis.delete(keys.QUEUE)
+    await client.submit({**HELLO, "id": "mine"})
+    assert await redis.zscore(keys.QUEUE, "mine") == before
+
+
 async def test_a_request_that_has_ended_is_not_queued_again(client: Client, redis: Redis) -> None:
     await client.submit({**HELLO, "id": "mine"})
     await client.cancel("mine")
@@ -169,12 +179,12 @@ async def test_a_request_that_has_ended_is_not_queued_again(client: Client, redi
     assert await queued(redis) == []
 
 
-@pytest.mark.parametrize("step", [b"EVALSHA", b"WATCH", b"PSETEX"])
-async def test_a_reply_lost_at_any_step_costs_nothing(step: bytes, redis_url: str, redis: Redis) -> None:
+@pytest.mark.parametrize("step", [scripts.SUBMIT, scripts.ENQUEUE], ids=lambda step: step.name)
+async def test_a_reply_lost_at_any_step_costs_nothing(step: scripts.Script, redis_url: str, redis: Redis) -> None:
     # given a connection that drops the reply to one step of submit / if a request is submitted
     async with Proxy(redis_url) as proxy, await Client.connect(proxy.url) as client:
         await client.submit(HELLO)
-        proxy.lose_reply(step)
+        proxy.lose_reply(sha1(step.text.encode(), usedforsecurity=False).hexdigest().encode())
         submitted = await client.submit(HELLO)
         assert not proxy.fault_pending
     # expect it accepted and queued, once
@@ -186,14 +196,12 @@ async def test_a_reply_lost_at_any_step_costs_nothing(step: bytes, redis_url: st
 
 async def test_a_submit_that_breaks_before_the_queue_names_its_id(redis_url: str, redis: Redis) -> None:
     async with Proxy(redis_url) as proxy, await Client.connect(proxy.url, timeout_s=0.3) as client:
-        await client.submit(HELLO)  # so that the scripts are loaded and only one EVALSHA follows
-
         # given Redis gone between record and queue
         async def enqueue(*_: Any, **__: Any) -> None:
-            raise ConnectionResetError("gone")
+            raise StoreUnavailable("gone")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("arq.connections.ArqRedis.enqueue_job", enqueue)
+            patch.setattr("producers.store.ProducerStore.enqueue", enqueue)
             with pytest.raises(StoreUnavailable) as caught:
                 await client.submit(HELLO)
         # expect the error to name the id, and a submit with it to put things right
