@@ -41,9 +41,12 @@ BENCHES = {
         "bench.interface", "cost of a chunk by length of the answer, beside decoding alone and a naive way"
     ),
     "startup": Bench("bench.startup", "from the start of a process to its help and to a worker that takes jobs"),
+    "decode": Bench("bench.decode", "reading the model's stream, beside the SDK's objects and the floor"),
     "worker": Bench(
         "bench.worker", "one worker process, deltas/s, CPU and latency, beside the naive worker and the floor"
     ),
+    "memory": Bench("bench.memory", "of a running answer in its worker, of deltas and finished requests in Redis"),
+    "scale": Bench("bench.scale", "deltas/s of several workers, and how many of them one Redis feeds"),
     "tails": Bench("bench.tails", "many tails in one process, beside one blocking connection a tail"),
 }
 

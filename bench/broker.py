@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic, time
 from types import TracebackType
@@ -77,6 +77,18 @@ class Broker:
         """The entries of a log."""
         return [fields[ENTRY] for _, fields in self._runner.run(self._arq.xrange(log))]
 
+    def waiting(self, queue: str) -> int:
+        """How many jobs stand in a queue, those that run included."""
+        return self._runner.run(self._arq.zcard(queue))
+
+    def add_streams(self, streams: Mapping[str, Sequence[bytes]]) -> None:
+        """Writes streams, an entry of one field for each payload."""
+        self._runner.run(self._add_streams(streams))
+
+    def memory(self, pattern: str) -> int:
+        """What the server has in memory for keys of a pattern, in bytes. Source: MEMORY USAGE, of all elements."""
+        return self._runner.run(self._memory(pattern))
+
     def calls_of(self, command: str) -> int:
         """How often the server has run a command, however it came."""
         stats: dict[str, dict[str, int]] = self._runner.run(self._arq.info("commandstats"))
@@ -100,6 +112,17 @@ class Broker:
                     by_scripts += scripted
                     sent += sum(line.startswith(b"+") and line != b"+OK" for line in lines) - scripted
         return Commands(sent, sent + by_scripts)
+
+    async def _memory(self, pattern: str) -> int:
+        names = [name async for name in self._arq.scan_iter(pattern, count=1_000)]
+        return sum([await self._arq.memory_usage(name, samples=0) or 0 for name in set(names)])
+
+    async def _add_streams(self, streams: Mapping[str, Sequence[bytes]]) -> None:
+        for name, payloads in streams.items():
+            async with self._arq.pipeline(transaction=False) as pipe:
+                for payload in payloads:
+                    pipe.xadd(name, {keys.ENTRY_FIELD: payload})
+                await pipe.execute()
 
     async def _submit(self, job_id: str, given: Any, wake: bool) -> None:
         await self._arq.enqueue_job(keys.JOB_FUNCTION, job_id, given, _job_id=job_id)

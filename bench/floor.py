@@ -9,6 +9,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import cast
 
@@ -107,15 +108,19 @@ class Commits(asyncio.Protocol):
 
 
 class Answer(asyncio.Protocol):
-    """One answer: asked for, read, and handed on as packed commands."""
+    """One answer: asked for, and read as texts.
 
-    def __init__(self, request: bytes, log: bytes, commits: Commits) -> None:
+    Args:
+        request: as it is sent.
+        took: given the texts of what has come, and where it came from.
+    """
+
+    def __init__(self, request: bytes, took: Callable[[list[str], asyncio.Transport], None]) -> None:
         self._request = request
-        self._prefix = b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$" % (len(log), log)
-        self._commits = commits
+        self._took = took
         self._rest = b""
-        self._seq = 0
-        self._began = monotonic()
+        self.ended = asyncio.get_running_loop().create_future()
+        """Done at the end of the answer."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asks."""
@@ -123,21 +128,41 @@ class Answer(asyncio.Protocol):
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        """Every whole event of it becomes a command."""
+        """Takes every whole event."""
         *events, self._rest = (self._rest + data).split(b"\n\n")
-        ms, prefix, seq = int((monotonic() - self._began) * 1000), self._prefix, self._seq
-        commands: list[bytes] = []
+        texts: list[str] = []
         for event in events:
             data = event[event.index(b"data: ") + 6 :]
-            if data != b"[DONE]" and (text := _decode(data).choices[0].delta.content):
-                seq += 1
-                entry, entry_id = _encode(_Entry(0, ms, text)), b"1-%d" % seq
-                commands.append(
-                    b"%b%d\r\n%b\r\n$1\r\ne\r\n$%d\r\n%b\r\n" % (prefix, len(entry_id), entry_id, len(entry), entry)
-                )
+            if data == b"[DONE]":
+                self._transport.close()
+                self.ended.set_result(None)
+            elif text := _decode(data).choices[0].delta.content:
+                texts.append(text)
+        if texts:
+            self._took(texts, self._transport)
+
+
+class Log:
+    """Makes packed commands of an answer's texts."""
+
+    def __init__(self, request_id: str, commits: Commits) -> None:
+        log = log_key(request_id).encode()
+        self._prefix = b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$" % (len(log), log)
+        self._commits = commits
+        self._seq = 0
+        self._began = monotonic()
+
+    def add(self, texts: list[str], source: asyncio.Transport) -> None:
+        """An entry for each."""
+        ms, prefix, seq = int((monotonic() - self._began) * 1000), self._prefix, self._seq
+        commands: list[bytes] = []
+        for seq, text in enumerate(texts, self._seq + 1):
+            entry, entry_id = _encode(_Entry(0, ms, text)), b"1-%d" % seq
+            commands.append(
+                b"%b%d\r\n%b\r\n$1\r\ne\r\n$%d\r\n%b\r\n" % (prefix, len(entry_id), entry_id, len(entry), entry)
+            )
         self._seq = seq
-        if commands:
-            self._commits.add(commands, self._transport)
+        self._commits.add(commands, source)
 
 
 def request(feed: Plan) -> bytes:
@@ -148,13 +173,9 @@ def request(feed: Plan) -> bytes:
 
 async def _ask(work: Work, port: int, commits: Commits) -> None:
     loop, asked = asyncio.get_running_loop(), request(work.feed)
-
-    def answer(number: int) -> Callable[[], Answer]:
-        log = log_key(f"{work.prefix}{number}").encode()
-        return lambda: Answer(asked, log, commits)
-
     for number in range(work.first, work.first + work.count):
-        await loop.create_connection(answer(number), HOST, port)
+        log = Log(f"{work.prefix}{number}", commits)
+        await loop.create_connection(partial(Answer, asked, log.add), HOST, port)
 
 
 async def main(redis_port: int, feeder_port: int) -> None:

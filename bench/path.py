@@ -5,6 +5,7 @@ they did in a time. Knows nothing of figures.
 """
 
 from contextlib import ExitStack
+from itertools import pairwise
 from time import monotonic, sleep
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -95,7 +96,7 @@ class Plant:
 
     def __init__(self, way: str, streams: int, workers: int = 1) -> None:
         self._way, self._streams = way, streams
-        self._shares = [streams * (n + 1) // workers - streams * n // workers for n in range(workers)]
+        self._shares = _shares(streams, workers)
         self._stack = ExitStack()
         self._reader: Program | None = None
 
@@ -106,7 +107,7 @@ class Plant:
             self.workers = self._stack.enter_context(Fleet())
             self._feeder = self._helpers.start("the feeder", ["-m", "bench.feeder"], clean_environment({}))
             self.port = int(self._heard(self._helpers))
-            for share in self._shares:
+            for _, share in self._shares:
                 self._start_worker(share)
             self.workers.hear(len(self._shares), READY_WITHIN_S, "workers ready")
             self._stack = self._stack.pop_all()
@@ -117,13 +118,14 @@ class Plant:
     ) -> None:
         self._stack.close()
 
-    def open(self, feed: Plan, prefix: str = "bench-") -> None:
-        """Asks for all answers; returns when each has reached the feeder, which holds them back until `go`."""
+    def open(self, feed: Plan, prefix: str = "bench-", count: int | None = None) -> None:
+        """Asks for answers, for all unless told how many; returns when the feeder has each and holds it back."""
+        count = self._streams if count is None else count
         self._feeder.say("hold")
         if self._way == FLOOR:
-            self._ask_the_floor(feed, prefix)
+            self._ask_the_floor(feed, prefix, count)
         else:
-            ids = [f"{prefix}{number}" for number in range(self._streams)]
+            ids = [f"{prefix}{number}" for number in range(count)]
             request: dict[str, object] = {
                 "model": "m",
                 "messages": _MESSAGES,
@@ -133,7 +135,7 @@ class Plant:
                 self.broker.run(self._submit(ids, request))
             else:
                 self.broker.submit_at_once(dict.fromkeys(ids, request), wake=False)
-        self.until_running(self._streams)
+        self.until_running(count)
 
     def go(self) -> None:
         """Lets the answers come."""
@@ -206,11 +208,9 @@ class Plant:
         environment |= {"TAILRACE_REDIS_URL": url, "TAILRACE_MAX_LOG_ENTRIES": "100000000"}
         self.workers.start(self._way, arguments[self._way], clean_environment(environment))
 
-    def _ask_the_floor(self, feed: Plan, prefix: str) -> None:
-        first = 0
-        for program, count in zip(self.workers.programs, self._shares, strict=True):
-            program.say(msgspec.json.encode(Work(prefix, first, count, feed)).decode())
-            first += count
+    def _ask_the_floor(self, feed: Plan, prefix: str, count: int) -> None:
+        for program, (first, share) in zip(self.workers.programs, _shares(count, len(self._shares)), strict=True):
+            program.say(msgspec.json.encode(Work(prefix, first, share, feed)).decode())
 
     async def _submit(self, ids: list[str], request: dict[str, object]) -> None:
         async with await Client.connect(self.broker.url) as client:
@@ -230,3 +230,9 @@ class Plant:
     def _heard(self, fleet: Fleet) -> str:
         ((_, line),) = fleet.hear(1, LATEST_S, "answers")
         return line
+
+
+def _shares(count: int, workers: int) -> list[tuple[int, int]]:
+    """The first of each worker's answers, and how many it has."""
+    bounds = [count * number // workers for number in range(workers + 1)]
+    return [(first, end - first) for first, end in pairwise(bounds)]

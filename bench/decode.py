@@ -1,0 +1,249 @@
+"""`bench decode`: what it costs to read the model's stream, before anything is written.
+
+CPU of this process: the SDK's objects, as most code reads them; the worker's own way (`worker/upstream.py` and the
+interface's reader, deltas included) over each transport there is; and the floor. The feeder is another process.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache, partial
+from time import process_time
+from typing import NamedTuple, get_args
+
+import msgspec
+import uvloop
+from openai import AsyncOpenAI, AsyncStream
+from openai.types.chat import ChatCompletionChunk
+
+from bench import floor
+from bench.feeder import Plan, Told
+from bench.figures import BenchError, Report
+from bench.programs import Fleet, Program
+from bench.statistics import interleaved, median
+from demo.parts import clean_environment
+from schemas.request import GenerationRequest, parse_request
+from schemas.settings import Settings
+from worker.interface.options import Options
+from worker.interface.reader import StreamReader
+from worker.main import upstream_of
+
+SDK, FLOOR = "SDK, async for chunk", "the floor"
+OURS = "the worker's reading"
+PACED_STREAMS, PACE = 100, 20.0
+BURST_STREAMS = 10
+AT_ONCE = 20
+CONNECTIONS = 1_000
+_WITHIN_S = 30.0
+_MESSAGES = [{"role": "user", "content": "What is a tailrace?"}]
+
+
+class Effort(NamedTuple):
+    """How much is measured: `--quick` or not."""
+
+    rounds: int
+    requests: int
+    burst_chunks: int
+    window_s: float
+
+
+FULL = Effort(rounds=3, requests=200, burst_chunks=1_000, window_s=2.0)
+QUICK = Effort(rounds=1, requests=40, burst_chunks=200, window_s=0.5)
+
+
+class Count:
+    """Chunks of text that have been read."""
+
+    def __init__(self) -> None:
+        self.chunks = 0
+
+
+Read = Callable[[Plan, Count], Awaitable[None]]
+Way = Callable[[str], AbstractAsyncContextManager[Read]]
+
+
+@asynccontextmanager
+async def _sdk(url: str) -> AsyncGenerator[Read]:
+    async with AsyncOpenAI(api_key="none", base_url=url, max_retries=0) as client:
+
+        async def read(feed: Plan, count: Count) -> None:
+            stream: AsyncStream[ChatCompletionChunk] = await client.chat.completions.create(
+                model="m",
+                messages=[{"role": "user", "content": "What is a tailrace?"}],
+                stream=True,
+                extra_body={"feed": msgspec.to_builtins(feed)},
+            )
+            async with stream:
+                async for chunk in stream:
+                    if chunk.choices[0].delta.content:
+                        count.chunks += 1
+
+        yield read
+
+
+@asynccontextmanager
+async def _ours(transport: str | None, url: str) -> AsyncGenerator[Read]:
+    given = {"max_jobs": CONNECTIONS} | ({"upstream_transport": transport} if transport else {})
+    upstream = upstream_of(Settings.model_validate(given), {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": url})
+
+    async def read(feed: Plan, count: Count) -> None:
+        reader = StreamReader("chat", Options())
+        async with upstream.open(_request(feed)) as answer:
+            while not reader.done and (piece := await answer.read()):
+                count.chunks += len(reader.feed(piece))
+        if reader.failure is not None:
+            raise reader.failure
+
+    try:
+        yield read
+    finally:
+        await upstream.close()
+
+
+@cache
+def _request(feed: Plan) -> GenerationRequest:
+    return parse_request({"model": "m", "messages": _MESSAGES, "extra_body": {"feed": msgspec.to_builtins(feed)}})
+
+
+@asynccontextmanager
+async def _floor(url: str) -> AsyncGenerator[Read]:
+    port = int(url.split(":")[2].split("/")[0])
+    loop = asyncio.get_running_loop()
+
+    async def read(feed: Plan, count: Count) -> None:
+        def took(texts: list[str], _source: asyncio.Transport) -> None:
+            count.chunks += len(texts)
+
+        transport, answer = await loop.create_connection(
+            partial(floor.Answer, floor.request(feed), took), floor.HOST, port
+        )
+        try:
+            await answer.ended
+        finally:
+            transport.close()
+
+    yield read
+
+
+class Model:
+    """The feeder, as what is measured sees it."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._feeder: Program = fleet.start("the feeder", ["-m", "bench.feeder"], clean_environment({}))
+        self.url = f"http://{floor.HOST}:{self._heard()}/v1"
+
+    def hold(self) -> None:
+        """Answers wait."""
+        self._feeder.say("hold")
+
+    def go(self) -> None:
+        """Answers begin."""
+        self._feeder.say("go")
+
+    async def until_running(self, count: int) -> None:
+        """Returns when so many answers are asked for."""
+        async with asyncio.timeout(_WITHIN_S):
+            while True:
+                self._feeder.say("tell")
+                if msgspec.json.decode(await asyncio.to_thread(self._heard), type=Told).running == count:
+                    return
+                await asyncio.sleep(0.05)
+
+    def _heard(self) -> str:
+        ((_, line),) = self._fleet.hear(1, _WITHIN_S, "answers of the feeder")
+        return line
+
+
+def run(report: Report, *, quick: bool) -> None:
+    """Measures all ways in turn, and prints the figures."""
+    effort = QUICK if quick else FULL
+    ways: dict[str, Way] = {SDK: _sdk, **{_name(one): partial(_ours, one) for one in _transports()}, FLOOR: _floor}
+    with Fleet() as fleet:
+        model = Model(fleet)
+
+        def measured(measure: Callable[[Read, Model, Effort], Awaitable[float]]) -> dict[str, float]:
+            costs = interleaved(
+                {name: partial(_measured, way, measure, model, effort) for name, way in ways.items()}, effort.rounds
+            )
+            return {name: median(values) for name, values in costs.items()}
+
+        report.progress("requests")
+        requests = measured(_request_us)
+        report.progress(f"{BURST_STREAMS} answers at once")
+        burst = measured(_burst_us)
+        report.progress(f"{PACED_STREAMS} answers, {PACE:g}/s each")
+        paced = measured(_paced_us)
+    chunks = effort.burst_chunks
+    _tell(report, f"{BURST_STREAMS} answers of {chunks:,} chunks at once", "us/chunk",
+          {way: us - requests[way] / chunks for way, us in burst.items()})  # fmt: skip
+    _tell(report, f"{PACED_STREAMS} answers, {PACE:g}/s each", "us/chunk", paced)
+    _tell(report, f"requests, {AT_ONCE} at once", "us/request", requests)
+
+
+def _tell(report: Report, case: str, unit: str, costs: Mapping[str, float]) -> None:
+    for way, cost in costs.items():
+        if way not in (SDK, FLOOR):
+            report.figure(case, way, cost, unit, beside={SDK: costs[SDK], FLOOR: costs[FLOOR]})
+
+
+def _name(transport: str | None) -> str:
+    return f"{OURS}, transport {transport}" if transport else OURS
+
+
+def _transports() -> tuple[str | None, ...]:
+    field = Settings.model_fields.get("upstream_transport")
+    return get_args(field.annotation) if field else (None,)
+
+
+def _measured(
+    way: Way, measure: Callable[[Read, Model, Effort], Awaitable[float]], model: Model, effort: Effort
+) -> float:
+    async def run() -> float:
+        async with way(model.url) as read:
+            await read(Plan(chunks=1), Count())  # the first one also loads and connects
+            return await measure(read, model, effort)
+
+    return uvloop.run(run())
+
+
+async def _request_us(read: Read, _model: Model, effort: Effort) -> float:
+    """A request whose answer has one chunk."""
+    await _all(read, Plan(chunks=1), AT_ONCE)
+    began = process_time()
+    for _ in range(effort.requests // AT_ONCE):
+        await _all(read, Plan(chunks=1), AT_ONCE)
+    return (process_time() - began) / effort.requests * 1e6
+
+
+async def _burst_us(read: Read, _model: Model, effort: Effort) -> float:
+    """A chunk, with its share of the request."""
+    began = process_time()
+    await _all(read, Plan(chunks=effort.burst_chunks), BURST_STREAMS)
+    return (process_time() - began) / (BURST_STREAMS * effort.burst_chunks) * 1e6
+
+
+async def _all(read: Read, feed: Plan, answers: int) -> None:
+    count = Count()
+    await asyncio.gather(*(read(feed, count) for _ in range(answers)))
+    if count.chunks != answers * feed.chunks:
+        raise BenchError(f"{count.chunks} chunks were read, and {answers * feed.chunks} sent")
+
+
+async def _paced_us(read: Read, model: Model, effort: Effort) -> float:
+    """A chunk of answers that run already."""
+    count = Count()
+    model.hold()
+    reading = [asyncio.ensure_future(read(Plan(per_s=PACE), count)) for _ in range(PACED_STREAMS)]
+    try:
+        await model.until_running(PACED_STREAMS)
+        model.go()
+        await asyncio.sleep(0.5)
+        began, before = process_time(), count.chunks
+        await asyncio.sleep(effort.window_s)
+        return (process_time() - began) / (count.chunks - before) * 1e6
+    finally:
+        for one in reading:
+            one.cancel()
+        await asyncio.wait(reading)
+        await model.until_running(0)
