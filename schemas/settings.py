@@ -32,6 +32,7 @@ class Settings(BaseModel):
         connect_timeout_s: for the connection to the model's server.
         first_byte_timeout_s: from the request sent to the first byte of the answer.
         idle_timeout_s: the longest pause between two pieces of the answer.
+        upstream_transport: what carries requests to the model's server: `tailrace`, our own, or `httpx`, the SDK's.
         max_attempts: how often a request is tried in all, where the model's server fails.
         max_crashes: workers that may die or hang with a request before it counts as one that kills them; the last of
             them while it began alone.
@@ -69,6 +70,7 @@ class Settings(BaseModel):
     connect_timeout_s: float = Field(default=10.0, gt=0, le=600)
     first_byte_timeout_s: float = Field(default=120.0, gt=0, le=86_400)
     idle_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
+    upstream_transport: Literal["tailrace", "httpx"] = "httpx"
     max_attempts: int = Field(default=5, ge=1, le=100)
     max_crashes: int = Field(default=3, ge=1, le=100)
     dead_letters: Literal["poison", "failed"] = "poison"

@@ -17,6 +17,7 @@ from schemas.figures import Figure
 from schemas.keys import ENTRY_FIELD, JOB_FUNCTION, log_key
 from schemas.metrics import PROCESS_DEATHS
 from schemas.settings import Settings
+from worker.answer import TimeLimits
 from worker.attempt import Plant
 from worker.commit_line import CommitLine
 from worker.counts import Counts
@@ -28,7 +29,7 @@ from worker.publisher import Publisher
 from worker.queue import LeasedWorker
 from worker.redis_link import CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S, address, store_error
 from worker.store import Store
-from worker.upstream import TimeLimits, Upstream
+from worker.upstream import Upstream
 
 VERB_CONNECTIONS = 16
 """For begin, finish and release; a burst of them waits its turn."""
@@ -169,7 +170,7 @@ def upstream_of(settings: Settings, environment: Mapping[str, str], counts: Coun
         SettingsError: the key is missing, or the base URL wrong.
     """
     limits = TimeLimits(settings.connect_timeout_s, settings.first_byte_timeout_s, settings.idle_timeout_s)
-    return Upstream.from_environment(environment, limits, settings.max_jobs, counts)
+    return Upstream.from_environment(environment, limits, settings.max_jobs, settings.upstream_transport, counts)
 
 
 def redis_client(url: str) -> Redis:

@@ -117,7 +117,7 @@ def _write(path: Path, keys: list[ApiKey]) -> None:
 
 
 def _require_web() -> None:
-    if any(find_spec(name) is None for name in ("starlette", "uvicorn", "httptools")):
+    if any(find_spec(name) is None for name in ("starlette", "uvicorn")):
         raise SettingsError(WEB_MISSING)
 
 

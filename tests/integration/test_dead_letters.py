@@ -25,6 +25,7 @@ from schemas.outcome import Outcome
 from tests.rig import KEY, request_for, worker_task
 from tests.scribe import ANSWER, Scribe
 from tests.until import until
+from worker.answer import TimeLimits
 from worker.attempt import Plant
 from worker.commit_line import CommitLine
 from worker.dead import DeadLetters
@@ -32,7 +33,7 @@ from worker.lease import Lease
 from worker.main import redis_client
 from worker.publisher import Publisher
 from worker.store import Store
-from worker.upstream import TimeLimits, Upstream
+from worker.upstream import Upstream
 
 TEXT = "The wheel turns."
 TELLS = {"steps": [{"kind": "text", "text": TEXT}]}

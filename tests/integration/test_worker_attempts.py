@@ -22,6 +22,7 @@ from tests.proxy import Proxy
 from tests.rig import KEY, request_for, shown
 from tests.scribe import Scribe
 from tests.until import until
+from worker.answer import TimeLimits
 from worker.attempt import Plant
 from worker.commit_line import CommitLine
 from worker.job import Runner
@@ -29,7 +30,7 @@ from worker.lease import Lease, Stop
 from worker.main import redis_client
 from worker.publisher import Publisher
 from worker.store import Store
-from worker.upstream import TimeLimits, Upstream
+from worker.upstream import Upstream
 
 OWNER = "owner"
 TEXT = "A text long enough that somebody can step in before it has come to its end."

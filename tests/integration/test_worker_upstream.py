@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol, get_args
 
 import pytest
 
@@ -12,21 +13,40 @@ from schemas.request import GenerationRequest, parse_request
 from tests.proxy import Proxy
 from tests.rig import KEY, request_for
 from tests.until import until
-from worker.upstream import TimeLimits, Upstream
+from worker.answer import TimeLimits
+from worker.upstream import Upstream
+from worker.upstream_client import TransportName
 
+TRANSPORTS = get_args(TransportName)
 TEXT = {"steps": [{"kind": "text", "text": "An answer of some length, in more than one piece."}]}
 
 
-@asynccontextmanager
-async def upstream(
-    url: str, *, first_byte_s: float = 10.0, idle_s: float = 10.0, key: str = KEY, streams: int = 10
-) -> AsyncGenerator[Upstream]:
-    limits = TimeLimits(2.0, first_byte_s, idle_s)
-    adapter = Upstream.from_environment({"OPENAI_API_KEY": key, "OPENAI_BASE_URL": url}, limits, streams)
-    try:
-        yield adapter
-    finally:
-        await adapter.close()
+class Open(Protocol):
+    """Makes an adapter over one of the transports."""
+
+    def __call__(
+        self, url: str, *, first_byte_s: float = 10.0, idle_s: float = 10.0, key: str = KEY, streams: int = 10
+    ) -> AbstractAsyncContextManager[Upstream]: ...
+
+
+@pytest.fixture(params=TRANSPORTS)
+def upstream(request: pytest.FixtureRequest) -> Open:
+    """What every test here is run with: the adapter, over each transport."""
+    transport: TransportName = request.param
+
+    @asynccontextmanager
+    async def opened(
+        url: str, *, first_byte_s: float = 10.0, idle_s: float = 10.0, key: str = KEY, streams: int = 10
+    ) -> AsyncGenerator[Upstream]:
+        limits = TimeLimits(2.0, first_byte_s, idle_s)
+        environment = {"OPENAI_API_KEY": key, "OPENAI_BASE_URL": url}
+        adapter = Upstream.from_environment(environment, limits, streams, transport)
+        try:
+            yield adapter
+        finally:
+            await adapter.close()
+
+    return opened
 
 
 def asks(scenario: Mapping[str, object]) -> GenerationRequest:
@@ -48,14 +68,14 @@ async def error_of(adapter: Upstream, scenario: Mapping[str, object]) -> Upstrea
     return raised.value
 
 
-async def test_the_bytes_come_as_they_were_sent() -> None:
+async def test_the_bytes_come_as_they_were_sent(upstream: Open) -> None:
     async with Simulator(key=KEY) as simulator, upstream(simulator.url) as adapter:
         received = await body(adapter, asks(TEXT))
     assert received.startswith(b"data: {")
     assert received.endswith(b"data: [DONE]\n\n")
 
 
-async def test_one_connection_serves_request_after_request() -> None:
+async def test_one_connection_serves_request_after_request(upstream: Open) -> None:
     """given: readers that stop at the end of the answer, before the end of the body / expect: no new connection."""
     async with Simulator() as simulator, Proxy(simulator.url) as proxy, upstream(proxy.url) as adapter:
         for _ in range(5):
@@ -67,7 +87,7 @@ async def test_one_connection_serves_request_after_request() -> None:
         assert proxy.connections == 1
 
 
-async def test_whoever_is_cancelled_closes_the_connection_at_once() -> None:
+async def test_whoever_is_cancelled_closes_the_connection_at_once(upstream: Open) -> None:
     async with Simulator() as simulator, upstream(simulator.url) as adapter:
         reading = asyncio.create_task(body(adapter, asks({**TEXT, "pace": {"chunks_per_s": 5}})))
         await until(lambda: simulator.ledger.entries() != [] and simulator.ledger.entries()[0].chunks_sent > 1)
@@ -78,7 +98,7 @@ async def test_whoever_is_cancelled_closes_the_connection_at_once() -> None:
         assert simulator.open_connections == 0
 
 
-async def test_a_server_that_never_ends_the_body_does_not_keep_the_connection_for_ever() -> None:
+async def test_a_server_that_never_ends_the_body_does_not_keep_the_connection_for_ever(upstream: Open) -> None:
     async with Simulator() as simulator:
         async with upstream(simulator.url) as adapter:
             scenario = {**TEXT, "faults": [{"kind": "stall", "after": 5}]}
@@ -87,7 +107,7 @@ async def test_a_server_that_never_ends_the_body_does_not_keep_the_connection_fo
             await until(lambda: simulator.open_connections == 0)
 
 
-async def test_as_many_streams_as_jobs() -> None:
+async def test_as_many_streams_as_jobs(upstream: Open) -> None:
     """given: a stream for each of many jobs, all open at once / expect: none waits for another's connection."""
     async with Simulator() as simulator, upstream(simulator.url, streams=120) as adapter:
         scenario = {**TEXT, "faults": [{"kind": "stall", "after": 1}]}
@@ -98,7 +118,7 @@ async def test_as_many_streams_as_jobs() -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_the_first_byte_has_one_limit_for_headers_and_body() -> None:
+async def test_the_first_byte_has_one_limit_for_headers_and_body(upstream: Open) -> None:
     async with Simulator() as simulator, upstream(simulator.url, first_byte_s=0.2) as adapter:
         late: Mapping[str, object] = {**TEXT, "pace": {"first_byte_delay_s": 30}}
         for scenario in ({"faults": [{"kind": "hang"}]}, late):
@@ -108,7 +128,7 @@ async def test_the_first_byte_has_one_limit_for_headers_and_body() -> None:
         await until(lambda: simulator.open_connections == 0)
 
 
-async def test_a_pause_in_the_reader_is_not_the_servers() -> None:
+async def test_a_pause_in_the_reader_is_not_the_servers(upstream: Open) -> None:
     """given: a reader that pauses for longer than the idle limit, as back-pressure makes it / expect: no error."""
     async with Simulator() as simulator, upstream(simulator.url, idle_s=0.1) as adapter:
         async with adapter.open(asks(TEXT)) as answer:
@@ -119,19 +139,19 @@ async def test_a_pause_in_the_reader_is_not_the_servers() -> None:
     assert b"[DONE]" in seen
 
 
-async def test_what_the_server_asks_for_is_kept() -> None:
+async def test_what_the_server_asks_for_is_kept(upstream: Open) -> None:
     async with Simulator() as simulator, upstream(simulator.url) as adapter:
         error = await error_of(adapter, {"faults": [{"kind": "status", "status": 429, "retry_after_s": 1.5}]})
     assert (error.wire_code, error.status, error.retry_after_s) == ("upstream_429", 429, 1.5)
 
 
-async def test_the_sdk_does_not_retry_by_itself() -> None:
+async def test_the_sdk_does_not_retry_by_itself(upstream: Open) -> None:
     async with Simulator() as simulator, upstream(simulator.url) as adapter:
         await error_of(adapter, {"faults": [{"kind": "status", "status": 500}]})
         assert len(simulator.ledger.entries()) == 1
 
 
-async def test_a_masked_key_does_not_get_through() -> None:
+async def test_a_masked_key_does_not_get_through(upstream: Open) -> None:
     said = "Incorrect API key provided: sk-test-****************6789."
     async with Simulator() as simulator, upstream(simulator.url) as adapter:
         error = await error_of(adapter, {"faults": [{"kind": "status", "status": 401, "message": said}]})
@@ -155,7 +175,7 @@ async def test_a_masked_key_does_not_get_through() -> None:
         (b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\nabcd", "upstream_malformed"),
     ],
 )
-async def test_a_server_that_speaks_broken_http(raw: bytes, code: str) -> None:
+async def test_a_server_that_speaks_broken_http(upstream: Open, raw: bytes, code: str) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(raw)

@@ -1,0 +1,443 @@
+"""Our transport and the SDK's side by side, on both event loops, against servers that do as a test says."""
+
+import asyncio
+import gzip
+import re
+import socket
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.certificates import Certificates, made_in
+from tests.until import until
+from worker.transport import Transport, dial
+from worker.transport.connection import MAX_WAITING_BYTES
+
+BODY = b"data: an event\n\n" * 1000
+MANY = 64 * 1024 * 1024
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+IMPATIENT = httpx2.Timeout(10.0, connect=0.2, read=0.2, write=0.2)
+
+Answer = Callable[["Caller"], Awaitable[None]]
+
+
+@pytest.fixture
+async def ours() -> AsyncIterator[httpx2.AsyncClient]:
+    """httpx2's client over our transport, for what its own does not do."""
+    async with httpx2.AsyncClient(transport=Transport()) as made:
+        yield made
+
+
+@pytest.fixture(params=["tailrace", "httpx"])
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[httpx2.AsyncClient]:
+    """httpx2's client over either transport."""
+    async with httpx2.AsyncClient(transport=Transport() if request.param == "tailrace" else None) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return made_in(tmp_path_factory.mktemp("tls"))
+
+
+@dataclass
+class Caller:
+    """One connection, as its server sees it."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    sent: int = 0
+    gone: bool = False
+
+    async def request(self) -> bytes:
+        """The next request: its head, and its body where that says its length."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        return head + (await self.reader.readexactly(int(length[1])) if length else b"")
+
+    async def send(self, *parts: bytes) -> None:
+        for part in parts:
+            self.writer.write(part)
+            await self.writer.drain()
+            self.sent += len(part)
+
+    async def leaves(self) -> None:
+        """Waits until the client has closed."""
+        try:
+            while await self.reader.read(1 << 16):
+                pass
+        except ConnectionError:
+            pass
+        self.gone = True
+
+
+@dataclass
+class Server:
+    """A server that answers as a test says; `callers` are its connections, one after another."""
+
+    url: str
+    callers: list[Caller] = field(default_factory=list[Caller])
+
+
+@asynccontextmanager
+async def serving(answer: Answer, context: ssl.SSLContext | None = None) -> AsyncGenerator[Server]:
+    """A server of which each connection runs `answer` once, and closes after it."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(caller: Caller) -> None:
+        try:
+            await answer(caller)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            caller.gone = True
+        finally:
+            caller.writer.close()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        caller = Caller(reader, writer)
+        server.callers.append(caller)
+        task = asyncio.create_task(serve(caller))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    listening = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
+    port: int = listening.sockets[0].getsockname()[1]
+    server = Server(f"{'https' if context else 'http'}://127.0.0.1:{port}")
+    try:
+        yield server
+    finally:
+        listening.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def saying(*parts: bytes) -> Answer:
+    """Answers the first request so, and closes."""
+
+    async def answer(caller: Caller) -> None:
+        await caller.request()
+        await caller.send(*parts)
+
+    return answer
+
+
+async def each(caller: Caller) -> None:
+    """Answers every request, until the client goes."""
+    while True:
+        await caller.request()
+        await caller.send(OK)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(BODY), BODY],
+        [CHUNKED, b"%x\r\n" % len(BODY), BODY, b"\r\n0\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\n\r\n", BODY],
+        [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", BODY],
+        [b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n", gzip.compress(BODY)],
+    ],
+)
+async def test_a_body_however_it_is_framed(client: httpx2.AsyncClient, parts: list[bytes]) -> None:
+    async with serving(saying(*parts)) as server:
+        response = await client.post(server.url, json={"a": "b"})
+    assert (response.status_code, response.reason_phrase, response.content) == (200, "OK", BODY)
+
+
+async def test_a_head_and_an_answer_without_a_body(client: httpx2.AsyncClient) -> None:
+    async with serving(saying(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n")) as server:
+        assert (await client.head(server.url)).headers["content-length"] == "5"
+    async with serving(saying(b"HTTP/1.1 204 No Content\r\n\r\n")) as server:
+        assert (await client.post(server.url)).status_code == 204
+
+
+async def test_what_is_sent_is_what_was_asked(client: httpx2.AsyncClient) -> None:
+    # given bodies of known and of unknown length, expect them whole; the answer repeats what came
+    async def echo(caller: Caller) -> None:
+        for _ in range(2):
+            said = await caller.request()
+            if b"chunked" in said:
+                said += await caller.reader.readuntil(b"0\r\n\r\n")
+            await caller.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(said), said)
+
+    async def parts() -> AsyncGenerator[bytes]:
+        yield b"01234"
+        yield b""
+        yield b"56789"
+
+    async with serving(echo) as server:
+        whole = await client.post(server.url + "/a?b=c", content=b"0123456789", headers={"x-y": "z"})
+        in_parts = await client.post(server.url, content=parts())
+    assert whole.content.startswith(b"POST /a?b=c HTTP/1.1\r\n")
+    assert b"\r\nx-y: z\r\n" in whole.content.lower()
+    assert whole.content.endswith(b"\r\n\r\n0123456789")
+    assert in_parts.content.endswith(b"\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n")
+
+
+async def test_a_value_that_would_end_its_line_is_not_sent(client: httpx2.AsyncClient) -> None:
+    async with serving(each) as server:
+        for value in (b"a\r\nx-other: b", b"a\nb", b"a\0b"):
+            with pytest.raises(httpx2.LocalProtocolError):
+                await client.get(server.url, headers=[(b"x-one", value)])
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [],
+        [b"HTTP/1.1 200 OK\r\n"],
+        [b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nless"],
+        [CHUNKED + b"4\r\nless\r\n"],
+        [CHUNKED + b"4\r\nless\r\nZZ\r\n"],
+        [b"SSH-2.0-OpenSSH\r\n"],
+    ],
+)
+async def test_an_answer_that_breaks_off_is_no_answer(client: httpx2.AsyncClient, parts: list[bytes]) -> None:
+    async with serving(saying(*parts)) as server:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await client.post(server.url)
+
+
+async def test_what_came_before_the_break_is_read(client: httpx2.AsyncClient) -> None:
+    async with serving(saying(CHUNKED + b"4\r\nless\r\n")) as server, client.stream("POST", server.url) as response:
+        pieces = response.aiter_raw()
+        assert await anext(pieces) == b"less"
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await anext(pieces)
+
+
+async def test_a_reset(client: httpx2.AsyncClient) -> None:
+    async def answer(caller: Caller) -> None:
+        await caller.request()
+        own = caller.writer.get_extra_info("socket")
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        caller.writer.transport.abort()
+
+    async with serving(answer) as server:
+        with pytest.raises(httpx2.ReadError):
+            await client.post(server.url)
+
+
+async def test_nobody_there(client: httpx2.AsyncClient) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(httpx2.ConnectError, match=r"."):
+            await client.get(f"http://127.0.0.1:{taken.getsockname()[1]}")
+    with pytest.raises(httpx2.UnsupportedProtocol):
+        await client.get("ftp://127.0.0.1")
+
+
+async def test_each_wait_has_its_limit(client: httpx2.AsyncClient) -> None:
+    async def silent(caller: Caller) -> None:
+        await asyncio.Event().wait()
+
+    async def begins(caller: Caller) -> None:
+        await caller.request()
+        await caller.send(CHUNKED)
+        await asyncio.Event().wait()
+
+    async with serving(silent) as server:
+        with pytest.raises(httpx2.ConnectTimeout):
+            await client.get(server.url.replace("http:", "https:"), timeout=IMPATIENT)
+        with pytest.raises(httpx2.ReadTimeout):
+            await client.get(server.url, timeout=IMPATIENT)
+        with pytest.raises(httpx2.WriteTimeout):
+            await client.post(server.url, content=bytes(MANY), timeout=IMPATIENT)
+    async with serving(begins) as server, client.stream("GET", server.url, timeout=IMPATIENT) as response:
+        with pytest.raises(httpx2.ReadTimeout):
+            await response.aread()
+
+
+async def test_a_refusal_before_all_was_sent_is_heard(ours: httpx2.AsyncClient) -> None:
+    async def refuse(caller: Caller) -> None:
+        await caller.request()
+        await caller.send(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n")
+        await caller.leaves()
+
+    async def parts() -> AsyncGenerator[bytes]:
+        for _ in range(1024):
+            yield bytes(MANY // 1024)
+            await asyncio.sleep(0)
+
+    async with serving(refuse) as server:
+        assert (await ours.post(server.url, content=parts())).status_code == 413
+        await until(lambda: server.callers[0].gone)
+
+
+async def test_one_connection_serves_request_after_request(client: httpx2.AsyncClient) -> None:
+    async with serving(each) as server:
+        for _ in range(5):
+            assert (await client.post(server.url)).content == b"ok"
+        assert len(server.callers) == 1
+        await asyncio.gather(*(client.post(server.url) for _ in range(20)))
+        assert 1 < len(server.callers) <= 20
+
+
+async def test_a_connection_that_the_server_has_closed_is_not_used(client: httpx2.AsyncClient) -> None:
+    # given a server that closes after each answer, once without a word and once said before, expect a new connection
+    async with serving(saying(OK)) as server:
+        for number in range(1, 4):
+            assert (await client.post(server.url)).content == b"ok"
+            await until(lambda: all(caller.writer.is_closing() for caller in server.callers))
+            assert len(server.callers) == number
+
+    async def closing(caller: Caller) -> None:
+        await caller.request()
+        await caller.send(OK.replace(b"OK\r\n", b"OK\r\nconnection: close\r\n"))
+        await caller.leaves()
+
+    async with serving(closing) as server:
+        for _ in range(3):
+            assert (await client.post(server.url)).content == b"ok"
+        assert len(server.callers) == 3
+        await until(lambda: all(caller.gone for caller in server.callers))
+
+
+async def test_bytes_after_an_answer_are_not_the_next(ours: httpx2.AsyncClient) -> None:
+    async def answer(caller: Caller) -> None:
+        await caller.request()
+        await caller.send(OK + OK.replace(b"ok", b"no"))
+        await caller.leaves()
+
+    async with serving(answer) as server:
+        for _ in range(2):
+            assert (await ours.post(server.url)).content == b"ok"
+        assert len(server.callers) == 2
+
+
+async def test_whoever_leaves_a_body_closes_the_connection(client: httpx2.AsyncClient) -> None:
+    async def endless(caller: Caller) -> None:
+        await caller.request()
+        await caller.send(CHUNKED, b"4\r\nmore\r\n")
+        await caller.leaves()
+
+    async with serving(endless) as server:
+        async with client.stream("POST", server.url) as response:
+            assert await anext(response.aiter_raw()) == b"more"
+        await until(lambda: server.callers[0].gone)
+
+        reading = asyncio.create_task(client.post(server.url))
+        await until(lambda: len(server.callers) == 2 and server.callers[1].sent > 0)
+        reading.cancel()
+        await until(lambda: server.callers[1].gone)
+
+
+async def test_whoever_waits_for_the_answer_and_is_cancelled(client: httpx2.AsyncClient) -> None:
+    async def silent(caller: Caller) -> None:
+        await caller.request()
+        await caller.leaves()
+
+    async with serving(silent) as server:
+        asking = asyncio.create_task(client.post(server.url))
+        await until(lambda: server.callers != [])
+        asking.cancel()
+        await until(lambda: server.callers[0].gone)
+
+
+async def test_a_reader_that_does_not_read_holds_the_server_back(client: httpx2.AsyncClient) -> None:
+    # given much more than the sockets' buffers hold, expect the server stuck until it is read, and then all of it
+    part = b"%x\r\n" % 65536 + b"a" * 65536 + b"\r\n"
+    count = MANY // 65536
+
+    async def much(caller: Caller) -> None:
+        await caller.request()
+        await caller.send(CHUNKED, *([part] * count), b"0\r\n\r\n")
+
+    async def stuck() -> bool:
+        before = server.callers[0].sent
+        await asyncio.sleep(0.2)
+        return server.callers[0].sent == before > 0
+
+    async with serving(much) as server, client.stream("POST", server.url) as response:
+        async with asyncio.timeout(20):
+            while not await stuck():
+                pass
+        assert server.callers[0].sent < MANY / 2
+        received = 0
+        async for piece in response.aiter_raw():
+            received += len(piece)
+            assert len(piece) <= MAX_WAITING_BYTES
+    assert received == MANY
+
+
+async def test_a_server_whose_authority_nobody_trusts(client: httpx2.AsyncClient, certificates: Certificates) -> None:
+    async with serving(each, certificates.server) as server:
+        with pytest.raises(httpx2.ConnectError, match="certificate"):
+            await client.get(server.url)
+
+
+@pytest.mark.parametrize("transport", ["tailrace", "httpx"])
+async def test_tls_of_a_trusted_server(
+    transport: str, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # given SSL_CERT_FILE, expect connections that serve again, the name told, HTTP/1.1 agreed on; none to other names
+    names: list[str | None] = []
+    certificates.server.set_alpn_protocols(["h2", "http/1.1"])
+    certificates.server.sni_callback = lambda _, name, __: names.append(name)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
+    agreed: list[str | None] = []
+
+    async def answer(caller: Caller) -> None:
+        agreed.append(caller.writer.get_extra_info("ssl_object").selected_alpn_protocol())
+        await each(caller)
+
+    async with (
+        httpx2.AsyncClient(transport=Transport() if transport == "tailrace" else None) as client,
+        serving(answer, certificates.server) as server,
+    ):
+        by_name = server.url.replace("127.0.0.1", "localhost")
+        for _ in range(3):
+            assert (await client.post(by_name)).content == b"ok"
+        assert (await client.post(server.url)).content == b"ok"
+        assert (names, agreed) == (["localhost", None], ["http/1.1", "http/1.1"])
+
+    other = made_in(tmp_path, "DNS:elsewhere.example")
+    monkeypatch.setenv("SSL_CERT_FILE", str(other.authority))
+    async with (
+        httpx2.AsyncClient(transport=Transport() if transport == "tailrace" else None) as client,
+        serving(each, other.server) as server,
+    ):
+        with pytest.raises(httpx2.ConnectError, match=r"certificate|match"):
+            await client.get(server.url)
+
+
+async def test_an_address_that_does_not_answer_keeps_nobody(
+    ours: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a host with an address that refuses and one that is silent before the one that answers, expect an answer
+    async with serving(each) as server:
+        port = int(server.url.rpartition(":")[2])
+        with silent_at("127.0.0.2", port):
+            monkeypatch.setattr(dial, "_addresses", are("127.0.0.3", "127.0.0.2", "127.0.0.1"))
+            assert (await ours.get(server.url)).content == b"ok"
+            monkeypatch.setattr(dial, "_addresses", are("127.0.0.2"))
+            with pytest.raises(httpx2.ConnectTimeout):
+                await ours.get(server.url.replace("127.0.0.1", "localhost"), timeout=IMPATIENT)
+        monkeypatch.setattr(dial, "_addresses", are("127.0.0.3", "127.0.0.2"))
+        with pytest.raises(httpx2.ConnectError):
+            await ours.get(server.url.replace("127.0.0.1", "localhost"))
+
+
+@contextmanager
+def silent_at(host: str, port: int) -> Generator[None]:
+    """An address where the system takes no more connections and says nothing: its backlog is full."""
+    with ExitStack() as stack:
+        stack.enter_context(socket.create_server((host, port), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex((host, port))
+        yield
+
+
+def are(*hosts: str) -> Callable[[dial.Origin], Awaitable[list[str]]]:
+    async def addresses(_: dial.Origin) -> list[str]:
+        return list(hosts)
+
+    return addresses

@@ -1,0 +1,114 @@
+"""The body of an answer while it is received, with its time limits. Knows nothing of what the bytes say."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import NamedTuple, Protocol
+
+import httpx2
+
+from schemas.errors import UpstreamProtocol, UpstreamUnavailable
+from worker.transport import BODY
+
+
+class TimeLimits(NamedTuple):
+    """Time limits of one answer, in seconds.
+
+    Attributes:
+        connect_s: for the connection.
+        first_byte_s: from the request sent to the first byte of the answer's body.
+        idle_s: the longest pause between two pieces of the body.
+    """
+
+    connect_s: float
+    first_byte_s: float
+    idle_s: float
+
+
+class Answer:
+    """A body that is being received; `Upstream.open` makes it.
+
+    Args:
+        response: whose headers have come.
+        limits: time limits.
+        first_by: the loop's time by which the body has to begin.
+    """
+
+    def __init__(self, response: httpx2.Response, limits: TimeLimits, first_by: float) -> None:
+        self._body = _body_of(response)
+        self._loop = asyncio.get_running_loop()
+        self._limits = limits
+        self._first_by = first_by
+        self._begun = False
+
+    async def read(self) -> bytes:
+        """The next piece of the body; empty at its end. Time spent between two calls does not count.
+
+        Raises:
+            UpstreamUnavailable: `upstream_timeout`, `upstream_first_byte_timeout`, or `upstream_truncated` when the
+                connection was lost.
+            UpstreamProtocol: `upstream_malformed`, the body's encoding cannot be read.
+        """
+        try:
+            piece = await self._body.read(self._loop.time() + self._limits.idle_s if self._begun else self._first_by)
+        except TimeoutError as error:
+            raise (idle if self._begun else silent)(self._limits) from error
+        except httpx2.DecodingError as error:
+            raise UpstreamProtocol(f"the answer cannot be decoded: {error}", code="upstream_malformed") from error
+        except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
+            raise UpstreamUnavailable(
+                f"the connection was lost before the end of the answer ({kind(error)})", code="upstream_truncated"
+            ) from error
+        self._begun = True
+        return piece
+
+    @property
+    def ended(self) -> bool:
+        """Whether the body has come whole."""
+        return self._body.ended
+
+
+class _Body(Protocol):
+    """What an answer is read from: pieces, and `TimeoutError` where none comes until the loop's time given."""
+
+    async def read(self, until: float) -> bytes: ...
+
+    @property
+    def ended(self) -> bool: ...
+
+
+class _Decoded:
+    """A body by way of httpx2: what another transport has received, or what the server has compressed."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self.ended = False
+
+    async def read(self, until: float) -> bytes:
+        async with asyncio.timeout_at(until):
+            piece = await anext(self._pieces, b"")
+        self.ended = not piece
+        return piece
+
+
+def _body_of(response: httpx2.Response) -> _Body:
+    """The shortest way to a response's body."""
+    plain = response.headers.get("content-encoding", "identity") == "identity"
+    return response.extensions[BODY] if plain and BODY in response.extensions else _Decoded(response.aiter_bytes())
+
+
+def idle(limits: TimeLimits) -> UpstreamUnavailable:
+    """The error of a server that has begun and says no more."""
+    return UpstreamUnavailable(f"the model's server fell silent for {limits.idle_s:g} s", code="upstream_timeout")
+
+
+def silent(limits: TimeLimits) -> UpstreamUnavailable:
+    """The error of a server that does not begin."""
+    return UpstreamUnavailable(
+        f"the model's server did not begin to answer within {limits.first_byte_s:g} s",
+        code="upstream_first_byte_timeout",
+    )
+
+
+def kind(error: BaseException) -> str:
+    """What an error of the client says, or what it is where it says nothing."""
+    return str(error) or type(error).__name__
