@@ -49,6 +49,7 @@ class Settings(BaseModel):
         token_secrets: sign the tokens that browsers read one request with; separated by commas, the first one signs.
         token_lifetime_s: how long a token is valid that the gateway mints with a submit.
         gateway_keys_file: the API keys of web tiers, as `tailrace key` writes them; read again when it changes.
+        gateway_page: whether the gateway has the page to watch at `/`.
         gateway_origins: pages that may call the gateway from a browser, separated by commas; none by default.
         gateway_submits_per_minute: submits of one tenant that one gateway process accepts; 0 for no limit.
         gateway_max_streams: event streams that one gateway process holds open.
@@ -85,6 +86,7 @@ class Settings(BaseModel):
     token_secrets: SecretStr = SecretStr("")
     token_lifetime_s: float = Field(default=3600.0, ge=1, le=31_536_000)
     gateway_keys_file: str = ""
+    gateway_page: bool = False
     gateway_origins: str = ""
     gateway_submits_per_minute: int = Field(default=600, ge=0)
     gateway_max_streams: int = Field(default=10_000, ge=1)

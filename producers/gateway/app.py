@@ -22,6 +22,7 @@ from producers.fanout import Following
 from producers.gateway.access import Access, Allowance, KeyFile, origins_of
 from producers.gateway.answers import Limit, of_error, refusal
 from producers.gateway.metrics import GatewayCounts
+from producers.gateway.page import page
 from producers.gateway.routes import MAX_HEAD_BYTES, routes
 from producers.gateway.stream import End, EventStream, Frames, Limits
 from producers.tokens import TokenSigner
@@ -43,7 +44,7 @@ class Gateway:
     Args:
         settings: of this process.
         connect: makes the client, in place of one after the settings.
-        is_open: ask nobody who they are. For trying it on one machine.
+        is_open: ask nobody who they are, and have the page to watch. For trying it on one machine.
 
     Raises:
         SettingsError: there are no API keys, or something in the settings cannot be used.
@@ -57,6 +58,9 @@ class Gateway:
             )
         self.settings = settings
         self.tokens = TokenSigner.of(settings.token_secrets.get_secret_value())
+        if settings.gateway_page and not is_open and self.tokens is None:
+            raise SettingsError("TAILRACE_TOKEN_SECRETS: is not set, and the page reads with tokens")
+        self.page = page(is_open=is_open) if is_open or settings.gateway_page else None
         self.access = Access(None if is_open else KeyFile(settings.gateway_keys_file), self.tokens)
         self.allowance = Allowance(settings.gateway_submits_per_minute)
         self.limits = Limits(

@@ -37,12 +37,15 @@ def gateway(argv: Sequence[str]) -> int:
         help="serve /metrics there (TAILRACE_METRICS_PORT or nowhere), at TAILRACE_METRICS_HOST",
     )
     parser.add_argument("--open", action="store_true", help="ask nobody for a key; on a loopback address only")
+    parser.add_argument(
+        "--page", action="store_true", help="have the page to watch at /; with --open it is there anyway"
+    )
     given = parser.parse_args(argv)
     if given.open and not _is_loopback(given.host):
         parser.error("--open lets anyone in, so it takes a loopback address only, such as 127.0.0.1")
     _require_web()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(given.host, given.port, given.metrics_port, is_open=given.open))
+        return runner.run(_serve(given.host, given.port, given.metrics_port, is_open=given.open, has_page=given.page))
 
 
 def key(argv: Sequence[str]) -> int:
@@ -121,7 +124,7 @@ def _require_web() -> None:
         raise SettingsError(WEB_MISSING)
 
 
-async def _serve(host: str, port: int, metrics_port: int | None, *, is_open: bool) -> int:
+async def _serve(host: str, port: int, metrics_port: int | None, *, is_open: bool, has_page: bool) -> int:
     from producers.client import Client
     from producers.gateway.app import Gateway
     from producers.gateway.server import listen, serve
@@ -130,6 +133,8 @@ async def _serve(host: str, port: int, metrics_port: int | None, *, is_open: boo
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)-7s %(message)s")
     logging.getLogger("tailrace").setLevel(logging.INFO)
     settings = Settings.from_environment(os.environ)
+    if has_page:
+        settings = settings.model_copy(update={"gateway_page": True})
     metrics_port = settings.metrics_port if metrics_port is None else metrics_port
     client = await Client.from_settings(settings)  # now, so that what is wrong is said at the start
 

@@ -22,6 +22,7 @@ from producers.gateway.answers import Limit, as_json
 from producers.gateway.cursors import Places
 from producers.gateway.following import Pieces, Wanted, cursor_of, follow, frames, frames_among
 from producers.gateway.openapi import document
+from producers.gateway.page import Page
 from producers.gateway.stream import come_back, spread_ms
 from producers.tail import unknown
 from producers.tokens import Grant
@@ -50,6 +51,7 @@ def routes(gateway: "Gateway") -> list[Route]:
     """Every route of the gateway."""
     streams, watching = Streams(gateway), Watching(gateway)
     return [
+        *([Route("/", _page(gateway.page), methods=["GET"])] if gateway.page else []),
         Route("/v1/streams", streams.submit, methods=["POST"]),
         Route("/v1/streams/{id}", streams.look, methods=["GET"]),
         Route("/v1/streams/{id}/cancel", streams.cancel, methods=["POST"]),
@@ -198,6 +200,13 @@ async def _healthz(request: Request) -> Response:
 
 async def _openapi(request: Request) -> Response:
     return as_json(document())
+
+
+def _page(page: Page) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        return Response(page.body, headers=page.headers, media_type="text/html")
+
+    return answer
 
 
 def _come_back_in(retry_ms: int) -> ASGIApp:

@@ -91,7 +91,7 @@ def test_the_document_names_every_route_and_nothing_that_is_not_there() -> None:
     gateway = Gateway(Settings(), is_open=True)
     routes = {
         (route.path, method.lower()) for route in gateway.routes for method in route.methods or () if method != "HEAD"
-    }
+    } - {("/", "get")}  # the page, which is for people
     said = {(path, method) for path, item in document()["paths"].items() for method in item if method != "parameters"}
     assert said == routes
     for schema in document()["components"]["schemas"].values():
@@ -183,3 +183,18 @@ async def test_a_web_tier_mounts_it_in_its_own(redis_url: str, tmp_path: Path) -
         server.should_exit = True
         await serving
         await mine.close()
+
+
+async def test_the_page_is_there_where_it_is_switched_on(redis_url: str, tmp_path: Path) -> None:
+    for is_open, is_on in ((False, False), (False, True), (True, False)):
+        async with gateway(redis_url, tmp_path, is_open=is_open, gateway_page=is_on) as served:
+            answer = await served.http.get("/", headers={"authorization": ""})
+            if not is_open and not is_on:
+                assert answer.status_code == 404
+                continue
+            assert answer.status_code == 200
+            assert answer.headers["content-type"] == "text/html; charset=utf-8"
+            assert answer.headers["content-security-policy"].startswith("default-src 'none'; script-src 'sha256-")
+            assert answer.headers["cache-control"] == "no-store"
+            assert (await served.http.head("/")).status_code == 200
+            assert (await served.http.post("/")).status_code == 405

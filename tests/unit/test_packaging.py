@@ -43,7 +43,7 @@ def test_the_wheel_holds_every_module_script_and_marker(wheel: zipfile.ZipFile) 
     wanted = {
         str(path.relative_to(ROOT))
         for package in PACKAGES
-        for pattern in ("*.py", "*.lua", "*.tcss", "*.sql", "py.typed")
+        for pattern in ("*.py", "*.lua", "*.tcss", "*.sql", "*.html", "*.css", "*.js", "py.typed")
         for path in (ROOT / package).rglob(pattern)
     }
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}

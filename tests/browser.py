@@ -1,0 +1,97 @@
+"""A real Chromium at a gateway's page: pages that must have nothing to complain of, and what their cards show."""
+
+import shutil
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Locator, Page, async_playwright, expect
+
+from tests.until import until
+
+CHROMIUM = shutil.which("chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed on this machine")
+WAIT_MS = 20_000
+_FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+expect.set_options(timeout=WAIT_MS)
+
+
+@asynccontextmanager
+async def chromium() -> AsyncGenerator[Browser]:
+    """A browser."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+@asynccontextmanager
+async def tab(browser: Browser, url: str, *, complains: bool = False, **context: Any) -> AsyncGenerator[Page]:
+    """A page of its own, with nothing from others.
+
+    Args:
+        browser: which to open it in.
+        url: where it goes first.
+        complains: whether errors on its console are expected, such as those of a connection that was lost.
+        context: of the page, such as `viewport` and `color_scheme`.
+    """
+    async with await browser.new_context(**context) as opened:
+        page = await opened.new_page()
+        page.set_default_timeout(WAIT_MS)
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
+        if not complains:
+            page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        await page.goto(url)
+        yield page
+        assert wrong == []
+
+
+async def submit(page: Page, scenario: str = "", prompt: str | None = None) -> Locator:
+    """Submits by the form; the request's card."""
+    cards = page.locator("article")
+    count = await cards.count()
+    await page.select_option("#scenario", scenario)
+    if prompt is not None:
+        await page.fill("#prompt", prompt)
+    await page.get_by_role("button", name="Submit").click()
+    await expect(cards).to_have_count(count + 1)
+    return cards.nth(count)
+
+
+async def ends(card: Locator, state: str = "completed") -> None:
+    """Waits for the card's request to end so."""
+    await expect(field(card, "state")).to_have_text(state)
+
+
+def field(card: Locator, name: str) -> Locator:
+    """A field of a card, by its name."""
+    return card.locator(f"[data-is={name}]")
+
+
+async def request_id(card: Locator) -> str:
+    """Whose card it is."""
+    return await field(card, "id").inner_text()
+
+
+async def text_of(card: Locator, kind: str) -> str:
+    """What the card shows of a kind of delta (`reasoning`, `call`, `text`, `refusal`), call by call."""
+    return "".join(await card.locator(f"[data-kind={kind}] .text").evaluate_all("all => all.map(e => e.textContent)"))
+
+
+async def has_come_to(card: Locator, seq: int) -> None:
+    """Waits until the card has shown so many entries of its attempt."""
+    await until(lambda: _has_come_to(card, seq), WAIT_MS / 1000)
+
+
+async def _has_come_to(card: Locator, seq: int) -> bool:
+    _, _, shown = (await field(card, "cursor").inner_text()).partition("-")
+    return shown.isdecimal() and int(shown) >= seq
