@@ -76,7 +76,7 @@ class Client:
         self._retention_s = retention_s
         self._away_limit_s = away_limit_s
         self._stalled_after_s = stalled_after_s
-        self.dead = DeadLetters(store, self.submit)
+        self.dead = DeadLetters(store.queue, store, self.submit)
         self._enqueuer = Enqueuer(store)
 
     @classmethod
@@ -84,6 +84,7 @@ class Client:
         cls,
         url: str,
         *,
+        queue_url: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         run_limit_s: float = DEFAULT_RUN_LIMIT_S,
         retention_s: float = DEFAULT_RETENTION_S,
@@ -93,7 +94,8 @@ class Client:
         """A client whose Redis answered just now: `async with await Client.connect(url) as client`.
 
         Args:
-            url: `redis://`, `rediss://` or `unix://`.
+            url: of Redis: `redis://`, `rediss://` or `unix://`.
+            queue_url: of the one with the queue, where that is another one than that with records and logs.
             timeout_s: for connecting and for each answer of Redis.
             run_limit_s: the longest a request may take from submit to its end, where it says nothing itself.
             retention_s: how long log and record stay after the end.
@@ -105,14 +107,15 @@ class Client:
             StoreUnavailable: Redis is not there.
             StoreRefused: it refuses, for example the password.
         """
-        store = await ProducerStore.connect(url, timeout_s=timeout_s)
+        store = await ProducerStore.connect(url, timeout_s=timeout_s, queue_url=queue_url)
         return cls(store, run_limit_s=run_limit_s, retention_s=retention_s, away_limit_s=away_limit_s, tokens=tokens)
 
     @classmethod
     async def from_settings(cls, settings: Settings) -> Self:
         """As `connect`, with what the environment's `TAILRACE_*` say."""
         return await cls.connect(
-            settings.redis_url,
+            settings.log_url,
+            queue_url=settings.queue_url,
             run_limit_s=settings.run_limit_s,
             retention_s=settings.retention_s,
             tokens=TokenSigner.of(settings.token_secrets.get_secret_value()),
@@ -285,7 +288,7 @@ class Client:
         match verdict.word:
             case "ended":
                 with suppress(StoreError):  # only tidies up: a worker that meets the job sees its end
-                    await self._store.unqueue(request_id, lane_of(request.tenant, request.priority))
+                    await self._store.queue.unqueue(request_id, lane_of(request.tenant, request.priority))
                 return CancelVerdict("ended", "cancelled")
             case "signalled":
                 return CancelVerdict("signalled", "running")
@@ -311,7 +314,7 @@ class Client:
 
     async def overview(self, *, runs_max: int = overview.RUNS_MAX) -> overview.Overview:
         """What waits, what runs, who works, what died: for those who operate (`overview.look`)."""
-        return await overview.look(self._store, runs_max=runs_max)
+        return await overview.look(self._store.queue, self._store, runs_max=runs_max)
 
     async def snapshot(self, request_id: str, *, merged: bool = False) -> Snapshot:
         """What a request has come to, merged, and the cursor behind which `tail` goes on: for whoever joins late.

@@ -70,6 +70,10 @@ class LetterStore(Protocol):
         """Takes a letter out of the list; False when it was not there."""
         ...
 
+
+class RecordStore(Protocol):
+    """What this needs of records."""
+
     async def record(self, request_id: str, *fields: str) -> Mapping[str, bytes] | None:
         """Fields of the record; None when there is no record."""
         ...
@@ -80,11 +84,18 @@ class DeadLetters:
 
     Args:
         store: where it stands.
+        records: where requests do, for one too large for a letter.
         submit: how a request is submitted.
     """
 
-    def __init__(self, store: LetterStore, submit: Callable[[GenerationRequest], Awaitable[Submitted]]) -> None:
+    def __init__(
+        self,
+        store: LetterStore,
+        records: RecordStore,
+        submit: Callable[[GenerationRequest], Awaitable[Submitted]],
+    ) -> None:
         self._store = store
+        self._records = records
         self._submit = submit
 
     async def list(self, limit: int = LISTED_MAX) -> list[DeadLetter]:
@@ -144,7 +155,7 @@ class DeadLetters:
     async def _request(self, job_id: str, fields: Mapping[str, bytes]) -> GenerationRequest | None:
         """Out of the letter; out of the record, for one too large for letters; out of the job that carried it."""
         packed = fields.get("request")
-        if packed is None and (record := await self._store.record(job_id, "request")):
+        if packed is None and (record := await self._records.record(job_id, "request")):
             packed = record.get("request")
         try:
             if packed is not None:

@@ -39,7 +39,7 @@ class Enqueuer:
         """
         envelope = serialize_job(JOB_FUNCTION, (request_id,), {}, None, timestamp_ms(), serializer=codec.encode_job)
         try:
-            await self._store.enqueue(
+            await self._store.queue.enqueue(
                 request_id, lane, envelope, life_ms=max(1, round(lifetime_s * 1000)), since_ms=since_ms
             )
         except StoreError as error:

@@ -10,7 +10,7 @@ Knows who waits for what. `live.py` knows how pushes join, `tail.py` what entrie
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha1
 from math import inf
@@ -25,7 +25,8 @@ from producers.store import PAGE_ENTRIES, Glimpse, ProducerStore, RawEntry
 from schemas import scripts
 from schemas.errors import StoreError, StoreRefused, StoreUnavailable
 from schemas.ids import EntryId
-from schemas.keys import HEALTH, QUEUE, lease_key, log_key, rec_key
+from schemas.keys import DEFAULT_PRIORITY, HEALTH, QUEUE, lane_of, lease_key, log_key, rec_key
+from schemas.outcome import ENDED
 from schemas.push import decode_pushes, shard
 from schemas.scripts import Verdict
 
@@ -33,6 +34,7 @@ _PAGE = b"%d" % PAGE_ENTRIES
 _RETRY_PAUSE_S = 0.05
 _TICK_S = 0.25
 _SIGNS_SHA = sha1(scripts.SIGNS.text.encode(), usedforsecurity=False).hexdigest().encode()
+_SIGNS_FIELDS = ("attempt", "submitted_ms", "tenant", "priority")
 _LOOKS_AT_ONCE = 1_000
 """Logs whose ends are asked for in one round trip."""
 
@@ -60,9 +62,11 @@ class Fanout:
 
     def __init__(self, store: ProducerStore) -> None:
         self._store = store
-        self._lines = LogLines(store)
+        self._lines = LogLines(store.link)
+        is_one = store.queue.link is store.link
+        self._queue_lines = self._lines if is_one else LogLines(store.queue.link)
         self._lives: dict[str, Live] = {}
-        self._push_line = PushLine(store, self)
+        self._push_line = PushLine(store.link, self)
         self._tasks: list[asyncio.Task[None]] = []
         self._busy = asyncio.Event()
         self.tick_s = min(_TICK_S, store.wait_s / 2)
@@ -88,6 +92,7 @@ class Fanout:
         if tasks:
             await asyncio.wait(tasks)
         await self._lines.close()
+        await self._queue_lines.close()
         for live in self._lives.values():
             live.wake()
 
@@ -112,17 +117,34 @@ class Fanout:
         return Glimpse(first, last, *others) if first is not None and last is not None else None
 
     async def signs(self, request_id: str) -> Verdict:
-        """Whether anybody works on a request: words of `scripts.SIGNS`."""
+        """Whether anybody works on a request: words of `scripts.SIGNS`, or `ended`."""
+        record = await self.record(request_id, *_SIGNS_FIELDS)
+        if record is None or record["status"].decode() in ENDED:
+            return Verdict("ended", {})
+        found = await self._queue_signs(request_id, record)
+        if found.word == "lost":  # or it has ended meanwhile
+            record = await self.record(request_id)
+            if record is None or record["status"].decode() in ENDED:
+                return Verdict("ended", {})
+        return found
+
+    async def _queue_signs(self, request_id: str, record: Mapping[str, bytes]) -> Verdict:
+        tenant, priority = record.get("tenant"), record.get("priority", DEFAULT_PRIORITY.encode())
         places, values = scripts.SIGNS.call(
-            rec=rec_key(request_id), lease=lease_key(request_id), queue=QUEUE, health=HEALTH, id=request_id
+            lease=lease_key(request_id),
+            queue=QUEUE,
+            health=HEALTH,
+            id=request_id,
+            lane=lane_of(tenant.decode() if tenant else None, priority.decode()) or "",
+            since_ms=record["submitted_ms"] if record["attempt"] == b"0" else 0,
         )
-        rest = [str(part).encode() for part in (len(places), *places, *values)]
+        rest = [part if isinstance(part, bytes) else str(part).encode() for part in (len(places), *places, *values)]
         try:
-            (answer,) = await self._lines.ask([(b"EVALSHA", _SIGNS_SHA, *rest)], entries=1)
+            (answer,) = await self._queue_lines.ask([(b"EVALSHA", _SIGNS_SHA, *rest)], entries=1)
         except StoreRefused as error:
             if not isinstance(error.__cause__, refusals.NoScriptError):
                 raise
-            (answer,) = await self._lines.ask([(b"EVAL", scripts.SIGNS.text.encode(), *rest)], entries=1)
+            (answer,) = await self._queue_lines.ask([(b"EVAL", scripts.SIGNS.text.encode(), *rest)], entries=1)
         return scripts.SIGNS.verdict(answer)
 
     async def record(self, request_id: str, *fields: str) -> dict[str, bytes] | None:

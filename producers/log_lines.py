@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from redis import exceptions as refusals
 from redis.asyncio.connection import AbstractConnection
 
-from producers.store import ProducerStore
+from producers.redis_link import Link
 from schemas.errors import StoreError
 
 CLOSED = "the client is closed"
@@ -34,11 +34,11 @@ class LogLines:
     """Asks on at most `LINES` connections, opened when needed.
 
     Args:
-        store: whose Redis, time limits and errors these are.
+        link: to whom, with its time limits and errors.
     """
 
-    def __init__(self, store: ProducerStore) -> None:
-        self._store = store
+    def __init__(self, link: Link) -> None:
+        self._link = link
         self._questions: deque[_Question] = deque()
         self._asked = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -75,7 +75,7 @@ class LogLines:
         _fail(self._questions, StoreError(CLOSED))
 
     async def _run(self) -> None:
-        connection = self._store.connection()
+        connection = self._link.connection()
         try:
             while True:
                 while not self._questions:
@@ -97,7 +97,7 @@ class LogLines:
 
     async def _round_trip(self, connection: AbstractConnection, questions: list[_Question]) -> None:
         try:
-            async with self._store.asking():
+            async with self._link.asking():
                 commands = b"".join(question.commands for question in questions)
                 await connection.send_packed_command(commands, check_health=False)
                 for question in questions:
@@ -116,7 +116,7 @@ class LogLines:
         if refusal is None:
             question.answers.set_result(answers)
         else:
-            error = self._store.translated(refusal)
+            error = self._link.translated(refusal)
             error.__cause__ = refusal
             question.answers.set_exception(error)
 

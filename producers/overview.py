@@ -118,30 +118,35 @@ class Held(NamedTuple):
     crashes: int
 
 
-class OverviewStore(Protocol):
-    """What an overview needs of Redis."""
+class QueueLook(Protocol):
+    """What an overview needs of the queue."""
 
     async def overview(self, *, lanes_max: int, begun_max: int, workers_max: int) -> scripts.Overview:
         """The queue's part."""
         ...
+
+
+class RecordLook(Protocol):
+    """What it needs of records and logs."""
 
     async def standings(self, request_ids: Sequence[str], fields: Sequence[str]) -> list[Standing]:
         """What records and logs say of each."""
         ...
 
 
-async def look(store: OverviewStore, *, runs_max: int = RUNS_MAX) -> Overview:
+async def look(queue: QueueLook, records: RecordLook, *, runs_max: int = RUNS_MAX) -> Overview:
     """How things stand now.
 
     Args:
-        store: where to look.
+        queue: where to look.
+        records: where to look for what it names.
         runs_max: of how many that have begun, at most, record and log are looked at.
 
     Raises:
         StoreError: Redis could not be reached, or its user may not look at the queue.
     """
-    seen = await store.overview(lanes_max=LANES_MAX, begun_max=runs_max, workers_max=WORKERS_MAX)
-    return overview(seen, await store.standings([one.id for one in held(seen)], RECORD_FIELDS))
+    seen = await queue.overview(lanes_max=LANES_MAX, begun_max=runs_max, workers_max=WORKERS_MAX)
+    return overview(seen, await records.standings([one.id for one in held(seen)], RECORD_FIELDS))
 
 
 def held(seen: scripts.Overview) -> list[Held]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from redis import exceptions as refusals
 from redis.asyncio.connection import AbstractConnection
 
-from producers.store import ProducerStore
+from producers.redis_link import Link
 from schemas import push
 from schemas.errors import StoreError, StoreRefused
 
@@ -41,12 +41,12 @@ class PushLine:
     """Listens for one client, in one event loop.
 
     Args:
-        store: whose Redis, time limits and errors these are.
+        link: to whom, with its time limits and errors.
         listener: who is told.
     """
 
-    def __init__(self, store: ProducerStore, listener: Listener) -> None:
-        self._store = store
+    def __init__(self, link: Link, listener: Listener) -> None:
+        self._link = link
         self._listener = listener
         self._wanted: dict[int, int] = {}
         self._heard: set[int] = set()
@@ -99,9 +99,9 @@ class PushLine:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncGenerator[AbstractConnection]:
-        connection = self._store.connection()
+        connection = self._link.connection()
         try:
-            async with self._store.asking():
+            async with self._link.asking():
                 await connection.connect()
             self._is_connected = True
             steering = asyncio.create_task(self._steer(connection), name="push line: steer")
@@ -111,7 +111,7 @@ class PushLine:
                 steering.cancel()
                 await asyncio.wait([steering])
         except (refusals.RedisError, OSError) as error:
-            raise self._store.translated(error) from error
+            raise self._link.translated(error) from error
         finally:
             await connection.disconnect(nowait=True)
 
@@ -140,7 +140,7 @@ class PushLine:
             while True:
                 self._changed.clear()
                 wanted = set(self._wanted)
-                async with self._store.asking():
+                async with self._link.asking():
                     await self._send(connection, "SUBSCRIBE", wanted - subscribed)
                     await self._send(connection, "UNSUBSCRIBE", subscribed - wanted)
                 subscribed = wanted
@@ -151,7 +151,7 @@ class PushLine:
                     if not self._is_alive:
                         break
                     self._is_alive = False
-                    async with self._store.asking():
+                    async with self._link.asking():
                         await connection.send_command("PING", check_health=False)
         await connection.disconnect(nowait=True)
 

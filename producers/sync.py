@@ -44,12 +44,14 @@ class SyncClient:
         self,
         url: str,
         *,
+        queue_url: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         run_limit_s: float = DEFAULT_RUN_LIMIT_S,
         retention_s: float = DEFAULT_RETENTION_S,
         away_limit_s: float = DEFAULT_AWAY_LIMIT_S,
     ) -> None:
         self._url = url
+        self._queue_url = queue_url
         self._timeout_s = timeout_s
         self._run_limit_s = run_limit_s
         self._retention_s = retention_s
@@ -60,6 +62,7 @@ class SyncClient:
         cls,
         url: str,
         *,
+        queue_url: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         run_limit_s: float = DEFAULT_RUN_LIMIT_S,
         retention_s: float = DEFAULT_RETENTION_S,
@@ -67,7 +70,12 @@ class SyncClient:
     ) -> Self:
         """A client whose Redis answered just now. Arguments as of the class, errors as of `Client.connect`."""
         client = cls(
-            url, timeout_s=timeout_s, run_limit_s=run_limit_s, retention_s=retention_s, away_limit_s=away_limit_s
+            url,
+            queue_url=queue_url,
+            timeout_s=timeout_s,
+            run_limit_s=run_limit_s,
+            retention_s=retention_s,
+            away_limit_s=away_limit_s,
         )
         here = _loop_of_this_process()
         here.call(client._client(here))
@@ -76,7 +84,12 @@ class SyncClient:
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """As `connect`, with what the environment's `TAILRACE_*` say."""
-        return cls.connect(settings.redis_url, run_limit_s=settings.run_limit_s, retention_s=settings.retention_s)
+        return cls.connect(
+            settings.log_url,
+            queue_url=settings.queue_url,
+            run_limit_s=settings.run_limit_s,
+            retention_s=settings.retention_s,
+        )
 
     def close(self) -> None:
         """Closes this process's connections; a later call connects again."""
@@ -165,6 +178,7 @@ class SyncClient:
         if self not in here.clients:
             client = await Client.connect(
                 self._url,
+                queue_url=self._queue_url,
                 timeout_s=self._timeout_s,
                 run_limit_s=self._run_limit_s,
                 retention_s=self._retention_s,

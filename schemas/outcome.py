@@ -1,6 +1,6 @@
 """The outcome: what is persisted when a stream ends, and the terminal entry that announces it."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -21,6 +21,9 @@ UNFILLED = ""
 """A time that the script which writes it fills in by the server's clock."""
 
 Status = Literal["completed", "incomplete", "failed", "cancelled"]
+
+ENDED: frozenset[str] = frozenset(get_args(Status))
+"""What a record's status is once its request has ended."""
 
 
 class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):

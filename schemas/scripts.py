@@ -40,6 +40,8 @@ class Script:
         words: every word its verdict may begin with.
         seldom: what those of `args` are that a caller may leave out.
         lanes: whether it works on lanes, so needs `_lanes.lua`.
+
+    Each works either on one request's record and log, or on the queue: they may stand on different servers.
     """
 
     def __init__(
@@ -124,12 +126,17 @@ FINISH = _script(
     "finished again stale ended unknown gap",
     seldom={"failures": 0, "error": "", "dead": 0},
 )
+EPITAPH = _script("epitaph", "rec", "bytes_max", "dead none spared")
 BURY = _script(
-    "bury", "dead letter rec job", "id error crashes with_envelope life_ms entries_max bytes_max", "buried spared"
+    "bury",
+    "dead letter job",
+    "id error died_ms attempt failures crashes drains tenant request with_envelope life_ms entries_max bytes_max",
+    "buried",
+    seldom={"died_ms": 0, "attempt": 0, "failures": 0, "drains": 0, "tenant": "", "request": ""},
 )
 CANCEL = _script("cancel", "rec log", "channel request_id terminal outcome", "ended signalled finished unknown")
 RELEASE = _script("release", "rec", "attempt token", "released stale")
-SIGNS = _script("signs", "rec lease queue health", "id", "held waiting lost ended unknown", lanes=True)
+SIGNS = _script("signs", "lease queue health", "id lane since_ms", "held waiting lost", lanes=True)
 ENQUEUE = _script(
     "enqueue", "queue lease job", "id lane envelope life_ms since_ms wake_tokens_max", "enqueued standing", lanes=True
 )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from schemas.errors import SettingsError
 from schemas.request import check_tenant
@@ -22,6 +22,8 @@ class Settings(BaseModel):
 
     Attributes:
         redis_url: the Redis or Valkey with queue, logs and records.
+        queue_url: that of the queue, where it is another one.
+        log_url: that of logs and records, where it is another one.
         max_jobs: requests one worker process runs at once.
         lease_s: how long a claim lasts without renewal; takeover after a crash takes about as long.
         poll_s: how often an idle worker looks at the queue when no wake-up token came.
@@ -61,6 +63,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     redis_url: str = DEFAULT_REDIS_URL
+    queue_url: str = ""
+    log_url: str = ""
     max_jobs: int = Field(default=200, ge=1, le=100_000)
     lease_s: float = Field(default=5.0, ge=0.5, le=3600)
     poll_s: float = Field(default=1.0, gt=0, le=60)
@@ -99,7 +103,13 @@ class Settings(BaseModel):
     def _limits_are_named(cls, value: Any) -> Any:
         return parse_limits(value) if isinstance(value, str) else value
 
-    @field_validator("redis_url")
+    @model_validator(mode="before")
+    @classmethod
+    def _one_redis_for_all(cls, given: Any) -> Any:
+        url = given.get("redis_url", DEFAULT_REDIS_URL)
+        return {**given, **{name: given.get(name) or url for name in ("queue_url", "log_url")}}
+
+    @field_validator("redis_url", "queue_url", "log_url")
     @classmethod
     def _url_is_a_redis(cls, value: str) -> str:
         return check_redis_url(value)
@@ -109,6 +119,11 @@ class Settings(BaseModel):
     def _url_is_a_database(cls, value: SecretStr) -> SecretStr:
         check_results_url(value.get_secret_value())
         return value
+
+    def servers(self) -> dict[str, str]:
+        """Every Redis, by its URL, the queue's first, with the setting that names it."""
+        urls = {self.queue_url: "TAILRACE_QUEUE_URL", self.log_url: "TAILRACE_LOG_URL"}
+        return {url: "TAILRACE_REDIS_URL" if url == self.redis_url else name for url, name in urls.items()}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:

@@ -50,7 +50,9 @@ class Lanes:
     async def enqueue(self, request_id: str, lane: str, argument: object = None) -> None:
         """One request into a lane; its job function gets the argument, or its id."""
         job: dict[str, object] = {"t": None, "f": keys.JOB_FUNCTION, "a": (argument or request_id,), "k": {}, "et": 0}
-        await self.producer.enqueue(request_id, lane, encode_job(job), life_ms=600_000, since_ms=time_ns() // 10**6)
+        await self.producer.queue.enqueue(
+            request_id, lane, encode_job(job), life_ms=600_000, since_ms=time_ns() // 10**6
+        )
 
     async def claim(self, store: QueueStore, limit: int = 1) -> list[tuple[ClaimedJob, Lease]]:
         """What one claim gives."""

@@ -71,6 +71,7 @@ async def rig(
     url: str,
     *,
     worker_url: str | None = None,
+    queue_url: str | None = None,
     key: str = KEY,
     environment: Mapping[str, str] = MappingProxyType({}),
     **settings: Any,
@@ -80,12 +81,17 @@ async def rig(
     Args:
         url: the server.
         worker_url: where the worker finds it, such as a proxy.
+        queue_url: the server with the queue, where it is another one.
         key: the key the worker calls the simulator with; the simulator insists on `KEY`.
         environment: for the worker, over what the rig sets.
         settings: the worker's, by name.
     """
-    async with Simulator(key=KEY) as simulator, Redis.from_url(url) as redis, await Client.connect(url) as client:
-        worker = worker_task(worker_url or url, simulator, key, environment, **settings)
+    async with (
+        Simulator(key=KEY) as simulator,
+        Redis.from_url(url) as redis,
+        await Client.connect(url, queue_url=queue_url) as client,
+    ):
+        worker = worker_task(worker_url or url, simulator, key, environment, queue_url=queue_url or "", **settings)
         try:
             await worker.ready
             yield Rig(url, simulator, client, redis, worker)

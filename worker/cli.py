@@ -121,11 +121,13 @@ def _run(settings: Settings, processes: int, *, is_child: bool, voice: int | Non
 
 
 def _check(settings: Settings) -> int:
-    where = address(settings.redis_url)
+    where = address(settings.queue_url)
     try:
-        sign = asyncio.run(_sign_of_life(settings.redis_url))
+        sign = asyncio.run(_sign_of_life(settings.queue_url))
     except (RedisError, OSError) as error:
-        raise StoreUnavailable(f"no Redis answers at {where} (TAILRACE_REDIS_URL): {error}") from error
+        raise StoreUnavailable(
+            f"no Redis answers at {where} ({settings.servers()[settings.queue_url]}): {error}"
+        ) from error
     if sign is None:
         print(f"tailrace worker: no worker of {where} has given a sign of life lately", file=sys.stderr)
         return 1

@@ -37,12 +37,15 @@ async def examine(settings: Settings, environment: Mapping[str, str]) -> AsyncIt
     """
     for finding in _settings(settings):
         yield finding
-    redis = redis_client(settings.redis_url)
-    try:
-        async for finding in _redis(redis, address(settings.redis_url)):
-            yield finding
-    finally:
-        await redis.aclose(close_connection_pool=True)
+    servers = settings.servers()
+    for url, setting in servers.items():
+        redis = redis_client(url)
+        try:
+            async for finding in _redis(redis, address(url), setting, has_queue=url == settings.queue_url):
+                of = "" if len(servers) == 1 else ", queue" if url == settings.queue_url else ", logs"
+                yield finding._replace(check=finding.check + of)
+        finally:
+            await redis.aclose(close_connection_pool=True)
     async for finding in _upstream(settings, environment):
         yield finding
 
@@ -61,15 +64,15 @@ def _settings(settings: Settings) -> list[Finding]:
     return [Finding("settings", "note", "two do not go together", line) for line in advice]
 
 
-async def _redis(redis: Redis, where: str) -> AsyncIterator[Finding]:
+async def _redis(redis: Redis, where: str, setting: str, *, has_queue: bool) -> AsyncIterator[Finding]:
     try:
         await redis.ping()
         info: dict[str, Any] = await redis.info()
     except FAILURES as error:
-        advice = "check TAILRACE_REDIS_URL, that the server runs, and that nothing stands between"
+        advice = f"check {setting}, that the server runs, and that nothing stands between"
         ours = store_error(error)
         if isinstance(ours, StoreRefused):
-            advice = "check user and password in TAILRACE_REDIS_URL, and the user's rules (docs/redis-users.md)"
+            advice = f"check user and password in {setting}, and the user's rules (docs/redis-users.md)"
         yield Finding("redis", "bad", f"{where}: {error}", advice)
         return
     yield Finding("redis", "good", f"answers at {where}")
@@ -79,7 +82,8 @@ async def _redis(redis: Redis, where: str) -> AsyncIterator[Finding]:
     yield judge.clock(skew_s, within_s)
     yield judge.latency(await _ping_ms(redis))
     yield judge.rights(await _refused(redis))
-    yield await _worker(redis)
+    if has_queue:
+        yield await _worker(redis)
 
 
 async def _skew(redis: Redis) -> tuple[float, float]:

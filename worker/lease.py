@@ -7,6 +7,7 @@ ends on the server, whoever hangs or is cut off in between. Knows neither Redis 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from enum import Enum
 from math import inf
 from time import monotonic
@@ -114,6 +115,10 @@ class LeaseStore(Protocol):
         """Extends the leases, token-checked: the ids of those that are gone. Raises StoreError."""
         ...
 
+
+class CancelStore(Protocol):
+    """What hears of cancels."""
+
     async def asked_to_cancel(self, leases: Sequence[Lease]) -> frozenset[str]:
         """Which of these requests somebody wants cancelled. Raises StoreError."""
         ...
@@ -128,14 +133,16 @@ class Leases:
 
     Args:
         store: where they stand.
+        records: where cancels are heard of.
         lease_s: how long a lease lasts without renewal, in seconds.
 
     Attributes:
         lost: how many ended before their attempt did.
     """
 
-    def __init__(self, store: LeaseStore, lease_s: float) -> None:
+    def __init__(self, store: LeaseStore, records: CancelStore, lease_s: float) -> None:
         self._store = store
+        self._records = records
         self._lease_s = lease_s
         self._running: dict[str, Lease] = {}
         self.lost = 0
@@ -172,12 +179,12 @@ class Leases:
 
         Redis may come and go meanwhile. They end when they are cancelled.
         """
-        return self._renew_for_ever(), self._end_by_clock(), self._hear_cancels()
+        return self._renew_for_ever(), self._end_by_clock(), self._hear_cancels(), self._look_for_cancels()
 
     async def _renew_for_ever(self) -> None:
         failures, pause_s = 0, self._lease_s / RENEWALS_PER_LEASE
         while True:
-            await self._pause(pause_s)
+            await asyncio.sleep(pause_s)
             try:
                 await self.renew()
             except StoreError as error:
@@ -189,23 +196,13 @@ class Leases:
                 failures, pause_s = 0, self._lease_s / RENEWALS_PER_LEASE
                 self._unanswered_since, self._renewed_at = inf, monotonic()
 
-    async def _pause(self, pause_s: float) -> None:
-        try:
-            async with asyncio.timeout(pause_s):
-                await self._at_once.wait()
-        except TimeoutError:
-            pass
-        self._at_once.clear()
-
     async def renew(self) -> None:
-        """Renews every lease that still holds, and takes notice of cancels whose call was not heard.
+        """Renews every lease that still holds.
 
         Raises:
             StoreError: Redis did not answer; what was not renewed ends by the clock.
         """
-        held = [lease for lease in self._running.values() if lease.holds()]
-        batches = [held[first : first + RENEWED_AT_ONCE] for first in range(0, len(held), RENEWED_AT_ONCE)]
-        for batch in batches:
+        for batch in self._held():
             sent_at = monotonic()
             lost = await self._store.renew(batch)
             for lease in batch:
@@ -213,11 +210,29 @@ class Leases:
                     self._lose(lease, "the server says another has it, or nobody")
                 else:
                     lease.renewed(sent_at + self._lease_s)
-        for batch in batches:
-            cancelled = await self._store.asked_to_cancel(batch)
+
+    def _held(self) -> list[list[Lease]]:
+        held = [lease for lease in self._running.values() if lease.holds()]
+        return [held[first : first + RENEWED_AT_ONCE] for first in range(0, len(held), RENEWED_AT_ONCE)]
+
+    async def look_for_cancels(self) -> None:
+        """Takes notice of cancels whose call was not heard. Raises StoreError."""
+        for batch in self._held():
+            cancelled = await self._records.asked_to_cancel(batch)
             for lease in batch:
                 if lease.request_id in cancelled:
                     lease.stop(Stop.CANCELLED)
+
+    async def _look_for_cancels(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._lease_s / RENEWALS_PER_LEASE):
+                    await self._at_once.wait()
+            self._at_once.clear()
+            try:
+                await self.look_for_cancels()
+            except StoreError as error:
+                _logger.warning("cancels cannot be looked up (%s); trying again", error)
 
     def _lose(self, lease: Lease, why: str) -> None:
         if self._running.get(lease.request_id) is lease and lease.ends_at > -inf:
@@ -240,7 +255,7 @@ class Leases:
         failures = 0
         while True:
             try:
-                async for request_id in self._store.cancels():
+                async for request_id in self._records.cancels():
                     failures = 0
                     if request_id is None:  # what was published before this is looked up, with the renewal
                         self._at_once.set()
@@ -248,5 +263,5 @@ class Leases:
                         lease.stop(Stop.CANCELLED)
             except StoreError as error:
                 failures += 1
-                _logger.warning("cancels are not heard (%s), renewals look them up; subscribing again", error)
+                _logger.warning("cancels are not heard (%s), they are looked up; subscribing again", error)
                 await asyncio.sleep(_RETRY.pause_s(failures))

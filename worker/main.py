@@ -40,7 +40,8 @@ _logger = logging.getLogger("tailrace.worker")
 
 def announce(settings: Settings) -> None:
     """One line on stdout once the worker takes jobs; scripts and tests wait for it."""
-    print(f"ready: pid {os.getpid()}, {settings.max_jobs} jobs at once, {address(settings.redis_url)}", flush=True)
+    where = ", logs at ".join(map(address, settings.servers()))
+    print(f"ready: pid {os.getpid()}, {settings.max_jobs} jobs at once, {where}", flush=True)
 
 
 async def run_worker(
@@ -65,31 +66,32 @@ async def run_worker(
     """
     counts = Counts()
     upstream = upstream_of(settings, environment, counts)
-    redis = redis_client(settings.redis_url)
+    redis, queue = redis_client(settings.log_url), redis_client(settings.queue_url)
     try:
-        await check_redis(redis, settings.redis_url)
+        await check_servers(settings)
         publisher = Publisher(
-            CommitLine(settings.redis_url),
+            CommitLine(settings.log_url),
             buffer_bytes=settings.publish_buffer_bytes,
             max_entries=settings.max_log_entries,
             max_bytes=settings.max_log_bytes,
             counts=counts,
         )
         async with publisher:
-            plant = Plant(Store(redis), publisher, upstream, counts=counts)
+            plant = Plant(Store(redis, queue=queue), publisher, upstream, counts=counts)
             worker = _worker(settings, plant, ready, handle_signals)
 
             def figures() -> list[Figure]:
                 return [*counts.figures(), *publisher.figures(), *worker.figures()]
 
             try:
-                async with told(settings, redis, figures, voice):
+                async with told(settings, queue, figures, voice):
                     await _until_drained(worker, publisher)
             finally:
                 await worker.close()
     finally:
         await upstream.close()
         await redis.aclose(close_connection_pool=True)
+        await queue.aclose(close_connection_pool=True)
 
 
 async def run_fleet(settings: Settings, environment: Mapping[str, str], command: Sequence[str], size: int) -> None:
@@ -105,9 +107,9 @@ async def run_fleet(settings: Settings, environment: Mapping[str, str], command:
         SettingsError, StoreError: as `run_worker`, before any of them is started.
     """
     await upstream_of(settings, environment).close()
-    redis = redis_client(settings.redis_url)
+    queue = redis_client(settings.queue_url)
     try:
-        await check_redis(redis, settings.redis_url)
+        await check_servers(settings)
         heard = None if settings.metrics_port is None else FleetFigures()
         fleet = Fleet(command, size, heard)
 
@@ -115,10 +117,10 @@ async def run_fleet(settings: Settings, environment: Mapping[str, str], command:
             said = heard.figures() if heard is not None else []
             return [*said, Figure(PROCESS_DEATHS.name, (), fleet.deaths)]
 
-        async with served(settings, redis, figures, lambda: heard is None or heard.alive == size):
+        async with served(settings, queue, figures, lambda: heard is None or heard.alive == size):
             await fleet.run()
     finally:
-        await redis.aclose(close_connection_pool=True)
+        await queue.aclose(close_connection_pool=True)
 
 
 def _worker(settings: Settings, plant: Plant, ready: Callable[[Settings], None], handle_signals: bool) -> LeasedWorker:
@@ -135,7 +137,8 @@ def _worker(settings: Settings, plant: Plant, ready: Callable[[Settings], None],
 
     return LeasedWorker(
         [func(generate, name=JOB_FUNCTION, keep_result=0)],
-        redis_url=settings.redis_url,
+        redis_url=settings.queue_url,
+        log_url=settings.log_url,
         on_dead=runner.bury,
         max_jobs=settings.max_jobs,
         lease_s=settings.lease_s,
@@ -185,15 +188,30 @@ def redis_client(url: str) -> Redis:
     return Redis(connection_pool=pool)
 
 
-async def check_redis(redis: Redis, url: str) -> None:
+async def check_servers(settings: Settings) -> None:
+    """Whether the Redis of the queue and that of the logs will do. Raises as `check_redis`."""
+    for url, name in settings.servers().items():
+        redis = redis_client(url)
+        try:
+            await check_redis(redis, url, name)
+        finally:
+            await redis.aclose(close_connection_pool=True)
+
+
+async def check_redis(redis: Redis, url: str, setting: str) -> None:
     """Whether this Redis will do: there, writable, scripts allowed. Warns where it may evict keys.
+
+    Args:
+        redis: a client of it.
+        url: where it is.
+        setting: what names it.
 
     Raises:
         StoreUnavailable: nobody answers there.
         StoreRefused: it is a read-only replica, or our user may not do what we need.
         StoreFull: it is out of memory.
     """
-    where = f"{address(url)} (TAILRACE_REDIS_URL)"
+    where = f"{address(url)} ({setting})"
     try:
         # Writes nothing, since there is no such log, but is refused where writing is.
         await redis.xadd(log_key(_CHECKED_ID), {ENTRY_FIELD: ""}, nomkstream=True)

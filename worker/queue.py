@@ -24,6 +24,7 @@ from worker.claims import Claims
 from worker.job_call import Acknowledge, Dead, End, HandBack, JobCall
 from worker.lease import Lease, Leases, Stop
 from worker.queue_store import QueueStore
+from worker.records import Records
 from worker.redis_link import FAILURES, store_error
 from worker.report import Reporter, Standing
 from worker.trial import TRIAL_S, Elsewhere, Trial, Trials
@@ -55,6 +56,7 @@ class LeasedWorker(Worker):
     Args:
         functions: job functions, as arq takes them.
         redis_url: the Redis or Valkey with the queue. The worker makes and closes connections of its own.
+        log_url: that of records and logs, where it is another one.
         on_dead: called with request id, lease, code and message when a job ends without its function having ended it,
             before its queue entry goes. Codes: `job_expired`, `job_unreadable`, `job_unknown` (no such function),
             `job_crashed` (its worker, too often), `job_failed` (the function raised). Where `on_dead` raises, the job
@@ -80,6 +82,7 @@ class LeasedWorker(Worker):
         functions: Sequence[Function | WorkerCoroutine],
         *,
         redis_url: str,
+        log_url: str | None = None,
         on_dead: OnDead,
         max_jobs: int = 200,
         lease_s: float = 5.0,
@@ -98,6 +101,8 @@ class LeasedWorker(Worker):
         self._store = QueueStore(
             redis_url, lease_s=lease_s, poll_s=poll_s, tenant_limit=tenant_limit, tenant_limits=tenant_limits
         )
+        self._records = Records(log_url or redis_url, lease_s=lease_s)
+        self._is_split = log_url not in (None, redis_url)
         super().__init__(
             functions,
             queue_name=keys.QUEUE,
@@ -113,7 +118,7 @@ class LeasedWorker(Worker):
             job_serializer=encode_job,
             job_deserializer=decode_job,
         )
-        self._leases = Leases(self._store, lease_s)
+        self._leases = Leases(self._store, self._records, lease_s)
         self._on_dead = on_dead
         self._lease_s, self._drain_s = lease_s, drain_s
         self._max_crashes = max_crashes
@@ -189,6 +194,7 @@ class LeasedWorker(Worker):
         if self.on_shutdown:
             await self.on_shutdown(self.ctx)
         await self._store.close()
+        await self._records.close()
 
     async def _sign_of_life(self) -> None:
         try:
@@ -289,9 +295,14 @@ class LeasedWorker(Worker):
             await self._acknowledge(lease, dead.acknowledge)
 
     async def _acknowledge(self, lease: Lease, done: Acknowledge) -> None:
-        ours = await insist(
-            "acknowledge", lambda _: self._store.acknowledge(lease, result=done.result, result_ms=done.result_ms)
-        )
+        async def once(_: int) -> bool:
+            # On one server the script looks. A failover after this look may leave a request without a job: its readers
+            # mend that.
+            if self._is_split and await self._records.has_lost_end(lease.request_id):
+                return await self._store.hand_back(lease, delay_ms=0, why="end_lost")
+            return await self._store.acknowledge(lease, result=done.result, result_ms=done.result_ms)
+
+        ours = await insist("acknowledge", once)
         _logger.info("job %s, attempt %d: %s", lease.request_id, lease.attempt, "acknowledged" if ours else "not ours")
 
     async def _hand_back(self, lease: Lease, back: HandBack) -> None:

@@ -1,10 +1,10 @@
-"""Redis as the queue uses it: one verb a script, the wake-up list, the cancel channel, each on connections of its own.
+"""Redis as the queue uses it: one verb a script, and the wake-up list, each on connections of its own.
 
 Every call is bounded in time: a server that hangs must not hang the renewal. Nothing is tried again here.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from redis.exceptions import ReadOnlyError
 
 from schemas import keys, scripts
 from schemas.codec import decode_job, encode_job
-from schemas.errors import AttemptLost, StoreUnavailable
+from schemas.errors import AttemptLost
 from schemas.scripts import Argument, Claim, Script, Verdict
 from worker.lease import Lease
 from worker.redis_link import FAILURES, store_error
@@ -36,8 +36,6 @@ CONNECTIONS = 8
 """For claims, acknowledgements and hand-backs; whoever comes later waits for one."""
 
 REPLY_TIMEOUT_S = 5.0
-CHANNEL_CHECK_S = 5.0
-"""A cancel channel that was silent for so long is asked for a sign of life, and given up when it is silent again."""
 
 BLOCKING_MARGIN_S = 2.0
 """How much later than the end of a blocking read its answer may come."""
@@ -74,7 +72,6 @@ class QueueStore:
         self._renewals = Redis.from_pool(self._pool(1, None))
         self._renewal_s = reply_s
         self._wake_ups = Redis.from_pool(self._pool(1, poll_s + BLOCKING_MARGIN_S))
-        self._cancels = Redis.from_pool(self._pool(1, reply_s))
         self._registered = {script.name: self.arq.register_script(script.text) for script in _SCRIPTS}
 
     def _pool(self, connections: int, reply_s: float | None) -> BlockingConnectionPool:
@@ -89,7 +86,7 @@ class QueueStore:
 
     async def close(self) -> None:
         """Closes every connection."""
-        for client in (self.arq, self._renewals, self._wake_ups, self._cancels):
+        for client in (self.arq, self._renewals, self._wake_ups):
             await client.aclose(close_connection_pool=True)
 
     async def ping(self) -> None:
@@ -128,18 +125,6 @@ class QueueStore:
             scripts.RENEW, self._renewals, queue=keys.QUEUE, lease_ms=self._lease_ms, leases=pairs
         )
         return frozenset(verdict.fields)
-
-    async def asked_to_cancel(self, leases: Sequence[Lease]) -> frozenset[str]:
-        """Which of these requests somebody wants cancelled, by their records, each in a slot of its own."""
-
-        async def marks() -> list[bytes | None]:
-            async with self._renewals.pipeline(transaction=False) as together:
-                for lease in leases:
-                    together.hget(keys.rec_key(lease.request_id), "cancel")
-                return await together.execute()
-
-        answers = await self._ask(self._renewals, marks)
-        return frozenset(lease.request_id for lease, mark in zip(leases, answers, strict=True) if mark)
 
     async def acknowledge(self, lease: Lease, *, result: bytes | None = None, result_ms: int = 0) -> bool:
         """The job is done with. Where Redis has lost the end of its request, in a failover, it is handed back instead.
@@ -241,23 +226,6 @@ class QueueStore:
     async def wait_for_work(self, timeout_s: float) -> None:
         """Returns with a wake-up token, or when `timeout_s` is over."""
         await self._ask(self._wake_ups, lambda: self._wake_ups.blpop(keys.WAKE, timeout=max(timeout_s, 0.001)))
-
-    async def cancels(self) -> AsyncGenerator[str | None, None]:
-        """Request ids to cancel as they are published; None after each subscription."""
-        async with self._cancels.pubsub() as channel:
-            await self._ask(self._cancels, lambda: channel.subscribe(keys.CANCEL_CHANNEL))
-            asked = False
-            while True:
-                message = await self._ask(self._cancels, lambda: channel.get_message(timeout=CHANNEL_CHECK_S))
-                if message is None:
-                    if asked:
-                        raise StoreUnavailable("the connection that hears cancels does not answer")
-                    await self._ask(self._cancels, channel.ping)
-                elif message["type"] == "subscribe":
-                    yield None
-                elif message["type"] == "message":
-                    yield message["data"].decode()
-                asked = message is None
 
     async def _verdict(self, script: Script, client: Redis | None = None, **given: Argument) -> Verdict:
         return script.verdict(await self._reply(script, client or self.arq, **given))

@@ -55,12 +55,14 @@ class Store:
     """The worker's verbs. Each is one script, tried again while Redis is away.
 
     Args:
-        redis: a client with socket timeouts; it is used, not closed.
+        redis: a client for records and logs, with socket timeouts; it is used, not closed.
+        queue: one for the queue, where that has a server of its own.
         patience_s: how long a verb is tried again.
     """
 
-    def __init__(self, redis: Redis, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, redis: Redis, *, queue: Redis | None = None, patience_s: float = PATIENCE_S) -> None:
         self._redis = redis
+        self._queue = queue or redis
         self._patience_s = patience_s
 
     async def submit(
@@ -133,7 +135,7 @@ class Store:
         )
 
     async def bury(self, job_id: str, error: ErrorInfo, *, crashes: int, with_envelope: bool) -> Verdict:
-        """Lists a request that ended dead, or a job without a record: words of `scripts.BURY`.
+        """Lists a request that ended dead, or a job without a record: `buried`, or `spared` if it has not ended so.
 
         Args:
             job_id: the job; any text, not only what can be a request's id.
@@ -141,16 +143,19 @@ class Store:
             crashes: of a job without a record.
             with_envelope: whether arq's envelope is worth a look although there is a record.
         """
+        epitaph = await self._run(scripts.EPITAPH, job_id, bytes_max=keys.DEAD_BYTES_MAX)
+        if epitaph.word == "spared":
+            return epitaph
+        said: dict[str, Argument] = {"error": msgspec.json.encode(error), "crashes": crashes, **epitaph.fields}
         return await self._run(
             scripts.BURY,
             job_id,
             id=job_id,
-            error=msgspec.json.encode(error),
-            crashes=crashes,
             with_envelope=int(with_envelope),
             life_ms=keys.DEAD_LIFETIME_S * 1000,
             entries_max=keys.DEAD_MAX,
             bytes_max=keys.DEAD_BYTES_MAX,
+            **said,
         )
 
     async def release(self, request_id: str, attempt: int, token: str) -> Verdict:
@@ -172,12 +177,13 @@ class Store:
             "letter": keys.letter_key(request_id),
         }
         key_list, args = script.call(**{name: named[name] for name in script.keys}, **given)
+        redis = self._queue if script is scripts.BURY else self._redis
 
         async def once() -> list[bytes]:
             try:
-                return await self._redis.evalsha(_sha(script), len(key_list), *key_list, *args)
+                return await redis.evalsha(_sha(script), len(key_list), *key_list, *args)
             except refusals.NoScriptError:
-                return await self._redis.eval(script.text, len(key_list), *key_list, *args)
+                return await redis.eval(script.text, len(key_list), *key_list, *args)
 
         return script.verdict(await patiently(script.name, once, self._patience_s))
 

@@ -65,8 +65,10 @@ async def write(redis: Redis, request_id: str, chance: random.Random) -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_every_reader_ends_with_the_log(seed: int, redis_url: str, redis: Redis) -> None:
     chance = random.Random(seed)  # noqa: S311 - a seeded choice of faults, not a secret
-    store_options = {"timeout_s": 2.0, "wait_s": 0.4}
-    async with Proxy(redis_url) as proxy, Client(ProducerStore(proxy.url, **store_options), away_limit_s=20) as client:
+    async with (
+        Proxy(redis_url) as proxy,
+        Client(ProducerStore(proxy.url, timeout_s=2.0, wait_s=0.4), away_limit_s=20) as client,
+    ):
         ids = [f"r{number}" for number in range(REQUESTS)]
         async with await Client.connect(redis_url) as producer:
             for request_id in ids:

@@ -227,7 +227,7 @@ async def test_a_cancel_channel_that_fell_silent_is_replaced(
 ) -> None:
     # given a cancel connection through which nothing comes any more, not even its end, if a sign of life is due, expect
     # another connection, and the cancel published meanwhile found
-    monkeypatch.setattr("worker.queue_store.CHANNEL_CHECK_S", 0.1)
+    monkeypatch.setattr("worker.records.CHANNEL_CHECK_S", 0.1)
     jobs = Jobs()
     async with Proxy(redis_url) as proxy, running(proxy.url, jobs.generate, lease_s=LONG_S, poll_s=LONG_S):
         await client.enqueue_job("generate", _job_id="a")

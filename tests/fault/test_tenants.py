@@ -78,7 +78,7 @@ async def test_a_lost_worker_leaks_no_slot(client: ArqRedis, lanes: Lanes, start
     await until(lambda: heir.poll() is not None)
     assert await lanes.running("a") == set()
     for request_id in ("a-1", "a-2"):
-        await lanes.producer.unqueue(request_id, "normal:a")
+        await lanes.producer.queue.unqueue(request_id, "normal:a")
     start()
     await until(lambda: ended(client, "a-3"))
     await until(lambda: nothing_left(client))

@@ -201,7 +201,7 @@ async def test_a_submit_that_breaks_before_the_queue_names_its_id(redis_url: str
             raise StoreUnavailable("gone")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("producers.store.ProducerStore.enqueue", enqueue)
+            patch.setattr("producers.queue_store.ProducerQueue.enqueue", enqueue)
             with pytest.raises(StoreUnavailable) as caught:
                 await client.submit(HELLO)
         # expect the error to name the id, and a submit with it to put things right

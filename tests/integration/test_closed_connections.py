@@ -84,10 +84,10 @@ async def test_a_producer_hears_that_redis_is_away(redis_url: str) -> None:
     store = await ProducerStore.connect(redis_url, timeout_s=5.0)
     try:
         with pytest.raises(StoreUnavailable):
-            async with store.asking():
+            async with store.link.asking():
                 raise error
         with pytest.raises(RuntimeError, match="something else"):
-            async with store.asking():
+            async with store.link.asking():
                 raise RuntimeError("something else")
     finally:
         await store.close()

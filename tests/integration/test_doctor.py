@@ -84,3 +84,14 @@ async def test_settings_that_cannot_be_used_or_do_not_go_together_are_found(redi
         assert "TAILRACE_LEASE is not a setting" in findings["settings"]["advice"]
         code, findings = await doctor(redis_url, simulator.url, TAILRACE_RUN_LIMIT_S="30")
     assert (code, findings["settings"]["level"]) == (0, "note")
+
+
+async def test_the_queues_server_and_that_of_the_logs_are_looked_at_apart(redis_url: str) -> None:
+    # given a queue whose server may evict, and logs whose server is away, expect each told of the one it is true of
+    with EmbeddedValkey(options={"maxmemory": "64mb", "maxmemory-policy": "allkeys-lru"}) as valkey:
+        async with Simulator(key=KEY) as simulator:
+            split = {"TAILRACE_QUEUE_URL": valkey.url, "TAILRACE_LOG_URL": NO_PLACE}
+            code, findings = await doctor(redis_url, simulator.url, **split)
+    assert (code, bad(findings)) == (1, {"eviction, queue", "redis, logs"})
+    assert "TAILRACE_LOG_URL" in findings["redis, logs"]["advice"]
+    assert "workers, queue" in findings

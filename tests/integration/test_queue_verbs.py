@@ -14,6 +14,7 @@ from tests.queue_rig import LONG_S, lease_of, left_behind, plain_client
 from tests.until import until
 from worker.lease import Lease
 from worker.queue_store import QueueStore
+from worker.records import Records
 
 SHORT_S = 0.2
 
@@ -134,14 +135,16 @@ async def test_renewal_keeps_and_says_who_has_lost(client: ArqRedis, store: Queu
     assert (await store.claim(10, "u", again=False)).jobs == []
 
 
-async def test_cancels_are_looked_up(client: ArqRedis, store: QueueStore) -> None:
+async def test_cancels_are_looked_up(redis_url: str, client: ArqRedis, store: QueueStore) -> None:
     # given two that run, one with its record marked for cancelling, its message unheard, if asked, expect it named
     leases: list[Lease] = []
     for job_id in "ab":
         await client.enqueue_job("generate", job_id, _job_id=job_id)
         leases.append((await one(store, job_id))[1])
     await client.hset(keys.rec_key("b"), "cancel", 1)
-    assert await store.asked_to_cancel(leases) == {"b"}
+    records = Records(redis_url, lease_s=LONG_S)
+    assert await records.asked_to_cancel(leases) == {"b"}
+    await records.close()
 
 
 async def test_renewal_revives_nothing(client: ArqRedis, store: QueueStore) -> None:

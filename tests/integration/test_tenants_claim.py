@@ -206,7 +206,7 @@ async def test_a_slot_that_frees_wakes_somebody(lanes: Lanes, capped: QueueStore
             await capped.hand_back(lease, delay_ms=60_000, why="retry")
         case _:  # cancelled after its owner has died, before anyone has taken it over
             await lanes.client.delete(keys.lease_key(job.id))
-            await lanes.producer.unqueue(job.id, "normal:a")
+            await lanes.producer.queue.unqueue(job.id, "normal:a")
     assert await lanes.client.llen(keys.WAKE) == 1
     [(following, _)] = await lanes.claim(capped, 3)
     assert following.id == ("a-0001" if how == "hand back" else "a-0003")
@@ -438,7 +438,7 @@ async def test_without_tenants_a_claim_looks_once_and_nobody_else_does(redis_url
             await store.hand_back(second, delay_ms=0, why="drained")
             await store.hand_back(third, delay_ms=1_000, why="retry")
             await lanes.claim(store, 1)
-            await lanes.producer.unqueue("plain-0004", None)
+            await lanes.producer.queue.unqueue("plain-0004", None)
     assert len(commands) > 30
     named = [line for line in commands if any(f"tr:queue:{name}" in line for name in ("lane", "running"))]
     assert named == [f'"EXISTS" "{keys.LANES}"'] * 2

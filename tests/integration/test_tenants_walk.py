@@ -112,7 +112,7 @@ class Walk:
         waiting = sorted(set(self.lane_of) - set(self.ended) - (set(self.leases) - self.crashed))
         if waiting:
             request_id = self.dice.choice(waiting)
-            await self.lanes.producer.unqueue(request_id, self.lane_of[request_id])
+            await self.lanes.producer.queue.unqueue(request_id, self.lane_of[request_id])
             self.leases.pop(request_id, None)
             self.crashed.discard(request_id)
             self.paused.discard(request_id)

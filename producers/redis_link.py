@@ -1,0 +1,134 @@
+"""A producer's link to one Redis: its pools, how long it may take, and redis-py's errors as ours.
+
+Knows nothing of what is asked there.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis import exceptions as refusals
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+from redis.commands.core import AsyncScript
+
+from schemas.errors import SettingsError, StoreError, StoreFull, StoreRefused, StoreUnavailable
+from schemas.scripts import Argument, Script
+from schemas.settings import check_redis_url
+
+_RETRY_PAUSE_S = 0.05
+_PASSING = ("BUSY", "UNBLOCKED", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
+_CLOSED_MEANWHILE = "the handler is closed"
+"""So ends uvloop's RuntimeError for a write to a connection that was lost a moment before; asyncio's own goes on."""
+_LOST = (refusals.ConnectionError, refusals.TimeoutError, refusals.WatchError, OSError)
+
+
+class Link:
+    """A lost connection is tried once more at once: every verb bears being sent twice.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`.
+        timeout_s: for connecting, and for each answer.
+
+    Attributes:
+        redis: a client.
+        reads: a client that tries nothing again: a tail has to know that it reads on from a server that may have lost
+            something.
+
+    Raises:
+        SettingsError: the URL cannot be used.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        self.place = _place(url)
+        self._url = url
+        self._timeout_s = timeout_s
+        self.redis = Redis(connection_pool=self._pool())
+        self.reads = Redis(connection_pool=self._pool(tries=0))
+        self._scripts: dict[str, AsyncScript] = {}
+
+    async def close(self) -> None:
+        """Closes every connection, those of running tails included."""
+        await self.redis.connection_pool.disconnect()
+        await self.reads.connection_pool.disconnect()
+
+    @asynccontextmanager
+    async def asking(self, wait_s: float = 0.0) -> AsyncGenerator[None]:
+        """Bounds the time of what is asked inside, and translates what redis-py raises.
+
+        Not redis-py's `socket_timeout`: it sends by `asyncio.wait_for`, which in Python 3.11 loses a cancel that comes
+        in the moment the command is sent, and then a cancelled tail would go on.
+        """
+        try:
+            async with asyncio.timeout(wait_s + self._timeout_s):
+                yield
+        except TimeoutError as error:
+            raise StoreUnavailable(
+                f"Redis at {self.place} did not answer within {wait_s + self._timeout_s:g} s"
+            ) from error
+        except (refusals.RedisError, OSError, RuntimeError) as error:
+            raise self.translated(error) from error
+
+    async def run(self, script: Script, named: Mapping[str, str], **given: Argument) -> list[Any]:
+        """The reply of a script."""
+        places, values = script.call(**named, **given)
+        if script.name not in self._scripts:
+            self._scripts[script.name] = self.redis.register_script(script.text)
+        async with self.asking():
+            return await self._scripts[script.name]([str(place) for place in places], values)
+
+    def connection(self) -> AbstractConnection:
+        """A connection of its own, not open yet and not tried again, for whom one can be shared by many readers."""
+        return self.reads.connection_pool.make_connection()
+
+    def translated(self, error: Exception) -> StoreError:
+        """redis-py's error as ours."""
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        match error:
+            case RuntimeError() if _CLOSED_MEANWHILE not in said:
+                raise error  # none of Redis's
+            case refusals.AuthenticationError() | refusals.AuthorizationError() | refusals.NoPermissionError():
+                return StoreRefused(f"Redis at {self.place} refuses: {said}; check user and password in its URL")
+            case refusals.OutOfMemoryError():
+                return StoreFull(f"Redis at {self.place} is out of memory: {said}")
+            case refusals.ReadOnlyError():
+                return StoreRefused(f"Redis at {self.place} is a read-only replica: give the URL of the primary")
+            case refusals.InvalidResponse():
+                return StoreRefused(f"what answers at {self.place} is not a Redis: {said}")
+            case refusals.ResponseError() if not str(error).startswith(_PASSING):
+                return StoreRefused(f"Redis at {self.place} refuses: {said}")
+            case refusals.TimeoutError():
+                return StoreUnavailable(f"Redis at {self.place} did not answer within {self._timeout_s:g} s")
+            case _ if isinstance(error, _LOST):
+                return StoreUnavailable(f"Redis at {self.place} cannot be reached: {said}")
+            case _:
+                return StoreUnavailable(f"Redis at {self.place} is not available: {said}")
+
+    def _pool(self, tries: int = 1) -> ConnectionPool:
+        try:
+            pool = ConnectionPool.from_url(
+                self._url,
+                socket_timeout=None,
+                socket_connect_timeout=self._timeout_s,
+                socket_keepalive=True,
+                retry=Retry(ConstantBackoff(_RETRY_PAUSE_S), tries),
+                retry_on_error=[refusals.ConnectionError],
+            )
+            pool.make_connection()  # an option in the URL that redis-py does not have is noticed only here
+        except (ValueError, TypeError) as error:
+            raise SettingsError(f"redis_url: {self.place} cannot be used: {error}") from error
+        return pool
+
+
+def _place(url: str) -> str:
+    """Where a URL points to, without user, password and options: fit for messages."""
+    try:
+        check_redis_url(url)
+    except ValueError as error:
+        raise SettingsError(f"redis_url: {error}") from error
+    parts = urlsplit(url)
+    return parts.path if parts.scheme == "unix" else f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
