@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from schemas.errors import SettingsError
+from schemas.journal import Form, Level
 from schemas.request import check_tenant
 from schemas.results import check_results_url
 
@@ -44,6 +45,8 @@ class Settings(BaseModel):
         max_log_entries: a log that reaches it ends its request as failed, with the partial outcome.
         max_log_bytes: the same, for the bytes of all entries of an attempt.
         publish_buffer_bytes: unsent entries of a process at which reading the models' streams pauses.
+        log_format: of log lines: `human`, or `json`, an object a line.
+        log_level: what is told at least: `debug`, `info`, `warning` or `error`.
         metrics_port: where a worker or a gateway serves `/metrics`; nowhere by default, 0 takes a free port.
         metrics_host: the address it listens on for that.
         results_url: the database in which outcomes outlast Redis; empty for none.
@@ -83,6 +86,8 @@ class Settings(BaseModel):
     max_log_entries: int = Field(default=200_000, ge=10)
     max_log_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
     publish_buffer_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
+    log_format: Form = "human"
+    log_level: Level = "info"
     metrics_port: int | None = Field(default=None, ge=0, le=65_535)
     metrics_host: str = "127.0.0.1"
     results_url: SecretStr = SecretStr("")

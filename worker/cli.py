@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from schemas.command_line import CommandParser, say
 from schemas.errors import StoreUnavailable, TailraceError
+from schemas.journal import log_to
 from schemas.keys import QUEUE
 from schemas.settings import Settings
 from worker.redis_link import CONNECT_TIMEOUT_S, address
@@ -100,11 +101,10 @@ def _port(text: str) -> int:
 
 def _run(settings: Settings, processes: int, *, is_child: bool, voice: int | None) -> int:
     # Imported here: --help and --check need neither arq nor the SDK, which take a second to load.
-    from worker import telemetry
     from worker.fleet import child_command, when_the_parent_dies
     from worker.main import run, run_fleet, run_worker
 
-    telemetry.log_to(sys.stderr)
+    log_to(sys.stderr, settings.log_format, settings.log_level)
 
     async def alone() -> None:
         if is_child:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from schemas.command_line import CommandParser
 from schemas.errors import SettingsError
+from schemas.journal import log_to
 from schemas.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ def doctor(argv: Sequence[str]) -> int:
 
 
 async def _examine(*, as_json: bool) -> int:
-    from worker import doctor, telemetry
+    from worker import doctor
     from worker.doctor_redis import Finding
 
-    telemetry.log_to(sys.stderr)
+    log_to(sys.stderr)
     try:
         settings = Settings.from_environment(os.environ)
     except SettingsError as error:

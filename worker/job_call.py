@@ -17,6 +17,7 @@ from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
 from schemas import keys
 from schemas.codec import decode_job, encode_job
+from schemas.journal import fields
 from schemas.scripts import ClaimedJob
 from worker.lease import Lease, Stop
 from worker.trial import is_deadly
@@ -98,7 +99,7 @@ class JobCall:
         except (
             Exception
         ) as error:  # of whatever kind: the job has failed, the worker goes on; its text stays in our log
-            _logger.exception("job %s failed", self._job.id)
+            _logger.exception("job %s failed", self._job.id, extra=fields("job_failed", self._job.id))
             kept = self._kept(call, error, success=False)
             end = Dead("job_failed", f"the job function failed with {type(error).__name__}: see the worker's log", kept)
         else:

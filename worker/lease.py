@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from schemas.errors import StoreError
+from schemas.journal import fields
 from worker.retry import Backoff
 
 RENEWALS_PER_LEASE = 3
@@ -236,7 +237,13 @@ class Leases:
 
     def _lose(self, lease: Lease, why: str) -> None:
         if self._running.get(lease.request_id) is lease and lease.ends_at > -inf:
-            _logger.warning("lease of %s, attempt %d, lost: %s", lease.request_id, lease.attempt, why)
+            _logger.warning(
+                "lease of %s, attempt %d, lost: %s",
+                lease.request_id,
+                lease.attempt,
+                why,
+                extra=fields("lease_lost", lease.request_id, attempt=lease.attempt, why=why),
+            )
             self.lost += 1
             lease.cut_off = self._unanswered_since < lease.ends_at
             lease.stop(Stop.LEASE_LOST)

@@ -19,6 +19,7 @@ from arq.worker import Function, Worker
 from schemas import keys, metrics
 from schemas.codec import decode_job, encode_job
 from schemas.figures import Figure
+from schemas.journal import fields
 from schemas.scripts import ClaimedJob
 from worker.claims import Claims
 from worker.job_call import Acknowledge, Dead, End, HandBack, JobCall
@@ -142,7 +143,8 @@ class LeasedWorker(Worker):
         """No more claims; running jobs get their grace period. Called again it hurries."""
         self._drains += 1
         self.allow_pick_jobs = False
-        _logger.info("draining, call %d: %d jobs run", self._drains, len(self.tasks))
+        running = len(self.tasks)
+        _logger.info("draining, call %d: %d jobs run", self._drains, running, extra=fields("draining", running=running))
         self._claims.stop()
 
     async def main(self) -> None:
@@ -247,7 +249,12 @@ class LeasedWorker(Worker):
         del self.tasks[name]
         self._change.tell()
         if not task.cancelled() and (error := task.exception()):
-            _logger.error("job %s left the worker with an error of ours", name, exc_info=error)
+            _logger.error(
+                "job %s left the worker with an error of ours",
+                name,
+                exc_info=error,
+                extra=fields("fault", name.rpartition(":")[0]),
+            )
 
     async def _run(self, job: ClaimedJob, lease: Lease, name: str, trial: Trial | Elsewhere | None) -> None:
         try:
@@ -284,11 +291,21 @@ class LeasedWorker(Worker):
             del self.job_tasks[name]
 
     async def _bury(self, lease: Lease, dead: Dead) -> None:
-        _logger.warning("job %s is dead, %s: %s", lease.request_id, dead.code, dead.message)
+        _logger.warning(
+            "job %s is dead, %s: %s",
+            lease.request_id,
+            dead.code,
+            dead.message,
+            extra=fields("given_up", lease.request_id, code=dead.code, why=dead.message),
+        )
         try:
             await self._on_dead(lease.request_id, lease, dead.code, dead.message)
         except Exception:  # a hook that raises must neither end the worker nor lose the job
-            _logger.exception("on_dead failed for job %s; it is tried again", lease.request_id)
+            _logger.exception(
+                "on_dead failed for job %s; it is tried again",
+                lease.request_id,
+                extra=fields("not_ended", lease.request_id),
+            )
             await self._hand_back(lease, HandBack(round(DEAD_RETRY_S * 1000), lease.why))
         else:
             self.jobs_failed += 1
@@ -303,17 +320,26 @@ class LeasedWorker(Worker):
             return await self._store.acknowledge(lease, result=done.result, result_ms=done.result_ms)
 
         ours = await insist("acknowledge", once)
-        _logger.info("job %s, attempt %d: %s", lease.request_id, lease.attempt, "acknowledged" if ours else "not ours")
+        verb = "acknowledged" if ours else "not ours"
+        _logger.info(
+            "job %s, attempt %d: %s",
+            lease.request_id,
+            lease.attempt,
+            verb,
+            extra=fields(verb, lease.request_id, attempt=lease.attempt),
+        )
 
     async def _hand_back(self, lease: Lease, back: HandBack) -> None:
         self.jobs_retried += 1
         ours = await insist("hand back", lambda _: self._store.hand_back(lease, delay_ms=back.delay_ms, why=back.why))
+        verb = "handed back" if ours else "not ours"
         _logger.info(
             "job %s, attempt %d: %s, %s",
             lease.request_id,
             lease.attempt,
-            "handed back" if ours else "not ours",
+            verb,
             back.why,
+            extra=fields(verb, lease.request_id, attempt=lease.attempt, why=back.why, delay_ms=back.delay_ms),
         )
 
     # Draining
@@ -329,7 +355,12 @@ class LeasedWorker(Worker):
             task.cancel()
         await self._change.until(idle, self._lease_s)
         for task in self.tasks.values():  # without Redis nothing can be handed back: the leases run out
-            _logger.error("job %s could not be handed back in time", task.get_name())
+            name = task.get_name()
+            _logger.error(
+                "job %s could not be handed back in time",
+                name,
+                extra=fields("not_handed_back", name.rpartition(":")[0]),
+            )
             task.cancel()
         await self._change.until(lambda: not self.tasks, self._lease_s)
 

@@ -12,6 +12,7 @@ from math import inf
 from time import monotonic
 from typing import NamedTuple, Protocol
 
+from schemas.journal import fields
 from schemas.scripts import ClaimedJob
 from worker.lease import Lease
 from worker.waiting import Change, insist
@@ -156,6 +157,7 @@ class Trials:
                     lease.attempt,
                     len(trial.members) - 1,
                     lease.crashes,
+                    extra=fields("on_trial", lease.request_id, attempt=lease.attempt, crashes=lease.crashes),
                 )
             self._began |= dict.fromkeys(trial.members, monotonic())
             trial.begin()

@@ -28,6 +28,7 @@ from producers.gateway.stream import End, EventStream, Frames, Limits
 from producers.tokens import TokenSigner
 from schemas.errors import SettingsError, TailraceError
 from schemas.figures import Figure
+from schemas.journal import fields
 from schemas.settings import Settings
 
 _log = logging.getLogger("tailrace.gateway")
@@ -123,7 +124,11 @@ class Gateway:
         def ended(end: End) -> None:
             self._streams.discard(stream)
             self._counts.ended.add(end)
-            _log.info("stream %s %s after %.1f s", what, end, time.monotonic() - began_s)
+            after_s = time.monotonic() - began_s
+            said = fields(
+                f"stream_{end}", what if len(followers) == 1 else None, requests=len(followers), s=round(after_s, 3)
+            )
+            _log.info("stream %s %s after %.1f s", what, end, after_s, extra=said)
 
         stream = EventStream(followers, self.limits, ended)
         self._streams.add(stream)
@@ -148,7 +153,9 @@ class Gateway:
             if message["type"] == "http.response.start":
                 path = scope["path"].encode("unicode_escape").decode()
                 self._counts.responses.add(str(message["status"]))
-                _log.info("%s %s %d", scope["method"], path, message["status"])
+                named = scope.get("path_params", {}).get("id")
+                said = fields("answered", named, method=scope["method"], path=path, status=message["status"])
+                _log.info("%s %s %d", scope["method"], path, message["status"], extra=said)
             await send(message)
 
         return tell

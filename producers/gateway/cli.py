@@ -16,6 +16,7 @@ from pathlib import Path
 from producers.api_keys import HEADER, ApiKey, new_key, parse_keys, parse_until
 from schemas.command_line import CommandParser
 from schemas.errors import SettingsError
+from schemas.journal import log_to
 
 WEB_MISSING = "the extra `web` is not installed: pip install 'tailrace[web]'"
 
@@ -130,11 +131,10 @@ async def _serve(host: str, port: int, metrics_port: int | None, *, is_open: boo
     from producers.gateway.server import listen, serve
     from schemas.settings import Settings
 
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)-7s %(message)s")
-    logging.getLogger("tailrace").setLevel(logging.INFO)
     settings = Settings.from_environment(os.environ)
     if has_page:
         settings = settings.model_copy(update={"gateway_page": True})
+    log_to(sys.stderr, settings.log_format, settings.log_level)
     metrics_port = settings.metrics_port if metrics_port is None else metrics_port
     client = await Client.from_settings(settings)  # now, so that what is wrong is said at the start
 

@@ -1,6 +1,7 @@
 """The gateway's routes: what is asked, by whom, and the answer. Reads requests, within limits."""
 
 import asyncio
+import logging
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable
@@ -28,6 +29,7 @@ from producers.tail import unknown
 from producers.tokens import Grant
 from schemas.errors import RequestRejected, StoreError, UnknownRequest
 from schemas.ids import REQUEST_ID_PATTERN
+from schemas.journal import fields
 from schemas.request import MAX_REQUEST_BYTES, GenerationRequest, parse_request
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ MAX_FOLLOWED = 50
 BODY_TIMEOUT_S = 30.0
 FULL_RETRY_MS = 5_000
 
+_log = logging.getLogger("tailrace.gateway")
 _ENDED = ("completed", "incomplete", "failed", "cancelled")
 _YES = ("1", "true")
 
@@ -86,6 +89,7 @@ class Streams:
             raise Limit("too many submits of this tenant: wait", 429, wait_s)
         wanted = _owned(parse_request(await _body(request)), caller, request.headers.get("idempotency-key"))
         submitted = await (await self._gateway.client()).submit(wanted)
+        _log.info("submitted %s", submitted.id, extra=fields("submitted", submitted.id, standing=submitted.standing))
         links = _links(request, submitted.id)
         answer = answers.Submitted(submitted.id, submitted.status, submitted.standing, links)
         if self._gateway.tokens is not None and asked != "none":

@@ -4,7 +4,6 @@ Knows nothing of routes and of what streams say.
 """
 
 import asyncio
-import logging
 import signal
 import socket
 from collections.abc import Generator
@@ -185,7 +184,6 @@ async def serve(gateway: Gateway, listener: socket.socket, metrics: socket.socke
         listener: where.
         metrics: where to serve its metrics, if anywhere.
     """
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     beside = _MetricsServer(gateway)
     telling = asyncio.create_task(beside.serve([metrics])) if metrics is not None else None
     try:
