@@ -1,6 +1,8 @@
 """`python -m bench NAME`: finds a benchmark, bounds its time, and takes everything down, however it ends."""
 
 import argparse
+import os
+import platform
 import signal
 import sys
 from collections.abc import Generator, Sequence
@@ -98,6 +100,12 @@ def _bounded(bound_s: float) -> Generator[None]:
             signal.signal(number, action)
 
 
+def _tell_machine(report: Report) -> None:
+    """What else runs here, since a figure is worth as much as the machine was free."""
+    note = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+    report.figure("the machine", "load before it began, 1 minute", os.getloadavg()[0], "processes", note=note)
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmarks named; the exit code. Expectations that are not met do not change it."""
     parser = _parser()
@@ -109,8 +117,9 @@ def main(argv: Sequence[str]) -> int:
     for name in names:
         try:
             with _bounded(QUICK_BOUND_S if options.quick else BOUND_S):
-                bench = cast(_Module, import_module(BENCHES[name].module))
-                bench.run(Report(name), quick=options.quick)
+                bench, report = cast(_Module, import_module(BENCHES[name].module)), Report(name)
+                _tell_machine(report)
+                bench.run(report, quick=options.quick)
         except TailraceError as error:
             print(f"bench {name}: {error}", file=sys.stderr)
             return 1
