@@ -1,7 +1,8 @@
 """A real Chromium at a gateway's page: pages that must have nothing to complain of, and what their cards show."""
 
+import json
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -65,6 +66,20 @@ async def submit(page: Page, scenario: str = "", prompt: str | None = None) -> L
     await page.get_by_role("button", name="Submit").click()
     await expect(cards).to_have_count(count + 1)
     return cards.nth(count)
+
+
+async def watch(page: Page, *watched: Mapping[str, str]) -> Locator:
+    """Has the page watch requests that were submitted elsewhere, as a reload has it; their cards.
+
+    Args:
+        page: an open page.
+        watched: `id` of each, and `token`, `title`, `model` where it has them.
+    """
+    blank = {"title": "from elsewhere", "model": ""}
+    kept = json.dumps([blank | dict(one) for one in watched])
+    await page.evaluate("kept => sessionStorage.setItem('tailrace.watched', kept)", kept)
+    await page.reload()
+    return page.locator("article")
 
 
 async def ends(card: Locator, state: str = "completed") -> None:

@@ -1,18 +1,36 @@
 """The gateway's page in a real Chromium: what a person does there, against what the outcomes say."""
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Locator, expect
+from playwright.async_api import Browser, Error, Locator, Page, expect
 
 from schemas.outcome import Outcome
-from tests.browser import chromium, ends, field, has_come_to, needs_chromium, request_id, submit, tab, text_of
+from tests.browser import (
+    chromium,
+    ends,
+    field,
+    has_come_to,
+    needs_chromium,
+    request_id,
+    submit,
+    tab,
+    text_of,
+    watch,
+)
 from tests.gateway_rig import gateway
-from tests.rig import Rig, rig
+from tests.rig import Rig, request_for, rig
 
 pytestmark = [needs_chromium, pytest.mark.asyncio(loop_scope="module")]
+
+PHONE = {"width": 360, "height": 740}
+MARKUP = "<script>top.ran = 1</script><img src=x onerror='top.ran = 2'><b>bold</b></textarea></div>"
+BIDI = "\u202eeman.exe \u2067\u05e9\u05dc\u05d5\u05dd"
+FAILS = {"faults": [{"kind": "status", "status": 400, "message": MARKUP}]}
+SLOW = {"steps": [{"kind": "text", "chunks": 1000}], "pace": {"chunks_per_s": 20}}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -62,3 +80,268 @@ async def test_a_reload_half_way_misses_and_doubles_nothing(browser: Browser, re
             await page.reload()
             await ends(card)
             await expect(card).to_have_text(before, use_inner_text=True)
+
+
+async def test_a_connection_is_dropped_and_resumed_behind_its_cursor(
+    browser: Browser, redis_url: str, tmp_path: Path
+) -> None:
+    async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
+        async with tab(browser, served.url) as page:
+            card = await submit(page, "reasoning")
+            await has_come_to(card, 10)
+            await card.get_by_role("button", name="Disconnect").click()
+            await expect(field(card, "connection")).to_have_text("dropped")
+            shown = await field(card, "cursor").inner_text()
+            assert shown in await tailrace.ids(await request_id(card))
+            await tailrace.outcome(await request_id(card))
+            # given a request that goes on and ends meanwhile, expect nothing of it here before it is resumed
+            assert await field(card, "cursor").inner_text() == shown
+            assert await field(card, "state").inner_text() == "running"
+            await card.get_by_role("button", name="Resume").click()
+            await shows(card, tailrace)
+
+
+async def test_connections_that_break_are_made_again_by_the_browser(
+    browser: Browser, redis_url: str, tmp_path: Path
+) -> None:
+    async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
+        async with tab(browser, served.url, complains=True) as page:
+            card = await submit(page, "reasoning")
+            await has_come_to(card, 5)
+            for connection in tuple(served.server.server_state.connections):
+                connection.transport.abort()
+            await expect(field(card, "connection")).to_contain_text("away")
+            await has_come_to(card, 30)
+            served.gateway.stop()
+            served.gateway.is_stopping = False
+            await shows(card, tailrace)
+
+
+async def test_a_request_is_cancelled_while_it_runs_and_while_it_waits(
+    browser: Browser, redis_url: str, tmp_path: Path
+) -> None:
+    async with rig(redis_url, max_jobs=1) as tailrace, gateway(redis_url, tmp_path, gateway_page=True) as served:
+        async with tab(browser, served.url) as page:
+            await page.fill("#key", served.key)
+            runs = await submit(page, "long")
+            await has_come_to(runs, 3)
+            waits = await submit(page, "long")
+            await expect(field(waits, "state")).to_have_text("queued")
+            for card in (waits, runs):
+                await card.get_by_role("button", name="Cancel").click()
+                await ends(card, "cancelled")
+                await expect(card.get_by_role("button", name="Cancel")).to_have_attribute("aria-disabled", "true")
+            outcome = await shows(runs, tailrace)
+            assert outcome.status == "cancelled"
+            assert outcome.content
+
+
+async def test_hostile_text_is_text(browser: Browser, redis_url: str, tmp_path: Path) -> None:
+    # given markup and bidirectional text wherever a model or a person can put it, expect it to be shown, and no more
+    scenario = {
+        "steps": [
+            {"kind": "reasoning", "text": MARKUP + BIDI},
+            {"kind": "tool_call", "name": "f" + "_x" * 30, "arguments": {"inner_thoughts": MARKUP, "html": MARKUP}},
+            {"kind": "text", "text": f"{MARKUP}\n{BIDI}\n{MARKUP}"},
+        ]
+    }
+    async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
+        async with tab(browser, served.url, viewport=PHONE) as page:
+            asked = await submit(page, prompt=MARKUP + BIDI)
+            await expect(field(asked, "title")).to_have_text((MARKUP + BIDI)[:120])
+            await shows(asked, tailrace)
+            there = await tailrace.submit(scenario)
+            fails = await tailrace.submit(FAILS)
+            titled = {"title": MARKUP + BIDI, "model": MARKUP}
+            cards = await watch(page, {"id": there, **titled}, {"id": fails, **titled})
+            await shows(cards.nth(0), tailrace)
+            await ends(cards.nth(1), "failed")
+            await expect(field(cards.nth(1), "remark")).to_contain_text("<script>")
+            assert await page.evaluate("typeof top.ran") == "undefined"
+            made = "article :is(script, img, b, a, iframe, svg, style, textarea)"
+            assert await page.locator(made).count() == 0
+            assert await page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+            for text in await page.locator(".text, bdi").all():
+                assert await text.evaluate("e => getComputedStyle(e).unicodeBidi") in ("isolate", "plaintext")
+
+
+async def test_code_that_makes_markup_of_text_is_refused_by_the_browser(
+    browser: Browser, redis_url: str, tmp_path: Path
+) -> None:
+    async with gateway(redis_url, tmp_path, is_open=True) as served, tab(browser, served.url, complains=True) as page:
+        with pytest.raises(Error, match="TrustedHTML"):
+            await page.evaluate("document.body.innerHTML = '<p>x'")
+
+
+async def test_a_huge_text_is_shown_whole_while_the_page_stays_at_hand(
+    browser: Browser, redis_url: str, tmp_path: Path
+) -> None:
+    text = 60 * (20_000 * "x" + "\n") + 40_000 * "many short lines\n"
+    scenario = {"steps": [{"kind": "text", "text": text}], "chunking": {"chars": 2000}, "pace": {"chunks_per_s": 400}}
+    async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
+        async with tab(browser, served.url, viewport=PHONE) as page:
+            cards = await watch(page, {"id": await tailrace.submit(scenario)})
+            await has_come_to(cards, 30)
+            # given a text that pours in, if buttons are pressed, expect the page to do what they say meanwhile
+            await cards.get_by_role("button", name="Disconnect").click()
+            await expect(field(cards, "connection")).to_have_text("dropped")
+            assert await field(cards, "state").inner_text() == "running"
+            await cards.get_by_role("button", name="Resume").click()
+            await ends(cards)
+            assert await text_of(cards, "text") == text
+            assert await page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+            longest = await page.locator(".block").evaluate_all(
+                "all => Math.max(...all.map(e => e.textContent.length))"
+            )
+            assert longest <= 32 * 1024 + 1
+
+
+async def test_several_are_watched_side_by_side_and_no_more_than_a_browser_connects(
+    browser: Browser, redis_url: str, tmp_path: Path
+) -> None:
+    async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
+        async with tab(browser, served.url) as page:
+            cards = [await submit(page, name) for name in ("long", "long", "reasoning", "letta", "parallel")]
+            last = await submit(page, prompt="the sixth")
+            await expect(field(last, "connection")).to_contain_text("waits")
+            # given five open connections, expect a place left for calls, and for the next one once one has ended
+            await cards[0].get_by_role("button", name="Cancel").click()
+            await ends(cards[0], "cancelled")
+            await cards[1].get_by_role("button", name="Disconnect").click()
+            for card in (last, cards[2], cards[3], cards[4]):
+                await shows(card, tailrace)
+            assert await text_of(cards[4], "call")
+            await page.get_by_role("button", name="Remove those that have ended").click()
+            await expect(page.locator("article")).to_have_count(1)
+            await expect(field(page.locator("article"), "connection")).to_have_text("dropped")
+
+
+async def test_a_card_says_why_it_is_refused(browser: Browser, redis_url: str, tmp_path: Path) -> None:
+    async with rig(redis_url), gateway(redis_url, tmp_path, gateway_page=True) as served:
+        async with tab(browser, served.url, complains=True) as page:
+            await page.fill("#key", "trk_0123456789ab_" + 43 * "A")
+            await page.get_by_role("button", name="Submit").click()
+            await expect(page.get_by_role("alert")).to_have_text(
+                "Not submitted: this API key is unknown or has expired"
+            )
+            cards = await watch(page, {"id": "nothing", "token": "no token"})
+            await expect(field(cards, "connection")).to_have_text("refused: this is not a token")
+            submitted = await served.submit(request_for(SLOW))
+            cards = await watch(page, {"id": submitted["id"], "token": submitted["token"]})
+            await has_come_to(cards, 2)
+            await cards.get_by_role("button", name="Cancel").click()
+            await expect(field(cards, "remark")).to_contain_text("this token may read the request, not cancel it")
+            # given a key and a token, expect neither in an address, but the token in that of its stream
+            addresses = await page.evaluate("performance.getEntriesByType('resource').map(e => e.name)")
+            assert [address for address in addresses if "trk_" in address] == []
+            assert page.url == f"{served.url}/"
+
+
+async def test_everything_is_done_by_keyboard(browser: Browser, redis_url: str, tmp_path: Path) -> None:
+    async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
+        async with tab(browser, served.url) as page:
+            focused = page.locator(":focus")
+            order = ("prompt", "scenario", "model", "tenant")
+            for name in order:
+                await page.keyboard.press("Tab")
+                await expect(focused).to_have_attribute("name", name)
+                assert await focused.evaluate("e => getComputedStyle(e).outlineWidth") == "3px"
+                assert await focused.evaluate("e => e.labels.length") == 1
+                if name == "prompt":
+                    await page.keyboard.press("ControlOrMeta+a")
+                    await page.keyboard.type("by keyboard")
+            await page.keyboard.press("Tab")
+            await page.keyboard.press("Enter")
+            card = page.locator("article")
+            await shows(card, tailrace)
+            await page.locator("#scenario").focus()
+            await page.keyboard.type("a long")
+            await page.locator("#prompt").focus()
+            await page.keyboard.press("Control+Enter")
+            await expect(card).to_have_count(2)
+            long = card.nth(1)
+            await has_come_to(long, 3)
+            for name in ("Submit", "Reload", "Remove those", "Disconnect", "Cancel", "Remove", "", "Disconnect"):
+                await _tab_to(page, name)
+            await page.keyboard.press("Space")
+            await expect(focused).to_have_text("Resume")
+            await page.keyboard.press("Space")
+            await _tab_to(page, "Cancel")
+            await page.keyboard.press("Enter")
+            await ends(long, "cancelled")
+            await _tab_to(page, "Remove")
+            await page.keyboard.press("Enter")
+            await expect(card).to_have_count(1)
+            await expect(card).to_be_focused()
+
+
+async def _tab_to(page: Page, name: str) -> None:
+    """Presses Tab until the focus is on what begins with the name."""
+    for _ in range(6):
+        await page.keyboard.press("Tab")
+        if (await page.locator(":focus").inner_text()).startswith(name):
+            return
+    raise AssertionError(f"no {name!r} behind what has the focus")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_it_reads_well_on_a_phone_by_day_and_by_night(
+    browser: Browser, redis_url: str, tmp_path: Path, scheme: str
+) -> None:
+    async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
+        async with tab(browser, served.url, viewport=PHONE, color_scheme=scheme) as page:
+            parts = [{"kind": "refusal", "text": MARKUP}, {"kind": "tool_call", "name": "f", "arguments": {"x": BIDI}}]
+            scenario = {"steps": [{"kind": "reasoning", "text": BIDI}, {"kind": "text", "text": MARKUP}, *parts]}
+            cards = await watch(page, {"id": await tailrace.submit(scenario)}, {"id": await tailrace.submit(FAILS)})
+            await shows(cards.nth(0), tailrace)
+            await ends(cards.nth(1), "failed")
+            assert await page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+            for element in await page.locator("button:visible, input:visible, select:visible").all():
+                box = await element.bounding_box()
+                assert box is not None
+                assert box["height"] >= 44
+            poor = await page.locator("h1, h2, h3, p, label, dt, dd, button, strong, bdi, .text").evaluate_all(
+                CONTRASTS
+            )
+            assert [found for found in poor if found[1] < 4.5] == []
+            body = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (int(re.findall(r"\d+", body)[0]) < 128) == (scheme == "dark")
+
+
+CONTRASTS = """all => all.filter(e => e.checkVisibility() && e.textContent.trim()).map(element => {
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number)
+  const linear = (c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4
+  const light = (color) => rgb(color).slice(0, 3).map(c => linear(c / 255))
+    .reduce((sum, c, at) => sum + c * [0.2126, 0.7152, 0.0722][at], 0)
+  let behind = element
+  while (behind && rgb(getComputedStyle(behind).backgroundColor)[3] === 0) behind = behind.parentElement
+  const both = [light(getComputedStyle(element).color), light(getComputedStyle(behind).backgroundColor)]
+  const [less, more] = both.sort((a, b) => a - b)
+  return [element.outerHTML.slice(0, 80), (more + 0.05) / (less + 0.05)]
+})"""
+"""WCAG 2.2, 1.4.3: the contrast of each text with what is behind it."""
+
+
+HEARD = """() => {
+  top.heard = []
+  const told = document.querySelector("[role=status]")
+  new MutationObserver(() => top.heard.push(told.textContent)).observe(told, { childList: true })
+}"""
+"""Keeps what a screen reader would say."""
+
+
+async def test_states_are_said_aloud_and_tokens_are_not(browser: Browser, redis_url: str, tmp_path: Path) -> None:
+    async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
+        async with tab(browser, served.url) as page:
+            await page.evaluate(HEARD)
+            card = await submit(page, "again")
+            outcome = await shows(card, tailrace)
+            assert outcome.attempt == 2
+            heard = await page.evaluate("top.heard")
+            assert [said.partition(": ")[2].split()[0] for said in heard] == [
+                "submitted",
+                "waits",
+                "attempt",
+                "completed",
+            ]
+            await expect(field(card, "note")).to_contain_text("are void")

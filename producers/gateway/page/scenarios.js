@@ -14,7 +14,7 @@ const TOOLS = [
     },
   },
 ]
-const PACE = { chunks_per_s: 20, jitter: 0.3 }
+const PACE = { chunks_per_s: 30, jitter: 0.3 }
 const REASONED = [
   { kind: "reasoning", text: "They ask where the water goes. It has turned the wheel, so it leaves by the tailrace; I say so, and why it must not back up." },
   { kind: "text", text: "Behind the wheel the water runs off in the tailrace, back to the river.\nIf it could not leave, it would stand against the wheel and slow it down: so the tailrace is as much a part of the mill as the millrace that brings the water.\n" },
