@@ -43,6 +43,7 @@ class ProducerQueue:
             "state": keys.queue_state_key(request_id),
             "job": keys.job_key(request_id),
             "retry": keys.retry_key(request_id),
+            "outbox": keys.OUTBOX,
         }
         await self._run(scripts.UNQUEUE, places, id=request_id, lane=lane or "")
 

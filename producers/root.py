@@ -24,6 +24,7 @@ _SUMMARIES = {
     "dead": "list, show, retry and drop requests that could not be run",
     "stats": "say how things stand: workers, queue, running requests",
     "top": "watch all of that live, in a terminal",
+    "sink": "write outcomes from Redis into a database",
     "results": "look after the database of outcomes",
     "doctor": "look at Redis, the model's server and the settings, and say what to do",
     "gateway": "serve all of that over HTTP, with event streams for browsers",

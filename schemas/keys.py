@@ -4,7 +4,8 @@ Glossary (`<id>` is the request id; the braces are a cluster hash tag, so both k
 
     tr:{<id>}:log         stream: the entries, one field `e` each, ids `<attempt>-<seq>`
                           lives until deadline + retention, from the end on for the retention
-    tr:{<id>}:rec         hash: the record, fields below; lives as long as the log
+    tr:{<id>}:rec         hash: the record, fields below; lives as long as the log, and where its
+                          outcome waits in the outbox, OUTBOX_LIFETIME_S from the end on
     arq:queue             sorted set of job ids; score: due time in ms, for a running job the end of its lease
     arq:job:<id>          arq's envelope, msgpack; its argument is the request id; arq's lifetime
     arq:in-progress:<id>  the lease: its owner's token; lives as long as the lease
@@ -28,6 +29,10 @@ Glossary (`<id>` is the request id; the braces are a cluster hash tag, so both k
     tr:dead:<id>          hash: one of them: error (JSON), died_ms, attempt, failures, crashes, drains, tenant (where
                           given), request (msgpack, up to DEAD_BYTES_MAX), envelope (arq's, where there is no record or
                           it could not be read); DEAD_LIFETIME_S
+    tr:outbox             stream: ids of requests that have ended and are not in the database of outcomes yet; stands
+                          from a sink's first look on, OUTBOX_LIFETIME_S after a sink's last; nothing is put where it
+                          does not stand
+    tr:outbox:refused     hash: ids of outcomes that the database cannot take, and why (JSON); OUTBOX_LIFETIME_S
     tr:workers            sorted set: names of worker processes, by when they are forgotten; WORKER_LIFETIME_S
     tr:worker:<name>      what one of them said last, JSON (report.py); WORKER_LIFETIME_S
     tr:cancel             channel, not stored: request ids to cancel, heard by every worker process
@@ -48,6 +53,9 @@ LANES = "tr:queue:lanes"
 PARKED = "tr:queue:parked"
 WATCHED = "tr:queue:watched"
 DEAD = "tr:dead"
+OUTBOX = "tr:outbox"
+OUTBOX_GROUP = "sinks"
+OUTBOX_REFUSED = "tr:outbox:refused"
 WORKERS = "tr:workers"
 CANCEL_CHANNEL = "tr:cancel"
 PUSH = "tr:push:"
@@ -65,6 +73,9 @@ PUSH_SHARDS = 8
 WAKE_LIFETIME_S = 60
 WAKE_TOKENS_MAX = 64
 QUEUE_STATE_LIFETIME_S = 2 * 86_400
+
+OUTBOX_LIFETIME_S = 7 * 86_400
+"""An outcome waits so long for a database; without any sink for so long there is no outbox any more."""
 
 WORKER_LIFETIME_S = 60
 """One that says nothing any more is shown as silent for so long."""

@@ -122,9 +122,9 @@ FAIL = _script("fail", "rec", "attempt token failures", "counted stale")
 FINISH = _script(
     "finish",
     "rec log",
-    "attempt token terminal_id terminal outcome status failures error dead",
+    "attempt token terminal_id terminal outcome status failures error dead hold_ms",
     "finished again stale ended unknown gap",
-    seldom={"failures": 0, "error": "", "dead": 0},
+    seldom={"failures": 0, "error": "", "dead": 0, "hold_ms": 0},
 )
 EPITAPH = _script("epitaph", "rec", "bytes_max", "dead none spared")
 BURY = _script(
@@ -134,13 +134,20 @@ BURY = _script(
     "buried",
     seldom={"died_ms": 0, "attempt": 0, "failures": 0, "drains": 0, "tenant": "", "request": ""},
 )
-CANCEL = _script("cancel", "rec log", "channel request_id terminal outcome", "ended signalled finished unknown")
+CANCEL = _script(
+    "cancel",
+    "rec log",
+    "channel request_id terminal outcome hold_ms",
+    "ended signalled finished unknown",
+    seldom={"hold_ms": 0},
+)
+STORED = _script("stored", "rec", "attempt", "released kept unknown")
 RELEASE = _script("release", "rec", "attempt token", "released stale")
 SIGNS = _script("signs", "lease queue health", "id lane since_ms", "held waiting lost", lanes=True)
 ENQUEUE = _script(
     "enqueue", "queue lease job", "id lane envelope life_ms since_ms wake_tokens_max", "enqueued standing", lanes=True
 )
-UNQUEUE = _script("unqueue", "queue lease state job retry", "id lane", "removed held unfinished", lanes=True)
+UNQUEUE = _script("unqueue", "queue lease state job retry outbox", "id lane", "removed held unfinished", lanes=True)
 CLAIM = _script(
     "claim",
     "queue wake",
@@ -152,7 +159,7 @@ CLAIM = _script(
 RENEW = _script("renew", "queue", "lease_ms leases", "renewed", lanes=True)
 ACKNOWLEDGE = _script(
     "acknowledge",
-    "queue lease state job retry result abort",
+    "queue lease state job retry result abort outbox",
     "id token attempt kept kept_ms",
     "acknowledged again stale unfinished",
     lanes=True,

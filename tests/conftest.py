@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -10,6 +11,7 @@ from redis.asyncio import Redis
 
 from demo.simulator import Simulator
 from demo.valkey import EmbeddedValkey
+from tests.postgres import EmbeddedPostgres
 
 # Bounded and the same everywhere. A deadline would time the machine, not the code; `long` is for a search on demand.
 settings.register_profile("default", deadline=None, max_examples=100)
@@ -66,3 +68,20 @@ async def simulator() -> AsyncIterator[Simulator]:
     """A simulated model's server, which answers and fails as a request asks it to."""
     async with Simulator() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A real server. A test that stops it starts it again."""
+    with EmbeddedPostgres() as running:
+        yield running
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def results_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database for outcomes, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/results.db"
+    postgres: EmbeddedPostgres = request.getfixturevalue("postgres")
+    postgres.ask("DROP TABLE IF EXISTS tailrace_results, tailrace_schema")
+    return postgres.url

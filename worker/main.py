@@ -23,11 +23,13 @@ from worker.commit_line import CommitLine
 from worker.counts import Counts
 from worker.fleet import Fleet
 from worker.fleet_figures import FleetFigures
+from worker.hold import Hold
 from worker.job import RUNNER, Runner, generate
 from worker.metrics import served, told
 from worker.publisher import Publisher
 from worker.queue import LeasedWorker
 from worker.redis_link import CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S, address, store_error
+from worker.sinking import sinking
 from worker.store import Store
 from worker.upstream import Upstream
 
@@ -76,9 +78,10 @@ async def run_worker(
             max_bytes=settings.max_log_bytes,
             counts=counts,
         )
-        async with publisher:
-            plant = Plant(Store(redis, queue=queue), publisher, upstream, counts=counts)
-            worker = _worker(settings, plant, ready, handle_signals)
+        hold = Hold()
+        async with publisher, sinking(settings, queue, redis, hold):
+            plant = Plant(Store(redis, queue=queue, hold=hold), publisher, upstream, counts=counts)
+            worker = _worker(settings, plant, ready, handle_signals, hold)
 
             def figures() -> list[Figure]:
                 return [*counts.figures(), *publisher.figures(), *worker.figures()]
@@ -123,7 +126,9 @@ async def run_fleet(settings: Settings, environment: Mapping[str, str], command:
         await queue.aclose(close_connection_pool=True)
 
 
-def _worker(settings: Settings, plant: Plant, ready: Callable[[Settings], None], handle_signals: bool) -> LeasedWorker:
+def _worker(
+    settings: Settings, plant: Plant, ready: Callable[[Settings], None], handle_signals: bool, hold: Hold
+) -> LeasedWorker:
     runner = Runner(
         plant,
         max_attempts=settings.max_attempts,
@@ -147,6 +152,7 @@ def _worker(settings: Settings, plant: Plant, ready: Callable[[Settings], None],
         tenant_limit=settings.tenant_limit,
         tenant_limits=settings.tenant_limits,
         max_crashes=settings.max_crashes,
+        hold=hold,
         ctx={RUNNER: runner},
         on_startup=started,
         handle_signals=handle_signals,

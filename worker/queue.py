@@ -22,6 +22,7 @@ from schemas.figures import Figure
 from schemas.journal import fields
 from schemas.scripts import ClaimedJob
 from worker.claims import Claims
+from worker.hold import Hold
 from worker.job_call import Acknowledge, Dead, End, HandBack, JobCall
 from worker.lease import Lease, Leases, Stop
 from worker.queue_store import QueueStore
@@ -71,6 +72,7 @@ class LeasedWorker(Worker):
         max_crashes: leases of a job that may run out unanswered before it counts as one that kills its worker: the
             last of them while it began alone (trial.py), unless it is the only one.
         trial_s: how long such a job begins alone; then others begin beside it.
+        hold: is told whether there is an outbox of requests that have ended.
         ctx: what job functions find in their `ctx`, beside arq's own; the same dictionary goes to the hooks.
         on_startup: called with `ctx` before the first claim; what it raises comes out of `async_run`.
         on_shutdown: called with `ctx` by `close`.
@@ -93,6 +95,7 @@ class LeasedWorker(Worker):
         tenant_limits: Mapping[str, int] = MappingProxyType({}),
         max_crashes: int = 3,
         trial_s: float = TRIAL_S,
+        hold: Hold | None = None,
         ctx: dict[Any, Any] | None = None,
         on_startup: StartupShutdown | None = None,
         on_shutdown: StartupShutdown | None = None,
@@ -100,7 +103,12 @@ class LeasedWorker(Worker):
         handle_signals: bool = True,
     ) -> None:
         self._store = QueueStore(
-            redis_url, lease_s=lease_s, poll_s=poll_s, tenant_limit=tenant_limit, tenant_limits=tenant_limits
+            redis_url,
+            lease_s=lease_s,
+            poll_s=poll_s,
+            tenant_limit=tenant_limit,
+            tenant_limits=tenant_limits,
+            hold=hold,
         )
         self._records = Records(log_url or redis_url, lease_s=lease_s)
         self._is_split = log_url not in (None, redis_url)

@@ -17,6 +17,7 @@ from schemas import keys, scripts
 from schemas.codec import decode_job, encode_job
 from schemas.errors import AttemptLost
 from schemas.scripts import Argument, Claim, Script, Verdict
+from worker.hold import Hold
 from worker.lease import Lease
 from worker.redis_link import FAILURES, store_error
 
@@ -50,6 +51,7 @@ class QueueStore:
         poll_s: the longest wait for a wake-up token.
         tenant_limit: requests of one tenant that may run at once; 0 for no limit.
         tenant_limits: the same for single tenants.
+        hold: is told whether there is an outbox.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class QueueStore:
         poll_s: float,
         tenant_limit: int = 0,
         tenant_limits: Mapping[str, int] = MappingProxyType({}),
+        hold: Hold | None = None,
     ) -> None:
         self._url = url
+        self._hold = hold or Hold()
         self._tenant_limit = tenant_limit
         self._tenant_limits = msgspec.msgpack.encode(dict(tenant_limits))
         self._lease_ms = round(lease_s * 1000)
@@ -147,12 +151,15 @@ class QueueStore:
             retry=keys.retry_key(job_id),
             result=keys.result_key(job_id),
             abort=keys.ABORT,
+            outbox=keys.OUTBOX,
             id=job_id,
             token=lease.token,
             attempt=lease.attempt,
             kept=result or b"",
             kept_ms=result_ms if result else 0,
         )
+        if verdict.word == "acknowledged":
+            self._hold.is_on = verdict.number("outbox") == 1
         if verdict.word == "unfinished":
             return await self.hand_back(lease, delay_ms=0, why="end_lost")
         return verdict.word != "stale"

@@ -23,6 +23,7 @@ from schemas.ids import EntryId
 from schemas.outcome import Outcome, terminal_of
 from schemas.request import GenerationRequest
 from schemas.scripts import Argument, Script, Verdict
+from worker.hold import Hold
 from worker.redis_link import FAILURES, PATIENCE_S, store_error
 from worker.retry import Backoff
 
@@ -58,12 +59,16 @@ class Store:
         redis: a client for records and logs, with socket timeouts; it is used, not closed.
         queue: one for the queue, where that has a server of its own.
         patience_s: how long a verb is tried again.
+        hold: says how long a record has to stay after its end.
     """
 
-    def __init__(self, redis: Redis, *, queue: Redis | None = None, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self, redis: Redis, *, queue: Redis | None = None, patience_s: float = PATIENCE_S, hold: Hold | None = None
+    ) -> None:
         self._redis = redis
         self._queue = queue or redis
         self._patience_s = patience_s
+        self._hold = hold or Hold()
 
     async def submit(
         self, request_id: str, request: GenerationRequest, accepted: bytes, *, timeout_s: float, retention_s: float
@@ -132,7 +137,12 @@ class Store:
             failures=outcome.failures,
             error=msgspec.json.encode(outcome.error) if outcome.error else "",
             dead=int(dead),
+            hold_ms=self._hold.ms,
         )
+
+    async def stored(self, request_id: str, attempt: int) -> Verdict:
+        """The outcome of that attempt is in a database: words of `scripts.STORED`."""
+        return await self._run(scripts.STORED, request_id, attempt=attempt)
 
     async def bury(self, job_id: str, error: ErrorInfo, *, crashes: int, with_envelope: bool) -> Verdict:
         """Lists a request that ended dead, or a job without a record: `buried`, or `spared` if it has not ended so.

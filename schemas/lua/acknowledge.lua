@@ -1,7 +1,9 @@
 -- acknowledge: the job is done with, and everything of it leaves the queue; its result stays if it is to be kept.
 -- The owner may: who holds the token, or whose lease ran out while nobody has taken the job since.
--- KEYS queue lease state job retry result abort   ARGV id token attempt kept kept_ms (0: no result is kept, -1: for ever)
--- -> acknowledged | again | stale | unfinished
+-- With that the request goes into the outbox, where there is one: a request that has ended and is not there still has its
+-- job, so whoever gets that does this again.
+-- KEYS queue lease state job retry result abort outbox   ARGV id token attempt kept kept_ms (0: no result is kept, -1: for ever)
+-- -> acknowledged outbox (1: there is one) | again | stale | unfinished
 local queue, lease, state, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local holder = redis.call('GET', lease)
 local at = redis.call('HMGET', state, 'attempt', 'held', 'lane')
@@ -25,4 +27,5 @@ if kept_ms > 0 then
 elseif kept_ms < 0 then
   redis.call('SET', KEYS[6], ARGV[4])
 end
-return {'acknowledged'}
+local put = redis.call('XADD', KEYS[8], 'NOMKSTREAM', '*', 'id', id)
+return {'acknowledged', 'outbox', put and '1' or '0'}

@@ -1,13 +1,14 @@
 #!lua flags=allow-oom
 -- cancel: ends a request that waits at once, in the next attempt; tells the owner of one that runs.
 -- allow-oom: whatever ends a request goes through when the server is out of memory.
--- KEYS rec log   ARGV channel request_id terminal outcome
+-- KEYS rec log   ARGV channel request_id terminal outcome hold_ms (as in finish)
 -- -> ended | signalled | finished status | unknown
 local rec, log = KEYS[1], KEYS[2]
 local at = redis.call('HMGET', rec, 'status', 'attempt', 'submitted_ms', 'retention_ms')
 local status = at[1]
-if not status or redis.call('EXISTS', log) == 0 then return {'unknown'} end
+if not status then return {'unknown'} end
 if is_terminal(status) then return {'finished', 'status', status} end
+if redis.call('EXISTS', log) == 0 then return {'unknown'} end
 redis.call('HSET', rec, 'cancel', 1)
 if status == 'running' then
   redis.call('PUBLISH', ARGV[1], ARGV[2])
@@ -19,6 +20,6 @@ outcome = fill_time(fill_time(outcome, 'submitted_at', tonumber(at[3])), 'finish
 append(log, attempt, 0, ARGV[3])
 redis.call('HSET', rec, 'status', 'cancelled', 'attempt', attempt, 'outcome', outcome, 'finished_ms', now)
 redis.call('HDEL', rec, 'token')
-redis.call('PEXPIRE', rec, at[4])
+redis.call('PEXPIRE', rec, math.max(tonumber(at[4]), tonumber(ARGV[5])))
 redis.call('PEXPIRE', log, at[4])
 return {'ended'}

@@ -4,6 +4,7 @@
 -- What the dead-letter list needs is noted as well, so that bury.lua can be repeated after it.
 -- allow-oom: an end is written even when the server is out of memory: it frees more than it takes.
 -- KEYS rec log   ARGV attempt token terminal_id terminal outcome status failures error (JSON, empty: none) dead (1: bury it)
+--   hold_ms (the record lives so long at least: its outcome waits for a database)
 -- -> finished | again | stale attempt | ended status | unknown | gap last_id
 local rec, log = KEYS[1], KEYS[2]
 local at = redis.call('HMGET', rec, 'status', 'attempt', 'token', 'retention_ms')
@@ -26,6 +27,6 @@ redis.call('HSET', rec, 'status', ARGV[6], 'outcome', fill_time(ARGV[5], 'finish
   'failures', ARGV[7])
 if ARGV[8] ~= '' then redis.call('HSET', rec, 'error', ARGV[8]) end
 if ARGV[9] == '1' then redis.call('HSET', rec, 'dead', 1) end
-redis.call('PEXPIRE', rec, at[4])
+redis.call('PEXPIRE', rec, math.max(tonumber(at[4]), tonumber(ARGV[10])))
 redis.call('PEXPIRE', log, at[4])
 return {'finished'}

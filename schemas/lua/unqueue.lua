@@ -1,6 +1,7 @@
 -- unqueue: a request that has ended while it waited leaves the queue, unless a worker holds it: that one acknowledges.
--- KEYS queue lease state job retry   ARGV id lane (empty: none)
--- -> removed | held | unfinished
+-- With that it goes into the outbox, where there is one; until then it has its job, and whoever gets that does this again.
+-- KEYS queue lease state job retry outbox   ARGV id lane (empty: none)
+-- -> removed outbox (1: there is one) | held | unfinished
 local id, lane = ARGV[1], ARGV[2]
 if redis.call('EXISTS', KEYS[2]) == 1 then return {'held'} end
 -- A failover may have lost the end that the caller has seen. (A queue with a server of its own has no record.)
@@ -17,4 +18,5 @@ if lane ~= '' then
     redis.call('ZREM', PARKED, lane)
   end
 end
-return {'removed'}
+local put = redis.call('XADD', KEYS[6], 'NOMKSTREAM', '*', 'id', id)
+return {'removed', 'outbox', put and '1' or '0'}

@@ -1,5 +1,6 @@
 """The Redis users of docker-compose.yml on a server that enforces them: each does its work, and nothing else."""
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, asynccontextmanager
@@ -16,10 +17,13 @@ from demo.valkey import EmbeddedValkey
 from producers.client import Client
 from producers.store import ProducerStore
 from schemas.deltas import Accepted, Stalled
-from schemas.keys import log_key
+from schemas.keys import OUTBOX, log_key, rec_key
 from tests.gateway_rig import events, gateway, reading
+from tests.results_rig import engine_of, made, standing
 from tests.rig import KEY, WAIT_S, request_for, worker_task
 from tests.until import until
+from worker.results.outbox import Outbox
+from worker.results.sink import Sink
 
 ROOT = Path(__file__).parents[2]
 ADMIN = "user admin on >admin ~* &* +@all\n"
@@ -55,6 +59,49 @@ async def denials(valkey: EmbeddedValkey) -> AsyncGenerator[None]:
 
 def _pairs(entry: Any) -> dict[bytes, Any]:
     return entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True))  # pyright: ignore[reportUnknownVariableType] - a reply has no type
+
+
+@pytest.mark.parametrize("writer", ["worker", "sink"])
+async def test_a_worker_or_a_sink_writes_outcomes_and_is_refused_nothing(
+    guarded: EmbeddedValkey, tmp_path: Path, writer: str
+) -> None:
+    # given a worker that writes outcomes itself, or a sink, and one request that is cancelled while it waits, one
+    # that runs, and one that no database could take, expect all settled and no refusal in its log
+    url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
+    async with (
+        denials(guarded),
+        Simulator(key=KEY) as simulator,
+        made(url) as database,
+        engine_of(url) as engine,
+        await Client.connect(as_user(guarded, "gateway")) as client,
+        Redis.from_url(as_user(guarded, writer)) as redis,
+    ):
+        outbox = Outbox(redis, redis, claim_s=1)
+        await outbox.open()
+        waiting = await client.submit(request_for())
+        assert (await client.cancel(waiting.id)).word == "ended"
+        settings: dict[str, Any] = {"results_url": url} if writer == "worker" else {}
+        worker = worker_task(as_user(guarded, "worker"), simulator, KEY, {}, **settings)
+        try:
+            await worker.ready
+            runs = await client.submit(request_for())
+            assert await client.result(runs.id, wait_s=WAIT_S)
+            async with Redis.from_url(as_user(guarded, "admin")) as admin:
+                await admin.hset(rec_key("odd"), mapping={"status": "completed", "outcome": "{"})
+                await admin.xadd(OUTBOX, {"id": "odd"})
+            sink = Sink(outbox, database, look_s=1)
+            sinking = asyncio.create_task(sink.run() if writer == "sink" else asyncio.sleep(0))
+
+            async def settled() -> bool:
+                return await outbox.waiting() == (0, 0.0, 1)
+
+            await until(settled)
+            sink.stop()
+            await sinking
+            await outbox.put_back(list(await outbox.refused()))
+        finally:
+            await worker.stop()
+        assert set(await standing(engine)) == {waiting.id, runs.id}
 
 
 async def test_gateway_worker_and_tail_do_their_work_and_are_refused_nothing(
@@ -120,7 +167,7 @@ async def test_gateway_worker_and_tail_do_their_work_and_are_refused_nothing(
         ("default", "GET x"),
         *(
             (user, command)
-            for user in ("tail", "gateway", "worker")
+            for user in ("tail", "gateway", "worker", "sink")
             for command in (
                 "KEYS *",
                 "FLUSHALL",
@@ -144,6 +191,15 @@ async def test_gateway_worker_and_tail_do_their_work_and_are_refused_nothing(
                 "PUBLISH tr:push:0 x",
                 "PUBLISH tr:cancel one",
                 "EVAL return 0",
+            )
+        ),
+        *(
+            ("sink", command)
+            for command in (
+                "SET tr:{one}:rec x",
+                "XADD tr:{one}:log * e x",
+                "ZADD arq:queue 1 one",
+                "HGETALL tr:dead:one",
             )
         ),
         *(

@@ -1,24 +1,23 @@
 """The database of outcomes, on a real PostgreSQL and on SQLite alike: tables, upsert, odd rows, pruning."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Connection, inspect, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.deltas import ErrorInfo, Usage
 from schemas.errors import ResultsUnavailable, SettingsError
 from schemas.outcome import Outcome, ToolCall
-from schemas.results import NUL_NOTE, Stored, row_of, stored_of
-from schemas.results_table import engine_options, results
-from tests.postgres import EmbeddedPostgres
+from schemas.results import NUL_NOTE, Stored, row_of
+from schemas.results_table import results
+from tests.results_rig import engine_of, made, standing
 from worker.results.database import Database
 
-KINDS = ("postgresql", "sqlite")
 WHOLE = Outcome(
     status="failed",
     request_id="one",
@@ -65,43 +64,18 @@ LEAST = Stored(
 )
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[EmbeddedPostgres]:
-    with EmbeddedPostgres() as running:
-        yield running
-
-
-@pytest.fixture(params=KINDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of an empty database, of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/results.db"
-    postgres: EmbeddedPostgres = request.getfixturevalue("postgres")
-    postgres.ask("DROP TABLE IF EXISTS tailrace_results, tailrace_schema")
-    return postgres.url
-
-
 @pytest.fixture
-async def database(url: str) -> AsyncIterator[Database]:
+async def database(results_url: str) -> AsyncIterator[Database]:
     """One with tables."""
-    opened = Database(url, timeout_s=10)
-    await opened.migrate()
-    yield opened
-    await opened.close()
+    async with made(results_url) as opened:
+        yield opened
 
 
 @pytest.fixture
-async def engine(url: str) -> AsyncIterator[AsyncEngine]:
+async def engine(results_url: str) -> AsyncIterator[AsyncEngine]:
     """For a look at what stands there."""
-    opened = create_async_engine(url, **engine_options(url, timeout_s=10, connections=1))
-    yield opened
-    await opened.dispose()
-
-
-async def standing(engine: AsyncEngine) -> dict[str, Stored]:
-    async with engine.connect() as connection:
-        rows = (await connection.execute(select(results))).mappings().all()
-    return {row["request_id"]: stored_of(dict(row)) for row in rows}
+    async with engine_of(results_url) as opened:
+        yield opened
 
 
 async def test_an_outcome_comes_back_as_it_was(database: Database, engine: AsyncEngine) -> None:
@@ -196,9 +170,9 @@ async def test_the_tables_made_are_those_that_programs_know(database: Database, 
         await connection.run_sync(compare)
 
 
-async def test_several_who_migrate_at_once_make_the_tables_once(url: str) -> None:
+async def test_several_who_migrate_at_once_make_the_tables_once(results_url: str) -> None:
     # given an empty database and five who migrate it together, expect one to make the tables, all to succeed
-    several = [Database(url, timeout_s=20) for _ in range(5)]
+    several = [Database(results_url, timeout_s=20) for _ in range(5)]
     try:
         done = await asyncio.gather(*(one.migrate() for one in several))
         assert sorted(done) == [(0, 1), *[(1, 1)] * 4]

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("demo", "producers", "schemas", "worker")
 COMMANDS = [
     *("cancel", "dead", "demo", "doctor", "gateway", "key", "replay", "result", "results"),
-    *("simulator", "stats", "status", "submit", "tail", "top", "worker"),
+    *("simulator", "sink", "stats", "status", "submit", "tail", "top", "worker"),
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 

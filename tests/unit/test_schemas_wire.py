@@ -238,7 +238,7 @@ def _is_comment(line: str) -> bool:
 
 def test_a_script_is_called_by_name_only() -> None:
     named = {"rec": "r", "log": "l", "channel": "c", "request_id": "one", "terminal": "t", "outcome": "o"}
-    assert scripts.CANCEL.call(**dict(reversed(named.items()))) == (["r", "l"], ["c", "one", "t", "o"])
+    assert scripts.CANCEL.call(**dict(reversed(named.items()))) == (["r", "l"], ["c", "one", "t", "o", 0])
     for wrong in ({**named, "more": "x"}, {name: value for name, value in named.items() if name != "outcome"}):
         with pytest.raises(TypeError, match="cancel takes"):
             scripts.CANCEL.call(**wrong)

@@ -1,4 +1,4 @@
-"""The command `results`: makes the tables of the database of outcomes, and takes old rows out. Reads arguments, prints.
+"""The commands `sink` and `results`: writes outcomes, makes their tables, takes old rows out. Reads arguments, prints.
 
 SQLAlchemy is imported only once there is something to do with it.
 """
@@ -7,15 +7,17 @@ import argparse
 import asyncio
 import os
 import re
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from schemas.command_line import CommandParser
-from schemas.errors import SettingsError
-from schemas.results import SCHEMA_VERSION, SQL_MISSING
+from schemas.journal import log_to
+from schemas.results import SCHEMA_VERSION
 from schemas.settings import Settings
+from worker.sinking import database_of, sink_of
 
 if TYPE_CHECKING:
     from worker.results.database import Database
@@ -27,38 +29,65 @@ _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
 
 def results(argv: Sequence[str]) -> int:
-    """`tailrace results`: looks after the database of outcomes."""
+    """`tailrace results`: looks after the database of outcomes, and what it could not take."""
     parser = CommandParser(
         "results",
         description="Looks after the database of outcomes, TAILRACE_RESULTS_URL (docs/results.md).\n"
-        "migrate: makes its tables, or brings them up to date. prune: deletes what ended long ago.",
-        example="tailrace results migrate\ntailrace results prune --older-than 90d --dry-run",
+        "migrate: makes its tables, or brings them up to date. prune: deletes what ended long ago.\n"
+        "refused: lists the outcomes that it could not take; they wait in Redis for a week.",
+        example="tailrace results migrate\ntailrace results prune --older-than 90d --dry-run\n"
+        "tailrace results refused --again",
     )
-    parser.add_argument("verb", choices=("migrate", "prune"))
+    parser.add_argument("verb", choices=("migrate", "prune", "refused"))
     parser.add_argument("--older-than", type=_age, metavar="AGE", help="of prune: such as 90d, 36h or 30m")
+    parser.add_argument("--again", action="store_true", help="of refused: put them back, to be tried once more")
     parser.add_argument("--dry-run", action="store_true", help="of prune: only count")
     given = parser.parse_args(argv)
-    if (given.verb == "prune") != (given.older_than is not None):
-        parser.error("use: migrate, or prune --older-than AGE")
-    return asyncio.run(_with_database(_migrate if given.verb == "migrate" else _prune(given.older_than, given.dry_run)))
+    if (given.verb == "prune") != (given.older_than is not None) or (given.again and given.verb != "refused"):
+        parser.error("use: migrate, prune --older-than AGE, or refused [--again]")
+    match given.verb:
+        case "migrate":
+            return asyncio.run(_with_database(_migrate))
+        case "prune":
+            return asyncio.run(_with_database(_prune(given.older_than, given.dry_run)))
+        case _:
+            return asyncio.run(_refused(again=given.again))
 
 
-def database_of(settings: Settings) -> "Database":
-    """The database of the settings.
+def sink(argv: Sequence[str]) -> int:
+    """`tailrace sink`: writes outcomes until it is told to stop."""
+    parser = CommandParser(
+        "sink",
+        description="Writes outcomes from Redis into the database TAILRACE_RESULTS_URL, as a worker with that setting "
+        "does.\nFor workers that are not to reach the database. There may be several. SIGTERM ends it after the batch.",
+        example="TAILRACE_RESULTS_URL=postgresql+asyncpg://user@host/database tailrace sink",
+    )
+    parser.parse_args(argv)
+    from worker.main import run
 
-    Raises:
-        SettingsError: none is set, or it cannot be used, or the extra for it is not installed.
-    """
-    url = settings.results_url.get_secret_value()
-    if not url:
-        raise SettingsError(
-            "TAILRACE_RESULTS_URL: is not set; give for example postgresql+asyncpg://user@host/database"
-        )
+    settings = Settings.from_environment(os.environ)
+    log_to(sys.stderr, settings.log_format, settings.log_level)
+    run(_sink(settings))
+    return 0
+
+
+async def _sink(settings: Settings) -> None:
+    from worker.main import redis_client
+    from worker.redis_link import address
+
+    database = database_of(settings)
+    queue, records = redis_client(settings.queue_url), redis_client(settings.log_url)
     try:
-        from worker.results.database import Database
-    except ImportError as error:
-        raise SettingsError(SQL_MISSING) from error
-    return Database(url, timeout_s=settings.results_timeout_s)
+        running = await sink_of(settings, queue, records, database)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, running.stop)
+        print(f"ready: pid {os.getpid()}, from {address(settings.queue_url)} to {database.place}", flush=True)
+        await running.run()
+        print(f"stopped: {running.written:,} outcomes written", flush=True)
+    finally:
+        await database.close()
+        for redis in (queue, records):
+            await redis.aclose(close_connection_pool=True)
 
 
 async def _with_database(work: "Callable[[Database], Awaitable[int]]") -> int:
@@ -73,6 +102,24 @@ async def _migrate(database: "Database") -> int:
     before, after = await database.migrate(within_s=MIGRATE_TIMEOUT_S)
     done = f"brought from version {before} to {after}" if before != after else f"up to date, version {SCHEMA_VERSION}"
     print(f"{database.place}: {done}")
+    return 0
+
+
+async def _refused(*, again: bool) -> int:
+    from worker.main import redis_client
+    from worker.results.outbox import Outbox
+
+    redis = redis_client(Settings.from_environment(os.environ).queue_url)
+    try:
+        outbox = Outbox(redis, redis, claim_s=0)
+        refused = await outbox.refused()
+        for request_id, why in refused.items():
+            print(f"{request_id}  {why}")
+        if again and refused:
+            await outbox.put_back(list(refused))
+            print(f"{len(refused):,} put back into the outbox", file=sys.stderr)
+    finally:
+        await redis.aclose(close_connection_pool=True)
     return 0
 
 

@@ -1,0 +1,265 @@
+"""From the outbox into the database: every end gets there once, and waits where the database is away."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from redis.asyncio import Redis
+
+from producers.client import Client
+from schemas import keys
+from schemas.codec import encode_entry, encode_outcome
+from schemas.deltas import Cancelled
+from schemas.errors import StoreError
+from schemas.outcome import UNFILLED, Outcome
+from tests.postgres import EmbeddedPostgres
+from tests.results_rig import engine_of, made, standing
+from tests.rig import WAIT_S, Rig, request_for, rig
+from tests.until import until
+from worker.results.database import Database
+from worker.results.outbox import Outbox
+from worker.results.sink import Sink
+
+SLOW = {"steps": [{"kind": "text", "chunks": 2000}], "pace": {"chunks_per_s": 20}}
+REFUSED = {"faults": [{"kind": "error", "status": 400}]}
+RETENTION_S = 60.0
+
+
+async def settled(redis: Redis) -> bool:
+    """Whether nothing runs, and nothing that has ended waits or is in anybody's hands."""
+    async with redis.pipeline(transaction=True) as at_once:
+        at_once.zcard(keys.QUEUE)
+        at_once.xlen(keys.OUTBOX)
+        return await at_once.execute() == [0, 0]
+
+
+@asynccontextmanager
+async def sinking(redis: Redis, database: Database, claim_s: float = 30.0) -> AsyncGenerator[Sink]:
+    """A sink that runs in this process."""
+    outbox = Outbox(redis, redis, claim_s=claim_s)
+    sink = Sink(outbox, database, look_s=claim_s / 3)
+    task = asyncio.create_task(sink.run())
+    try:
+        yield sink
+    finally:
+        sink.stop()
+        async with asyncio.timeout(WAIT_S):
+            await task
+
+
+async def of_every_kind(at: Rig) -> list[str]:
+    """Requests that end in every way there is; their ids."""
+    done = await at.submit({"steps": [{"kind": "text", "chunks": 3}]}, tenant="acme", metadata={"k": "v"})
+    failed = await at.submit(REFUSED)
+    stopped = await at.submit(SLOW, priority="low")
+    await until(lambda: _runs(at, stopped))
+    await at.client.cancel(stopped)
+    late = await at.submit(timeout_s=0.001)
+    return [done, failed, stopped, late]
+
+
+async def _runs(at: Rig, request_id: str) -> bool:
+    return (await at.client.status(request_id)).status == "running"
+
+
+async def test_every_end_gets_into_the_database(redis_url: str, redis: Redis, results_url: str) -> None:
+    # given requests that complete, fail, are cancelled and come too late, expect each in the database as Redis has it,
+    # nothing in the outbox, and records that stay no longer than others
+    async with made(results_url), engine_of(results_url) as engine:
+        async with rig(redis_url, results_url=results_url, retention_s=RETENTION_S) as at:
+            ids = await of_every_kind(at)
+            outcomes = {request_id: await at.outcome(request_id) for request_id in ids}
+            await until(lambda: settled(redis))
+            found = await standing(engine)
+    assert {request_id: stored.outcome for request_id, stored in found.items()} == outcomes
+    assert {stored.outcome.status for stored in found.values()} == {"completed", "failed", "cancelled"}
+    done = found[ids[0]]
+    assert (done.tenant, done.priority, done.outcome.metadata) == ("acme", "normal", {"k": "v"})
+    assert done.outcome.started_at
+    assert done.outcome.first_delta_at
+    assert done.outcome.started_at <= done.outcome.first_delta_at <= (done.outcome.finished_at or "")
+    assert found[ids[2]].priority == "low"
+    for request_id in ids:
+        assert 0 < await redis.pttl(keys.rec_key(request_id)) <= 3_600_000
+    assert 0 < await redis.ttl(keys.OUTBOX) <= keys.OUTBOX_LIFETIME_S
+
+
+async def test_a_cancel_of_one_that_waits_gets_there_too(redis_url: str, redis: Redis, results_url: str) -> None:
+    # given no worker, only a sink: one of a lane and one of the queue, cancelled while they wait, expect both there
+    async with made(results_url) as database, engine_of(results_url) as engine, sinking(redis, database):
+        await until(lambda: _is_open(redis))
+        async with await Client.connect(redis_url) as client:
+            for request in (request_for(tenant="acme"), request_for()):
+                submitted = await client.submit(request)
+                assert (await client.cancel(submitted.id)).word == "ended"
+                await until(lambda: settled(redis))
+                stored = (await standing(engine))[submitted.id]
+                assert stored.outcome == await client.result(submitted.id)
+                assert stored.outcome.status == "cancelled"
+
+
+async def _is_open(redis: Redis) -> bool:
+    return bool(await redis.exists(keys.OUTBOX))
+
+
+async def test_who_dies_in_the_middle_of_a_cancel_loses_nothing(redis_url: str, redis: Redis, results_url: str) -> None:
+    # given a canceller that ends a request and dies before anything else, expect whoever meets its job to mend it
+    async with made(results_url), engine_of(results_url) as engine, await Client.connect(redis_url) as client:
+        submitted = await client.submit(request_for())
+        outcome = Outcome(
+            status="cancelled", request_id=submitted.id, submitted_at=UNFILLED, finished_at=UNFILLED, model="sim"
+        )
+        verdict = await client._store.cancel(  # pyright: ignore[reportPrivateUsage] - the first of two steps alone
+            submitted.id, terminal=encode_entry(Cancelled(0)), outcome=encode_outcome(outcome)
+        )
+        assert verdict.word == "ended"
+        async with rig(redis_url, results_url=results_url):
+            await until(lambda: _stands(engine, submitted.id))
+
+
+async def _stands(engine: object, request_id: str) -> bool:
+    return request_id in await standing(engine)  # pyright: ignore[reportArgumentType] - an engine
+
+
+async def test_without_a_sink_nothing_is_collected(redis_url: str, redis: Redis) -> None:
+    # given no database anywhere, expect no outbox, and records with the life they always had
+    async with rig(redis_url, retention_s=RETENTION_S) as at:
+        request_id = await at.submit()
+        await at.outcome(request_id)
+        waiting = await at.client.submit(request_for(priority="low", timeout_s=900))
+        with suppress(StoreError):
+            await at.client.cancel(waiting.id)
+        await until(lambda: _unqueued(redis))
+    assert not await redis.exists(keys.OUTBOX)
+    assert await redis.pttl(keys.rec_key(request_id)) <= 3_600_000
+
+
+async def _unqueued(redis: Redis) -> bool:
+    return not await redis.zcard(keys.QUEUE)
+
+
+async def test_a_database_that_is_away_costs_no_worker_anything(
+    redis_url: str, redis: Redis, postgres: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given a database that stops, if requests go on, expect them served, their outcomes kept in Redis for long, few
+    # lines on it; given it comes back, expect all of them written once, and let go
+    postgres.ask("DROP TABLE IF EXISTS tailrace_results, tailrace_schema")
+    async with made(postgres.url), engine_of(postgres.url) as engine:
+        async with rig(redis_url, results_url=postgres.url, retention_s=RETENTION_S, results_timeout_s=1) as at:
+            first = await at.submit()
+            await at.outcome(first)
+            await until(lambda: settled(redis))
+            postgres.stop()
+            try:
+                ids = [await at.submit() for _ in range(20)]
+                outcomes = [await at.outcome(request_id) for request_id in ids]
+                await until(lambda: _waits(redis, 20))
+                await until(lambda: "cannot write outcomes" in caplog.text)
+                week_ms = keys.OUTBOX_LIFETIME_S * 1000
+                for request_id in ids:
+                    assert week_ms - 100_000 < await redis.pttl(keys.rec_key(request_id)) <= week_ms
+                said = caplog.text.count("cannot write outcomes")
+            finally:
+                postgres.start()
+            await until(lambda: settled(redis), 60)
+            found = await standing(engine)
+            for request_id in ids:
+                assert await redis.pttl(keys.rec_key(request_id)) <= 3_600_000
+    assert said <= 3, caplog.text
+    assert {request_id: found[request_id].outcome for request_id in ids} == dict(zip(ids, outcomes, strict=True))
+    assert len(found) == 21
+
+
+async def _waits(redis: Redis, count: int) -> bool:
+    return await redis.xlen(keys.OUTBOX) == count
+
+
+async def test_tables_that_are_not_there_yet_are_waited_for(
+    redis_url: str, redis: Redis, results_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given a database without tables, expect the worker to serve, to say what to do, and all to be well once it is done
+    async with rig(redis_url, results_url=results_url) as at:
+        request_id = await at.submit()
+        await at.outcome(request_id)
+        await until(lambda: "run `tailrace results migrate`" in caplog.text)
+        async with made(results_url), engine_of(results_url) as engine:
+            await until(lambda: settled(redis), 40)
+            assert list(await standing(engine)) == [request_id]
+
+
+async def test_an_outcome_that_cannot_be_written_holds_no_other_up(
+    redis_url: str, redis: Redis, results_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given among three an outcome that cannot be read, and one that the database cannot take, expect the third written,
+    # the two named apart and without their text; mended and put back, expect them written too
+    async with made(results_url) as database, engine_of(results_url) as engine:
+        outbox = Outbox(redis, redis, claim_s=30)
+        await outbox.open()
+        async with rig(redis_url) as at:
+            ids = [await at.submit() for _ in range(3)]
+            good = [await at.outcome(request_id) for request_id in ids]
+            await until(lambda: _waits(redis, 3))
+        beginning = '{"kind":"outcome","status":"completed","content":"a secret text",'
+        broken = (
+            beginning,
+            beginning
+            + f'"attempt":{2**62},"submitted_at":"2026-01-01T00:00:00.000Z","finished_at":"2026-01-01T00:00:00.000Z"}}',
+        )
+        for request_id, outcome in zip(ids, broken, strict=False):
+            await redis.hset(keys.rec_key(request_id), "outcome", outcome)
+        async with sinking(redis, database):
+            await until(lambda: settled(redis))
+            refused = await outbox.refused()
+            expected = set(ids[:1] if results_url.startswith("sqlite") else ids[:2])
+            assert set(refused) == expected
+            assert (await outbox.waiting()).refused == len(expected)
+            assert ids[2] in await standing(engine)
+            assert "secret" not in caplog.text + str(refused)
+            for request_id, outcome in zip(ids, good, strict=True):
+                await redis.hset(keys.rec_key(request_id), "outcome", encode_outcome(outcome))
+            await outbox.put_back(ids)
+            await until(lambda: settled(redis))
+            assert (await outbox.waiting()).refused == 0
+            assert expected < set(await standing(engine))
+
+
+async def test_several_sinks_share_the_work(redis_url: str, redis: Redis, results_url: str) -> None:
+    # given more outcomes than a batch and two sinks, one of which is stopped on its way, expect each outcome once
+    async with made(results_url) as first, made(results_url) as second, engine_of(results_url) as engine:
+        await Outbox(redis, redis, claim_s=30).open()
+        async with rig(redis_url) as at:
+            wanted = {await at.submit() for _ in range(250)}
+            await until(lambda: _waits(redis, 250), WAIT_S)
+        async with sinking(redis, first, claim_s=0.5):
+            async with sinking(redis, second, claim_s=0.5):
+                await until(lambda: _written(engine, 1))
+            await until(lambda: settled(redis), WAIT_S)
+        assert set(await standing(engine)) == wanted
+
+
+async def _written(engine: object, at_least: int) -> bool:
+    return len(await standing(engine)) >= at_least  # pyright: ignore[reportArgumentType] - an engine
+
+
+async def test_an_outbox_that_redis_has_lost_is_made_anew(redis_url: str, redis: Redis, results_url: str) -> None:
+    # given a Redis that lost the outbox, as after a failover, expect it there again soon, and what ends then written
+    async with made(results_url), engine_of(results_url) as engine:
+        async with rig(redis_url, results_url=results_url) as at:
+            await redis.delete(keys.OUTBOX)
+            await until(lambda: _is_open(redis))
+            request_id = await at.submit()
+            outcome = await at.outcome(request_id)
+            await until(lambda: _stands(engine, request_id))
+            assert (await standing(engine))[request_id].outcome == outcome
+
+
+async def test_what_has_no_outcome_leaves_the_outbox(redis_url: str, redis: Redis, results_url: str) -> None:
+    # given ids of a request whose end was lost, and of none at all, expect them gone, and nothing written
+    async with made(results_url) as database, engine_of(results_url) as engine, sinking(redis, database):
+        await until(lambda: _is_open(redis))
+        await redis.hset(keys.rec_key("undone"), mapping={"status": "running", "attempt": 1})
+        for request_id in ("undone", "nothing"):
+            await redis.xadd(keys.OUTBOX, {"id": request_id})
+        await until(lambda: settled(redis))
+        assert await standing(engine) == {}

@@ -1,0 +1,39 @@
+"""Databases of outcomes for tests: made, and looked into by somebody who has nothing to do with those who write."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from schemas.results import Stored, stored_of
+from schemas.results_table import engine_options, results
+from worker.results.database import Database
+
+
+@asynccontextmanager
+async def made(url: str) -> AsyncGenerator[Database]:
+    """A database with tables."""
+    database = Database(url, timeout_s=10)
+    await database.migrate()
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def engine_of(url: str) -> AsyncGenerator[AsyncEngine]:
+    """For a look at what stands there."""
+    engine = create_async_engine(url, **engine_options(url, timeout_s=10, connections=1))
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+async def standing(engine: AsyncEngine) -> dict[str, Stored]:
+    """Every outcome in the database, by its request."""
+    async with engine.connect() as connection:
+        rows = (await connection.execute(select(results))).mappings().all()
+    return {row["request_id"]: stored_of(dict(row)) for row in rows}
