@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 # The one version of the resolver that writes the lock; in a venv of its own, since nothing but `make lock` needs it.
 UV := uv==0.13.9
 
-.PHONY: help install lint types test fault bench demo all lock clean
+.PHONY: help install lint types test fault bench demo watch all lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ bench: $(STAMP) ## the benchmarks
 
 demo: $(STAMP) ## a request from submit to outcome, on a Valkey and a simulated model of its own (REAL=1: the real one)
 	$(BIN)/tailrace demo
+
+watch: $(STAMP) ## a page to watch answers on, http://127.0.0.1:8000, on a Valkey and a simulated model of its own (PORT=n)
+	$(BIN)/tailrace demo --watch --port $(or $(PORT),8000)
 
 all: lint test demo ## lint, test, demo
 

@@ -1,5 +1,6 @@
 """The commands `tailrace demo` and `tailrace simulator`; each imports what it needs when it is called."""
 
+import argparse
 import os
 import signal
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from schemas.command_line import CommandParser
 
 _EXAMPLE = """\
 tailrace demo
+tailrace demo --watch                                         # a page to watch answers on, until Ctrl-C
 REAL=1 OPENAI_API_KEY=... MODEL=gpt-4.1-mini tailrace demo    # the real model, and its bill
 """
 
@@ -18,14 +20,24 @@ def demo(argv: Sequence[str]) -> int:
     parser = CommandParser(
         "demo",
         description="Shows two requests from submit to outcome: a Valkey, a simulated OpenAI, a worker, viewers. "
-        "It uses none of your Redis, and no key of yours unless REAL=1. Everything is taken down at the end.",
+        "It uses none of your Redis, and no key of yours unless REAL=1. Everything is taken down at the end. "
+        "With --watch it shows nothing by itself, and serves the gateway's page in place of viewers.",
         example=_EXAMPLE,
     )
-    parser.parse_args(argv)
-    from demo.tour import tour
-
+    parser.add_argument("--watch", action="store_true", help="serve a page to watch answers on, until Ctrl-C")
+    parser.add_argument(
+        "--port", type=_port, default=8000, help="of that page, on 127.0.0.1 (8000; 0 takes a free one)"
+    )
+    given = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _as_interrupt)  # what was started is taken down then, too
-    tour(os.environ)
+    if given.watch:
+        from demo.watch import watch
+
+        watch(os.environ, given.port)
+    else:
+        from demo.tour import tour
+
+        tour(os.environ)
     return 0
 
 
@@ -34,6 +46,12 @@ def simulator(argv: Sequence[str]) -> int:
     from demo.simulator.cli import simulator as run
 
     return run(argv)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= 65_535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
+    return int(text)
 
 
 def _as_interrupt(number: int, frame: FrameType | None) -> None:

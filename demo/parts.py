@@ -91,9 +91,9 @@ class Part:
             raise DemoError(f"{self.name} ended before it was ready{self.last_words}")
         return line
 
-    def wait(self) -> int:
-        """Waits for its end; its exit code."""
-        code = self._process.wait(READY_S)
+    def wait(self, within_s: float | None = READY_S) -> int:
+        """Waits for its end, so long or (None) however long; its exit code."""
+        code = self._process.wait(within_s)
         for reader in self._readers:
             reader.join(STOP_S)
         return code

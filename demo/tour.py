@@ -9,16 +9,13 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from demo.parts import DemoError, Part, clean_environment, run, simulator_url
-from demo.valkey import EmbeddedValkey
+from demo.parts import DemoError, Part, run
+from demo.stage import set_up
 from producers.show import TerminalView, wants_colours
 from producers.tail import Tailed
 from schemas.codec import decode_entry
 from schemas.deltas import TERMINALS
 
-SIMULATED_MODEL = "sim-letta"
-REAL_MODEL = "gpt-4.1-mini"
-CHUNKS_PER_S = 30
 SEEN_BEFORE_KILL = 12
 
 _SEND_MESSAGE = {
@@ -48,21 +45,10 @@ def tour(environment: Mapping[str, str]) -> None:
     Raises:
         TailraceError: a part did not do its part.
     """
-    real = environment.get("REAL") == "1"
-    if real and not environment.get("OPENAI_API_KEY"):
-        raise DemoError("REAL=1 asks the real OpenAI: set OPENAI_API_KEY, or leave REAL out for the simulated one")
-    model = environment.get("MODEL", REAL_MODEL) if real else SIMULATED_MODEL
     with ExitStack() as running:
-        _say(
-            "starting a Valkey, " + ("" if real else "a simulated OpenAI, ") + "and a worker, each a process of its own"
-        )
-        valkey = running.enter_context(EmbeddedValkey())
-        upstream = _real_upstream(environment) if real else _simulated_upstream(running)
-        producer = clean_environment({"TAILRACE_REDIS_URL": valkey.url})
-        worker = running.enter_context(Part("the worker", ["worker"], producer | upstream))
-        worker.first_line()
-        _letta_style(model, producer)
-        _plain(model if real else "sim", producer)
+        stage = set_up(environment, running, _say)
+        _letta_style(stage.model, stage.environment)
+        _plain(stage.plain_model, stage.environment)
         _say("done; taking everything down")
 
 
@@ -126,16 +112,6 @@ def _outcome(request_id: str, environment: Mapping[str, str]) -> None:
             ensure_ascii=False,
         )
     )
-
-
-def _simulated_upstream(running: ExitStack) -> dict[str, str]:
-    arguments = ["simulator", "--port", "0", "--quiet", "--chunks-per-s", str(CHUNKS_PER_S)]
-    simulator = running.enter_context(Part("the simulator", arguments, clean_environment({})))
-    return {"OPENAI_BASE_URL": simulator_url(simulator), "OPENAI_API_KEY": "simulated"}
-
-
-def _real_upstream(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith("OPENAI_")}
 
 
 def _say(text: str) -> None:

@@ -9,6 +9,7 @@ import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.until import until
@@ -73,4 +74,24 @@ async def test_a_demo_that_is_interrupted_takes_everything_down(mark: str, by: s
         _, complaints = await demo.communicate()
     assert demo.returncode != 0
     assert b"Traceback" not in complaints
+    await until(lambda: _running(mark) == [])
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+async def test_the_demo_that_stays_serves_the_page_until_it_is_interrupted(mark: str, by: signal.Signals) -> None:
+    demo = await asyncio.create_subprocess_exec(
+        *_DEMO, "--watch", "--port", "0", env=_environment(mark), stdout=PIPE, stderr=PIPE
+    )
+    assert demo.stdout is not None
+    async with asyncio.timeout(_LIMIT_S):
+        while not (found := re.search(rb"open (http://127.0.0.1:\d+)/", await demo.stdout.readline())):
+            assert not demo.stdout.at_eof()
+        async with httpx2.AsyncClient(base_url=found[1].decode(), timeout=_LIMIT_S) as http:
+            assert "<h1>Tailrace</h1>" in (await http.get("/")).text
+            request = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Why?"}]}
+            path = (await http.post("/v1/streams", json=request)).json()["links"]["events"]
+            assert "event: completed" in (await http.get(path)).text
+        demo.send_signal(by)
+        _, complaints = await demo.communicate()
+    assert (demo.returncode, complaints) == (0, b"")
     await until(lambda: _running(mark) == [])
