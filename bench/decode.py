@@ -27,6 +27,7 @@ from schemas.settings import Settings
 from worker.interface.options import Options
 from worker.interface.reader import StreamReader
 from worker.main import upstream_of
+from worker.upstream_client import TransportName
 
 SDK, FLOOR = "SDK, async for chunk", "the floor"
 OURS = "the worker's reading"
@@ -82,9 +83,9 @@ async def _sdk(url: str) -> AsyncGenerator[Read]:
 
 
 @asynccontextmanager
-async def _ours(transport: str | None, url: str) -> AsyncGenerator[Read]:
-    given = {"max_jobs": CONNECTIONS} | ({"upstream_transport": transport} if transport else {})
-    upstream = upstream_of(Settings.model_validate(given), {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": url})
+async def _ours(transport: TransportName, url: str) -> AsyncGenerator[Read]:
+    settings = Settings(max_jobs=CONNECTIONS, upstream_transport=transport)
+    upstream = upstream_of(settings, {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": url})
 
     async def read(feed: Plan, count: Count) -> None:
         reader = StreamReader("chat", Options())
@@ -158,7 +159,8 @@ class Model:
 def run(report: Report, *, quick: bool) -> None:
     """Measures all ways in turn, and prints the figures."""
     effort = QUICK if quick else FULL
-    ways: dict[str, Way] = {SDK: _sdk, **{_name(one): partial(_ours, one) for one in _transports()}, FLOOR: _floor}
+    ours = {f"{OURS}, transport {name}": partial(_ours, name) for name in get_args(TransportName)}
+    ways: dict[str, Way] = {SDK: _sdk, **ours, FLOOR: _floor}
     with Fleet() as fleet:
         model = Model(fleet)
 
@@ -185,15 +187,6 @@ def _tell(report: Report, case: str, unit: str, costs: Mapping[str, float]) -> N
     for way, cost in costs.items():
         if way not in (SDK, FLOOR):
             report.figure(case, way, cost, unit, beside={SDK: costs[SDK], FLOOR: costs[FLOOR]})
-
-
-def _name(transport: str | None) -> str:
-    return f"{OURS}, transport {transport}" if transport else OURS
-
-
-def _transports() -> tuple[str | None, ...]:
-    field = Settings.model_fields.get("upstream_transport")
-    return get_args(field.annotation) if field else (None,)
 
 
 def _measured(

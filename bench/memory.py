@@ -11,7 +11,7 @@ import msgspec
 
 from bench.feeder import Plan
 from bench.figures import BenchError, Report
-from bench.path import FLOOR, NAIVE, OURS, Plant
+from bench.path import FLOOR, HTTPX, NAIVE, OURS, Plant
 from bench.tails_reader import rss_bytes
 from schemas.codec import decode_entry, encode_entry
 from schemas.deltas import DELTAS, AssistantDelta, AttemptStarted
@@ -57,7 +57,7 @@ class Kept(NamedTuple):
 def run(report: Report, *, quick: bool) -> None:
     """Measures and prints the figures."""
     effort = QUICK if quick else FULL
-    rss = {way: _rss(report, way, effort) for way in (OURS, NAIVE, FLOOR)}
+    rss = {way: _rss(report, way, effort) for way in (OURS, HTTPX, NAIVE, FLOOR)}
     case = f"{effort.streams} running answers, {IDLE_PER_S:g} chunk/s each"
     beside = {way: one.a_stream for way, one in rss.items() if way != OURS}
     report.figure(case, f"{OURS}, memory", rss[OURS].a_stream, "KiB/answer", beside=beside, at_most=RSS_KIB)

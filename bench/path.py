@@ -1,4 +1,4 @@
-"""The way of a delta under measurement, from the feeder to Valkey, by `tailrace worker`, the naive worker or the floor.
+"""The way of a delta under measurement, from the feeder to Valkey, by `tailrace worker`, naive worker or floor.
 
 One `Plant` is a Valkey, a feeder, and worker processes of one of these ways with answers running; `window` says what
 they did in a time. Knows nothing of figures.
@@ -23,7 +23,9 @@ from demo.parts import clean_environment
 from producers.client import Client
 from schemas import keys
 
-OURS, NAIVE, FLOOR = "tailrace worker", "the naive worker", "the floor"
+OURS, HTTPX = "tailrace worker", "tailrace worker over httpx"
+NAIVE, FLOOR = "the naive worker", "the floor"
+_TRANSPORTS = {OURS: "tailrace", HTTPX: "httpx"}
 SPARE_JOBS = 10
 FOLLOWED = 20
 """Logs that are read to see how late deltas come; the others cost Redis no readers."""
@@ -89,7 +91,7 @@ class Plant:
     """A context manager: everything runs inside, and nothing is left behind.
 
     Args:
-        way: OURS, NAIVE or FLOOR.
+        way: OURS (with our own transport), HTTPX (with that of the SDK), NAIVE or FLOOR.
         streams: answers that are to run at once, on all workers together.
         workers: processes.
     """
@@ -99,6 +101,7 @@ class Plant:
         self._shares = _shares(streams, workers)
         self._stack = ExitStack()
         self._reader: Program | None = None
+        self._before_go = 0
 
     def __enter__(self) -> Self:
         with self._stack:
@@ -131,7 +134,7 @@ class Plant:
                 "messages": _MESSAGES,
                 "extra_body": {"feed": msgspec.to_builtins(feed)},
             }
-            if self._way == OURS:
+            if self._way in _TRANSPORTS:
                 self.broker.run(self._submit(ids, request))
             else:
                 self.broker.submit_at_once(dict.fromkeys(ids, request), wake=False)
@@ -139,6 +142,7 @@ class Plant:
 
     def go(self) -> None:
         """Lets the answers come."""
+        self._before_go = self.broker.calls_of("xadd")  # logs have been begun
         self._feeder.say("go")
 
     def follow(self, prefix: str = "bench-") -> None:
@@ -156,6 +160,19 @@ class Plant:
     def entries(self, request_id: str) -> list[bytes]:
         """What stands in an answer's log."""
         return self.broker.entries(self.log(request_id))
+
+    def warm_up(self, seconds: float) -> None:
+        """Lets so many seconds pass after the first delta.
+
+        Raises:
+            BenchError: none comes.
+        """
+        deadline = monotonic() + READY_WITHIN_S
+        while self.broker.calls_of("xadd") <= self._before_go:
+            if monotonic() > deadline:
+                raise BenchError(f"{self._way}: no delta came into the logs")
+            sleep(0.05)
+        sleep(seconds)
 
     def window(self, seconds: float) -> Window:
         """What is done in so many seconds from now on.
@@ -200,13 +217,16 @@ class Plant:
     def _start_worker(self, streams: int) -> None:
         url = self.broker.url
         environment = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": f"http://127.0.0.1:{self.port}/v1"}
-        arguments = {
-            OURS: ["-c", _RUNNER, "worker", "--max-jobs", str(streams)],
-            NAIVE: ["-m", "bench.naive", url, str(streams + SPARE_JOBS)],
-            FLOOR: ["-m", "bench.floor", str(self.broker.valkey.port), str(self.port)],
-        }
-        environment |= {"TAILRACE_REDIS_URL": url, "TAILRACE_MAX_LOG_ENTRIES": "100000000"}
-        self.workers.start(self._way, arguments[self._way], clean_environment(environment))
+        if self._way == NAIVE:
+            arguments = ["-m", "bench.naive", url, str(streams + SPARE_JOBS)]
+        elif self._way == FLOOR:
+            arguments = ["-m", "bench.floor", str(self.broker.valkey.port), str(self.port)]
+        else:
+            arguments = ["-c", _RUNNER, "worker", "--max-jobs", str(streams)]
+            environment["TAILRACE_REDIS_URL"] = url
+            environment["TAILRACE_UPSTREAM_TRANSPORT"] = _TRANSPORTS[self._way]
+            environment["TAILRACE_MAX_LOG_ENTRIES"] = "100000000"  # answers without end are not to end
+        self.workers.start(self._way, arguments, clean_environment(environment))
 
     def _ask_the_floor(self, feed: Plan, prefix: str, count: int) -> None:
         for program, (first, share) in zip(self.workers.programs, _shares(count, len(self._shares)), strict=True):

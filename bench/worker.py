@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from bench.feeder import Plan
 from bench.figures import Report
-from bench.path import FLOOR, NAIVE, OURS, Plant, Window
+from bench.path import FLOOR, HTTPX, NAIVE, OURS, Plant, Window
 from bench.statistics import median
 
 WAYS = (OURS, NAIVE, FLOOR)
+MORE_WAYS = (OURS, HTTPX, NAIVE, FLOOR)
 SATURATING = 50
 RATE = 50.0
 STREAMS = (1, 50, 200, 500)
@@ -64,9 +65,10 @@ class Saturated(NamedTuple):
 def run(report: Report, *, quick: bool) -> None:
     """Measures and prints the figures, case by case."""
     effort = QUICK if quick else FULL
-    tell_saturated(report, {way: saturated(report, way, effort) for way in WAYS})
+    _tell_saturated(report, {way: saturated(report, way, effort) for way in MORE_WAYS})
     for streams, rate in [*((count, RATE) for count in effort.streams), (effort.many, MANY_RATE)]:
-        _tell_paced(report, streams, rate, {way: _paced(report, way, streams, rate, effort) for way in WAYS})
+        ways = MORE_WAYS if streams == JUDGED else WAYS
+        _tell_paced(report, streams, rate, {way: _paced(report, way, streams, rate, effort) for way in ways})
 
 
 def saturated(report: Report, way: str, effort: Effort, workers: int = 1) -> Saturated:
@@ -114,11 +116,11 @@ def _paced(report: Report, way: str, streams: int, rate: float, effort: Effort) 
 
 
 def _windows(plant: Plant, effort: Effort) -> list[Window]:
-    plant.window(effort.warm_up_s)
+    plant.warm_up(effort.warm_up_s)
     return [plant.window(effort.window_s) for _ in range(effort.windows)]
 
 
-def tell_saturated(report: Report, found: dict[str, Saturated]) -> None:
+def _tell_saturated(report: Report, found: dict[str, Saturated]) -> None:
     """The figures of one process at saturation."""
     ours, naive = found[OURS], found[NAIVE]
     case = f"saturated, {SATURATING} answers"

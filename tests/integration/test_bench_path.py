@@ -6,7 +6,7 @@ from time import monotonic, sleep
 import pytest
 
 from bench.feeder import Plan
-from bench.path import FLOOR, NAIVE, OURS, Plant
+from bench.path import FLOOR, HTTPX, NAIVE, OURS, Plant
 from tests.until import WITHIN_S
 
 STREAMS = 3
@@ -28,7 +28,7 @@ def _all_texts(plant: Plant, request_id: str, count: int) -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("way", [OURS, NAIVE, FLOOR])
+@pytest.mark.parametrize("way", [OURS, HTTPX, NAIVE, FLOOR])
 def test_what_is_fed_comes_into_the_log_whole_and_in_order(way: str) -> None:
     # given a pace, if answers of so many chunks are fed, expect each chunk's time in its log, and each as a delta
     with Plant(way, STREAMS) as plant:

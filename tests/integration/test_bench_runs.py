@@ -9,7 +9,7 @@ import pytest
 
 from bench import decode, memory, scale, worker
 from bench.figures import Report
-from bench.path import FLOOR, NAIVE, OURS
+from bench.path import FLOOR, HTTPX, NAIVE, OURS
 
 
 def _figures(module: ModuleType, effort: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
@@ -31,7 +31,7 @@ SHORT = worker.Effort(streams=(), many=2, windows=1, window_s=0.3, warm_up_s=0.1
 def test_worker_stands_beside_naive_and_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     # given little to do, if all three are measured, expect throughput, CPU and latency of ours beside both others
     lines = _figures(worker, SHORT, monkeypatch)
-    assert _beside(lines) == {NAIVE, FLOOR}
+    assert _beside(lines) == {HTTPX, NAIVE, FLOOR}
     assert {line["unit"] for line in lines} == {"deltas/s", "deltas/s of CPU", "us/delta", "ms", "%"}
 
 
