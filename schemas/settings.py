@@ -3,12 +3,12 @@
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from schemas.errors import SettingsError
 from schemas.journal import Form, Level
+from schemas.redis_url import parse_redis_url
 from schemas.request import check_tenant
 from schemas.results import check_results_url
 
@@ -117,7 +117,8 @@ class Settings(BaseModel):
     @field_validator("redis_url", "queue_url", "log_url")
     @classmethod
     def _url_is_a_redis(cls, value: str) -> str:
-        return check_redis_url(value)
+        parse_redis_url(value)
+        return value
 
     @field_validator("results_url")
     @classmethod
@@ -166,30 +167,3 @@ def parse_limits(text: str) -> dict[str, int]:
             raise ValueError(f"names {tenant!r} twice")
         limits[check_tenant(tenant)] = int(limit)
     return limits
-
-
-def check_redis_url(url: str) -> str:
-    """Returns the URL if it can name a Redis: `redis://[[user]:password@]host[:port][/database]`, `rediss://`, `unix://path`.
-
-    Raises:
-        ValueError: it cannot. The message repeats nothing of the URL, since any part may turn out to be the password.
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ValueError("cannot be read: is a bracket or a character of its host wrong?") from None
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("must begin with redis://, rediss:// or unix://")
-    if parts.scheme == "unix":
-        if not parts.path:
-            raise ValueError("needs the path of the socket, such as unix:///run/redis.sock")
-        return url
-    try:
-        port_is_usable = parts.port != 0
-    except ValueError:
-        port_is_usable = False
-    if not port_is_usable:
-        raise ValueError("the port must be a number from 1 to 65535 (in a password, write / as %2F and @ as %40)")
-    if re.fullmatch(r"/?[0-9]*", parts.path) is None:
-        raise ValueError("the database must be a number, such as /0 (in a password, write / as %2F and @ as %40)")
-    return url

@@ -15,7 +15,7 @@ from schemas.errors import StoreUnavailable, TailraceError
 from schemas.journal import log_to
 from schemas.keys import QUEUE
 from schemas.settings import Settings
-from worker.redis_link import CONNECT_TIMEOUT_S, address
+from worker.redis_link import CONNECT_TIMEOUT_S, address, blocking_pool
 
 CHILD = "--child-of-a-fleet"
 """Started by a fleet, which holds our stdin: not for people, so not in the help."""
@@ -136,7 +136,7 @@ def _check(settings: Settings) -> int:
 
 
 async def _sign_of_life(url: str) -> bytes | None:
-    async with Redis.from_url(url, socket_timeout=CONNECT_TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S) as redis:
+    async with Redis.from_pool(blocking_pool(url, 1, reply_s=CONNECT_TIMEOUT_S)) as redis:
         return await redis.get(HEALTH_CHECK)
 
 

@@ -16,6 +16,7 @@ from redis.asyncio.connection import AbstractConnection
 from schemas.errors import AttemptLost, StoreUnavailable, TailraceError
 from schemas.ids import EntryId
 from schemas.push import encode_pushes
+from schemas.redis_way import connection_options
 from worker.redis_link import CONNECT_TIMEOUT_S, FAILURES, REPLY_TIMEOUT_S, store_error
 
 _ID_TOO_SMALL = "equal or smaller"
@@ -78,7 +79,7 @@ class CommitLine:
 
     def __init__(self, url: str) -> None:
         # No socket timeout of redis-py's: it would set a timer for each reply. One timer spans the whole commit.
-        pool = ConnectionPool.from_url(url, socket_timeout=None, socket_connect_timeout=CONNECT_TIMEOUT_S)
+        pool = ConnectionPool(**connection_options(url, connect_s=CONNECT_TIMEOUT_S, reply_s=None))
         self._connection: AbstractConnection = pool.make_connection()
         self._written: list[Batch] = []
         self._unread = 0

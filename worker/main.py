@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from arq.worker import func
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from schemas.errors import StoreError, StoreRefused, StoreUnavailable
@@ -28,7 +28,7 @@ from worker.job import RUNNER, Runner, generate
 from worker.metrics import served, told
 from worker.publisher import Publisher
 from worker.queue import LeasedWorker
-from worker.redis_link import CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S, address, store_error
+from worker.redis_link import REPLY_TIMEOUT_S, address, blocking_pool, store_error
 from worker.sinking import sinking
 from worker.store import Store
 from worker.upstream import Upstream
@@ -184,14 +184,7 @@ def upstream_of(settings: Settings, environment: Mapping[str, str], counts: Coun
 
 def redis_client(url: str) -> Redis:
     """A client for verbs, with every wait bounded."""
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=VERB_CONNECTIONS,
-        timeout=REPLY_TIMEOUT_S,
-        socket_timeout=REPLY_TIMEOUT_S,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-    )
-    return Redis(connection_pool=pool)
+    return Redis(connection_pool=blocking_pool(url, VERB_CONNECTIONS, reply_s=REPLY_TIMEOUT_S))
 
 
 async def check_servers(settings: Settings) -> None:

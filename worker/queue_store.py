@@ -19,7 +19,7 @@ from schemas.errors import AttemptLost
 from schemas.scripts import Argument, Claim, Script, Verdict
 from worker.hold import Hold
 from worker.lease import Lease
-from worker.redis_link import FAILURES, store_error
+from worker.redis_link import FAILURES, blocking_pool, store_error
 
 _T = TypeVar("_T")
 
@@ -79,14 +79,7 @@ class QueueStore:
         self._registered = {script.name: self.arq.register_script(script.text) for script in _SCRIPTS}
 
     def _pool(self, connections: int, reply_s: float | None) -> BlockingConnectionPool:
-        return BlockingConnectionPool.from_url(
-            self._url,
-            max_connections=connections,
-            timeout=REPLY_TIMEOUT_S,
-            socket_timeout=reply_s,
-            socket_connect_timeout=REPLY_TIMEOUT_S,
-            socket_keepalive=True,
-        )
+        return blocking_pool(self._url, connections, reply_s=reply_s, turn_s=REPLY_TIMEOUT_S)
 
     async def close(self) -> None:
         """Closes every connection."""

@@ -7,13 +7,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 
 from schemas import keys
 from schemas.errors import StoreUnavailable
 from schemas.outcome import ENDED
 from worker.lease import Lease
-from worker.redis_link import CONNECT_TIMEOUT_S, FAILURES, REPLY_TIMEOUT_S, store_error
+from worker.redis_link import FAILURES, REPLY_TIMEOUT_S, blocking_pool, store_error
 
 _T = TypeVar("_T")
 
@@ -32,8 +32,8 @@ class Records:
 
     def __init__(self, url: str, *, lease_s: float) -> None:
         self._look_s = min(max(lease_s / 3, 0.5), REPLY_TIMEOUT_S)
-        self._looks = Redis.from_pool(_pool(url, CONNECTIONS, None))
-        self._channel = Redis.from_pool(_pool(url, 1, self._look_s))
+        self._looks = Redis.from_pool(blocking_pool(url, CONNECTIONS, reply_s=None))
+        self._channel = Redis.from_pool(blocking_pool(url, 1, reply_s=self._look_s))
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -80,17 +80,6 @@ class Records:
                 return await call()
 
         return await _ask(bounded)
-
-
-def _pool(url: str, connections: int, reply_s: float | None) -> BlockingConnectionPool:
-    return BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=REPLY_TIMEOUT_S,
-        socket_timeout=reply_s,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        socket_keepalive=True,
-    )
 
 
 async def _ask(call: Callable[[], Awaitable[_T]]) -> _T:

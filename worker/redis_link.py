@@ -6,8 +6,10 @@ Knows nothing of what is asked there.
 from urllib.parse import urlsplit
 
 from redis import exceptions as refusals
+from redis.asyncio import BlockingConnectionPool
 
 from schemas.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
+from schemas.redis_way import connection_options
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 10.0
@@ -44,6 +46,24 @@ def store_error(error: Exception) -> StoreError:
             return StoreRefused(f"Redis refuses: {error}")
         case _:
             return StoreUnavailable(f"Redis is not available: {error or type(error).__name__}")
+
+
+def blocking_pool(
+    url: str, connections: int, *, reply_s: float | None, turn_s: float = REPLY_TIMEOUT_S
+) -> BlockingConnectionPool:
+    """Connections of which whoever comes later waits for one.
+
+    Args:
+        url: of Redis.
+        connections: how many.
+        reply_s: how long an answer may take; None where the caller sets a limit.
+        turn_s: how long one waits for a connection.
+    """
+    return BlockingConnectionPool(
+        max_connections=connections,
+        timeout=turn_s,
+        **connection_options(url, connect_s=CONNECT_TIMEOUT_S, reply_s=reply_s),
+    )
 
 
 def address(url: str) -> str:

@@ -1,0 +1,112 @@
+"""The way to the server that a URL names, or to the primary that its Sentinels name.
+
+The one module of this package that opens anything, since workers and producers share no other package.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from redis import exceptions as refusals
+from redis.asyncio import Redis
+from redis.asyncio.connection import Connection, SSLConnection, parse_url
+
+from schemas.redis_url import parse_redis_url
+
+SENTINEL_TIMEOUT_S = 1.0
+"""For connecting to one Sentinel, and for its answer; then the next one is asked."""
+
+
+def connection_options(url: str, *, connect_s: float, reply_s: float | None) -> dict[str, Any]:
+    """What redis-py's pools take, for any URL of ours.
+
+    Args:
+        url: of Redis; its options win over the others.
+        connect_s: how long connecting may take.
+        reply_s: how long an answer may take; None where the caller sets a limit.
+
+    Raises:
+        ValueError: the URL, or one of its options, cannot be used.
+    """
+    read = parse_redis_url(url)
+    options: dict[str, Any] = {"socket_connect_timeout": connect_s, "socket_timeout": reply_s, **parse_url(read.plain)}
+    if "path" not in options:
+        options = {"socket_keepalive": True, **options}
+    if not read.sentinels:
+        return options
+    of_sentinel = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    is_tls = "connection_class" in options
+    return {
+        **options,
+        "connection_class": PrimaryTlsConnection if is_tls else PrimaryConnection,
+        "sentinels": list(read.sentinels),
+        "service": read.service,
+        "sentinel_options": {
+            **tls,
+            **of_sentinel,
+            "ssl": is_tls,
+            "socket_timeout": SENTINEL_TIMEOUT_S,
+            "socket_connect_timeout": SENTINEL_TIMEOUT_S,
+        },
+    }
+
+
+class PrimaryConnection(Connection):
+    """A connection to whoever is the primary, as Sentinels say each time it connects, and as that one says itself.
+
+    Source: Redis, "Guidelines for Redis clients with support for Redis Sentinel".
+
+    Args:
+        sentinels: host and port of each; who has answered is asked first the next time.
+        service: what they call the primary.
+        sentinel_options: how to connect to them.
+        options: as of `Connection`.
+    """
+
+    def __init__(
+        self, *, sentinels: list[tuple[str, int]], service: str, sentinel_options: Mapping[str, Any], **options: Any
+    ) -> None:
+        self._sentinels = sentinels
+        self._service = service
+        self._sentinel_options = sentinel_options
+        super().__init__(**options)
+
+    async def _connect(self) -> None:
+        self.host, self.port = await self._primary()
+        await super()._connect()
+
+    async def on_connect(self) -> None:
+        """Greets, and asks what it is: a Sentinel that was cut off may not know."""
+        await super().on_connect()
+        await self.send_command("ROLE")
+        role = await self.read_response()
+        if role[0] != b"master":
+            raise refusals.ConnectionError(f"{self.host}:{self.port} is no primary any more")
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """As `Connection.read_response`; the answer of a primary that has become a replica ends the connection."""
+        try:
+            return await super().read_response(*args, **options)
+        except refusals.ReadOnlyError as error:
+            await self.disconnect(nowait=True)
+            raise refusals.ConnectionError("the primary has become a replica") from error
+
+    async def _primary(self) -> tuple[str, int]:
+        why = "none is named"
+        for host, port in tuple(self._sentinels):
+            try:
+                async with Redis(host=host, port=port, **self._sentinel_options) as sentinel:
+                    found = await sentinel.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", self._service)
+            except (refusals.RedisError, OSError) as error:
+                why = str(error)
+                continue
+            if found is not None:
+                self._sentinels.remove((host, port))
+                self._sentinels.insert(0, (host, port))
+                return found
+            why = f"{host}:{port} knows no {self._service}"
+        raise refusals.ConnectionError(f"no Sentinel names the primary: {why}")
+
+
+class PrimaryTlsConnection(PrimaryConnection, SSLConnection):
+    """The same over TLS."""
