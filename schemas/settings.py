@@ -78,7 +78,7 @@ class Settings(BaseModel):
     connect_timeout_s: float = Field(default=10.0, gt=0, le=600)
     first_byte_timeout_s: float = Field(default=120.0, gt=0, le=86_400)
     idle_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
-    upstream_transport: Literal["tailrace", "httpx"] = "httpx"
+    upstream_transport: Literal["tailrace", "httpx"] = "tailrace"
     max_attempts: int = Field(default=5, ge=1, le=100)
     max_crashes: int = Field(default=3, ge=1, le=100)
     dead_letters: Literal["poison", "failed"] = "poison"

@@ -2,18 +2,16 @@
 
 import asyncio
 import gzip
-import re
 import socket
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from tests.certificates import Certificates, made_in
+from tests.http_server import Caller, saying, serving
 from tests.until import until
 from worker.transport import Transport, dial
 from worker.transport.connection import MAX_WAITING_BYTES
@@ -23,8 +21,6 @@ MANY = 64 * 1024 * 1024
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 IMPATIENT = httpx2.Timeout(10.0, connect=0.2, read=0.2, write=0.2)
-
-Answer = Callable[["Caller"], Awaitable[None]]
 
 
 @pytest.fixture
@@ -44,87 +40,6 @@ async def client(request: pytest.FixtureRequest) -> AsyncIterator[httpx2.AsyncCl
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return made_in(tmp_path_factory.mktemp("tls"))
-
-
-@dataclass
-class Caller:
-    """One connection, as its server sees it."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    sent: int = 0
-    gone: bool = False
-
-    async def request(self) -> bytes:
-        """The next request: its head, and its body where that says its length."""
-        head = await self.reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"content-length: (\d+)", head.lower())
-        return head + (await self.reader.readexactly(int(length[1])) if length else b"")
-
-    async def send(self, *parts: bytes) -> None:
-        for part in parts:
-            self.writer.write(part)
-            await self.writer.drain()
-            self.sent += len(part)
-
-    async def leaves(self) -> None:
-        """Waits until the client has closed."""
-        try:
-            while await self.reader.read(1 << 16):
-                pass
-        except ConnectionError:
-            pass
-        self.gone = True
-
-
-@dataclass
-class Server:
-    """A server that answers as a test says; `callers` are its connections, one after another."""
-
-    url: str
-    callers: list[Caller] = field(default_factory=list[Caller])
-
-
-@asynccontextmanager
-async def serving(answer: Answer, context: ssl.SSLContext | None = None) -> AsyncGenerator[Server]:
-    """A server of which each connection runs `answer` once, and closes after it."""
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def serve(caller: Caller) -> None:
-        try:
-            await answer(caller)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            caller.gone = True
-        finally:
-            caller.writer.close()
-
-    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        caller = Caller(reader, writer)
-        server.callers.append(caller)
-        task = asyncio.create_task(serve(caller))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    listening = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
-    port: int = listening.sockets[0].getsockname()[1]
-    server = Server(f"{'https' if context else 'http'}://127.0.0.1:{port}")
-    try:
-        yield server
-    finally:
-        listening.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def saying(*parts: bytes) -> Answer:
-    """Answers the first request so, and closes."""
-
-    async def answer(caller: Caller) -> None:
-        await caller.request()
-        await caller.send(*parts)
-
-    return answer
 
 
 async def each(caller: Caller) -> None:
