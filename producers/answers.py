@@ -9,6 +9,7 @@ import msgspec
 from schemas.deltas import Api, ErrorInfo
 from schemas.keys import DEFAULT_PRIORITY
 from schemas.request import Priority
+from schemas.results import Stored
 
 RequestStatus = Literal["queued", "running", "completed", "incomplete", "failed", "cancelled"]
 
@@ -64,6 +65,30 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: str | None
     retry_of: str | None
     error: ErrorInfo | None
+
+
+def status_of_stored(stored: Stored) -> Status:
+    """Where a request stands that Redis has forgotten, from the database of outcomes."""
+    outcome = stored.outcome
+    return Status(
+        request_id=outcome.request_id or "",
+        status=outcome.status,
+        attempt=outcome.attempt or 0,
+        failures=outcome.failures,
+        crashes=outcome.crashes,
+        drains=outcome.drains,
+        api=outcome.api,
+        model=outcome.model or "",
+        tenant=stored.tenant,
+        priority=stored.priority,
+        cancel_requested=outcome.status == "cancelled",
+        submitted_at=outcome.submitted_at or "",
+        deadline_at=stored.deadline_at,
+        started_at=outcome.started_at,
+        finished_at=outcome.finished_at,
+        retry_of=outcome.retry_of,
+        error=stored.error,
+    )
 
 
 COUNTS = ("failures", "crashes", "drains")

@@ -10,30 +10,43 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from producers import overview
 from producers import tail as tails
-from producers.answers import COUNTS, RECORD_FIELDS, CancelVerdict, Status, Submitted, counts_of, status_of
+from producers.answers import (
+    COUNTS,
+    RECORD_FIELDS,
+    CancelVerdict,
+    Status,
+    Submitted,
+    counts_of,
+    status_of,
+    status_of_stored,
+)
 from producers.assembled import Assembled
 from producers.collapsed import collapsed
 from producers.dead import DeadLetters
 from producers.enqueue import Enqueuer
 from producers.fanout import Fanout, Following
 from producers.letta import LettaItem, letta
-from producers.snapshot import Snapshot, snapshot
+from producers.snapshot import Snapshot, snapshot, snapshot_of
 from producers.stalled import StallWatch
 from producers.store import ProducerStore
 from producers.tail import Tailed
 from producers.tokens import Grant, TokenSigner
 from schemas import codec
 from schemas.deltas import FORMAT_VERSION, Accepted, Cancelled
-from schemas.errors import RequestConflict, RequestRejected, SettingsError, StoreError
+from schemas.errors import RequestConflict, RequestRejected, SettingsError, StoreError, UnknownRequest
 from schemas.ids import BEGINNING, REQUEST_ID_PATTERN, EntryId
-from schemas.keys import lane_of
+from schemas.keys import OUTBOX_LIFETIME_S, lane_of
 from schemas.outcome import UNFILLED, Outcome
 from schemas.request import GenerationRequest, decode_request, parse_request
+from schemas.results import SQL_MISSING, Stored
 from schemas.settings import DEFAULT_RETENTION_S, DEFAULT_RUN_LIMIT_S, Settings
+
+if TYPE_CHECKING:
+    from producers.results import Results
 
 DEFAULT_TIMEOUT_S = 5.0
 DEFAULT_AWAY_LIMIT_S = 30.0
@@ -54,6 +67,7 @@ class Client:
         away_limit_s: how long Redis may be away in one piece before a running tail gives up.
         stalled_after_s: nobody has worked on a request for so long before its readers are told.
         tokens: signs what `tail_token` mints.
+        results: the database of outcomes, for what Redis has forgotten; it is closed with the client.
 
     Attributes:
         dead: the dead-letter list.
@@ -68,8 +82,11 @@ class Client:
         away_limit_s: float = DEFAULT_AWAY_LIMIT_S,
         stalled_after_s: float = DEFAULT_STALLED_AFTER_S,
         tokens: TokenSigner | None = None,
+        results: "Results | None" = None,
     ) -> None:
         self._store = store
+        self._results = results
+        self._has_outbox = results is not None
         self._fanout = Fanout(store)
         self._tokens = tokens
         self._run_limit_s = run_limit_s
@@ -90,6 +107,8 @@ class Client:
         retention_s: float = DEFAULT_RETENTION_S,
         away_limit_s: float = DEFAULT_AWAY_LIMIT_S,
         tokens: TokenSigner | None = None,
+        results_url: str = "",
+        results_timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> Self:
         """A client whose Redis answered just now: `async with await Client.connect(url) as client`.
 
@@ -101,14 +120,24 @@ class Client:
             retention_s: how long log and record stay after the end.
             away_limit_s: how long Redis may be away in one piece before a running tail gives up.
             tokens: signs what `tail_token` mints.
+            results_url: of the database of outcomes, asked for what Redis has forgotten; empty for none.
+            results_timeout_s: for each of its answers.
 
         Raises:
-            SettingsError: the URL cannot be used.
+            SettingsError: a URL cannot be used.
             StoreUnavailable: Redis is not there.
             StoreRefused: it refuses, for example the password.
         """
+        results = _results(results_url, results_timeout_s) if results_url else None
         store = await ProducerStore.connect(url, timeout_s=timeout_s, queue_url=queue_url)
-        return cls(store, run_limit_s=run_limit_s, retention_s=retention_s, away_limit_s=away_limit_s, tokens=tokens)
+        return cls(
+            store,
+            run_limit_s=run_limit_s,
+            retention_s=retention_s,
+            away_limit_s=away_limit_s,
+            tokens=tokens,
+            results=results,
+        )
 
     @classmethod
     async def from_settings(cls, settings: Settings) -> Self:
@@ -119,12 +148,16 @@ class Client:
             run_limit_s=settings.run_limit_s,
             retention_s=settings.retention_s,
             tokens=TokenSigner.of(settings.token_secrets.get_secret_value()),
+            results_url=settings.results_url.get_secret_value(),
+            results_timeout_s=settings.results_timeout_s,
         )
 
     async def close(self) -> None:
         """Closes all connections; tails that still run end with an error."""
         await self._fanout.close()
         await self._store.close()
+        if self._results is not None:
+            await self._results.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -251,15 +284,35 @@ class Client:
 
         Raises:
             UnknownRequest: no such id, or its lifetime is over.
-            StoreUnavailable: Redis could not be reached.
+            StoreUnavailable: Redis, or the database of outcomes where Redis has forgotten it, could not be reached.
         """
-        outcome = await self._outcome(request_id)
-        if outcome is None and wait_s != 0:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._until_ended(request_id)
+        try:
             outcome = await self._outcome(request_id)
-        return outcome
+            if outcome is None and wait_s != 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._until_ended(request_id)
+                outcome = await self._outcome(request_id)
+            return outcome
+        except UnknownRequest:
+            return (await self.stored(request_id)).outcome
+
+    async def stored(self, request_id: str) -> Stored:
+        """What the database of outcomes has of a request, whatever Redis has.
+
+        Raises:
+            UnknownRequest: it has nothing of it, or there is no such database.
+            ResultsUnavailable: it cannot be asked.
+        """
+        _check_known_form(request_id)
+        found = await self._results.find(request_id) if self._results is not None else None
+        if found is None:
+            raise tails.unknown(request_id)
+        return found
+
+    async def reach(self) -> None:
+        """Raises StoreError where Redis does not answer."""
+        await self._fanout.record("-")
 
     async def cancel(self, request_id: str) -> CancelVerdict:
         """Asks to stop. What waits has ended when this returns; what runs is ended by its worker.
@@ -268,7 +321,10 @@ class Client:
             UnknownRequest: no such id, or its lifetime is over.
             StoreError: Redis is away, full or refuses.
         """
-        record = await self._record(request_id, "api", "model", "request", *COUNTS)
+        try:
+            record = await self._record(request_id, "api", "model", "request", *COUNTS)
+        except UnknownRequest:
+            return CancelVerdict("finished", (await self.stored(request_id)).outcome.status)
         api: Any = record["api"].decode()
         request = decode_request(record["request"])
         outcome = Outcome(
@@ -283,12 +339,17 @@ class Client:
             **counts_of(record),
         )
         verdict = await self._store.cancel(
-            request_id, terminal=codec.encode_entry(Cancelled(0)), outcome=codec.encode_outcome(outcome)
+            request_id,
+            terminal=codec.encode_entry(Cancelled(0)),
+            outcome=codec.encode_outcome(outcome),
+            hold_ms=OUTBOX_LIFETIME_S * 1000 if self._has_outbox else 0,
         )
         match verdict.word:
             case "ended":
-                with suppress(StoreError):  # only tidies up: a worker that meets the job sees its end
-                    await self._store.queue.unqueue(request_id, lane_of(request.tenant, request.priority))
+                with suppress(StoreError):  # a worker that meets the job sees its end, and does the same
+                    left = await self._store.queue.unqueue(request_id, lane_of(request.tenant, request.priority))
+                    if left.word == "removed":
+                        self._has_outbox = left.number("outbox") == 1
                 return CancelVerdict("ended", "cancelled")
             case "signalled":
                 return CancelVerdict("signalled", "running")
@@ -305,7 +366,10 @@ class Client:
             UnknownRequest: no such id, or its lifetime is over.
             StoreUnavailable: Redis could not be reached.
         """
-        return status_of(request_id, await self._record(request_id, *RECORD_FIELDS))
+        try:
+            return status_of(request_id, await self._record(request_id, *RECORD_FIELDS))
+        except UnknownRequest:
+            return status_of_stored(await self.stored(request_id))
 
     @property
     def following(self) -> Following:
@@ -328,7 +392,13 @@ class Client:
             StoreUnavailable: Redis could not be reached.
         """
         _check_known_form(request_id)
-        return await snapshot(self._fanout, request_id, merged=merged)
+        try:
+            return await snapshot(self._fanout, request_id, merged=merged)
+        except UnknownRequest:
+            outcome = None if merged else await self.result(request_id)
+            if outcome is None:
+                raise
+            return snapshot_of(outcome)
 
     async def tail_token(self, request_id: str, *, may_cancel: bool = False, lifetime_s: float = 3600.0) -> str:
         """A token with which a browser reads this request through the gateway, and nothing else.
@@ -345,9 +415,9 @@ class Client:
         """
         if self._tokens is None:
             raise SettingsError("TAILRACE_TOKEN_SECRETS: is not set, and tokens are signed with it")
-        tenant = (await self._record(request_id, "tenant")).get("tenant")
+        tenant = (await self.status(request_id)).tenant
         expires_s = int(time.time() + lifetime_s)
-        return self._tokens.mint(Grant(request_id, tenant.decode() if tenant else None, may_cancel, expires_s))
+        return self._tokens.mint(Grant(request_id, tenant, may_cancel, expires_s))
 
     async def _until_ended(self, request_id: str) -> None:
         """Follows the log from where it is now; its terminal and the outcome come in the same step."""
@@ -387,6 +457,14 @@ def _check_known_form(request_id: str) -> None:
     """An id of another form can never have been accepted, and must not become part of a key."""
     if REQUEST_ID_PATTERN.match(request_id) is None:
         raise tails.unknown(request_id)
+
+
+def _results(url: str, timeout_s: float) -> "Results":
+    try:
+        from producers.results import Results
+    except ImportError as error:
+        raise SettingsError(SQL_MISSING) from error
+    return Results(url, timeout_s=timeout_s)
 
 
 def _ms(seconds: float) -> int:

@@ -35,7 +35,7 @@ class ProducerQueue:
             wake_tokens_max=keys.WAKE_TOKENS_MAX,
         )
 
-    async def unqueue(self, request_id: str, lane: str | None) -> None:
+    async def unqueue(self, request_id: str, lane: str | None) -> Verdict:
         """Takes a request that has ended out of the queue, unless a worker holds it: then that one acknowledges."""
         places = {
             "queue": keys.QUEUE,
@@ -45,7 +45,7 @@ class ProducerQueue:
             "retry": keys.retry_key(request_id),
             "outbox": keys.OUTBOX,
         }
-        await self._run(scripts.UNQUEUE, places, id=request_id, lane=lane or "")
+        return await self._run(scripts.UNQUEUE, places, id=request_id, lane=lane or "")
 
     async def overview(self, *, lanes_max: int, begun_max: int, workers_max: int) -> scripts.Overview:
         """What waits, what has begun, who works, how many died."""

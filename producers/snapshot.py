@@ -13,9 +13,13 @@ from producers.attempt_pages import PageReader, attempt_until
 from producers.merged import MergedDeltas
 from producers.store import Glimpse
 from producers.tail import unknown
-from schemas.codec import decode_entry
+from schemas.codec import decode_entry, encode_outcome
 from schemas.deltas import DELTAS, FORMAT_VERSION, TERMINALS, AttemptStarted, Delta
 from schemas.ids import BEGINNING, EntryId
+from schemas.outcome import Outcome
+
+FORGOTTEN_SEQ = 2**53 - 1
+"""No log gets there, and JavaScript still counts so far."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="message_type", tag="snapshot", kw_only=True):
@@ -83,6 +87,18 @@ async def snapshot(reader: SnapshotReader, request_id: str, *, merged: bool = Fa
             elif isinstance(entry, DELTAS):
                 merged_deltas.add(entry)
     return Snapshot(cursor=str(last), attempt=last.attempt, started=started, deltas=merged_deltas.read())
+
+
+def snapshot_of(outcome: Outcome) -> Snapshot:
+    """The state of a request whose log is gone: its outcome. Behind the cursor there is `forgotten_terminal` alone."""
+    terminal = forgotten_terminal(outcome)
+    cursor = EntryId(terminal.attempt, terminal.seq - 1)
+    return Snapshot(cursor=str(cursor), attempt=terminal.attempt, outcome=msgspec.Raw(encode_outcome(outcome)))
+
+
+def forgotten_terminal(outcome: Outcome) -> EntryId:
+    """Where the terminal of a log that is gone is said to have been: behind whatever cursor a reader may have."""
+    return EntryId(outcome.attempt or 0, FORGOTTEN_SEQ)
 
 
 async def _entry_before(reader: SnapshotReader, request_id: str, terminal: EntryId) -> EntryId:

@@ -119,7 +119,7 @@ class ProducerStore:
             retry_of=retry_of or "",
         )
 
-    async def cancel(self, request_id: str, *, terminal: bytes, outcome: bytes) -> Verdict:
+    async def cancel(self, request_id: str, *, terminal: bytes, outcome: bytes, hold_ms: int = 0) -> Verdict:
         """Ends a request that waits (`ended`), tells the owner of one that runs (`signalled`), or says `finished`."""
         return await self._run(
             scripts.CANCEL,
@@ -128,6 +128,7 @@ class ProducerStore:
             request_id=request_id,
             terminal=terminal,
             outcome=outcome,
+            hold_ms=hold_ms,
         )
 
     async def record(self, request_id: str, *fields: str) -> dict[str, bytes] | None:

@@ -38,6 +38,7 @@ class SyncClient:
         run_limit_s: the longest a request may take from submit to its end, where it says nothing itself.
         retention_s: how long log and record stay after the end.
         away_limit_s: how long Redis may be away in one piece before a running tail gives up.
+        results_url: of the database of outcomes, asked for what Redis has forgotten; empty for none.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class SyncClient:
         run_limit_s: float = DEFAULT_RUN_LIMIT_S,
         retention_s: float = DEFAULT_RETENTION_S,
         away_limit_s: float = DEFAULT_AWAY_LIMIT_S,
+        results_url: str = "",
     ) -> None:
         self._url = url
         self._queue_url = queue_url
@@ -56,6 +58,7 @@ class SyncClient:
         self._run_limit_s = run_limit_s
         self._retention_s = retention_s
         self._away_limit_s = away_limit_s
+        self._results_url = results_url
 
     @classmethod
     def connect(
@@ -67,6 +70,7 @@ class SyncClient:
         run_limit_s: float = DEFAULT_RUN_LIMIT_S,
         retention_s: float = DEFAULT_RETENTION_S,
         away_limit_s: float = DEFAULT_AWAY_LIMIT_S,
+        results_url: str = "",
     ) -> Self:
         """A client whose Redis answered just now. Arguments as of the class, errors as of `Client.connect`."""
         client = cls(
@@ -76,6 +80,7 @@ class SyncClient:
             run_limit_s=run_limit_s,
             retention_s=retention_s,
             away_limit_s=away_limit_s,
+            results_url=results_url,
         )
         here = _loop_of_this_process()
         here.call(client._client(here))
@@ -89,6 +94,7 @@ class SyncClient:
             queue_url=settings.queue_url,
             run_limit_s=settings.run_limit_s,
             retention_s=settings.retention_s,
+            results_url=settings.results_url.get_secret_value(),
         )
 
     def close(self) -> None:
@@ -183,6 +189,7 @@ class SyncClient:
                 run_limit_s=self._run_limit_s,
                 retention_s=self._retention_s,
                 away_limit_s=self._away_limit_s,
+                results_url=self._results_url,
             )
             if here.clients.setdefault(self, client) is not client:
                 await client.close()  # another thread was faster

@@ -15,7 +15,7 @@ from schemas.outcome import Outcome
 from schemas.request import Priority
 
 SCHEMA_VERSION = 1
-"""What the migrations in `worker/results/sql` come to. Whoever reads or writes wants this one and no other."""
+"""What the migrations in `worker/results/sql` come to. Whoever writes wants this one and no other."""
 
 DRIVERS = ("postgresql+asyncpg", "sqlite+aiosqlite")
 SQL_MISSING = "the extra `sql` is not installed: pip install 'tailrace[sql]'"

@@ -3,7 +3,7 @@
 Uses the client alone. Knows nothing of connections and of who may read.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Literal, NamedTuple
 
@@ -13,13 +13,14 @@ from producers import sse
 from producers.client import Client
 from producers.gateway.cursors import Places
 from producers.letta import LettaItem
-from producers.snapshot import Snapshot
+from producers.snapshot import Snapshot, forgotten_terminal, snapshot_of
 from producers.tail import Tailed
 from schemas.codec import encode_entry
 from schemas.deltas import TERMINALS, Gap
-from schemas.errors import CursorInvalid
+from schemas.errors import CursorInvalid, UnknownRequest
 from schemas.ids import ACCEPTED, EntryId
 from schemas.letta import LettaView
+from schemas.outcome import Outcome, terminal_of
 
 Form = Literal["raw", "letta"]
 
@@ -61,10 +62,23 @@ def cursor_of(text: str | None) -> str | None:
 async def follow(client: Client, request_id: str, wanted: Wanted, *, has_ended: bool) -> Pieces | None:
     """What is to come of a request; None where nothing is: it has ended, and the cursor is its terminal's.
 
+    One that Redis has forgotten, and the database of outcomes has not, is followed from there: a gap for who has a
+    cursor, its snapshot, its terminal.
+
     Raises:
         UnknownRequest: no such id, or its lifetime is over.
-        StoreUnavailable: Redis could not be reached.
+        StoreUnavailable: Redis, or that database, could not be reached.
     """
+    try:
+        return await _in_redis(client, request_id, wanted, has_ended=has_ended)
+    except UnknownRequest:
+        outcome = None if wanted.form == "letta" else await client.result(request_id)  # Letta's ids went with the log
+        if outcome is None:
+            raise
+        return _forgotten(outcome, wanted.after)
+
+
+async def _in_redis(client: Client, request_id: str, wanted: Wanted, *, has_ended: bool) -> Pieces | None:
     if wanted.snapshot and wanted.after is None:
         taken = await client.snapshot(request_id, merged=wanted.form == "letta")
         pieces = await _opened(client, request_id, taken.cursor, wanted.form)
@@ -79,6 +93,25 @@ async def follow(client: Client, request_id: str, wanted: Wanted, *, has_ended: 
         return pieces
     first = await anext(pieces, None)
     return None if first is None else _after(first, pieces)
+
+
+def _forgotten(outcome: Outcome, after: str | None) -> Pieces | None:
+    terminal_id = str(forgotten_terminal(outcome))
+    if after == terminal_id:
+        return None
+    taken = snapshot_of(outcome)
+    terminal = encode_entry(terminal_of(outcome, 0))
+    pieces = [_snapshot(taken, "raw"), Piece(terminal_id, sse.name_of(terminal), terminal, is_terminal=True)]
+    if after == taken.cursor:
+        del pieces[0]
+    elif after is not None:
+        pieces.insert(0, Piece(None, b"gap", encode_entry(Gap(after=after, before=terminal_id))))
+    return _told(pieces)
+
+
+async def _told(pieces: Sequence[Piece]) -> Pieces:
+    for piece in pieces:
+        yield piece
 
 
 async def frames(pieces: Pieces) -> AsyncGenerator[bytes, None]:

@@ -27,7 +27,7 @@ from producers.gateway.page import Page
 from producers.gateway.stream import come_back, spread_ms
 from producers.tail import unknown
 from producers.tokens import Grant
-from schemas.errors import RequestRejected, StoreError, UnknownRequest
+from schemas.errors import RequestRejected, StoreError
 from schemas.ids import REQUEST_ID_PATTERN
 from schemas.journal import fields
 from schemas.request import MAX_REQUEST_BYTES, GenerationRequest, parse_request
@@ -126,9 +126,7 @@ class Streams:
         if self._gateway.is_stopping:
             return as_json({"status": "stopping"}, 503)
         try:
-            await (await self._gateway.client()).status("-")
-        except UnknownRequest:
-            pass
+            await (await self._gateway.client()).reach()
         except StoreError:
             return as_json({"status": "redis is away"}, 503)
         return as_json({"status": "ready"})

@@ -1,0 +1,147 @@
+"""What Redis has forgotten is had from the database of outcomes: by the client, the commands and the gateway."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from producers.client import Client
+from producers.sync import SyncClient
+from schemas import keys
+from schemas.codec import encode_outcome
+from schemas.errors import ResultsUnavailable, SettingsError, UnknownRequest
+from schemas.outcome import Outcome
+from tests.gateway_rig import Served, events, gateway
+from tests.results_rig import engine_of, made, standing
+from tests.rig import rig
+from tests.until import until
+
+TAILRACE = Path(sys.executable).with_name("tailrace")
+AWAY = "postgresql+asyncpg://tailrace:hidden-word@127.0.0.1:1/tailrace"
+
+
+@pytest.fixture
+async def forgotten(redis_url: str, redis: Redis, results_url: str) -> AsyncIterator[Outcome]:
+    """A request of tenant acme that has ended, is in the database, and of which Redis knows nothing any more."""
+    async with made(results_url), engine_of(results_url) as engine:
+        async with rig(redis_url, results_url=results_url) as at:
+            request_id = await at.submit(tenant="acme", priority="high", metadata={"k": "v"})
+            outcome = await at.outcome(request_id)
+
+            async def written() -> bool:
+                return request_id in await standing(engine)
+
+            await until(written)
+        await redis.flushall()
+        yield outcome
+
+
+async def test_the_client_has_it_from_there(redis_url: str, results_url: str, forgotten: Outcome) -> None:
+    # given a request that Redis has forgotten, expect outcome, status, snapshot, and that there is nothing to cancel;
+    # given an id that nobody ever had, or no database, expect it to be unknown
+    request_id = forgotten.request_id or ""
+    async with await Client.connect(redis_url, results_url=results_url) as client:
+        assert await client.result(request_id) == forgotten
+        assert await client.result(request_id, wait_s=5) == forgotten
+        status = await client.status(request_id)
+        assert (status.status, status.tenant, status.priority) == ("completed", "acme", "high")
+        assert (status.finished_at, status.attempt) == (forgotten.finished_at, forgotten.attempt)
+        assert status.submitted_at < status.deadline_at
+        assert await client.cancel(request_id) == ("finished", "completed")
+        snapshot = await client.snapshot(request_id)
+        assert isinstance(snapshot.outcome, msgspec.Raw)
+        assert bytes(snapshot.outcome) == encode_outcome(forgotten)
+        for wrong in ("never", "no/id"):
+            with pytest.raises(UnknownRequest):
+                await client.result(wrong)
+    async with await Client.connect(redis_url) as without:
+        with pytest.raises(UnknownRequest):
+            await without.result(request_id)
+
+
+def test_synchronous_code_has_it_too(redis_url: str, results_url: str, forgotten: Outcome) -> None:
+    with SyncClient.connect(redis_url, results_url=results_url) as client:
+        assert client.result(forgotten.request_id or "") == forgotten
+
+
+async def test_a_database_that_is_away_is_not_taken_for_ignorance(redis_url: str) -> None:
+    # given a database that is away, expect an error that says so, without its password, where Redis knows nothing; and
+    # none where Redis does
+    async with await Client.connect(redis_url, results_url=AWAY) as client:
+        with pytest.raises(ResultsUnavailable) as told:
+            await client.result("one")
+        assert "hidden-word" not in str(told.value)
+        submitted = await client.submit(model="sim", messages=[{"role": "user", "content": "x"}])
+        assert (await client.status(submitted.id)).status == "queued"
+    with pytest.raises(SettingsError):
+        await Client.connect(redis_url, results_url="mysql://x/y")
+
+
+async def test_the_commands_have_it_from_there(redis_url: str, results_url: str, forgotten: Outcome) -> None:
+    # given the database in the environment, expect `result` and `status` to find it
+    environment = {"PATH": os.environ["PATH"], "TAILRACE_REDIS_URL": redis_url, "TAILRACE_RESULTS_URL": results_url}
+    for command in (["result"], ["status", "--json"]):
+        asked = await asyncio.create_subprocess_exec(
+            *(TAILRACE, *command, forgotten.request_id or ""), env=environment, stdout=asyncio.subprocess.PIPE
+        )
+        said, _ = await asked.communicate()
+        assert (asked.returncode, json.loads(said)["status"]) == (0, "completed")
+
+
+async def test_the_gateway_has_it_from_there(
+    redis_url: str, results_url: str, forgotten: Outcome, tmp_path: Path
+) -> None:
+    # given the tenant's own key, expect status, outcome and an event stream that ends for good; given another tenant's
+    # key, or an id of nobody, expect a 404
+    here = f"/v1/streams/{forgotten.request_id}"
+    async with gateway(redis_url, tmp_path, results_url=results_url) as served:
+        answer = (await served.http.get(here)).json()
+        assert (answer["state"]["status"], answer["outcome"]["content"]) == ("completed", forgotten.content)
+        assert (await served.http.post(f"{here}/cancel")).json()["verdict"] == "finished"
+        told = await events(served.http, f"{here}/events")
+        assert [event.name for event in told] == ["snapshot", "completed"]
+        assert told[0].entry["outcome"]["content"] == forgotten.content
+        told = await events(served.http, f"{here}/events?snapshot=1", {"last-event-id": "1-2"})
+        assert [event.name for event in told] == ["gap", "snapshot", "completed"]
+        again = await events(served.http, f"{here}/events", {"last-event-id": told[1].id or ""})
+        assert [event.name for event in again] == ["completed"]
+        assert await _status(served, f"{here}/events", told[2].id or "") == 204
+        assert await _status(served, "/v1/streams/never/events", "") == 404
+        assert await _status(served, "/readyz", "") == 200
+    async with gateway(redis_url, tmp_path, tenant="other", results_url=results_url) as other:
+        for path in (here, f"{here}/events"):
+            assert await _status(other, path, "") == 404
+        assert (await other.http.post(f"{here}/cancel")).status_code == 404
+
+
+async def _status(served: Served, path: str, cursor: str) -> int:
+    return (await served.http.get(path, headers={"last-event-id": cursor} if cursor else {})).status_code
+
+
+async def test_the_gateway_without_its_database(redis_url: str, tmp_path: Path) -> None:
+    # given a database that is away, expect a gateway that is ready, that says of the unknown to try again, and to a
+    # browser's event stream to come back; and nothing of it in what waits
+    async with gateway(redis_url, tmp_path, results_url=AWAY) as served:
+        assert await _status(served, "/readyz", "") == 200
+        assert await _status(served, "/v1/streams/one", "") == 503
+        submitted = await served.submit({"model": "sim", "messages": [{"role": "user", "content": "x"}]})
+        assert await _status(served, submitted["links"]["self"], "") == 200
+
+
+async def test_an_outcome_that_still_waits_is_had_from_its_record(redis_url: str, redis: Redis, tmp_path: Path) -> None:
+    # given a log whose retention is over, and a record that stays for a database that is away, expect the outcome still
+    async with rig(redis_url, results_url=AWAY) as at:
+        request_id = await at.submit(tenant="acme")
+        outcome = await at.outcome(request_id)
+        await redis.delete(keys.log_key(request_id))
+        assert await at.client.result(request_id) == outcome
+        assert (await at.client.cancel(request_id)).word == "finished"
+        async with gateway(redis_url, tmp_path, results_url=AWAY) as served:
+            told = await events(served.http, f"/v1/streams/{request_id}/events")
+            assert [event.name for event in told] == ["snapshot", "completed"]
