@@ -100,7 +100,8 @@ async function refusal(answer) {
 /** The frames of an event stream (WHATWG HTML, "Interpreting an event stream"). */
 async function* frames(body, touch) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader()
-  let rest = ""
+  let begun = [] // pieces of a line whose end has not come: joined once, however many a long line comes in
+  let held = "" // a carriage return at the end of a piece: its line feed may come with the next one
   let frame = { name: "message" }
   let data = []
   try {
@@ -108,10 +109,15 @@ async function* frames(body, touch) {
       const { done, value } = await reader.read()
       if (done) return
       touch()
-      rest += value
-      const ready = rest.endsWith("\r") ? rest.slice(0, -1) : rest // its line feed may come with the next piece
-      const lines = ready.split(/\r\n|\r|\n/)
-      rest = lines.pop() + rest.slice(ready.length)
+      const piece = held + value
+      held = piece.endsWith("\r") ? "\r" : ""
+      const lines = piece.slice(0, piece.length - held.length).split(/\r\n|\r|\n/)
+      const rest = lines.pop()
+      if (lines.length) {
+        lines[0] = begun.join("") + lines[0]
+        begun = []
+      }
+      begun.push(rest)
       for (const line of lines) {
         if (line === "") {
           if (data.length) frame.data = data.join("\n")

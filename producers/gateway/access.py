@@ -5,7 +5,9 @@ Reads the file of keys. Knows nothing of routes, and of requests only the tenant
 
 import logging
 import os
+import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ _log = logging.getLogger("tailrace.gateway")
 
 _LOOK_AGAIN_S = 1.0
 _KEY_PREFIX = "trk_"
+_LOOPBACK = re.compile(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 
 
 class AccessDenied(TailraceError):
@@ -61,6 +64,11 @@ class Access:
     def __init__(self, keys: "KeyFile | None", tokens: TokenSigner | None) -> None:
         self._keys = keys
         self._tokens = tokens
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody is asked for a key."""
+        return self._keys is None
 
     def callers(self, authorization: str | None, tokens: list[str]) -> list[Caller]:
         """Everybody that one call speaks for: one by its `Authorization`, or one for each token in its query.
@@ -165,6 +173,22 @@ class Allowance:
             return (1 - left) * 60 / self._per_minute
         self._left[tenant] = (left - 1, now_s)
         return 0.0
+
+
+def is_from_elsewhere(host: str, origin: str | None, allowed: Sequence[str]) -> bool:
+    """Whether a page from elsewhere calls, by way of a browser on this machine.
+
+    A gateway without keys has nothing else to tell by. Such a page is of another origin, or its host's name was made to
+    lead here (DNS rebinding), and then it is the page's name that the call goes to.
+
+    Args:
+        host: the call's `Host`.
+        origin: its `Origin`, which browsers send with what a page posts or reads across origins.
+        allowed: origins that may call.
+    """
+    if _LOOPBACK.fullmatch(host) is None:
+        return True
+    return origin is not None and origin not in allowed and origin.partition("://")[2] != host
 
 
 def origins_of(text: str) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -19,11 +20,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from producers.client import Client
 from producers.fanout import Following
-from producers.gateway.access import Access, Allowance, KeyFile, origins_of
+from producers.gateway.access import Access, AccessDenied, Allowance, KeyFile, is_from_elsewhere, origins_of
 from producers.gateway.answers import Limit, of_error, refusal
 from producers.gateway.metrics import GatewayCounts
 from producers.gateway.page import page
-from producers.gateway.routes import MAX_HEAD_BYTES, routes
+from producers.gateway.routes import FULL_RETRY_MS, MAX_HEAD_BYTES, routes
 from producers.gateway.stream import End, EventStream, Frames, Limits
 from producers.tokens import TokenSigner
 from schemas.errors import SettingsError, TailraceError
@@ -68,6 +69,7 @@ class Gateway:
             settings.gateway_heartbeat_s, settings.gateway_write_timeout_s, settings.gateway_buffer_bytes
         )
         self.is_stopping = False
+        self._origins = origins_of(settings.gateway_origins)
         self._counts = GatewayCounts()
         self._connect = connect or (lambda: Client.from_settings(settings))
         self._client: Client | None = None
@@ -80,14 +82,14 @@ class Gateway:
             exception_handlers={TailraceError: _refused, HTTPException: _not_a_route},
             lifespan=self._lifespan,
         )
+        self._app.router.redirect_slashes = False  # it would send callers to whatever host they name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif _head_bytes(scope) > MAX_HEAD_BYTES:
-            too_much = Limit(f"headers and address have more than {MAX_HEAD_BYTES:,} bytes, the limit", 431)
-            await of_error(too_much)(scope, receive, self._told(scope, send))
+        elif error := self._refusal(scope):
+            await of_error(error)(scope, receive, self._told(scope, send))
         else:
             await self._app(scope, receive, self._told(scope, send))
 
@@ -112,13 +114,26 @@ class Gateway:
         """Whether it holds as many streams as it may."""
         return len(self._streams) >= self.settings.gateway_max_streams
 
+    def admit(self) -> None:
+        """Returns where one more stream can begin.
+
+        Raises:
+            Limit: it cannot: as many as may be are open, or the gateway stops.
+        """
+        if self.is_stopping or self.is_full:
+            raise Limit("no more event streams can be opened here just now", 503, FULL_RETRY_MS / 1000)
+
     def stream(self, followers: list[Frames], what: str) -> EventStream:
         """A stream that ends with the gateway.
 
         Args:
             followers: the frames of each request.
             what: what the log calls it.
+
+        Raises:
+            Limit: others have taken the last place since `admit`, or the gateway has begun to stop.
         """
+        self.admit()
         began_s = time.monotonic()
 
         def ended(end: End) -> None:
@@ -160,14 +175,22 @@ class Gateway:
 
         return tell
 
+    def _refusal(self, scope: Scope) -> TailraceError | None:
+        """What is wrong with a call whatever it asks for."""
+        if _head_bytes(scope) > MAX_HEAD_BYTES:
+            return Limit(f"headers and address have more than {MAX_HEAD_BYTES:,} bytes, the limit", 431)
+        shown = Headers(scope=scope)
+        if self.access.is_open and is_from_elsewhere(shown.get("host", ""), shown.get("origin"), self._origins):
+            return AccessDenied("a gateway without keys answers this machine's own programs and pages alone", 403)
+        return None
+
     def _middleware(self) -> list[Middleware]:
-        origins = origins_of(self.settings.gateway_origins)
-        if not origins:
+        if not self._origins:
             return []
         return [
             Middleware(
                 CORSMiddleware,
-                allow_origins=origins,
+                allow_origins=self._origins,
                 allow_methods=["GET", "POST"],
                 allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
                 expose_headers=["Location", "Retry-After"],
@@ -199,4 +222,5 @@ def _not_a_route(request: Request, error: Exception) -> Response:
 
 def _head_bytes(scope: Scope) -> int:
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    return sum(len(name) + len(value) for name, value in headers) + len(scope["path"]) + len(scope["query_string"])
+    lines = sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
+    return lines + len(scope["path"]) + len(scope["query_string"])

@@ -184,15 +184,12 @@ class Watching:
         if request.method == "HEAD":
             return Response(headers=sse.HEADERS)
         returns = "text/event-stream" in request.headers.get("accept", "")
-        if self._gateway.is_stopping or self._gateway.is_full:
+        try:
+            self._gateway.admit()
+            return await answer(request)
+        except (Limit, StoreError):
             if returns:
                 return _come_back_in(FULL_RETRY_MS if self._gateway.is_full else spread_ms())
-            raise Limit("no more event streams can be opened here just now", 503, FULL_RETRY_MS / 1000)
-        try:
-            return await answer(request)
-        except StoreError:
-            if returns:
-                return _come_back_in(spread_ms())
             raise
 
 

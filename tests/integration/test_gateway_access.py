@@ -280,3 +280,39 @@ async def test_an_open_gateway_asks_nobody(redis_url: str, tmp_path: Path) -> No
         submitted = await served.submit(request_for(tenant="acme"))
         assert (await client.status(submitted["id"])).tenant == "acme"
         assert (await served.http.get(submitted["links"]["self"])).status_code == 200
+
+
+ELSEWHERE = (
+    *({"origin": "https://evil.example"}, {"origin": "null"}, {"origin": "http://127.0.0.1:1"}),
+    *({"host": "evil.example"}, {"host": "127.0.0.1.evil.example"}, {"host": "evil.example@127.0.0.1"}, {"host": ""}),
+)
+
+
+@pytest.mark.parametrize("headers", ELSEWHERE)
+async def test_an_open_gateway_answers_no_page_from_elsewhere(
+    redis_url: str, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    # given a gateway that asks for no key, if a foreign page has a browser call it, expect nothing to be done or told
+    async with gateway(redis_url, tmp_path, is_open=True) as served:
+        submitted = await served.submit(request_for())
+        for method, path in (
+            ("POST", "/v1/streams"),
+            ("GET", "/"),
+            *((m, submitted["links"]["self"] + p) for m, p in EVERY_ROUTE),
+        ):
+            told = await served.http.request(method, path, headers=headers, content=b"{}")
+            assert told.status_code == 403, (method, path)
+        assert (await served.http.get(submitted["links"]["self"])).json()["state"]["status"] == "queued"
+
+
+async def test_an_open_gateway_answers_its_own_page_and_those_that_are_named(redis_url: str, tmp_path: Path) -> None:
+    app = "http://localhost:3000"
+    async with gateway(redis_url, tmp_path, is_open=True, gateway_origins=app) as served:
+        here = f"localhost:{served.port}"
+        for headers in (
+            {"origin": served.url},
+            {"origin": app},
+            {"host": here, "origin": f"http://{here}"},
+            {"host": "[::1]:80"},
+        ):
+            assert (await served.http.post("/v1/streams", json=request_for(), headers=headers)).status_code == 202

@@ -127,3 +127,31 @@ async def test_what_the_gateway_refuses_is_an_error_with_its_code(redis_url: str
                 [True, 403, "access_denied"],
                 [True, 404, "unknown_request"],
             ]
+
+
+PIECES = """
+import { Tailrace } from "%(client)s"
+const entry = JSON.stringify({ message_type: "assistant_message", content: "\\u{1f30a}".repeat(1e6) })
+const first = ": a comment\\r\\nid: 1-1\\r\\nevent: assistant_message\\rdata: " + entry + "\\n\\n"
+const text = first + "id: 1-2\\nevent: completed\\ndata: {\\ndata: }\\n\\n"
+const bytes = new TextEncoder().encode(text)
+const body = (size) => new ReadableStream({
+  start(controller) {
+    for (let at = 0; at < bytes.length; at += size) controller.enqueue(bytes.slice(at, at + size))
+    controller.close()
+  },
+})
+for (const size of [997, 65536]) {
+  const client = new Tailrace("http://nowhere", { fetch: async () => new Response(body(size)) })
+  for await (const { cursor, name, entry } of client.tail("one"))
+    console.log(JSON.stringify([cursor, name, entry.content?.length ?? 0]))
+}
+"""
+
+
+async def test_a_long_frame_is_read_in_time_that_grows_with_it_alone(redis_url: str, tmp_path: Path) -> None:
+    # given a frame of 4 MB in 4,000 pieces, cut anywhere, expect it whole; joined anew each time it would take minutes
+    async with gateway(redis_url, tmp_path) as served:
+        async with node(PIECES, served, await served.submit(request_for())) as lines:
+            told = [item async for item in lines]
+        assert told == 2 * [["1-1", "assistant_message", 2_000_000], ["1-2", "completed", 0]]

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from demo.valkey import EmbeddedValkey
+from producers.answers import Status
 from producers.gateway.app import Gateway
 from producers.gateway.openapi import document
 from producers.gateway.server import listen
@@ -100,7 +101,10 @@ def test_the_document_names_every_route_and_nothing_that_is_not_there() -> None:
 
 async def test_what_is_no_route_is_said_in_json(redis_url: str, tmp_path: Path) -> None:
     async with gateway(redis_url, tmp_path) as served:
-        assert (await served.http.get("/nowhere")).json()["error"]["code"] == "not_found"
+        for nowhere in ("/nowhere", "/v1/streams/", "/healthz/"):
+            assert (await served.http.get(nowhere)).json()["error"]["code"] == "not_found"
+        flood = [(f"x-{number}", "y") for number in range(5_000)]
+        assert (await served.http.get("/healthz", headers=flood)).status_code == 431
         wrong = await served.http.put("/v1/streams")
         assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
         head = await served.http.head("/v1/streams/nothing/events")
@@ -155,6 +159,41 @@ async def test_only_so_many_streams_are_open(redis_url: str, tmp_path: Path) -> 
                 assert second.retries == [5000]
             assert (await served.http.get(path)).status_code == 503
         await until(lambda: not served.gateway.is_full)
+
+
+async def test_of_many_that_come_at_once_only_so_many_are_let_in(redis_url: str, tmp_path: Path) -> None:
+    # given readers who come all at once, if only some find a place, expect the others to be told when to come back
+    async with gateway(redis_url, tmp_path, gateway_max_streams=3) as served:
+        path = (await served.submit(request_for()))["links"]["events"]
+        open_now, sent_away = list[int](), list[int]()
+
+        async def one() -> None:
+            async with reading(served.http, path) as reader:
+                async for _ in reader:
+                    open_now.append(1)
+                    await until(lambda: len(open_now) + len(sent_away) == 20)
+                    return
+                sent_away.extend(reader.retries)
+
+        async with asyncio.timeout(WAIT_S):
+            await asyncio.gather(*(one() for _ in range(20)))
+        assert (len(open_now), sent_away) == (3, 17 * [5000])
+
+
+async def test_a_stream_that_is_about_to_begin_does_not_outlive_the_stop(redis_url: str, tmp_path: Path) -> None:
+    async with gateway(redis_url, tmp_path) as served:
+        path = (await served.submit(request_for()))["links"]["events"]
+        client = await served.gateway.client()
+        status = client.status
+
+        async def stops_meanwhile(request_id: str) -> Status:
+            served.gateway.stop()
+            return await status(request_id)
+
+        client.status = stops_meanwhile
+        async with reading(served.http, path) as reader:
+            assert await reader.all() == []
+            assert len(reader.retries) == 1
 
 
 async def test_a_web_tier_mounts_it_in_its_own(redis_url: str, tmp_path: Path) -> None:
