@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from msgspec.structs import replace
+from redis.asyncio import Redis
 
+from schemas.keys import OUTBOX
 from schemas.outcome import Outcome
 from schemas.results import Stored, row_of
 from worker.results.database import Database
@@ -16,10 +18,11 @@ TAILRACE = Path(sys.executable).with_name("tailrace")
 ENDED = Outcome(status="completed", attempt=1, submitted_at="2026-01-01T00:00:00.000Z")
 
 
-async def call(url: str, *arguments: str) -> tuple[int | None, str, str]:
+async def call(url: str, *arguments: str, command: str = "results", redis_url: str = "") -> tuple[int | None, str, str]:
+    environment = {"PATH": os.environ["PATH"], "TAILRACE_RESULTS_URL": url}
     asked = await asyncio.create_subprocess_exec(
-        *(TAILRACE, "results", *arguments),
-        env={"PATH": os.environ["PATH"], "TAILRACE_RESULTS_URL": url},
+        *(TAILRACE, command, *arguments),
+        env=environment | ({"TAILRACE_REDIS_URL": redis_url} if redis_url else {}),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -63,3 +66,21 @@ async def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
         assert (code != 0, said, len(told.splitlines())) == (True, "", 1), told
         assert wanted in told
         assert "hidden-word" not in told
+
+
+async def test_whether_a_sink_could_work_is_told(tmp_path: Path, redis_url: str, redis: Redis) -> None:
+    # given no tables, then no outbox, then no Redis, expect a health check to fail and say so; given all, to pass
+    url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
+
+    async def check(where: str) -> tuple[int | None, str]:
+        code, said, told = await call(url, "--check", command="sink", redis_url=where)
+        return code, said + told
+
+    assert (await check(redis_url))[0] == 1
+    await call(url, "migrate")
+    code, told = await check(redis_url)
+    assert (code, "no outbox" in told) == (1, True)
+    await redis.xadd(OUTBOX, {"id": "x"})
+    assert (await check(redis_url))[0] == 0
+    code, told = await check("redis://127.0.0.1:1/0")
+    assert (code, told.count("\n")) == (1, 1)

@@ -19,15 +19,11 @@ def test_valkey_keeps_what_it_accepted() -> None:
     # given the server's command, if read as options, expect append-only and no eviction, on a volume that stays
     command: list[str] = SERVICES["valkey"]["command"]
     options = dict(zip(command[1::2], command[2::2], strict=True))
+    assert "--maxmemory" in options
     assert options["--appendonly"] == "yes"
     assert options["--maxmemory-policy"] == "noeviction"
     assert [volume.split(":")[1] for volume in SERVICES["valkey"]["volumes"]] == ["/data"]
     assert SERVICES["valkey"]["volumes"][0].split(":")[0] in COMPOSE["volumes"]
-
-
-def test_valkey_is_reached_from_this_machine_only() -> None:
-    # given the published ports, if any, expect each bound to the loopback
-    assert [port for port in SERVICES["valkey"]["ports"] if not port.startswith("127.0.0.1:")] == []
 
 
 def test_workers_can_be_scaled() -> None:
@@ -35,9 +31,55 @@ def test_workers_can_be_scaled() -> None:
     assert {"container_name", "ports", "hostname"} & SERVICES["worker"].keys() == set()
 
 
+ONCE = {name for name, service in SERVICES.items() if service.get("restart") == "no"}
+"""Services that do one thing and end."""
+THEIRS = {"valkey", "postgres", "prometheus"}
+"""Images of others."""
+
+
 @pytest.mark.parametrize("service", sorted(SERVICES))
-def test_every_service_has_a_health_check(service: str) -> None:
-    assert SERVICES[service]["healthcheck"]["test"]
+def test_every_service_has_a_health_check_or_ends(service: str) -> None:
+    assert service in ONCE or SERVICES[service]["healthcheck"]["test"]
+
+
+@pytest.mark.parametrize("service", sorted(SERVICES))
+def test_every_service_has_limits_and_writes_nothing_but_volumes(service: str) -> None:
+    # given a service, expect a memory limit, a file system it cannot write, and no way to more rights than it has
+    given = SERVICES[service]
+    assert given["mem_limit"]
+    assert given["read_only"] is True
+    assert given["security_opt"] == ["no-new-privileges:true"]
+    assert service in THEIRS or given["cap_drop"] == ["ALL"]
+
+
+def test_ports_are_published_on_this_machine_only() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert ports
+    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
+
+
+def test_outcomes_are_written_by_the_sink_into_tables_that_are_made_first() -> None:
+    # given sink, migration, gateway and database, expect one URL, the order of their start, and the database kept
+    urls = {SERVICES[name]["environment"]["TAILRACE_RESULTS_URL"] for name in ("sink", "migrate", "gateway")}
+    assert urls == {"postgresql+asyncpg://tailrace:${POSTGRES_PASSWORD:-tailrace}@postgres:5432/tailrace"}
+    assert "TAILRACE_RESULTS_URL" not in SERVICES["worker"]["environment"]
+    assert SERVICES["sink"]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+    assert SERVICES["migrate"]["depends_on"]["postgres"]["condition"] == "service_healthy"
+    assert SERVICES["postgres"]["volumes"][0].split(":")[0] in COMPOSE["volumes"]
+
+
+def test_prometheus_finds_what_it_scrapes() -> None:
+    # given the scrape configuration, expect each target to be a service that serves metrics at that port to others
+    scraped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    places = [place for job in scraped for place in job["dns_sd_configs"]]
+    assert {name for place in places for name in place["names"]} == {"worker", "gateway"}
+    for place in places:
+        for name in place["names"]:
+            environment = SERVICES[name]["environment"]
+            assert environment["TAILRACE_METRICS_PORT"] == str(place["port"])
+            assert environment["TAILRACE_METRICS_HOST"] == "0.0.0.0"  # noqa: S104 - within the network of compose
+    mounted = [volume.split(":")[0] for volume in SERVICES["prometheus"]["volumes"] if volume.startswith("./")]
+    assert [path for path in mounted if not (ROOT / path).is_file()] == []
 
 
 def test_the_worker_waits_for_a_healthy_valkey_and_drains_in_peace() -> None:
@@ -61,11 +103,13 @@ def test_keys_come_from_the_environment_and_are_written_nowhere() -> None:
 
 def test_the_simulator_runs_only_when_asked_for() -> None:
     assert SERVICES["simulator"]["profiles"] == ["simulator"]
-    assert [name for name, service in SERVICES.items() if "profiles" not in service] == ["valkey", "worker"]
+    always = {name for name, service in SERVICES.items() if "profiles" not in service}
+    assert always == {"valkey", "worker", "sink", "migrate", "postgres", "prometheus"}
 
 
 def test_the_image_is_made_from_the_lock_and_does_not_run_as_root() -> None:
     # given the Dockerfile, expect hashes checked, a user of its own after the last build step, and a health check
+    assert "tailrace[web,sql,metrics,otel,top]" in DOCKERFILE
     assert "--require-hashes -r requirements.lock" in DOCKERFILE
     last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
     assert re.search(r"^USER (?!root)\w+$", last_stage, re.MULTILINE)

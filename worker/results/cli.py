@@ -14,7 +14,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from schemas.command_line import CommandParser
+from schemas.errors import StoreError
 from schemas.journal import log_to
+from schemas.keys import OUTBOX
 from schemas.results import SCHEMA_VERSION
 from schemas.settings import Settings
 from worker.sinking import database_of, sink_of
@@ -62,13 +64,35 @@ def sink(argv: Sequence[str]) -> int:
         "does.\nFor workers that are not to reach the database. There may be several. SIGTERM ends it after the batch.",
         example="TAILRACE_RESULTS_URL=postgresql+asyncpg://user@host/database tailrace sink",
     )
-    parser.parse_args(argv)
+    parser.add_argument(
+        "--check", action="store_true", help="only say whether one could work: database, its tables, and the outbox"
+    )
+    given = parser.parse_args(argv)
     from worker.main import run
 
     settings = Settings.from_environment(os.environ)
     log_to(sys.stderr, settings.log_format, settings.log_level)
-    run(_sink(settings))
+    run(_check(settings) if given.check else _sink(settings))
     return 0
+
+
+async def _check(settings: Settings) -> None:
+    """For health checks. Raises a TailraceError that says what is missing."""
+    from worker.main import redis_client
+    from worker.redis_link import FAILURES, store_error
+
+    database, queue = database_of(settings), redis_client(settings.queue_url)
+    try:
+        await database.check()
+        is_open = bool(await queue.exists(OUTBOX))
+    except FAILURES as error:
+        raise store_error(error) from error
+    finally:
+        await database.close()
+        await queue.aclose(close_connection_pool=True)
+    if not is_open:
+        raise StoreError("Redis has no outbox: no sink has looked at it yet")
+    print(f"good: {database.place} takes outcomes")
 
 
 async def _sink(settings: Settings) -> None:
