@@ -205,8 +205,8 @@ class Fanout:
         with suppress(ValueError):  # somebody else's message: whoever it kept one from finds it in the log
             for request_id, attempt, seq, entries in decode_pushes(message):
                 live = self._lives.get(request_id)
-                if live is not None and live.push(attempt, seq, entries):
-                    live.wake()
+                if live is not None:
+                    live.push(attempt, seq, entries)
 
     def heard(self, number: int) -> None:
         """A channel is subscribed: who waits for that may read the log and join."""
@@ -278,7 +278,7 @@ class Place:
         self._is_live = False
         self._loop = asyncio.get_running_loop()
         self.position = EntryId(0, 0)
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[Sequence[RawEntry]] | None = None
 
     async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
         """As `Fanout.glimpse`."""
@@ -296,11 +296,17 @@ class Place:
         if self._ticks <= 0:
             self.wake()
 
+    def hand(self, run: Sequence[RawEntry]) -> bool:
+        """Takes what follows on its position, if it waits; whether it did."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is None or waiter.done():
+            return False
+        waiter.set_result(run)
+        return True
+
     def wake(self) -> None:
         """There is something to look at."""
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        self.hand(())
 
     async def read(self, request_id: str, after: EntryId, wait_s: float | None) -> Sequence[RawEntry] | None:
         """The next entries behind `after`, waiting for them; words as of `tail.LogReader`.
@@ -322,7 +328,7 @@ class Place:
                 entries = await self._from_log(live, after)
                 self._is_live = live.floor is not None and len(entries) < PAGE_ENTRIES
             elif not entries:
-                await self._news()
+                entries = await self._news()
             if entries:
                 return entries
             if self._ticks <= 0:
@@ -340,11 +346,11 @@ class Place:
             elif hears and len(entries) < PAGE_ENTRIES and floor is None:
                 live.start(entries[-1].id)
             elif not entries and not self._fanout.hears(live):
-                await self._news()
+                return await self._news()
         return entries
 
-    def _news(self) -> asyncio.Future[None]:
-        """Done at the next `wake` or when the time of a read is over."""
+    def _news(self) -> asyncio.Future[Sequence[RawEntry]]:
+        """What is pushed next behind the position; nothing where it is time to look, or that of a read is over."""
         if self._fanout.ended is not None:
             raise type(self._fanout.ended)(str(self._fanout.ended))
         self._waiter = self._loop.create_future()

@@ -1,4 +1,4 @@
-"""The live part of one log, as it is pushed: a bounded run of entries without a hole, and the readers it is kept for.
+"""The live part of one log, as it is pushed: handed to readers that wait for it, kept within bounds for the others.
 
 Pure: no clock, no socket, no task. Says of a position what stands behind it here, or that the log has to be read.
 """
@@ -18,6 +18,10 @@ class Reader(Protocol):
     """Who reads here: how far it has come, as it said when it last asked."""
 
     position: EntryId
+
+    def hand(self, run: Sequence[RawEntry]) -> bool:
+        """Takes what follows on its position, if it waits for that; whether it did."""
+        ...
 
     def wake(self) -> None:
         """There is something to look at, for one that waits."""
@@ -81,36 +85,57 @@ class Live:
         self.detach()
         self.epoch += 1
 
-    def push(self, attempt: int, seq: int, entries: Sequence[bytes]) -> bool:
-        """Takes entries that follow one another from `<attempt>-<seq>` on; whether any of them is new.
+    def push(self, attempt: int, seq: int, entries: Sequence[bytes]) -> None:
+        """Takes entries that follow one another from `<attempt>-<seq>` on, and sees to it that every reader gets them.
 
         What does not follow on `seen` begins a new run: a reader before it reads from the log what lies between. So
         does each new attempt, since nothing says where the one before has ended.
         """
         self.fresh = True
         seen = self.seen
-        if seen is None or attempt > seen.attempt or (attempt == seen.attempt and seq > seen.seq + 1):
-            self.start(EntryId(attempt, seq - 1))
-        elif attempt < seen.attempt:
-            return False
-        elif seq <= seen.seq:
-            known = seen.seq + 1 - seq
-            if known >= len(entries):
-                return False
-            entries, seq = entries[known:], seq + known
-        elif self._entries and self._is_read(seen):
-            self.start(seen)  # nobody needs what was kept
+        if seen is not None and attempt == seen.attempt and seq <= seen.seq:
+            entries, seq = entries[seen.seq + 1 - seq :], seen.seq + 1
+        if not entries or (seen is not None and attempt < seen.attempt):
+            return
+        run: list[RawEntry] = []
+        first = seq
         for raw in entries:
-            self._entries.append(RawEntry(EntryId(attempt, seq), raw))
-            self._bytes += len(raw)
+            run.append(RawEntry(EntryId(attempt, seq), raw))
             seq += 1
-        self.seen = self._entries[-1].id
+        if seen is not None and attempt == seen.attempt and first == seen.seq + 1:
+            self._pass_on(run, seen)
+        else:
+            self.start(EntryId(attempt, first - 1))
+            self._keep(run)
+            self.wake()
+
+    def _pass_on(self, run: list[RawEntry], seen: EntryId) -> None:
+        """Hands a run that follows on `seen` to whoever waits there, and keeps it where one does not."""
+        last = run[-1].id
+        others = False
+        for reader in self.readers:  # neither all() nor any(): this is done for each delta
+            if reader.position != seen or not reader.hand(run):
+                others = True
+        if not others:
+            self.floor = self.seen = last
+            if self._entries:
+                self._entries, self._bytes = [], 0
+            return
+        if self._entries and self._is_read(seen):
+            self.start(seen)  # nobody needs what was kept
+        self._keep(run)
+        self.wake()
+
+    def _keep(self, run: list[RawEntry]) -> None:
+        self.seen = run[-1].id
+        self._entries += run
+        for entry in run:
+            self._bytes += len(entry.raw)
         if len(self._entries) > BUFFER_ENTRIES or self._bytes > BUFFER_BYTES:
             self._shrink()
-        return True
 
     def _is_read(self, seen: EntryId) -> bool:
-        for reader in self.readers:  # not all(): this is done for each delta
+        for reader in self.readers:
             if reader.position < seen:
                 return False
         return True

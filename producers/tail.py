@@ -156,7 +156,9 @@ def _ends_at(seen: Glimpse, position: EntryId) -> bool:
 
 def follows(position: EntryId, entry_id: EntryId) -> bool:
     """Whether no entry is missing between the two: ids are gapless within an attempt, and each attempt begins at 0."""
-    return entry_id == position.next() or (entry_id.attempt > position.attempt and entry_id.seq == 0)
+    if entry_id.attempt == position.attempt:
+        return entry_id.seq == position.seq + 1
+    return entry_id.attempt > position.attempt and entry_id.seq == 0
 
 
 def unknown(request_id: str) -> UnknownRequest:

@@ -115,6 +115,27 @@ async def test_tails_of_one_request_share_what_is_kept(redis_url: str, producer:
     await store.close()
 
 
+async def reads_of_logs(redis: Redis) -> int:
+    return (await redis.info("commandstats")).get("cmdstat_xrange", {}).get("calls", 0)
+
+
+async def test_what_is_pushed_to_tails_that_wait_is_read_from_no_log(client: Client, redis: Redis) -> None:
+    readers = [Reader(client) for _ in range(3)]
+    scribe = Scribe(redis, ID)
+    await scribe.begin()
+    await until(lambda: all(reader.seen and reader.seen[-1].cursor == "1-0" for reader in readers))
+    await hears(redis, ID)
+    before = 0
+    for number in range(1, 31):
+        if number == 11:  # by now all of them have joined the live part
+            before = await reads_of_logs(redis)
+        await scribe.write([AssistantDelta(1, number, "x")])
+        await until(lambda number=number: all(reader.seen[-1].cursor == f"1-{number}" for reader in readers))
+    assert await reads_of_logs(redis) == before
+    await scribe.finish()
+    assert [await reader.to_its_end() for reader in readers] == [["0-1", *(f"1-{n}" for n in range(32))]] * 3
+
+
 async def test_only_channels_that_have_tails_are_heard(client: Client, producer: Client, redis: Redis) -> None:
     await producer.submit(id="two", model="m", messages=HELLO)
     assert shard("two") != shard(ID)

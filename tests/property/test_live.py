@@ -1,5 +1,6 @@
 """The live part of a log, whatever is pushed, lost, doubled or late: a reader has every entry once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hypothesis import given
@@ -14,19 +15,27 @@ PAGE = 4
 
 @dataclass(eq=False)
 class Reader:
-    """A tail without its waits: reads what is live, else a page of the log, and joins where the log ends."""
+    """A tail: reads what is live, else a page of the log, joins where the log ends; then it waits for what comes."""
 
     live: Live
     position: EntryId = BEGINNING
     seen: list[RawEntry] = field(default_factory=list[RawEntry])
+    waits: bool = False
+
+    def hand(self, run: Sequence[RawEntry]) -> bool:
+        waited, self.waits = self.waits, False
+        if waited:
+            self.seen += run  # it says its new position when it reads again
+        return waited
 
     def wake(self) -> None:
-        pass
+        self.waits = False
 
     def tick(self) -> None:
         pass
 
     def read(self, log: list[RawEntry]) -> bool:
+        self.position = self.seen[-1].id if self.seen else self.position
         entries = self.live.behind(self.position)
         if entries is None:
             floor = self.live.floor
@@ -38,6 +47,7 @@ class Reader:
         if entries:
             self.seen += entries
             self.position = entries[-1].id
+        self.waits = not entries and self.live.seen == self.position
         return bool(entries)
 
 
@@ -96,7 +106,7 @@ def test_what_is_kept_for_one_who_does_not_come_is_bounded(commits: list[tuple[i
     live.start(BEGINNING)
     seq = 0
     for count, size in commits:
-        assert live.push(1, seq, [b"x" * size] * count)
+        live.push(1, seq, [b"x" * size] * count)
         seq += count
         kept = live.behind(live.floor or BEGINNING) or ()
         assert len(kept) <= BUFFER_ENTRIES
@@ -119,3 +129,28 @@ def test_what_every_reader_has_is_not_kept() -> None:
         pass
     live.push(1, 50, [b"x"])
     assert [entry.id.seq for entry in live.behind(live.floor or BEGINNING) or ()] == [50]
+
+
+def test_who_waits_is_handed_what_comes_and_nothing_is_kept_for_it() -> None:
+    live = Live(0)
+    one, other = Reader(live, EntryId(1, 0)), Reader(live, EntryId(1, 0))
+    live.readers.extend([one, other])
+    live.start(EntryId(1, 0))
+    assert not one.read([])
+    assert not other.read([])
+    live.push(1, 1, [b"x", b"y"])
+    assert [entry.id.seq for entry in one.seen] == [entry.id.seq for entry in other.seen] == [1, 2]
+    assert not live.behind(live.floor or BEGINNING)
+    assert not one.read([])
+    live.push(1, 2, [b"y", b"z"])  # a part of it is known; the other has not come back yet
+    assert [entry.id.seq for entry in one.seen] == [1, 2, 3]
+    assert other.read([])
+    assert other.seen == one.seen
+
+
+def test_a_push_that_says_nothing_moves_nobody() -> None:
+    live = Live(0)
+    live.start(EntryId(1, 3))
+    live.push(1, 4, [])
+    live.push(2, 0, [])
+    assert live.seen == EntryId(1, 3)
