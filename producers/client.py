@@ -35,6 +35,7 @@ from producers.stalled import StallWatch
 from producers.store import ProducerStore
 from producers.tail import Tailed
 from producers.tokens import Grant, TokenSigner
+from producers.tracing import current_traceparent
 from schemas import codec
 from schemas.deltas import FORMAT_VERSION, Accepted, Cancelled
 from schemas.errors import RequestConflict, RequestRejected, SettingsError, StoreError, UnknownRequest
@@ -183,7 +184,7 @@ class Client:
             RequestConflict: its id stands already, with other content.
             StoreError: Redis is away, full or refuses; where the request may stand by then, the message says its id.
         """
-        checked = _request(request, parameters)
+        checked = _traced(_request(request, parameters))
         packed = checked.encoded()
         request_id = checked.id or secrets.token_hex(_ID_BYTES)
         lifetime_s = (checked.timeout_s or self._run_limit_s) + self._retention_s
@@ -451,6 +452,13 @@ def _request(request: GenerationRequest | Mapping[str, Any] | None, parameters: 
     if parameters:
         raise RequestRejected(f"{', '.join(parameters)}: give either a request or its parameters by name, not both")
     return request if isinstance(request, GenerationRequest) else parse_request(dict(request))
+
+
+def _traced(request: GenerationRequest) -> GenerationRequest:
+    """The request with the trace that this submit is part of, where it names none itself."""
+    if request.traceparent is not None or (current := current_traceparent()) is None:
+        return request
+    return request.model_copy(update={"traceparent": current})
 
 
 def _check_known_form(request_id: str) -> None:

@@ -12,6 +12,7 @@ from schemas.errors import RequestRejected, RequestTooLarge
 from schemas.ids import check_request_id
 from schemas.json_values import find_fault
 from schemas.keys import DEFAULT_PRIORITY
+from schemas.trace_context import parse_traceparent
 
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
 MAX_METADATA_BYTES = 16 * 1024
@@ -118,7 +119,10 @@ class ResponsesParameters(BaseModel):
 _CHAT_ONLY = frozenset(ChatParameters.model_fields)
 _RESPONSES_ONLY = frozenset(ResponsesParameters.model_fields)
 _OURS = frozenset(
-    {"api", "id", "interface", "tenant", "priority", "metadata", "timeout_s", "on_failure", "extra_body", "retry_of"}
+    {
+        *("api", "id", "interface", "tenant", "priority", "metadata", "timeout_s", "on_failure", "extra_body"),
+        *("retry_of", "traceparent"),
+    }
 )
 
 
@@ -137,6 +141,8 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
             what was shown, `fail` ends the request with what there is. Before the first delta it is always tried again.
         extra_body: a vendor's own parameters, sent as they are, as in the SDK.
         retry_of: the id of the dead request that this one retries; `tailrace dead retry` sets it.
+        traceparent: the span that submits it (W3C Trace Context), for traces alone; the client sets it where
+            OpenTelemetry has a current span.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -151,6 +157,7 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
     on_failure: Literal["restart", "fail"] = "restart"
     extra_body: JsonObject | None = None
     retry_of: Name | None = None
+    traceparent: str | None = None
 
     @field_validator("id")
     @classmethod
@@ -164,6 +171,11 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
     @classmethod
     def _tenant_is_usable(cls, value: str | None) -> str | None:
         return value if value is None else check_tenant(value)
+
+    @field_validator("traceparent")
+    @classmethod
+    def _traceparent_is_one(cls, value: str | None) -> str | None:
+        return value if value is None else str(parse_traceparent(value))
 
     @field_validator("messages")
     @classmethod
@@ -239,8 +251,11 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
         return packed
 
     def digest(self) -> str:
-        """Hex SHA-256 over the content without the id: the same in any order of keys, a default said or not."""
-        content = self.model_dump(exclude_defaults=True, exclude={"id", "n"})  # n says 1 or nothing
+        """Hex SHA-256 over the content without the id: the same in any order of keys, a default said or not.
+
+        A submit that is repeated is the same request under another span.
+        """
+        content = self.model_dump(exclude_defaults=True, exclude={"id", "n", "traceparent"})  # n says 1 or nothing
         return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
 
 

@@ -45,6 +45,7 @@ class Settings(BaseModel):
         max_log_entries: a log that reaches it ends its request as failed, with the partial outcome.
         max_log_bytes: the same, for the bytes of all entries of an attempt.
         publish_buffer_bytes: unsent entries of a process at which reading the models' streams pauses.
+        trace_content: whether traces carry the texts of requests and answers.
         log_format: of log lines: `human`, or `json`, an object a line.
         log_level: what is told at least: `debug`, `info`, `warning` or `error`.
         metrics_port: where a worker or a gateway serves `/metrics`; nowhere by default, 0 takes a free port.
@@ -86,6 +87,7 @@ class Settings(BaseModel):
     max_log_entries: int = Field(default=200_000, ge=10)
     max_log_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
     publish_buffer_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
+    trace_content: bool = False
     log_format: Form = "human"
     log_level: Level = "info"
     metrics_port: int | None = Field(default=None, ge=0, le=65_535)

@@ -38,6 +38,7 @@ from worker.interface.reader import StreamReader
 from worker.lease import Lease, Stop
 from worker.publisher import Publisher
 from worker.store import Begun, Store
+from worker.tracing import NoTraces, Traces
 from worker.turns import Turn, Turns
 from worker.upstream import Upstream
 
@@ -74,6 +75,7 @@ class Plant:
         turns: of those who read answers.
         uuid: a new random uuid as text.
         counts: of this process.
+        traces: told of every attempt.
     """
 
     store: Store
@@ -83,6 +85,7 @@ class Plant:
     turns: Turns = field(default_factory=Turns)
     uuid: Callable[[], str] = lambda: str(uuid4())
     counts: Counts = field(default_factory=Counts)
+    traces: Traces = field(default_factory=NoTraces)
 
 
 class Attempt:
@@ -95,7 +98,7 @@ class Attempt:
         rest_s: seconds that are left of a pause which a stop has ended.
     """
 
-    def __init__(self, plant: Plant, lease: Lease, begun: Begun) -> None:
+    def __init__(self, plant: Plant, lease: Lease, begun: Begun, why: str) -> None:
         self._plant = plant
         self._lease = lease
         self._begun = begun
@@ -114,6 +117,7 @@ class Attempt:
         )
         self._writer = plant.publisher.open(lease.request_id, lease.attempt, lease.token, lease.holds)
         self._first_delta_at: str | None = None
+        self._trace = plant.traces.attempt(lease.request_id, lease.attempt, why, self.request, begun.submitted_at)
         self.asked = False
         self.failures = begun.failures
         self.rest_s = 0.0
@@ -139,7 +143,7 @@ class Attempt:
         plant.counts.attempts.add(cause_label(why))
         if why == "first":
             plant.counts.queue_wait.observe(begun.waited_s)
-        return cls(plant, lease, begun)
+        return cls(plant, lease, begun, why)
 
     @property
     def left_s(self) -> float:
@@ -154,6 +158,11 @@ class Attempt:
         Raises:
             StoreError: Redis could not be written to for too long.
         """
+        ended = await self._read_and_judge()
+        self._trace.has_read(ended.how.value, error_info(ended.error).code if ended.error else None)
+        return ended
+
+    async def _read_and_judge(self) -> Ended:
         ended = await self._receive()
         if ended.how is End.FAILED and not self._lease.holds():
             return Ended(End.LOST)  # who hung for so long cannot tell whether the server did
@@ -230,6 +239,7 @@ class Attempt:
         )
         if verdict.word in ("finished", "again"):  # again: the reply to our first sending was lost
             self._plant.counts.outcomes.add(outcome.status, error_label(code))
+            self._trace.finishes(outcome)
             self._plant.counts.duration.observe(self._begun.waited_s + ms / 1000, outcome.status)
         return verdict
 
@@ -246,6 +256,7 @@ class Attempt:
     def close(self) -> None:
         """Nothing more is written under this attempt."""
         self._writer.close()
+        self._trace.close()
 
     async def _receive(self) -> Ended:
         """Reads in a task of its own, so that a stop or the deadline ends it wherever it waits."""
@@ -273,6 +284,7 @@ class Attempt:
     async def _read(self, request: GenerationRequest) -> None:
         writer, reader = self._writer, self._reader
         await self._plant.turns.next()  # to ask costs some ms, and in a burst many would at once
+        self._trace.asks()
         async with self._plant.upstream.open(request) as answer:
             turn = Turn(self._plant.turns)
             while not reader.done and reader.failure is None:
@@ -296,6 +308,7 @@ class Attempt:
         if not deltas:
             return
         if not self.shown:
+            self._trace.has_first_delta()
             after_s = self._plant.clock() - self._began
             self._plant.counts.upstream_first_delta.observe(after_s)
             self._plant.counts.first_delta.observe(self._begun.waited_s + after_s)

@@ -12,7 +12,7 @@ from arq.worker import func
 from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
-from schemas.errors import StoreError, StoreRefused, StoreUnavailable
+from schemas.errors import SettingsError, StoreError, StoreRefused, StoreUnavailable
 from schemas.figures import Figure
 from schemas.keys import ENTRY_FIELD, JOB_FUNCTION, log_key
 from schemas.metrics import PROCESS_DEATHS
@@ -31,6 +31,7 @@ from worker.queue import LeasedWorker
 from worker.redis_link import REPLY_TIMEOUT_S, address, blocking_pool, store_error
 from worker.sinking import sinking
 from worker.store import Store
+from worker.tracing import NoTraces, Traces
 from worker.upstream import Upstream
 
 VERB_CONNECTIONS = 16
@@ -68,6 +69,7 @@ async def run_worker(
     """
     counts = Counts()
     upstream = upstream_of(settings, environment, counts)
+    traces = traces_of(settings, environment, upstream.base_url)
     redis, queue = redis_client(settings.log_url), redis_client(settings.queue_url)
     try:
         await check_servers(settings)
@@ -80,7 +82,7 @@ async def run_worker(
         )
         hold = Hold()
         async with publisher, sinking(settings, queue, redis, hold):
-            plant = Plant(Store(redis, queue=queue, hold=hold), publisher, upstream, counts=counts)
+            plant = Plant(Store(redis, queue=queue, hold=hold), publisher, upstream, counts=counts, traces=traces)
             worker = _worker(settings, plant, ready, handle_signals, hold)
 
             def figures() -> list[Figure]:
@@ -92,6 +94,7 @@ async def run_worker(
             finally:
                 await worker.close()
     finally:
+        await traces.close()
         await upstream.close()
         await redis.aclose(close_connection_pool=True)
         await queue.aclose(close_connection_pool=True)
@@ -180,6 +183,26 @@ def upstream_of(settings: Settings, environment: Mapping[str, str], counts: Coun
     """
     limits = TimeLimits(settings.connect_timeout_s, settings.first_byte_timeout_s, settings.idle_timeout_s)
     return Upstream.from_environment(environment, limits, settings.max_jobs, settings.upstream_transport, counts)
+
+
+def traces_of(settings: Settings, environment: Mapping[str, str], base_url: str) -> Traces:
+    """OpenTelemetry, where its environment names a place to export to; otherwise nobody.
+
+    Raises:
+        SettingsError: the extra `otel` is not installed, or a protocol is asked for that is not ours.
+    """
+    places = (f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT" for signal in ("", "TRACES_", "METRICS_"))
+    if not any(map(environment.get, places)) or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return NoTraces()
+    if environment.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf") != "http/protobuf":
+        raise SettingsError("OTEL_EXPORTER_OTLP_PROTOCOL: only http/protobuf is supported")
+    try:
+        from worker.otel import OtelTraces  # only here: it takes a fifth of a second to load
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set, and the extra `otel` is not installed: pip install 'tailrace[otel]'"
+        ) from error
+    return OtelTraces(environment, base_url, content=settings.trace_content)
 
 
 def redis_client(url: str) -> Redis:

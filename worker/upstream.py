@@ -120,6 +120,11 @@ class Upstream:
             raise _no_connection(error, self._limits) from error
 
     @property
+    def base_url(self) -> str:
+        """Of the API."""
+        return str(self._client.base_url)
+
+    @property
     def ending(self) -> int:
         """Answers that were read to their end, and whose body has not ended yet."""
         return len(self._ending)

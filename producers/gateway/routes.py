@@ -31,6 +31,7 @@ from schemas.errors import RequestRejected, StoreError
 from schemas.ids import REQUEST_ID_PATTERN
 from schemas.journal import fields
 from schemas.request import MAX_REQUEST_BYTES, GenerationRequest, parse_request
+from schemas.trace_context import parse_traceparent
 
 if TYPE_CHECKING:
     from producers.gateway.app import Gateway
@@ -88,6 +89,7 @@ class Streams:
         if wait_s > 0:
             raise Limit("too many submits of this tenant: wait", 429, wait_s)
         wanted = _owned(parse_request(await _body(request)), caller, request.headers.get("idempotency-key"))
+        wanted = _traced(wanted, request.headers.get("traceparent"))
         submitted = await (await self._gateway.client()).submit(wanted)
         _log.info("submitted %s", submitted.id, extra=fields("submitted", submitted.id, standing=submitted.standing))
         links = _links(request, submitted.id)
@@ -242,6 +244,16 @@ def _owned(request: GenerationRequest, caller: Caller, idempotency_key: str | No
         raise AccessDenied("tenant: leave it out; it is the API key's", 403)
     tenant = request.tenant if caller.is_anyone else caller.tenant
     return request.model_copy(update={"tenant": tenant, "id": _derived_id(tenant, idempotency_key)})
+
+
+def _traced(request: GenerationRequest, traceparent: str | None) -> GenerationRequest:
+    """The request in the trace of its caller, as the header says. One that cannot be read is ignored, as W3C has it."""
+    if request.traceparent is not None or traceparent is None:
+        return request
+    try:
+        return request.model_copy(update={"traceparent": str(parse_traceparent(traceparent))})
+    except ValueError:
+        return request
 
 
 def _derived_id(tenant: str | None, idempotency_key: str | None) -> str | None:
