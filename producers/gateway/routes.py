@@ -219,7 +219,7 @@ def _come_back_in(retry_ms: int) -> ASGIApp:
 
 def _callers(gateway: "Gateway", request: Request) -> list[Caller]:
     """Everybody the call speaks for. Only a GET takes tokens from its query, for `EventSource` can send no headers."""
-    tokens = request.query_params.getlist("token") if request.method == "GET" else []
+    tokens = request.query_params.getlist("token") if request.method in ("GET", "HEAD") else []
     return gateway.access.callers(request.headers.get("authorization"), tokens)
 
 

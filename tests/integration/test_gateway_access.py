@@ -105,6 +105,9 @@ async def test_a_token_reads_or_cancels_one_request_until_its_end(redis_url: str
         del served.http.headers["authorization"]
         read, cancel, path = reads.json(), cancels.json(), reads.json()["links"]
         assert (await served.http.get(path["self"], headers=bearer(read["token"]))).status_code == 200
+        for method in ("GET", "HEAD"):
+            told = await served.http.request(method, f"{path['self']}?token={read['token']}")
+            assert told.status_code == 200
         assert (await served.http.post(path["cancel"], headers=bearer(read["token"]))).status_code == 403
         assert (await served.http.post(path["cancel"], headers=bearer(cancel["token"]))).status_code == 404
         assert (await served.http.post(f"{path['cancel']}?token={cancel['token']}")).status_code == 401

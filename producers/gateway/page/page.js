@@ -38,7 +38,8 @@ function asked() {
   const request = picked ? picked.request() : { model: model.value.trim() }
   request.messages = [{ role: "user", content: prompt.value }]
   if (isOpen && tenant.value.trim()) request.tenant = tenant.value.trim()
-  return { request, title: picked ? `${picked.label[0].toUpperCase()}${picked.label.slice(1)}` : prompt.value.slice(0, 120) }
+  if (!picked) return { request, title: prompt.value.slice(0, 120).toWellFormed() }
+  return { request, title: picked.label[0].toUpperCase() + picked.label.slice(1) }
 }
 
 async function submit(event) {

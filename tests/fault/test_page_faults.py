@@ -1,5 +1,7 @@
-"""The page while workers die: a new attempt is shown, and what the dead one had said is gone."""
+"""The page while workers and gateways die: what is void is gone, and nothing else is missing or doubled."""
 
+import signal
+import socket
 from pathlib import Path
 
 from playwright.async_api import expect
@@ -7,9 +9,10 @@ from playwright.async_api import expect
 from demo.simulator import Simulator
 from producers.client import Client
 from tests.browser import chromium, ends, field, has_come_to, needs_chromium, request_id, tab, text_of, watch
+from tests.fault.places import Place
 from tests.fault.workers import WAIT_S, worker_process
 from tests.gateway_rig import gateway
-from tests.rig import KEY, request_for
+from tests.rig import KEY, request_for, rig
 
 pytestmark = needs_chromium
 LONG = {"steps": [{"kind": "text", "text": "one two three four five. " * 12}], "pace": {"chunks_per_s": 25}}
@@ -37,3 +40,31 @@ async def test_a_killed_workers_text_is_void_and_gone(redis_url: str, tmp_path: 
                 outcome = await client.result(await request_id(card), wait_s=WAIT_S)
                 assert outcome is not None
                 assert (outcome.attempt, await text_of(card, "text")) == (2, outcome.content)
+
+
+async def test_a_gateway_that_is_killed_and_one_that_stops_are_waited_for(redis_url: str, tmp_path: Path) -> None:
+    # given a page that follows a request, if its gateway goes and comes back, expect the browser to go on by itself
+    scenario = {"steps": [{"kind": "text", "chunks": 300}], "pace": {"chunks_per_s": 60}}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    listens = Place(
+        ["gateway", "--open", "--port", str(port)],
+        {"TAILRACE_REDIS_URL": redis_url},
+        "tailrace gateway listens on ",
+        tmp_path / "gateway.log",
+    )
+    async with rig(redis_url) as tailrace, listens, chromium() as browser:
+        async with tab(browser, f"http://127.0.0.1:{port}/", complains=True) as page:
+            request = await tailrace.submit(scenario)
+            card = await watch(page, {"id": request})
+            await has_come_to(card, 20)
+            assert await listens.ends(signal.SIGKILL) == -signal.SIGKILL
+            await expect(field(card, "connection")).to_contain_text("away")
+            await listens.start()
+            await has_come_to(card, 100)
+            assert await listens.ends(signal.SIGTERM) == 0
+            await listens.start()
+            outcome = await tailrace.outcome(request)
+            await ends(card)
+            assert await text_of(card, "text") == outcome.content
+            await expect(field(card, "attempt")).to_have_text("1")
