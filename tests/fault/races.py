@@ -64,6 +64,7 @@ class Life:
             "retry": keys.retry_key(ID),
             "result": keys.result_key(ID),
             "abort": keys.ABORT,
+            "outbox": keys.OUTBOX,
         }
         names, values = script.call(**{name: places[name] for name in script.keys}, **given)
         reply: list[bytes] = self.redis.eval(script.text, len(names), *names, *values)
