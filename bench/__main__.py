@@ -42,6 +42,9 @@ BENCHES = {
     "interface": Bench(
         "bench.interface", "cost of a chunk by length of the answer, beside decoding alone and a naive way"
     ),
+    "publish": Bench(
+        "bench.publish", "cost of a delta on its way into the log, beside one XADD each and beside RESP by hand"
+    ),
     "startup": Bench("bench.startup", "from the start of a process to its help and to a worker that takes jobs"),
     "decode": Bench("bench.decode", "reading the model's stream, beside the SDK's objects and the floor"),
     "worker": Bench(

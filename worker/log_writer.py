@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from schemas.errors import AttemptLost, LogFull, TailraceError
-from schemas.ids import EntryId
 from schemas.keys import log_key, rec_key
 from schemas.push import channel, shard
 from worker.commit_line import xadd, xadd_prefix
@@ -59,9 +58,9 @@ class LogWriter:
         limits: tuple[int, int],
     ) -> None:
         self.request_id = request_id
-        self.log = log_key(request_id)
+        self.log = log_key(request_id).encode()
         self.rec = rec_key(request_id)
-        self.channel = channel(shard(request_id))
+        self.channel = channel(shard(request_id)).encode()
         self.attempt = attempt
         self.token = token
         self.seq = 0
@@ -82,15 +81,17 @@ class LogWriter:
             LogFull: the attempt has reached its maximum of entries or bytes; what was appended still goes out.
             AttemptLost, StoreError: the writer has failed before.
         """
-        self._check()
+        if self.failed is not None:
+            self._check()
         seq = self.seq + 1
-        self._bytes_left -= len(entry)
+        size = len(entry)
+        self._bytes_left -= size
         if seq > self._max_entries or self._bytes_left < 0:
             self._bytes_left = -1
             raise LogFull(f"the answer has more entries or bytes than a log takes ({self.seq:,} entries were written)")
         self.seq = seq
         self._unsent.append(entry)
-        self._outlet.gather(self, len(entry) + OVERHEAD_BYTES)
+        self._outlet.gather(self, size + OVERHEAD_BYTES)
 
     async def room(self) -> None:
         """Waits while the buffer of the process or of this request is full: the back-pressure of the upstream read."""
@@ -119,19 +120,22 @@ class LogWriter:
 
     def take(self, entries: int, size: int) -> "WriterBatch":
         """The next batch: at most so many entries, and bytes up to `size` or one entry."""
+        unsent, left = self._unsent, size
+        first = self.seq - len(unsent) + 1
         taken: list[bytes] = []
-        while self._unsent and entries > len(taken) and size > 0:
-            entry = self._unsent.popleft()
+        commands: list[bytes] = []
+        while unsent and entries > len(taken) and left > 0:
+            entry = unsent.popleft()
+            commands.append(xadd(self._prefix, b"%d-%d" % (self.attempt, first + len(taken)), entry))
             taken.append(entry)
-            size -= len(entry) + OVERHEAD_BYTES
-        last = self.seq - len(self._unsent)
-        numbered = enumerate(taken, last + 1 - len(taken))
-        commands = [xadd(self._prefix, b"%d-%d" % (self.attempt, seq), entry) for seq, entry in numbered]
-        return WriterBatch(self, taken, commands, EntryId(self.attempt, last))
+            left -= len(entry) + OVERHEAD_BYTES
+        return WriterBatch(self, first, taken, commands, size - left)
 
-    def wrote(self, last: EntryId) -> None:
-        """All up to here stands in Redis."""
-        self._written = last.seq
+    def wrote(self, batch: "WriterBatch") -> None:
+        """It stands in Redis."""
+        self._written = batch.first + len(batch.entries) - 1
+        if self.failed is None:  # otherwise nothing counts as buffered any more
+            self.buffered_bytes -= batch.size
 
     def _check(self) -> None:
         if self.failed is not None:
@@ -155,14 +159,12 @@ class LogWriter:
 class WriterBatch:
     """What one commit writes into one log. It stays as it is when it is sent again: Redis then knows it by its ids."""
 
-    __slots__ = ("channel", "commands", "entries", "last", "log", "request_id", "size", "writer")
+    __slots__ = ("attempt", "commands", "entries", "first", "log", "size")
 
-    def __init__(self, writer: LogWriter, entries: list[bytes], commands: list[bytes], last: EntryId) -> None:
-        self.writer = writer
-        self.request_id = writer.request_id
-        self.log = writer.log
-        self.channel = writer.channel
+    def __init__(self, log: LogWriter, first: int, entries: list[bytes], commands: list[bytes], size: int) -> None:
+        self.log = log
+        self.attempt = log.attempt
+        self.first = first
         self.entries: Sequence[bytes] = entries
         self.commands: Sequence[bytes] = commands
-        self.last = last
-        self.size = sum(map(len, entries)) + len(entries) * OVERHEAD_BYTES
+        self.size = size

@@ -19,6 +19,7 @@ from schemas.figures import Figure
 from worker.commit_line import Batch, Fence
 from worker.counts import Counts
 from worker.log_writer import LogWriter, WriterBatch
+from worker.pace import Pace
 from worker.redis_link import PATIENCE_S
 from worker.retry import Backoff
 
@@ -39,7 +40,7 @@ class Line(Protocol):
         """Writes all batches in one round trip, each all or nothing."""
         ...
 
-    async def push(self) -> None:
+    def push(self) -> None:
         """Tells those who follow live what the last commit has written."""
         ...
 
@@ -90,6 +91,9 @@ class Publisher:
         self._progress = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._waits_since: float | None = None
+        self._pace = Pace()
+        self._left_over = False  # more waited than the last commit could take
+        self._awaited = 0
         self.buffered_bytes = 0
         self.commits = 0
 
@@ -155,7 +159,11 @@ class Publisher:
 
     async def progress(self) -> None:
         """Waits for the end of the next commit, or for the failure of a writer."""
-        await self._progress.wait()
+        self._awaited += 1
+        try:
+            await self._progress.wait()
+        finally:
+            self._awaited -= 1
 
     def gather(self, writer: LogWriter, size: int) -> None:
         """A writer has taken an entry of `size` bytes."""
@@ -183,9 +191,14 @@ class Publisher:
                 await self._work.wait()
                 self._work.clear()
                 while batches := self._next_commit():
+                    began = monotonic()
                     await self._commit(batches)
                     self._tell()
-                await self._push()
+                    pause_s = self._pace.pause_s(began, monotonic(), sum(len(batch.entries) for batch in batches))
+                    if pause_s and not self._left_over and not self._awaited:
+                        self._line.push()
+                        await asyncio.sleep(pause_s)
+                self._line.push()
         finally:
             for writer in tuple(self._open):
                 self.drop(writer, StoreUnavailable("the publisher has ended"))
@@ -207,16 +220,21 @@ class Publisher:
             writer.listed = writer.has_unsent
             if writer.listed:
                 self._waiting.append(writer)
+        self._left_over = bool(self._waiting)
         return batches
 
     async def _commit(self, batches: list[WriterBatch]) -> None:
         """Writes the batches, sending again what is left as long as that may help."""
         end = monotonic() + self._patience_s
         tries = 0
-        while batches := [batch for batch in batches if self._may_write(batch.writer)]:
+        while batches := [batch for batch in batches if self._may_write(batch.log)]:
             results = await self._send(batches)
-            self._say(results)
             self.commits += 1
+            if self._waits_since is None and not any(results):
+                for batch in batches:
+                    self._wrote(batch)
+                return
+            self._say(results)
             tries += 1
             pause_s = RETRY.pause_s(tries)
             over = monotonic() + pause_s > end
@@ -227,33 +245,17 @@ class Publisher:
     async def _send(self, batches: list[WriterBatch]) -> list[TailraceError | None]:
         """One try at a commit: for each batch None when it stands in its log, or why not."""
         try:
-            await self._ask_for([batch.writer for batch in batches if batch.writer in self._doubtful])
-            left = [batch for batch in batches if batch.writer.failed is None]
-            answers = dict(zip(left, await self._round_trip(left) if left else (), strict=True))
+            left = batches if not self._doubtful else await self._not_lost(batches)
+            results = await self._line.commit(left) if left else []
         except StoreUnavailable as error:
-            self._counts.commit_failures.value += 1
-            self._lost_touch()
+            self._away = True
+            self._doubtful.update(self._open)
             return [error] * len(batches)
         self._away = False
-        return [answers[batch] if batch in answers else batch.writer.failed for batch in batches]
-
-    async def _round_trip(self, batches: list[WriterBatch]) -> list[TailraceError | None]:
-        began = monotonic()
-        answers = await self._line.commit(batches)
-        self._counts.commit_duration.observe(monotonic() - began)
-        self._counts.commit_entries.observe(sum(len(batch.entries) for batch in batches))
-        self._counts.commit_bytes.observe(sum(batch.size for batch in batches))
-        return answers
-
-    async def _push(self) -> None:
-        try:
-            await self._line.push()
-        except StoreUnavailable:  # readers look into the log by themselves
-            self._lost_touch()
-
-    def _lost_touch(self) -> None:
-        self._away = True
-        self._doubtful.update(self._open)
+        if left is batches:
+            return results
+        answers = dict(zip(left, results, strict=True))
+        return [answers[batch] if batch in answers else batch.log.failed for batch in batches]
 
     def _say(self, results: list[TailraceError | None]) -> None:
         """One line when Redis takes no entries, and one when it does again."""
@@ -265,16 +267,18 @@ class Publisher:
             _logger.warning("entries are written again, after %.1f s", monotonic() - self._waits_since)
             self._waits_since = None
 
-    async def _ask_for(self, doubtful: list[LogWriter]) -> None:
-        """Ends the attempts of which the server, back after a failover, has lost the beginning.
+    async def _not_lost(self, batches: list[WriterBatch]) -> list[WriterBatch]:
+        """Ends the attempts of which the server, back after a failover, has lost the beginning: those left.
 
         It may give their number to another attempt, and would take our entries for that one's.
         """
+        doubtful = [batch.log for batch in batches if batch.log in self._doubtful]
         if doubtful:
             for writer, known in zip(doubtful, await self._line.standing(doubtful), strict=True):
                 self._doubtful.discard(writer)
                 if not known:
                     self.drop(writer, AttemptLost("Redis does not know this attempt any more"))
+        return [batch for batch in batches if batch.log.failed is None]
 
     def _may_write(self, writer: LogWriter) -> bool:
         if writer.failed is None and not writer.holds():
@@ -283,17 +287,18 @@ class Publisher:
 
     def _settle(self, batch: WriterBatch, why: TailraceError | None, over: bool) -> bool:
         """Whether a batch is done with: written, or failed for good. `over`: there is no time to send it again."""
-        writer = batch.writer
         if why is None:
-            writer.wrote(batch.last)
-            if writer.failed is None:
-                writer.buffered_bytes -= batch.size
-                self.buffered_bytes -= batch.size
+            self._wrote(batch)
         elif isinstance(why, StoreUnavailable | StoreFull) and not over:
             return False
         else:
-            self.drop(writer, why)
+            self.drop(batch.log, why)
         return True
+
+    def _wrote(self, batch: WriterBatch) -> None:
+        batch.log.wrote(batch)
+        if batch.log.failed is None:
+            self.buffered_bytes -= batch.size
 
     def _tell(self) -> None:
         told, self._progress = self._progress, asyncio.Event()

@@ -48,14 +48,18 @@ async def hearing(redis: Redis) -> AsyncGenerator[Heard]:
     heard = Heard()
     async with redis.pubsub() as pubsub:
         await pubsub.subscribe(*(channel(number) for number in range(keys.PUSH_SHARDS)))
+        confirmed = 0
 
         async def listen() -> None:
+            nonlocal confirmed
             async for said in pubsub.listen():
+                confirmed += said["type"] == "subscribe"
                 if said["type"] == "message":
                     heard.messages.append((said["channel"].decode(), said["data"]))
 
         listening = asyncio.create_task(listen())
         try:
+            await until(lambda: confirmed == keys.PUSH_SHARDS)
             yield heard
         finally:
             listening.cancel()
@@ -122,7 +126,7 @@ async def test_what_has_no_room_is_not_pushed() -> None:
 
 
 async def test_a_push_that_is_lost_with_its_connection_costs_the_writer_nothing(redis: Redis, redis_url: str) -> None:
-    async with Proxy(redis_url) as proxy, publishing(proxy.url) as publisher:
+    async with hearing(redis), Proxy(redis_url) as proxy, publishing(proxy.url) as publisher:
         writer = await begun(redis, publisher, "a")
         proxy.lose_reply(b"PUBLISH")
         for number in range(50):
@@ -134,13 +138,73 @@ async def test_a_push_that_is_lost_with_its_connection_costs_the_writer_nothing(
 
 async def test_a_worker_that_may_not_push_still_writes(redis: Redis, redis_url: str) -> None:
     await redis.execute_command("ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "-publish", "resetchannels")
-    async with publishing(redis_url.replace("redis://", "redis://mute:pw@")) as publisher:
+    async with hearing(redis), publishing(redis_url.replace("redis://", "redis://mute:pw@")) as publisher:
         writer = await begun(redis, publisher, "a")
         for number in range(3):
             writer.append(b"%d" % number)
             await writer.flush()
     assert len(await log(redis, "a", "1-1")) == 3
     await redis.execute_command("ACL", "DELUSER", "mute")
+
+
+async def test_a_worker_that_may_not_ask_who_listens_pushes_all(redis: Redis, redis_url: str) -> None:
+    await redis.execute_command("ACL", "SETUSER", "deaf", "on", ">pw", "~*", "&*", "+@all", "-pubsub")
+    async with hearing(redis) as heard, publishing(redis_url.replace("redis://", "redis://deaf:pw@")) as publisher:
+        writer = await begun(redis, publisher, "a")
+        writer.append(b"said")
+        await writer.flush()
+        await until(lambda: heard.entries("a") == [("1-1", b"said")])
+    await redis.execute_command("ACL", "DELUSER", "deaf")
+
+
+async def test_where_nobody_listens_nothing_is_pushed(redis: Redis, redis_url: str) -> None:
+    # given a listener on one channel, if logs of two channels are written, expect pushes on that one alone
+    here = "a"
+    there = next(name for name in "bcdefgh" if shard(name) != shard(here))
+    await redis.config_resetstat()
+    async with redis.pubsub() as pubsub, publishing(redis_url) as publisher:
+        await pubsub.subscribe(channel(shard(here)))
+        writers = [await begun(redis, publisher, name) for name in (here, there)]
+        for turn in range(5):
+            for writer in writers:
+                writer.append(b"%d" % turn)
+            await asyncio.gather(*(writer.flush() for writer in writers))
+        await until(lambda: _calls(redis, "publish", 5))
+        for turn in range(5):
+            writers[1].append(b"%d" % turn)
+            await writers[1].flush()
+        assert await _calls(redis, "publish", 5)
+
+
+async def _calls(redis: Redis, command: str, count: int) -> bool:
+    """Whether the server has had so many of a command."""
+    return (await redis.info("commandstats")).get(f"cmdstat_{command}", {"calls": 0})["calls"] == count
+
+
+async def test_who_comes_in_the_middle_lacks_nothing(redis: Redis, redis_url: str) -> None:
+    # given a log that grows, if one begins to listen at any moment, and then reads the log, expect both together whole
+    async with publishing(redis_url) as publisher:
+        writer = await begun(redis, publisher, "a")
+
+        async def write() -> None:
+            while True:
+                writer.append(b"%d" % writer.seq)
+                await asyncio.sleep(0)
+
+        writing = asyncio.create_task(write())
+        for _ in range(20):
+            async with hearing(redis) as heard:
+                read = await log(redis, "a", "1-1")
+                reached = writer.seq + 20
+                await until(lambda heard=heard, reached=reached: _last(heard) >= reached)
+                pushed = heard.entries("a")
+            known = {entry_id for entry_id, _ in (*read, *pushed)}
+            assert known == {f"1-{seq}" for seq in range(1, int(pushed[-1][0][2:]) + 1)}
+        writing.cancel()
+
+
+def _last(heard: Heard) -> int:
+    return int(heard.entries("a")[-1][0][2:]) if heard.messages else 0
 
 
 async def test_scripts_push_what_they_write(redis: Redis, redis_url: str) -> None:

@@ -1,0 +1,162 @@
+"""The ways to write that `bench publish` measures: ours, one XADD at a time, and the least there can be.
+
+Each takes entries for logs and answers when Redis has them. Ours is the worker's own publisher.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol, cast
+from urllib.parse import urlsplit
+
+import hiredis
+from redis.asyncio import Redis
+
+from bench.tails_writer import TOKEN
+from schemas.keys import ENTRY_FIELD, log_key
+from worker.commit_line import CommitLine, xadd, xadd_prefix
+from worker.publisher import Publisher
+
+_ENDLESS = 1 << 40
+
+
+def request_id(number: int) -> str:
+    """The requests of the benchmark, as `bench.tails_writer.prepare` makes them."""
+    return f"bench-{number}"
+
+
+class Way(Protocol):
+    """One way to write."""
+
+    def append(self, stream: int, entry: bytes) -> None:
+        """One entry more for a log. Returns at once."""
+        ...
+
+    def go(self) -> None:
+        """Nothing more comes for the moment: what waits may leave. Returns at once."""
+        ...
+
+    async def written(self) -> None:
+        """Waits until Redis has all."""
+        ...
+
+
+class Ours:
+    """The publisher."""
+
+    def __init__(self, publisher: Publisher, streams: int) -> None:
+        self._writers = [publisher.open(request_id(number), 1, TOKEN, lambda: True) for number in range(streams)]
+
+    def append(self, stream: int, entry: bytes) -> None:
+        """As a worker does."""
+        self._writers[stream].append(entry)
+
+    def go(self) -> None:
+        """It leaves by itself."""
+
+    async def written(self) -> None:
+        """As before `finish`."""
+        for writer in self._writers:
+            if writer.unwritten:
+                await writer.flush()
+
+
+class OneByOne:
+    """What one writes first: an awaited XADD for each entry, by redis-py."""
+
+    def __init__(self, redis: Redis, streams: int) -> None:
+        self._redis = redis
+        self._logs = [log_key(request_id(number)) for number in range(streams)]
+        self._waiting: list[tuple[str, bytes]] = []
+
+    def append(self, stream: int, entry: bytes) -> None:
+        """Kept until it is its turn."""
+        self._waiting.append((self._logs[stream], entry))
+
+    def go(self) -> None:
+        """Not before somebody waits."""
+
+    async def written(self) -> None:
+        """One after the other."""
+        for log, entry in self._waiting:
+            await self._redis.xadd(log, {ENTRY_FIELD: entry}, nomkstream=True)
+        self._waiting.clear()
+
+
+class ByHand(asyncio.Protocol):
+    """The floor: commands rendered by hand, one write for all that waits, replies only counted. No fence, no push."""
+
+    def __init__(self, streams: int) -> None:
+        self._prefixes = [xadd_prefix(log_key(request_id(number)).encode()) for number in range(streams)]
+        self._seqs = [0] * streams
+        self._waiting: list[bytes] = []
+        self._transport: asyncio.WriteTransport | None = None
+        self._reader = hiredis.Reader()
+        self._open = 0
+        self._all: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        self._transport = cast(asyncio.WriteTransport, transport)  # of a stream it is one
+
+    def data_received(self, data: bytes) -> None:
+        """Replies."""
+        self._reader.feed(data)
+        while self._reader.gets() is not False:
+            self._open -= 1
+        if not self._open and self._all is not None:
+            self._all.set_result(None)
+            self._all = None
+
+    def append(self, stream: int, entry: bytes) -> None:
+        """Rendered at once."""
+        self._seqs[stream] += 1
+        self._waiting.append(xadd(self._prefixes[stream], b"1-%d" % self._seqs[stream], entry))
+
+    def go(self) -> None:
+        """All in one write, unless one is under way."""
+        if self._waiting and not self._open and self._transport is not None:
+            self._open = len(self._waiting)
+            self._transport.write(b"".join(self._waiting))
+            self._waiting.clear()
+
+    async def written(self) -> None:
+        """What is under way, and then the rest."""
+        while self._waiting or self._open:
+            self.go()
+            self._all = asyncio.get_running_loop().create_future()
+            await self._all
+
+
+@asynccontextmanager
+async def ours(url: str, streams: int) -> AsyncGenerator[Way]:
+    """The publisher on a connection of its own."""
+    line = CommitLine(url)
+    async with Publisher(line, buffer_bytes=1 << 30, max_entries=_ENDLESS, max_bytes=_ENDLESS) as publisher:
+        yield Ours(publisher, streams)
+
+
+@asynccontextmanager
+async def one_by_one(url: str, streams: int) -> AsyncGenerator[Way]:
+    """redis-py."""
+    async with Redis.from_url(url) as redis:
+        yield OneByOne(redis, streams)
+
+
+@asynccontextmanager
+async def by_hand(url: str, streams: int) -> AsyncGenerator[Way]:
+    """The floor."""
+    parts = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    transport, way = await loop.create_connection(lambda: ByHand(streams), parts.hostname or "", parts.port or 0)
+    try:
+        yield way
+    finally:
+        transport.close()
+
+
+def entries(count: int) -> Sequence[bytes]:
+    """Deltas as they stand in a log, about a token each."""
+    return [
+        b'{"message_type":"assistant_message","i":2,"ms":%d,"content":" word%d"}' % (n * 20, n) for n in range(count)
+    ]
