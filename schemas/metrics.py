@@ -168,6 +168,18 @@ DEFERRED = Metric("tailrace_queue_deferred_requests", "gauge", "worker", "Jobs t
 BEGUN = Metric("tailrace_queue_begun_requests", "gauge", "worker", "Requests that run or pause, in the whole fleet.")
 DEAD_LETTERS = Metric("tailrace_dead_letters", "gauge", "worker", "Requests in the dead-letter list.")
 WORKERS = Metric("tailrace_workers", "gauge", "worker", "Worker processes of the fleet that have reported lately.")
+OUTBOX = Metric(
+    "tailrace_outbox_requests",
+    "gauge",
+    "worker",
+    "Requests that have ended and are not in the database yet.",
+)
+OUTBOX_AGE = Metric(
+    "tailrace_outbox_oldest_age_seconds", "gauge", "worker", "How long the one of them that waits longest has."
+)
+OUTBOX_REFUSED = Metric(
+    "tailrace_outbox_refused_requests", "gauge", "worker", "Outcomes that the database could not take."
+)
 REDIS_MEMORY = Metric("tailrace_redis_memory_used_bytes", "gauge", "worker", "Memory that Redis uses.")
 REDIS_MEMORY_MAX = Metric(
     "tailrace_redis_memory_max_bytes", "gauge", "worker", "Memory that Redis may use (`maxmemory`); 0 without a limit."

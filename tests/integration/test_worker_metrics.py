@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from demo.simulator import Simulator
 from demo.valkey import EmbeddedValkey
 from producers.client import Client
+from schemas import keys
 from schemas.deltas import AssistantDelta, ReasoningDelta, ToolCallDelta
 from schemas.errors import SettingsError
 from schemas.metrics import METRICS
@@ -136,6 +137,23 @@ async def test_what_waits_is_seen(redis_url: str, unused_tcp_port: int) -> None:
         assert value(found, "tailrace_running_requests") == 1
         assert value(found, "tailrace_workers") == 1
         assert value(found, "tailrace_redis_memory_used_bytes") > 0
+
+
+async def test_what_waits_for_the_database_is_seen(redis_url: str, unused_tcp_port: int, redis: Redis) -> None:
+    """given: an outbox and no sink / if: a request ends / expect: it waits there."""
+    await redis.xgroup_create(keys.OUTBOX, keys.OUTBOX_GROUP, "0", mkstream=True)
+    await redis.hset(keys.OUTBOX_REFUSED, "another", "{}")
+    async with rig(redis_url, metrics_port=unused_tcp_port) as running:
+        await running.outcome(await running.submit())
+
+        async def waits() -> bool:
+            return await redis.xlen(keys.OUTBOX) == 1
+
+        await until(waits)
+        found = await scraped(unused_tcp_port)
+    assert found["tailrace_outbox_requests"] == {(): 1}
+    assert found["tailrace_outbox_refused_requests"] == {(): 1}
+    assert 0 <= found["tailrace_outbox_oldest_age_seconds"][()] < WAIT_S
 
 
 async def test_however_many_ask_redis_is_asked_once(redis_url: str, redis: Redis) -> None:
