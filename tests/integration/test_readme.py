@@ -72,6 +72,7 @@ def test_the_request_in_full_is_accepted_and_shows_every_interface_option() -> N
     ours = set(GenerationRequest.model_fields) - {
         *(*ChatParameters.model_fields, *ResponsesParameters.model_fields, *SharedParameters.model_fields),
         "retry_of",  # set by `tailrace dead retry`, not by a caller
+        "traceparent",  # set by the client, from the span that submits
     }
     assert ours <= set(given)
     assert ours.isdisjoint(request.upstream_parameters())
