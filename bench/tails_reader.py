@@ -92,7 +92,7 @@ async def main(way: str, url: str, number: int) -> None:
             await follow_raw(fanout, request_id, count, opened)
         else:
             seen = await tails.look(store, request_id, BEGINNING)
-            await follow(tails.tail(store, request_id, BEGINNING, seen, away_limit_s=60.0), count, opened)
+            await follow(tails.tail(store, request_id, BEGINNING, seen, tails.tailed, away_limit_s=60.0), count, opened)
 
     readers = await _open(each, number)
     await asyncio.sleep(0.5)

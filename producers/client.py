@@ -37,7 +37,7 @@ from producers.tail import Tailed
 from producers.tokens import Grant, TokenSigner
 from producers.tracing import current_traceparent
 from schemas import codec
-from schemas.deltas import FORMAT_VERSION, Accepted, Cancelled
+from schemas.deltas import FORMAT_VERSION, Accepted, Cancelled, ReaderEvent
 from schemas.errors import RequestConflict, RequestRejected, SettingsError, StoreError, UnknownRequest
 from schemas.ids import BEGINNING, REQUEST_ID_PATTERN, EntryId
 from schemas.keys import OUTBOX_LIFETIME_S, lane_of
@@ -54,6 +54,7 @@ DEFAULT_AWAY_LIMIT_S = 30.0
 DEFAULT_STALLED_AFTER_S = 10.0
 
 _Item = TypeVar("_Item")
+_TailItem = TypeVar("_TailItem", bound=tails.Item)
 
 _ID_BYTES = 16
 
@@ -248,13 +249,28 @@ class Client:
 
     async def open_tail(self, request_id: str, after: str | None = None) -> AsyncGenerator[Tailed, None]:
         """As `tail`, but looks at once: a wrong id or cursor is raised here, not at the first item."""
+        return await self.open_tail_as(tails.tailed, request_id, after)
+
+    async def open_tail_as(
+        self,
+        form: Callable[[str | None, bytes, ReaderEvent | None], _TailItem],
+        request_id: str,
+        after: str | None = None,
+    ) -> AsyncGenerator[_TailItem, None]:
+        """As `open_tail`, with items of another form: for who passes entries on, and need not decode them.
+
+        Args:
+            form: as of `producers.tail.tail`.
+            request_id: the request.
+            after: the cursor of the last item seen.
+        """
         _check_known_form(request_id)
         cursor = BEGINNING if after is None else EntryId.parse(after)
         place = self._fanout.place(request_id)
         seen = await tails.look(place, request_id, cursor)
         mend = partial(self._enqueuer.mend, request_id)
         watch = StallWatch(partial(self._fanout.signs, request_id), mend, after_s=self._stalled_after_s)
-        return tails.tail(place, request_id, cursor, seen, away_limit_s=self._away_limit_s, watch=watch)
+        return tails.tail(place, request_id, cursor, seen, form, away_limit_s=self._away_limit_s, watch=watch)
 
     def collapsed(self, request_id: str, after: str | None = None) -> AsyncGenerator[Assembled, None]:
         """As `tail`, but after each item gives what the current attempt has come to so far, for those who render.

@@ -3,8 +3,6 @@
 Knows nothing of sockets, and of an entry only that it is one JSON object with `message_type` first.
 """
 
-import msgspec
-
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 
 HEADERS = {
@@ -16,25 +14,6 @@ HEADERS = {
 
 HEARTBEAT = b":\n\n"
 """A comment: it keeps the connection alive and moves no cursor, for it has no id."""
-
-_FIRST_MEMBER = b'{"message_type":"'
-
-
-class _Named(msgspec.Struct):
-    message_type: str
-
-
-_named = msgspec.json.Decoder(_Named)
-
-
-def name_of(raw: bytes) -> bytes:
-    """The event name of an entry: its `message_type`, taken from the front of its bytes.
-
-    Entries that others wrote may have it elsewhere; only those are decoded.
-    """
-    if raw.startswith(_FIRST_MEMBER):
-        return raw[len(_FIRST_MEMBER) : raw.index(b'"', len(_FIRST_MEMBER))]
-    return _named.decode(raw).message_type.encode()
 
 
 def frame(raw: bytes, *, name: bytes, event_id: str | None) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from schemas.deltas import Stalled, StalledWhy
 from schemas.errors import StoreError
+from schemas.ids import EntryId
 from schemas.scripts import Verdict
 
 LOOKS_PER_BOUND = 0.6
@@ -40,27 +41,27 @@ class StallWatch:
         self._clock = clock
         self._since: float | None = None
         self._next_s = after_s
+        self._position: EntryId | None = None
         self.look_s = after_s * LOOKS_PER_BOUND
 
-    async def judge(self, heard: bool) -> Stalled | None:
-        """What the reader is to be told, if anything.
+    async def judge(self, position: EntryId) -> Stalled | None:
+        """What the reader is to be told, if anything, when nothing has come for `look_s`.
+
+        A Redis that is away is not the request's fault: then nothing is said.
 
         Args:
-            heard: whether entries have come since the last time: then somebody works on it.
+            position: how far it has come; where it has moved since the last time, somebody works on it.
         """
-        if heard:
-            self._since, self._next_s = None, self._after_s
-            return None
-        return await self._look()
-
-    async def _look(self) -> Stalled | None:
-        """A Redis that is away is not the request's fault: then nothing is said."""
+        if position != self._position:
+            self._position = position
+            self._begin_anew()
         try:
             signs = await self._signs()
         except StoreError:
             return None
         if signs.word not in ("waiting", "lost"):
-            return await self.judge(heard=True)
+            self._begin_anew()
+            return None
         now = self._clock()
         if self._since is None:
             waited_s = signs.number("waited_ms") / 1000 if signs.word == "waiting" else 0.0
@@ -72,6 +73,9 @@ class StallWatch:
         if signs.word == "lost":
             await self._try_to_mend()
         return Stalled(for_ms=round(idle_s * 1000), why=_why(signs))
+
+    def _begin_anew(self) -> None:
+        self._since, self._next_s = None, self._after_s
 
     async def _try_to_mend(self) -> None:
         try:

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from producers.stalled import StallWatch
 from producers.store import Glimpse, RawEntry
@@ -20,6 +20,8 @@ from schemas.ids import BEGINNING, EntryId
 _BACKOFF_BASE_S = 0.05
 _BACKOFF_CAP_S = 1.0
 _LAST_SEQ = 2**64 - 1
+
+_Item = TypeVar("_Item", bound="Item")
 
 
 class Tailed(NamedTuple):
@@ -34,6 +36,20 @@ class Tailed(NamedTuple):
     cursor: str | None
     entry: LogEntry | ReaderEvent
     raw: bytes
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing comes behind it."""
+        return isinstance(self.entry, TERMINALS)
+
+
+class Item(Protocol):
+    """What a tail has to know of its items, whatever form they have."""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing comes behind it."""
+        ...
 
 
 class LogReader(Protocol):
@@ -82,15 +98,21 @@ async def _glimpse(reader: LogReader, request_id: str, cursor: EntryId) -> Glimp
     return seen
 
 
+def tailed(cursor: str | None, raw: bytes, said: ReaderEvent | None) -> Tailed:
+    """The form of an item in which its entry is decoded."""
+    return Tailed(cursor, decode_entry(raw) if said is None else said, raw)
+
+
 async def tail(
     reader: LogReader,
     request_id: str,
     after: EntryId,
     seen: Glimpse,
+    form: Callable[[str | None, bytes, ReaderEvent | None], _Item],
     *,
     away_limit_s: float,
     watch: StallWatch | None = None,
-) -> AsyncGenerator[Tailed, None]:
+) -> AsyncGenerator[_Item, None]:
     """Every entry behind `after`, in order and once, up to the terminal.
 
     Args:
@@ -98,6 +120,8 @@ async def tail(
         request_id: whose log.
         after: the cursor.
         seen: what `look` answered for it.
+        form: makes an item of a cursor and an entry's bytes; where the reader itself says something, of None, the bytes
+            of that, and what it says.
         away_limit_s: how long Redis may be away in one piece before the tail gives up.
         watch: says when nobody works on the request.
 
@@ -120,19 +144,19 @@ async def tail(
             for entry in entries or ():
                 if not follows(position, entry.id) and entry.id != furthest.next():
                     gap = Gap(after=str(position), before=str(entry.id))
-                    yield Tailed(None, gap, encode_entry(gap))
+                    yield form(None, encode_entry(gap), gap)
                 position = furthest = entry.id
                 if position.seq == 0:
                     began = entry
-                told = decode_entry(entry.raw)
-                yield Tailed(str(position), told, entry.raw)
-                if isinstance(told, TERMINALS):
+                item = form("%d-%d" % position, entry.raw, None)  # noqa: UP031 - half of what an f-string takes here
+                yield item
+                if item.is_terminal:
                     return
             if entries is not None and not entries:
                 seen = await outage.survive(partial(_glimpse, reader, request_id, position))
                 position = resumed(position, began, seen)
-            if watch is not None and (stalled := await watch.judge(bool(entries))):
-                yield Tailed(None, stalled, encode_entry(stalled))
+            if watch is not None and not entries and (stalled := await watch.judge(position)):
+                yield form(None, encode_entry(stalled), stalled)
     finally:
         reader.leave()
 

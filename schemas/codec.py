@@ -13,6 +13,15 @@ _entry = msgspec.json.Decoder(LogEntry)
 _outcome = msgspec.json.Decoder(Outcome)
 _msgpack = msgspec.msgpack.Encoder()
 
+_FIRST_MEMBER = b'{"message_type":"'
+
+
+class _Named(msgspec.Struct):
+    message_type: str
+
+
+_named = msgspec.json.Decoder(_Named)
+
 READABLE_VERSIONS = frozenset({FORMAT_VERSION})
 """Readers accept the version before as well, once there is one."""
 
@@ -43,6 +52,24 @@ def decode_entry(raw: bytes) -> LogEntry:
     if isinstance(entry, Accepted | AttemptStarted):
         _check_version(entry.v)
     return entry
+
+
+def message_type(raw: bytes) -> bytes:
+    """The `message_type` of an entry, taken from the front of its bytes.
+
+    Entries that others wrote may have it elsewhere; only those are decoded.
+
+    Raises:
+        TailError: when there is none.
+    """
+    if raw.startswith(_FIRST_MEMBER):
+        end = raw.find(b'"', len(_FIRST_MEMBER))
+        if end > 0:
+            return raw[len(_FIRST_MEMBER) : end]
+    try:
+        return _named.decode(raw).message_type.encode()
+    except msgspec.MsgspecError as error:
+        raise TailError(f"an entry cannot be read: {error}") from error
 
 
 def encode_outcome(outcome: Outcome) -> bytes:

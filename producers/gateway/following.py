@@ -14,8 +14,7 @@ from producers.client import Client
 from producers.gateway.cursors import Places
 from producers.letta import LettaItem
 from producers.snapshot import Snapshot, forgotten_terminal, snapshot_of
-from producers.tail import Tailed
-from schemas.codec import encode_entry
+from schemas.codec import decode_entry, encode_entry, message_type
 from schemas.deltas import TERMINALS, Gap
 from schemas.errors import CursorInvalid, UnknownRequest
 from schemas.ids import ACCEPTED, EntryId
@@ -23,6 +22,9 @@ from schemas.letta import LettaView
 from schemas.outcome import Outcome, terminal_of
 
 Form = Literal["raw", "letta"]
+
+_TERMINALS = frozenset(str(kind.__struct_config__.tag).encode() for kind in TERMINALS)
+_VERSIONED = frozenset({b"accepted", b"attempt_started"})
 
 BEGINNING_ASKED = "-1"
 """What `after` may say for the beginning, beside being left out."""
@@ -101,7 +103,7 @@ def _forgotten(outcome: Outcome, after: str | None) -> Pieces | None:
         return None
     taken = snapshot_of(outcome)
     terminal = encode_entry(terminal_of(outcome, 0))
-    pieces = [_snapshot(taken, "raw"), Piece(terminal_id, sse.name_of(terminal), terminal, is_terminal=True)]
+    pieces = [_snapshot(taken, "raw"), Piece(terminal_id, message_type(terminal), terminal, is_terminal=True)]
     if after == taken.cursor:
         del pieces[0]
     elif after is not None:
@@ -132,13 +134,15 @@ async def frames_among(request_id: str, pieces: Pieces, places: Places) -> Async
 async def _opened(client: Client, request_id: str, after: str | None, form: Form) -> Pieces:
     if form == "letta":
         return _letta(await client.open_letta(request_id, after))
-    return _raw(await client.open_tail(request_id, after))
+    return await client.open_tail_as(_piece, request_id, after)
 
 
-async def _raw(items: AsyncGenerator[Tailed, None]) -> Pieces:
-    async with aclosing(items):
-        async for cursor, entry, raw in items:
-            yield Piece(cursor, sse.name_of(raw), raw, isinstance(entry, TERMINALS))
+def _piece(cursor: str | None, raw: bytes, _said: object) -> Piece:
+    """An entry as it stands in the log. One that begins something is read for its format's version."""
+    name = message_type(raw)
+    if name in _VERSIONED:
+        decode_entry(raw)
+    return Piece(cursor, name, raw, name in _TERMINALS)
 
 
 async def _letta(items: AsyncGenerator[LettaItem, None]) -> Pieces:

@@ -102,7 +102,7 @@ async def test_tails_of_one_request_share_what_is_kept(redis_url: str, producer:
     async def follow() -> list[str | None]:
         place = fanout.place(ID)
         seen = await tails.look(place, ID, BEGINNING)
-        return [item.cursor async for item in tails.tail(place, ID, BEGINNING, seen, away_limit_s=5)]
+        return [item.cursor async for item in tails.tail(place, ID, BEGINNING, seen, tails.tailed, away_limit_s=5)]
 
     readers = [asyncio.create_task(follow()) for _ in range(50)]
     await hears(redis, ID)

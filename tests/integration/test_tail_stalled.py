@@ -16,6 +16,7 @@ from producers.tail import Tailed
 from schemas import keys
 from schemas.deltas import Stalled, StalledWhy
 from schemas.errors import StoreUnavailable
+from schemas.ids import BEGINNING
 from schemas.scripts import Verdict
 from tests.rig import KEY, request_for, worker_task
 from tests.scribe import Scribe
@@ -173,6 +174,7 @@ class Signs:
     def __init__(self) -> None:
         self.now = 0.0
         self.asked = self.mended = 0
+        self.position = BEGINNING
         self.answer: Verdict | None = Verdict("waiting", {"alive": b"0", "waited_ms": b"0"})
         self.watch = StallWatch(self._ask, self._mend, after_s=10.0, clock=lambda: self.now)
 
@@ -191,7 +193,7 @@ class Signs:
         times: list[int] = []
         while self.now < until_s:
             self.now += self.watch.look_s
-            if stalled := await self.watch.judge(heard=False):
+            if stalled := await self.watch.judge(self.position):
                 times.append(round(stalled.for_ms / 1000))
         return times
 
@@ -232,7 +234,7 @@ async def test_a_sign_of_life_begins_anew(word: str) -> None:
 async def test_an_entry_begins_anew() -> None:
     signs = Signs()
     assert await signs.told(30) == [12, 24]
-    assert await signs.watch.judge(heard=True) is None
+    signs.position = signs.position.next()
     assert await signs.told(54) == [12]
 
 

@@ -5,26 +5,33 @@ import json
 import pytest
 
 from producers import sse
-from schemas.codec import encode_entry
+from schemas.codec import encode_entry, message_type
 from schemas.deltas import AssistantDelta, Gap
+from schemas.errors import TailError
 
 ENTRY = encode_entry(AssistantDelta(i=0, ms=4, content='a\nb "quoted" \u2028 <script> €'))
 
 
 def test_the_bytes_of_an_entry_stand_in_its_frame_as_they_are() -> None:
-    assert sse.frame(ENTRY, name=sse.name_of(ENTRY), event_id="1-7") == (
+    assert sse.frame(ENTRY, name=message_type(ENTRY), event_id="1-7") == (
         b"id: 1-7\nevent: assistant_message\ndata: " + ENTRY + b"\n\n"
     )
 
 
 def test_what_the_reader_itself_says_has_no_id() -> None:
     gap = encode_entry(Gap(after="1-2", before="1-9"))
-    assert b"id:" not in sse.frame(gap, name=sse.name_of(gap), event_id=None)
+    assert b"id:" not in sse.frame(gap, name=message_type(gap), event_id=None)
 
 
 @pytest.mark.parametrize("raw", [b'{"i": 1, "message_type": "gap"}', b'{ "message_type" : "gap"}'])
 def test_a_name_is_found_wherever_others_put_it(raw: bytes) -> None:
-    assert sse.name_of(raw) == b"gap"
+    assert message_type(raw) == b"gap"
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b'{"message_type":"gap', b'{"message_type": 1}', b"[]"])
+def test_what_is_no_entry_has_no_name(raw: bytes) -> None:
+    with pytest.raises(TailError):
+        message_type(raw)
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r", "\r\n"])
