@@ -13,10 +13,10 @@ import pytest
 from tests.certificates import Certificates, made_in
 from tests.http_server import Caller, saying, serving
 from tests.until import until
-from worker.transport import Transport, dial
+from worker.transport import BODY, Body, Transport, dial
 from worker.transport.connection import MAX_WAITING_BYTES
 
-BODY = b"data: an event\n\n" * 1000
+EVENTS = b"data: an event\n\n" * 1000
 MANY = 64 * 1024 * 1024
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -52,17 +52,17 @@ async def each(caller: Caller) -> None:
 @pytest.mark.parametrize(
     "parts",
     [
-        [b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(BODY), BODY],
-        [CHUNKED, b"%x\r\n" % len(BODY), BODY, b"\r\n0\r\n\r\n"],
-        [b"HTTP/1.1 200 OK\r\n\r\n", BODY],
-        [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", BODY],
-        [b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n", gzip.compress(BODY)],
+        [b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(EVENTS), EVENTS],
+        [CHUNKED, b"%x\r\n" % len(EVENTS), EVENTS, b"\r\n0\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\n\r\n", EVENTS],
+        [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", EVENTS],
+        [b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n", gzip.compress(EVENTS)],
     ],
 )
 async def test_a_body_however_it_is_framed(client: httpx2.AsyncClient, parts: list[bytes]) -> None:
     async with serving(saying(*parts)) as server:
         response = await client.post(server.url, json={"a": "b"})
-    assert (response.status_code, response.reason_phrase, response.content) == (200, "OK", BODY)
+    assert (response.status_code, response.reason_phrase, response.content) == (200, "OK", EVENTS)
 
 
 async def test_a_head_and_an_answer_without_a_body(client: httpx2.AsyncClient) -> None:
@@ -169,6 +169,29 @@ async def test_each_wait_has_its_limit(client: httpx2.AsyncClient) -> None:
             await response.aread()
 
 
+async def test_a_wait_is_as_short_as_it_is_asked_for(ours: httpx2.AsyncClient) -> None:
+    # given a wait with a long limit that ended before it, expect the next one's short limit to be kept
+    goes_on = asyncio.Event()
+
+    async def answer(caller: Caller) -> None:
+        await caller.request()
+        await caller.send(CHUNKED)
+        await goes_on.wait()
+        await caller.send(b"4\r\nmore\r\n")
+        await caller.leaves()
+
+    loop = asyncio.get_running_loop()
+    async with serving(answer) as server, ours.stream("GET", server.url) as response:
+        body: Body = response.extensions[BODY]
+        patient = asyncio.create_task(body.read(loop.time() + 60))
+        await asyncio.sleep(0)
+        goes_on.set()
+        assert await patient == b"more"
+        short = asyncio.create_task(body.read(loop.time() + 0.05))
+        await until(short.done)
+        assert isinstance(short.exception(), TimeoutError)
+
+
 async def test_a_refusal_before_all_was_sent_is_heard(ours: httpx2.AsyncClient) -> None:
     async def refuse(caller: Caller) -> None:
         await caller.request()
@@ -182,6 +205,8 @@ async def test_a_refusal_before_all_was_sent_is_heard(ours: httpx2.AsyncClient) 
 
     async with serving(refuse) as server:
         assert (await ours.post(server.url, content=parts())).status_code == 413
+        assert (await ours.post(server.url)).status_code == 413
+        assert len(server.callers) == 2, "what comes after half a request would be taken for its rest"
         await until(lambda: server.callers[0].gone)
 
 
