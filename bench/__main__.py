@@ -105,7 +105,8 @@ def _bounded(bound_s: float) -> Generator[None]:
 
 def _tell_machine(report: Report) -> None:
     """What else runs here, since a figure is worth as much as the machine was free."""
-    note = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+    linux = platform.release().partition("-")[0]  # what follows is the builder's
+    note = f"{os.cpu_count()} cores, Linux {linux}, Python {platform.python_version()}"
     report.figure("the machine", "load before it began, 1 minute", os.getloadavg()[0], "processes", note=note)
 
 

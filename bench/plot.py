@@ -16,7 +16,7 @@ from pygal.style import Style  # pyright: ignore[reportMissingTypeStubs]
 
 from bench.charts import CHARTS, Chart, Drawn, drawn
 from bench.figures import Figure
-from bench.tables import filled, number, table
+from bench.tables import filled, folded, number, table
 
 # pygal leaves a finder for plugins behind, of a form that Python warns of at each later import: we have no plugins.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
@@ -71,14 +71,16 @@ def write(figures: Sequence[Figure], docs: Path) -> list[str]:
     """Writes pictures and tables of the figures; what was written, by name. Those of other benches stay."""
     images = docs / "images"
     images.mkdir(exist_ok=True)
-    texts = {bench: table([one for one in figures if one.bench == bench]) for bench in _benches(figures)}
+    texts = dict.fromkeys(_benches(figures), "")
     written: list[str] = []
     for chart in CHARTS:
         if (shown := drawn(chart, figures)) is not None:
             name = f"bench-{chart.name}.svg"
             (images / name).write_text(picture(chart, shown))
-            texts[chart.bench] += f"\n![{chart.title}](images/{name})\n"
+            texts[chart.bench] += f"![{chart.title}](images/{name})\n\n"
             written.append(name)
+    for bench in texts:
+        texts[bench] += folded(table([one for one in figures if one.bench == bench]))
     page = docs / "benchmarks.md"
     page.write_text(filled(page.read_text(), texts))
     return [*written, page.name]

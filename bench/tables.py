@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from bench.figures import Figure
 
+SHOWN_ROWS = 25
+
 _PLACE = re.compile(r"(?<=<!-- figures of )(\w+)( -->\n).*?(?=<!-- end of figures -->)", re.DOTALL)
 _ESCAPED = str.maketrans({"|": "\\|"})
 
@@ -28,6 +30,14 @@ def table(figures: Sequence[Figure]) -> str:
         lines.append("| " + " | ".join(cell.translate(_ESCAPED) for cell in cells) + " |")
         before = case
     return "\n".join(lines) + "\n"
+
+
+def folded(text: str) -> str:
+    """A long table behind a line to open it; a short one as it is."""
+    rows = text.count("\n") - 2
+    if rows <= SHOWN_ROWS:
+        return text
+    return f"<details><summary>{rows} figures</summary>\n\n{text}\n</details>\n"
 
 
 def number(value: float) -> str:

@@ -10,7 +10,7 @@ from bench.__main__ import BENCHES
 from bench.charts import CHARTS, Chart, Drawn, drawn
 from bench.figures import Beside, Figure
 from bench.plot import DOCS, picture, read, write
-from bench.tables import filled, number, table
+from bench.tables import SHOWN_ROWS, filled, folded, number, table
 
 PAGE = """# Benchmarks
 <!-- figures of worker -->
@@ -48,6 +48,14 @@ def test_a_figure_is_one_row_with_all_its_peers() -> None:
     ]
 
 
+def test_only_a_long_table_is_folded() -> None:
+    # given tables of few and of many rows, if they are to be shown, expect the long one behind a line that counts them
+    short = table(FIGURES)
+    many = table([_figure(f"{number} answers", 1.0) for number in range(SHOWN_ROWS + 1)])
+    assert folded(short) == short
+    assert folded(many).startswith(f"<details><summary>{SHOWN_ROWS + 1} figures</summary>\n\n| case |")
+
+
 def test_numbers_are_short() -> None:
     # given values of any size, if they are shown, expect three digits that count
     assert [number(value) for value in (0.0012345, 1.0, 99.96, 213.4, 139300.0)] == [
@@ -82,8 +90,8 @@ def test_only_the_places_of_what_was_measured_change(tmp_path: Path) -> None:
     (tmp_path / "benchmarks.md").write_text(PAGE)
     assert write(FIGURES, tmp_path) == ["bench-worker-cpu.svg", "benchmarks.md"]
     before, rest = (tmp_path / "benchmarks.md").read_text().split("| case |")
-    assert before == "# Benchmarks\n<!-- figures of worker -->\n"
-    assert "![From the model's server to the log, CPU of a delta, us](images/bench-worker-cpu.svg)" in rest
+    shown = "![From the model's server to the log, CPU of a delta, us](images/bench-worker-cpu.svg)\n\n"
+    assert before == f"# Benchmarks\n<!-- figures of worker -->\n{shown}"
     assert rest.endswith(PAGE[PAGE.index("<!-- end of figures -->") :])
     assert (tmp_path / "images" / "bench-worker-cpu.svg").read_text().startswith("<svg")
 
