@@ -18,10 +18,12 @@ from producers.client import Client
 from producers.store import ProducerStore
 from schemas.deltas import Accepted, Stalled
 from schemas.keys import OUTBOX, log_key, rec_key
+from schemas.metrics import QUEUE_UP, REDIS_MEMORY
 from tests.gateway_rig import events, gateway, reading
 from tests.results_rig import engine_of, made, standing
 from tests.rig import KEY, WAIT_S, request_for, worker_task
 from tests.until import until
+from worker.queue_sight import QueueSight
 from worker.results.outbox import Outbox
 from worker.results.sink import Sink
 
@@ -102,6 +104,14 @@ async def test_a_worker_or_a_sink_writes_outcomes_and_is_refused_nothing(
         finally:
             await worker.stop()
         assert set(await standing(engine)) == {waiting.id, runs.id}
+
+
+async def test_a_worker_may_see_how_the_queue_stands(guarded: EmbeddedValkey) -> None:
+    # given its user alone, if its metrics are asked for, expect figures and no refusal
+    async with denials(guarded), Redis.from_url(as_user(guarded, "worker")) as redis:
+        figures = {figure.name: figure.value for figure in await QueueSight(redis).figures()}
+    assert figures[QUEUE_UP.name] == 1
+    assert figures[REDIS_MEMORY.name] > 0
 
 
 async def test_gateway_worker_and_tail_do_their_work_and_are_refused_nothing(
