@@ -328,8 +328,8 @@ class Client:
         return found
 
     async def reach(self) -> None:
-        """Raises StoreError where Redis does not answer."""
-        await self._fanout.record("-")
+        """Raises StoreError where queue or logs do not answer."""
+        await self._store.ping()
 
     async def cancel(self, request_id: str) -> CancelVerdict:
         """Asks to stop. What waits has ended when this returns; what runs is ended by its worker.

@@ -17,7 +17,7 @@ from redis.commands.core import AsyncScript
 
 from schemas.errors import SettingsError, StoreError, StoreFull, StoreRefused, StoreUnavailable
 from schemas.redis_url import parse_redis_url
-from schemas.redis_way import connection_options
+from schemas.redis_way import CLUSTER, OF_A_CLUSTER, connection_options
 from schemas.scripts import Argument, Script
 
 _RETRY_PAUSE_S = 0.05
@@ -98,6 +98,8 @@ class Link:
                 return StoreRefused(f"Redis at {self.place} refuses: {said}; check user and password in its URL")
             case refusals.OutOfMemoryError():
                 return StoreFull(f"Redis at {self.place} is out of memory: {said}")
+            case refusals.ResponseError() if said.startswith(CLUSTER):
+                return StoreRefused(f"Redis at {self.place}: {OF_A_CLUSTER}")
             case refusals.ReadOnlyError():
                 return StoreRefused(f"Redis at {self.place} is a read-only replica: give the URL of the primary")
             case refusals.InvalidResponse():

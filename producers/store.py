@@ -72,13 +72,17 @@ class ProducerStore:
         """
         store = cls(url, timeout_s=timeout_s, queue_url=queue_url)
         try:
-            for link in store._links():
-                async with link.asking():
-                    await link.redis.ping()
+            await store.ping()
         except BaseException:
             await store.close()
             raise
         return store
+
+    async def ping(self) -> None:
+        """Raises StoreError when one of the servers is not there."""
+        for link in self._links():
+            async with link.asking():
+                await link.redis.ping()
 
     async def close(self) -> None:
         """Closes every connection, those of running tails included."""

@@ -12,6 +12,11 @@ from redis.asyncio.connection import Connection, SSLConnection, parse_url
 
 from schemas.redis_url import parse_redis_url
 
+CLUSTER = ("MOVED", "ASK ", "CROSSSLOT")
+"""So begin the refusals that only a node of a Redis Cluster gives."""
+
+OF_A_CLUSTER = "it is a node of a Redis Cluster: name a server of its own (docs/redis-topologies.md)"
+
 SENTINEL_TIMEOUT_S = 1.0
 """For connecting to one Sentinel, and for its answer; then the next one is asked."""
 

@@ -76,7 +76,7 @@ async def _redis(redis: Redis, where: str, setting: str, *, has_queue: bool) -> 
         yield Finding("redis", "bad", f"{where}: {error}", advice)
         return
     yield Finding("redis", "good", f"answers at {where}")
-    for look in (judge.version, judge.role, judge.eviction, judge.memory, judge.persistence):
+    for look in (judge.version, judge.mode, judge.role, judge.eviction, judge.memory, judge.persistence):
         yield look(info)
     skew_s, within_s = await _skew(redis)
     yield judge.clock(skew_s, within_s)

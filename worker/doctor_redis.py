@@ -51,6 +51,13 @@ def role(info: Info) -> Finding:
     return Finding("role", "bad", "a read-only replica", "name the primary in the URL, or its Sentinels")
 
 
+def mode(info: Info) -> Finding:
+    """Whether it is a server of its own."""
+    if info.get("redis_mode") != "cluster":
+        return Finding("mode", "good", "a server of its own")
+    return Finding("mode", "bad", "a node of a Redis Cluster", "name a server of its own (docs/redis-topologies.md)")
+
+
 def eviction(info: Info) -> Finding:
     """Whether it may throw logs away under a run."""
     policy = info.get("maxmemory_policy")

@@ -16,6 +16,7 @@ from schemas.errors import SettingsError, StoreError, StoreRefused, StoreUnavail
 from schemas.figures import Figure
 from schemas.keys import ENTRY_FIELD, JOB_FUNCTION, log_key
 from schemas.metrics import PROCESS_DEATHS
+from schemas.redis_way import OF_A_CLUSTER
 from schemas.settings import Settings
 from worker.answer import TimeLimits
 from worker.attempt import Plant
@@ -253,10 +254,14 @@ async def check_redis(redis: Redis, url: str, setting: str) -> None:
 
 
 async def _eviction_policy(redis: Redis) -> str | None:
+    """How it evicts, where our user may ask. Raises StoreRefused when it is a node of a Cluster."""
     try:
-        return (await redis.info("memory")).get("maxmemory_policy")
+        info = await redis.info("memory", "cluster")
     except ResponseError:
-        return None  # our user may not ask
+        return None
+    if info.get("cluster_enabled"):
+        raise StoreRefused(OF_A_CLUSTER)
+    return info.get("maxmemory_policy")
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

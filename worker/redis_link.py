@@ -9,7 +9,7 @@ from redis import exceptions as refusals
 from redis.asyncio import BlockingConnectionPool
 
 from schemas.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
-from schemas.redis_way import connection_options
+from schemas.redis_way import CLUSTER, OF_A_CLUSTER, connection_options
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 10.0
@@ -40,6 +40,8 @@ def store_error(error: Exception) -> StoreError:
             return StoreRefused(f"Redis refuses: {error}")
         case refusals.OutOfMemoryError():
             return StoreFull(f"Redis is out of memory: {error}")
+        case refusals.ResponseError() if str(error).startswith(CLUSTER):
+            return StoreRefused(OF_A_CLUSTER)
         case refusals.ReadOnlyError():
             return StoreUnavailable(f"Redis is a read-only replica: {error}")
         case refusals.ResponseError() if not str(error).startswith(_PASSING):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ from producers.client import Client
 from producers.store import ProducerStore
 from schemas import keys
 from schemas.deltas import Cancelled, ErrorInfo, Stalled
-from schemas.errors import StoreUnavailable
+from schemas.errors import StoreRefused, StoreUnavailable
 from schemas.settings import Settings
+from tests.gateway_rig import gateway
 from tests.queue_rig import plain_client, running
-from tests.rig import KEY, Rig, request_for, rig, shown, worker_task
+from tests.results_rig import engine_of, made, standing
+from tests.rig import KEY, WAIT_S, Rig, request_for, rig, shown, worker_task
 from tests.until import until
 from worker.lease import Lease
 from worker.main import check_servers
@@ -242,3 +245,46 @@ async def test_each_server_is_named_by_its_setting(redis_url: str, queue_url: st
     ):
         with pytest.raises(StoreUnavailable, match=named):
             await check_servers(Settings.model_validate({"redis_url": redis_url, **more}))
+
+
+async def test_outcomes_reach_the_database_from_the_other_server(
+    redis_url: str, queue_url: str, queue: Redis, tmp_path: Path
+) -> None:
+    # given a database for outcomes, if a request ends, and one is cancelled that waits, expect both in it, and nothing
+    # left in the outbox
+    url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
+    async with made(url), engine_of(url) as engine, rig(redis_url, queue_url=queue_url, results_url=url) as parts:
+
+        async def has(*ids: str) -> bool:
+            return set(await standing(engine)) == set(ids) and await queue.xlen(keys.OUTBOX) == 0
+
+        first = await parts.submit(TELLS)
+        await until(lambda: has(first), WAIT_S)
+        await parts.worker.stop()
+        waits = await parts.submit(TELLS)
+        assert (await parts.client.cancel(waits)).word == "ended"
+        worker = worker_task(redis_url, parts.simulator, KEY, {}, queue_url=queue_url, results_url=url)
+        try:
+            await until(lambda: has(first, waits), WAIT_S)
+        finally:
+            await worker.stop()
+
+
+async def test_a_gateway_is_ready_when_both_servers_are(redis_url: str, tmp_path: Path) -> None:
+    with EmbeddedValkey() as away:
+        async with gateway(redis_url, tmp_path, queue_url=away.url) as served:
+            assert (await served.http.get("/readyz")).status_code == 200
+            away.kill()
+            assert (await served.http.get("/readyz")).status_code == 503
+
+
+async def test_a_node_of_a_cluster_is_refused_by_name(redis_url: str) -> None:
+    # given a node that has all slots, as a server of its own has all keys, expect it refused all the same
+    with EmbeddedValkey(options={"cluster-enabled": "yes"}) as node:
+        assert node.ask("CLUSTER ADDSLOTSRANGE 0 16383") == "+OK"
+        await until(lambda: node.ask("GET {a}") == "$-1")
+        with pytest.raises(StoreRefused, match=r"TAILRACE_QUEUE_URL.*Redis Cluster"):
+            await check_servers(Settings(redis_url=redis_url, queue_url=node.url))
+        async with await Client.connect(node.url) as client:
+            with pytest.raises(StoreRefused, match="Redis Cluster"):
+                await client.submit(request_for(TELLS))

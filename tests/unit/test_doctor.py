@@ -18,7 +18,9 @@ GOOD: Info = {
 }
 
 
-@pytest.mark.parametrize("look", [judge.version, judge.role, judge.eviction, judge.memory, judge.persistence])
+@pytest.mark.parametrize(
+    "look", [judge.version, judge.mode, judge.role, judge.eviction, judge.memory, judge.persistence]
+)
 def test_a_sound_server_needs_no_advice(look: Callable[[Info], Finding]) -> None:
     # given a server as it should be, expect nothing to do
     finding = look(GOOD)
@@ -29,6 +31,7 @@ def test_a_sound_server_needs_no_advice(look: Callable[[Info], Finding]) -> None
     ("look", "changed", "level"),
     [
         (judge.version, {"valkey_version": "7.2.5"}, "bad"),
+        (judge.mode, {"redis_mode": "cluster"}, "bad"),
         (judge.role, {"role": "slave"}, "bad"),
         (judge.eviction, {"maxmemory_policy": "allkeys-lru"}, "bad"),
         (judge.memory, {"maxmemory": 0}, "note"),
