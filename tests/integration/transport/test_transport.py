@@ -181,7 +181,7 @@ async def test_a_wait_is_as_short_as_it_is_asked_for(ours: httpx2.AsyncClient) -
         await caller.leaves()
 
     loop = asyncio.get_running_loop()
-    async with serving(answer) as server, ours.stream("GET", server.url) as response:
+    async with serving(answer) as server, ours.stream("GET", server.url, timeout=None) as response:
         body: Body = response.extensions[BODY]
         patient = asyncio.create_task(body.read(loop.time() + 60))
         await asyncio.sleep(0)
