@@ -92,6 +92,9 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         deferred: jobs that are due later and have not begun.
         begun: requests that run or pause, all of them.
         dead: how many stand in the dead-letter list.
+        outbox: outcomes that wait for the database, or are being written.
+        outbox_oldest_s: how long the one of them that waits longest has.
+        outbox_refused: outcomes that the database could not take.
         lanes: what waits, by class and tenant.
         workers: who works.
         runs: what has begun, up to `RUNS_MAX`, those whose lease or pause ends first.
@@ -103,6 +106,9 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     deferred: int
     begun: int
     dead: int
+    outbox: int = 0
+    outbox_oldest_s: float = 0.0
+    outbox_refused: int = 0
     lanes: list[WaitingLane]
     workers: list[SeenWorker]
     runs: list[Run]
@@ -173,6 +179,9 @@ def overview(seen: scripts.Overview, standings: Sequence[Standing]) -> Overview:
         deferred=seen.deferred,
         begun=seen.begun,
         dead=seen.dead,
+        outbox=seen.outbox[0],
+        outbox_oldest_s=seen.outbox_age_s,
+        outbox_refused=seen.outbox[2],
         lanes=lanes,
         workers=sorted(workers, key=lambda worker: worker.name),
         runs=[_run(one, standing, seen.now_ms) for one, standing in zip(held(seen), standings, strict=True)],

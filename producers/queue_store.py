@@ -50,6 +50,7 @@ class ProducerQueue:
     async def overview(self, *, lanes_max: int, begun_max: int, workers_max: int) -> scripts.Overview:
         """What waits, what has begun, who works, how many died."""
         places = {"queue": keys.QUEUE, "workers": keys.WORKERS, "dead": keys.DEAD}
+        places |= {"outbox": keys.OUTBOX, "refused": keys.OUTBOX_REFUSED}
         limits = {"lanes_max": lanes_max, "begun_max": begun_max, "workers_max": workers_max}
         return scripts.read_overview(await self.link.run(scripts.OVERVIEW, places, **limits))
 

@@ -60,6 +60,11 @@ def lines(seen: "Overview") -> Iterator[str]:
         f"{seen.waiting} wait, the oldest for {seen.oldest_s:.0f} s; {seen.deferred} are due later; "
         f"{seen.begun} have begun; {seen.dead} dead letters"
     )
+    if seen.outbox or seen.outbox_refused:
+        yield (
+            f"{seen.outbox} outcomes wait for the database, the oldest for {seen.outbox_oldest_s:.0f} s; "
+            f"{seen.outbox_refused} refused by it (tailrace results refused)"
+        )
     if seen.workers:
         yield ""
         yield "WORKER                          RUNNING  STARTS/S  RENEWED  SAID SO"

@@ -174,7 +174,9 @@ HAND_BACK = _script(
 )
 TRIAL = _script("trial", "lease state", "token alone", "noted stale")
 ANNOUNCE = _script("announce", "workers worker", "name gone life_ms", "noted gone")
-OVERVIEW = _script("overview", "queue workers dead", "lanes_max begun_max workers_max", "seen", lanes=True)
+OVERVIEW = _script(
+    "overview", "queue workers dead outbox refused", "lanes_max begun_max workers_max", "seen", lanes=True
+)
 NEXT_ATTEMPT = _script("next_attempt", "lease state", "token state_life_s above", "minted stale", seldom={"above": 0})
 
 
@@ -222,7 +224,8 @@ def read_claim(reply: list[bytes]) -> Claim:
 
 class Overview(NamedTuple):
     """The answer of overview. `lanes`: lane, how many wait, since when in ms. `runs`: id, under a lease, handed back,
-    attempt, crashes. `workers`: name, ms until what it said is forgotten, what it said."""
+    attempt, crashes. `workers`: name, ms until what it said is forgotten, what it said. `outbox`: how many outcomes
+    wait for their database, since when in ms, how many it has refused."""
 
     now_ms: int
     begun: int
@@ -231,6 +234,13 @@ class Overview(NamedTuple):
     lanes: list[tuple[bytes, int, bytes]]
     runs: list[tuple[bytes, int, int, int, int]]
     workers: list[tuple[bytes, int, bytes]]
+    outbox: tuple[int, int, int]
+
+    @property
+    def outbox_age_s(self) -> float:
+        """How long the outcome that waits longest for the database has."""
+        since_ms = self.outbox[1]
+        return max(self.now_ms - since_ms, 0) / 1000 if since_ms >= 0 else 0.0
 
 
 def read_overview(reply: list[Any]) -> Overview:

@@ -12,13 +12,14 @@ import msgspec
 from redis.asyncio import Redis
 
 from schemas import keys, scripts
-from schemas.errors import SettingsError, StoreError, StoreRefused, UpstreamError
+from schemas.errors import ResultsUnavailable, SettingsError, StoreError, StoreRefused, UpstreamError
 from schemas.push import channel, encode_pushes
 from schemas.settings import Settings
 from worker import doctor_redis as judge
 from worker.doctor_redis import Finding
 from worker.main import redis_client, upstream_of
 from worker.redis_link import CONNECT_TIMEOUT_S, FAILURES, address, store_error
+from worker.sinking import database_of
 from worker.store import Store
 
 PINGS = 7
@@ -48,6 +49,8 @@ async def examine(settings: Settings, environment: Mapping[str, str]) -> AsyncIt
             await redis.aclose(close_connection_pool=True)
     async for finding in _upstream(settings, environment):
         yield finding
+    if settings.results_url.get_secret_value():
+        yield await _database(settings)
 
 
 def _settings(settings: Settings) -> list[Finding]:
@@ -84,6 +87,8 @@ async def _redis(redis: Redis, where: str, setting: str, *, has_queue: bool) -> 
     yield judge.rights(await _refused(redis))
     if has_queue:
         yield await _worker(redis)
+        if await redis.exists(keys.OUTBOX):
+            yield await _outbox(redis)
 
 
 async def _skew(redis: Redis) -> tuple[float, float]:
@@ -136,6 +141,31 @@ async def _worker(redis: Redis) -> Finding:
     if await redis.exists(keys.HEALTH):
         return Finding("workers", "good", "one has given a sign of life lately")
     return Finding("workers", "note", "none has given a sign of life", "start one: tailrace worker")
+
+
+async def _outbox(redis: Redis) -> Finding:
+    """What waits for the database of outcomes."""
+    waiting, refused = await redis.xlen(keys.OUTBOX), await redis.hlen(keys.OUTBOX_REFUSED)
+    oldest = await redis.xrange(keys.OUTBOX, count=1)
+    seconds, _ = await redis.time()
+    since_s = int(oldest[0][0].partition(b"-")[0]) / 1000 if oldest else seconds
+    return judge.outbox(waiting, max(seconds - since_s, 0.0), refused)
+
+
+async def _database(settings: Settings) -> Finding:
+    """Whether the database of outcomes can be written to: it is there, with the tables we know."""
+    try:
+        database = database_of(settings)
+    except SettingsError as error:
+        return Finding("database", "bad", "cannot be used", str(error))
+    try:
+        await database.check()
+    except ResultsUnavailable as error:
+        found, _, advice = str(error).partition(": run ")
+        return Finding("database", "bad", found, f"run {advice}" if advice else "see that it runs and can be reached")
+    finally:
+        await database.close()
+    return Finding("database", "good", f"{database.place} answers, and has the tables of this version")
 
 
 async def _upstream(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Finding]:

@@ -10,6 +10,7 @@ REDIS_MIN = (7, 0)
 VALKEY_MIN = (8, 0)
 SKEW_NOTED_S = 2.0
 PING_NOTED_MS = 5.0
+OUTBOX_NOTED_S = 60.0
 
 
 class Finding(NamedTuple):
@@ -124,6 +125,23 @@ def rights(refused: Mapping[str, str]) -> Finding:
     others = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
     advice = "give the user the rules in docs/redis-users.md"
     return Finding("rights", "bad", f"may not {what}{others}: {words}", advice)
+
+
+def outbox(waiting: int, oldest_s: float, refused: int) -> Finding:
+    """Whether outcomes get into their database.
+
+    Args:
+        waiting: how many are not there yet.
+        oldest_s: how long the one that waits longest has.
+        refused: how many the database could not take.
+    """
+    found = f"{waiting:,} outcomes wait for the database, the oldest for {oldest_s:.0f} s"
+    if refused:
+        return Finding("outbox", "bad", f"{found}; {refused:,} were refused", "look at them: tailrace results refused")
+    if oldest_s > OUTBOX_NOTED_S:
+        advice = "see that a worker with TAILRACE_RESULTS_URL, or tailrace sink, runs and reaches the database"
+        return Finding("outbox", "bad", found, advice)
+    return Finding("outbox", "good", found)
 
 
 def _mib(size: int) -> str:

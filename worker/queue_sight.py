@@ -48,40 +48,27 @@ class QueueSight:
         try:
             async with asyncio.timeout(ANSWER_S):
                 seen = await self._overview()
-                outbox = await self._outbox()
                 memory = await self._redis.info("memory")
         except TimeoutError:
             return [gauge(metrics.QUEUE_UP, 0)]
         except FAILURES as error:
             store_error(error)  # raises what is no failure of Redis's
             return [gauge(metrics.QUEUE_UP, 0)]
-        return [*of_queue(seen), *outbox, *_of_memory(memory.get("used_memory"), memory.get("maxmemory"))]
+        return [*of_queue(seen), *_of_memory(memory.get("used_memory"), memory.get("maxmemory"))]
 
     async def _overview(self) -> scripts.Overview:
         places, values = scripts.OVERVIEW.call(
             queue=keys.QUEUE,
             workers=keys.WORKERS,
             dead=keys.DEAD,
+            outbox=keys.OUTBOX,
+            refused=keys.OUTBOX_REFUSED,
             lanes_max=LANES_MAX,
             begun_max=1,
             workers_max=WORKERS_MAX,
         )
         run = self._redis.register_script(scripts.OVERVIEW.text)
         return scripts.read_overview(await run([str(place) for place in places], values))
-
-    async def _outbox(self) -> list[Figure]:
-        async with self._redis.pipeline(transaction=False) as together:
-            together.xlen(keys.OUTBOX)
-            together.xrange(keys.OUTBOX, count=1)
-            together.hlen(keys.OUTBOX_REFUSED)
-            together.time()
-            waiting, oldest, refused, (now_s, _) = await together.execute()
-        since_s = int(oldest[0][0].partition(b"-")[0]) / 1000 if oldest else now_s
-        return [
-            gauge(metrics.OUTBOX, waiting),
-            gauge(metrics.OUTBOX_AGE, max(now_s - since_s, 0.0)),
-            gauge(metrics.OUTBOX_REFUSED, refused),
-        ]
 
 
 def of_queue(seen: scripts.Overview) -> list[Figure]:
@@ -101,6 +88,9 @@ def of_queue(seen: scripts.Overview) -> list[Figure]:
         gauge(metrics.BEGUN, seen.begun),
         gauge(metrics.DEAD_LETTERS, seen.dead),
         gauge(metrics.WORKERS, workers),
+        gauge(metrics.OUTBOX, seen.outbox[0]),
+        gauge(metrics.OUTBOX_AGE, seen.outbox_age_s),
+        gauge(metrics.OUTBOX_REFUSED, seen.outbox[2]),
     ]
 
 

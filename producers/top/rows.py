@@ -62,6 +62,7 @@ def summary(seen: Overview, rates: Rates) -> str:
         f"workers {len(seen.workers)}{f', {silent} silent' if silent else ''} · running {running} of {slots} · "
         f"waiting {seen.waiting}, oldest {age(seen.oldest_s)} · due later {seen.deferred} · "
         f"begun {seen.begun} · retrying {retrying}{more} · deltas/s {written:,.0f}{more} · dead {seen.dead}"
+        f"{f' · outbox {seen.outbox}, oldest {age(seen.outbox_oldest_s)}' if seen.outbox else ''}"
     )
 
 

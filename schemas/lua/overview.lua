@@ -1,9 +1,10 @@
 -- overview: what waits, what has begun, who works, how many died, for those who watch. Writes nothing.
--- KEYS queue workers dead   ARGV lanes_max begun_max workers_max
--- -> seen now_ms begun dead deferred [lane waiting since_ms]* [id held handed_back attempt crashes]* [name left_ms said]*
+-- KEYS queue workers dead outbox refused   ARGV lanes_max begun_max workers_max
+-- -> seen now_ms begun dead deferred [lane waiting since_ms]* [id held handed_back attempt crashes]* [name left_ms said]* [outbox since_ms refused]
 --    begun, dead: how many. deferred: how many are due later and have not begun. The last three are lists:
 --    what waits (arq:queue itself is the plain lane; since: of the one that waits longest), what has begun (held: under a
 --    lease), and worker processes (left_ms: until what it said is forgotten).
+--    Then: how many outcomes wait for their database, since when the first does (-1: none), how many it has refused.
 local queue, now = KEYS[1], now_ms()
 
 local function lane_of_queue()
@@ -45,8 +46,14 @@ local function workers(most)
   return found
 end
 
+local function outbox()
+  local first = redis.call('XRANGE', KEYS[4], '-', '+', 'COUNT', 1)[1]
+  local since_ms = first and tonumber(string.match(first[1], '^%d+')) or -1
+  return {redis.call('XLEN', KEYS[4]), since_ms, redis.call('HLEN', KEYS[5])}
+end
+
 local later = redis.call('ZCOUNT', queue, '(' .. now, '+inf') - redis.call('ZCOUNT', WATCHED, '(' .. now, '+inf')
 return {
   'seen', now, redis.call('ZCARD', WATCHED), redis.call('ZCARD', KEYS[3]), math.max(later, 0),
-  lanes(tonumber(ARGV[1])), runs(tonumber(ARGV[2])), workers(tonumber(ARGV[3])),
+  lanes(tonumber(ARGV[1])), runs(tonumber(ARGV[2])), workers(tonumber(ARGV[3])), outbox(),
 }

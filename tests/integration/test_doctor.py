@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from redis.asyncio import Redis
+
 from demo.simulator import Simulator
 from demo.valkey import EmbeddedValkey
+from schemas import keys
+from tests.results_rig import made
 from tests.rig import KEY
 
 TAILRACE = Path(sys.executable).with_name("tailrace")
@@ -95,3 +99,23 @@ async def test_the_queues_server_and_that_of_the_logs_are_looked_at_apart(redis_
     assert (code, bad(findings)) == (1, {"eviction, queue", "redis, logs"})
     assert "TAILRACE_LOG_URL" in findings["redis, logs"]["advice"]
     assert "workers, queue" in findings
+
+
+async def test_a_database_of_outcomes_and_what_waits_for_it_are_looked_at(
+    redis_url: str, redis: Redis, results_url: str
+) -> None:
+    # given a database without tables, then with them, then one that is away, and an outcome that has waited since long
+    # ago, expect each said, with what to do, and no password
+    async with Simulator(key=KEY) as simulator:
+        code, findings = await doctor(redis_url, simulator.url, TAILRACE_RESULTS_URL=results_url)
+        assert (code, bad(findings)) == (1, {"database"})
+        assert findings["database"]["advice"] == "run `tailrace results migrate`"
+        async with made(results_url):
+            code, findings = await doctor(redis_url, simulator.url, TAILRACE_RESULTS_URL=results_url)
+        assert (code, findings["database"]["level"], "outbox" in findings) == (0, "good", False)
+        await redis.xadd(keys.OUTBOX, {"id": "one"}, id="1-1")
+        away = "postgresql+asyncpg://tailrace:hidden-word@127.0.0.1:1/tailrace"
+        code, findings = await doctor(redis_url, simulator.url, TAILRACE_RESULTS_URL=away)
+    assert (code, bad(findings)) == (1, {"database", "outbox"})
+    assert "tailrace sink" in findings["outbox"]["advice"]
+    assert "hidden-word" not in json.dumps(findings)

@@ -117,3 +117,16 @@ async def test_the_command(redis_url: str, form: list[str]) -> None:
         assert json.loads(said)["lanes"][0]["tenant"] == "acme"
     else:
         assert "0 workers run 0 of 0; 1 wait" in said.decode()
+
+
+async def test_what_waits_for_the_database_is_counted(redis_url: str, redis: Redis) -> None:
+    # given outcomes that wait, one of them since long ago, and one that was refused, expect both told
+    async with await Client.connect(redis_url) as client:
+        assert "outcomes wait" not in "\n".join(lines(await client.overview()))
+        for entry_id in ("1-1", "*"):
+            await redis.xadd(keys.OUTBOX, {"id": "one"}, id=entry_id)
+        await redis.hset(keys.OUTBOX_REFUSED, "odd", "{}")
+        seen = await client.overview()
+    assert (seen.outbox, seen.outbox_refused) == (2, 1)
+    assert seen.outbox_oldest_s > 1_000_000_000
+    assert "2 outcomes wait for the database" in "\n".join(lines(seen))
