@@ -246,8 +246,9 @@ class Publisher:
         """One try at a commit: for each batch None when it stands in its log, or why not."""
         try:
             left = batches if not self._doubtful else await self._not_lost(batches)
-            results = await self._line.commit(left) if left else []
+            results = await self._round_trip(left) if left else []
         except StoreUnavailable as error:
+            self._counts.commit_failures.value += 1
             self._away = True
             self._doubtful.update(self._open)
             return [error] * len(batches)
@@ -256,6 +257,14 @@ class Publisher:
             return results
         answers = dict(zip(left, results, strict=True))
         return [answers[batch] if batch in answers else batch.log.failed for batch in batches]
+
+    async def _round_trip(self, batches: list[WriterBatch]) -> list[TailraceError | None]:
+        began = monotonic()
+        answers = await self._line.commit(batches)
+        self._counts.commit_duration.observe(monotonic() - began)
+        self._counts.commit_entries.observe(sum(len(batch.entries) for batch in batches))
+        self._counts.commit_bytes.observe(sum(batch.size for batch in batches))
+        return answers
 
     def _say(self, results: list[TailraceError | None]) -> None:
         """One line when Redis takes no entries, and one when it does again."""
