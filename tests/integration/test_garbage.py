@@ -1,0 +1,61 @@
+"""What an answer leaves to the garbage collector: nothing for a delta, so that pauses do not grow with the answer."""
+
+import gc
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import pytest
+from redis.asyncio import Redis
+
+from bench.answers import KINDS, Kind
+from schemas.codec import encode_entry
+from schemas.keys import log_key
+from worker.commit_line import CommitLine
+from worker.interface.reader import StreamReader
+from worker.publisher import Publisher
+
+FEW, MANY = 200, 2_000
+PIECES = 20
+"""So many commits, however long the answer: what a commit leaves must not count as a delta's."""
+
+
+@contextmanager
+def uncollected() -> Generator[list[int]]:
+    """How many objects what happens inside leaves in cycles."""
+    found: list[int] = []
+    gc.collect()
+    gc.disable()
+    try:
+        yield found
+        found.append(gc.collect())
+    finally:
+        gc.enable()
+
+
+async def left_by(publisher: Publisher, redis: Redis, kind: Kind, chunks: int) -> int:
+    """What an answer of so many chunks leaves, from its bytes to the log."""
+    events = kind.make(chunks).events
+    request_id = f"r{chunks}"
+    await redis.xadd(log_key(request_id), {"e": "begun"}, id="1-0")
+    writer = publisher.open(request_id, 1, "owner", lambda: True)
+    with uncollected() as found:
+        reader = StreamReader("chat", kind.options)
+        for first in range(0, len(events), len(events) // PIECES):
+            for event in events[first : first + len(events) // PIECES]:
+                for delta in reader.feed(event):
+                    writer.append(encode_entry(delta))
+            await writer.flush()
+        reader.close()
+        del reader
+    assert writer.seq > chunks * 0.85
+    return found[0]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+async def test_a_delta_leaves_no_cycle(kind: Kind, redis: Redis, redis_url: str) -> None:
+    # given the collector switched off, if a short answer and one ten times as long are published, expect no more left
+    line = CommitLine(redis_url)
+    async with Publisher(line, buffer_bytes=1 << 30, max_entries=1 << 20, max_bytes=1 << 30) as publisher:
+        await left_by(publisher, redis, kind, 100)  # connects, and fills caches
+        few, many = [await left_by(publisher, redis, kind, chunks) for chunks in (FEW, MANY)]
+    assert many - few < MANY * 0.01
