@@ -10,7 +10,7 @@ class Outbox:
     """Frames on their way to one connection, from any number of followers to one writer.
 
     Args:
-        limit_bytes: `put` waits while so much is there; one frame may go beyond it.
+        limit_bytes: `put` waits while so much is there; one frame of each follower may go beyond it.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -23,13 +23,16 @@ class Outbox:
         self._closed = False
 
     async def put(self, frame: bytes) -> None:
-        """Adds a frame, once there is room."""
-        while not self._room.is_set():
-            await self._room.wait()
+        """Adds a frame, and then waits until there is room for more.
+
+        In this order, for a frame's event id may tell the places of other followers as well: had one of them a frame
+        made and not added yet, the id would skip it.
+        """
         self.add(frame)
+        await self._room.wait()
 
     def add(self, frame: bytes) -> None:
-        """Adds a small frame at once, full or not; after the end it is dropped."""
+        """Adds a frame at once, full or not; after the end it is dropped."""
         if self._closed:
             return
         self._frames.append(frame)

@@ -1,12 +1,17 @@
 """The gateway's parts without a socket: places in several requests, allowances, origins, the outbox."""
 
 import asyncio
+import json
+import re
 
 import pytest
+from starlette.types import Message
 
 from producers.gateway.access import Allowance, origins_of
 from producers.gateway.cursors import Places
+from producers.gateway.following import Piece, Pieces, frames_among
 from producers.gateway.outbox import Outbox
+from producers.gateway.stream import EventStream, Limits
 from schemas.errors import CursorInvalid, SettingsError
 
 
@@ -73,3 +78,39 @@ async def test_a_closed_outbox_takes_nothing_more() -> None:
     outbox.close(b"end")
     outbox.add(b"more")
     assert [await outbox.take(), await outbox.take()] == [b"end", None]
+
+
+async def test_an_event_id_over_several_requests_skips_nothing_however_slow_its_reader() -> None:
+    ids = ["a", "b", "c", "d"]
+    places = Places(ids)
+
+    async def pieces(number: int) -> Pieces:
+        for seq in range(1, 60):
+            for _ in range(seq * (number + 3) % 11):  # some come while others wait for room
+                await asyncio.sleep(0)
+            raw = b'{"message_type":"assistant_message","content":"%b"}' % (b"x" * (seq * 37 % 200))
+            yield Piece(f"1-{seq}", b"assistant_message", raw)
+
+    written: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        written.append(message.get("body", b""))
+        for _ in range(7):  # while followers run on
+            await asyncio.sleep(0)
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        return {}
+
+    followers = [frames_among(one, pieces(number), places) for number, one in enumerate(ids)]
+    stream = EventStream(followers, Limits(1000.0, 1000.0, 300), lambda _: None)
+    await stream({"type": "http"}, receive, send)
+    told = re.findall(rb"id: (.*)\nevent: .*\ndata: (.*)\n", b"".join(written))
+    assert len(told) == len(ids) * 59
+    seen: dict[str, str | None] = dict.fromkeys(ids)
+    for event_id, data in told:
+        entry = json.loads(data)
+        seen[entry["request_id"]] = entry["entry_id"]
+        # if the connection were lost here, I expect the reader to go on behind what it has, and nothing else
+        known = Places(ids, event_id.decode())
+        assert {one: known.cursor(one) for one in ids} == seen
