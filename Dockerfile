@@ -14,7 +14,7 @@ RUN pip install --no-cache-dir --no-index -f /wheels hatchling \
 FROM python:3.12-slim
 # From the checked wheels pip takes only what the project needs at run time: no test or lint tool comes along.
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-index -f /wheels 'tailrace[web,sql,metrics,otel,top]'
+    pip install --no-cache-dir --no-index -f /wheels 'tailrace[web,sql,otel,top]'
 RUN useradd --system --uid 10001 --no-create-home tailrace
 USER tailrace
 ENV PYTHONUNBUFFERED=1

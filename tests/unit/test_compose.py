@@ -109,7 +109,7 @@ def test_the_simulator_runs_only_when_asked_for() -> None:
 
 def test_the_image_is_made_from_the_lock_and_does_not_run_as_root() -> None:
     # given the Dockerfile, expect hashes checked, a user of its own after the last build step, and a health check
-    assert "tailrace[web,sql,metrics,otel,top]" in DOCKERFILE
+    assert "tailrace[web,sql,otel,top]" in DOCKERFILE
     assert "--require-hashes -r requirements.lock" in DOCKERFILE
     last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
     assert re.search(r"^USER (?!root)\w+$", last_stage, re.MULTILINE)
