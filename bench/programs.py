@@ -72,9 +72,16 @@ class Program:
         return [line.decode() for line in lines]
 
     def say(self, line: str) -> None:
-        """Sends it a line on its standard input."""
+        """Sends it a line on its standard input.
+
+        Raises:
+            BenchError: it has ended.
+        """
         assert self.popen.stdin is not None  # noqa: S101 -- it is a pipe
-        self.popen.stdin.write(f"{line}\n".encode())
+        try:
+            self.popen.stdin.write(f"{line}\n".encode())
+        except BrokenPipeError as error:
+            raise BenchError(f"{self.name} ended by itself; last it said: {self.last_words()}") from error
 
     def last_words(self) -> str:
         """The end of what it has said on standard error."""

@@ -23,7 +23,7 @@ from worker.pace import Pace
 from worker.redis_link import PATIENCE_S
 from worker.retry import Backoff
 
-MAX_COMMIT_ENTRIES = 512
+MAX_COMMIT_ENTRIES = 4096
 MAX_COMMIT_BYTES = 1024 * 1024
 """A commit stops growing here, so that a backlog does not become one command that blocks the server for all."""
 
