@@ -23,6 +23,9 @@ RETRY_MS = 1000
 RETRY_SPREAD_MS = 2000
 """Readers come back after `RETRY_MS` to `RETRY_MS + RETRY_SPREAD_MS`, so that a restart is not met by all at once."""
 
+PIECE_BYTES = 32 * 1024
+"""What is written at once, and has to drain in the time of a write: a frame may be megabytes, and its reader slow."""
+
 End = Literal["ended", "left", "slow", "stopped", "broken"]
 
 
@@ -101,14 +104,17 @@ class EventStream:
         """Writes all that comes, for as long as the reader takes it."""
         try:
             while (taken := await self._outbox.take()) is not None and self._end != "left":
-                self._silent = False
-                async with asyncio.timeout(self._limits.write_timeout_s):
-                    await send({"type": "http.response.body", "body": taken, "more_body": True})
+                for begin in range(0, len(taken), PIECE_BYTES):
+                    self._silent = False
+                    await self._send(send, taken[begin : begin + PIECE_BYTES])
             if self._end != "left":
-                async with asyncio.timeout(self._limits.write_timeout_s):
-                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await self._send(send, b"", more=False)
         except TimeoutError:
             self._end = "slow"
+
+    async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
+        async with asyncio.timeout(self._limits.write_timeout_s):
+            await send({"type": "http.response.body", "body": body, "more_body": more})
 
     def _close(self, end: End) -> None:
         """Ends before the requests did; the reader is to come back."""

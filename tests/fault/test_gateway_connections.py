@@ -23,12 +23,13 @@ from tests.until import until
 TAILRACE = Path(sys.executable).with_name("tailrace")
 LONG = {"steps": [{"kind": "text", "chunks": 300}], "pace": {"chunks_per_s": 100}}
 MUCH = {"steps": [{"kind": "text", "text": 40_000 * "a lot of text "}]}
+LARGE = {"steps": [{"kind": "text", "text": 200_000 * "a lot of text "}], "chunking": {"chars": 10_000}}
 
 
-def dull_reader(served: Served, path: str) -> socket.socket:
-    """A connection that asks for a stream and takes nothing of it."""
+def dull_reader(served: Served, path: str, *, receive_bytes: int = 4096) -> socket.socket:
+    """A connection that asks for a stream and takes nothing of it by itself."""
     link = socket.create_connection(("127.0.0.1", served.port))
-    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     link.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {served.key}\r\n\r\n".encode())
     return link
 
@@ -49,6 +50,24 @@ async def test_a_reader_that_takes_nothing_ends_alone(
             assert "without completing" not in caplog.text
         text = "".join(event.entry["content"] for event in whole if event.name == "assistant_message")
         assert text == (await tailrace.outcome(submitted["id"])).content
+
+
+async def test_a_slow_reader_gets_a_frame_that_takes_longer_than_a_write_may(redis_url: str, tmp_path: Path) -> None:
+    # given a snapshot of megabytes, if its reader takes it slowly but steadily, expect it whole on one connection: cut
+    # off before its end, it would begin anew for ever, since there is no cursor in its middle
+    async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, gateway_write_timeout_s=0.5) as served:
+        submitted = await served.submit(request_for(LARGE))
+        assert (await tailrace.outcome(submitted["id"])).status == "completed"
+        body = bytearray()
+        with dull_reader(served, f"{submitted['links']['events']}?snapshot=1", receive_bytes=64 * 1024) as link:
+            link.setblocking(False)
+            async with asyncio.timeout(WAIT_S):
+                while b"event: completed" not in body[-1000:]:
+                    piece = await asyncio.get_running_loop().sock_recv(link, 64 * 1024)
+                    assert piece, f"cut off after {len(body)} bytes"
+                    body += piece
+                    await asyncio.sleep(0.03)  # how slow it is
+        assert len(body) > 2_000_000
 
 
 class Process:
