@@ -47,6 +47,7 @@ class Lease:
         crashes: leases of this job that ran out unanswered, so far.
         stopped: done as soon as the attempt has to end; the first reason stands.
         cut_off: it ran out because Redis did not answer in time, and not because this process hung.
+        is_parting: the job is being acknowledged or handed back: that the server knows no such lease then is no loss.
 
     Args:
         ends_at: own monotonic time, in seconds, at which the right ends unless renewed.
@@ -71,6 +72,7 @@ class Lease:
         self.crashes = crashes
         self.stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
         self.cut_off = False
+        self.is_parting = False
         self._ends_at = ends_at
         self._mint = mint
 
@@ -207,10 +209,10 @@ class Leases:
             sent_at = monotonic()
             lost = await self._store.renew(batch)
             for lease in batch:
-                if lease.request_id in lost:
-                    self._lose(lease, "the server says another has it, or nobody")
-                else:
+                if lease.request_id not in lost:
                     lease.renewed(sent_at + self._lease_s)
+                elif not lease.is_parting:
+                    self._lose(lease, "the server says another has it, or nobody")
 
     def _held(self) -> list[list[Lease]]:
         held = [lease for lease in self._running.values() if lease.holds()]

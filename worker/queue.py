@@ -320,6 +320,8 @@ class LeasedWorker(Worker):
             await self._acknowledge(lease, dead.acknowledge)
 
     async def _acknowledge(self, lease: Lease, done: Acknowledge) -> None:
+        lease.is_parting = True
+
         async def once(_: int) -> bool:
             # On one server the script looks. A failover after this look may leave a request without a job: its readers
             # mend that.
@@ -339,6 +341,7 @@ class LeasedWorker(Worker):
 
     async def _hand_back(self, lease: Lease, back: HandBack) -> None:
         self.jobs_retried += 1
+        lease.is_parting = True
         ours = await insist("hand back", lambda _: self._store.hand_back(lease, delay_ms=back.delay_ms, why=back.why))
         verb = "handed back" if ours else "not ours"
         _logger.info(
