@@ -34,7 +34,7 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="messa
         outcome: of a request that has ended, as it was persisted; its terminal is the one entry behind `cursor`.
     """
 
-    v: int = FORMAT_VERSION
+    v: int
     cursor: str
     attempt: int
     started: AttemptStarted | None = None
@@ -77,7 +77,8 @@ async def snapshot(reader: SnapshotReader, request_id: str, *, merged: bool = Fa
             record = await reader.record(request_id, "outcome")
             if record is None or "outcome" not in record:
                 raise unknown(request_id)
-            return Snapshot(cursor=str(last), attempt=seen.last.id.attempt, outcome=msgspec.Raw(record["outcome"]))
+            outcome = msgspec.Raw(record["outcome"])
+            return Snapshot(v=FORMAT_VERSION, cursor=str(last), attempt=seen.last.id.attempt, outcome=outcome)
     started: AttemptStarted | None = None
     merged_deltas = MergedDeltas()
     async with aclosing(attempt_until(reader, request_id, last)) as entries:
@@ -86,14 +87,17 @@ async def snapshot(reader: SnapshotReader, request_id: str, *, merged: bool = Fa
                 started = entry
             elif isinstance(entry, DELTAS):
                 merged_deltas.add(entry)
-    return Snapshot(cursor=str(last), attempt=last.attempt, started=started, deltas=merged_deltas.read())
+    return Snapshot(
+        v=FORMAT_VERSION, cursor=str(last), attempt=last.attempt, started=started, deltas=merged_deltas.read()
+    )
 
 
 def snapshot_of(outcome: Outcome) -> Snapshot:
     """The state of a request whose log is gone: its outcome. Behind the cursor there is `forgotten_terminal` alone."""
     terminal = forgotten_terminal(outcome)
     cursor = EntryId(terminal.attempt, terminal.seq - 1)
-    return Snapshot(cursor=str(cursor), attempt=terminal.attempt, outcome=msgspec.Raw(encode_outcome(outcome)))
+    stored = msgspec.Raw(encode_outcome(outcome))
+    return Snapshot(v=FORMAT_VERSION, cursor=str(cursor), attempt=terminal.attempt, outcome=stored)
 
 
 def forgotten_terminal(outcome: Outcome) -> EntryId:

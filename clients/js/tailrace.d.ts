@@ -15,6 +15,7 @@ export type Terminal =
 
 export type Snapshot = {
   message_type: "snapshot"
+  v: number
   cursor: string
   attempt: number
   deltas?: Delta[]

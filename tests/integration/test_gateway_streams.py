@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from schemas.deltas import FORMAT_VERSION
 from tests.gateway_rig import Event, events, gateway, reading
 from tests.rig import request_for, rig
 from tests.until import until
@@ -115,6 +116,7 @@ async def test_a_snapshot_half_way_and_the_rest_are_the_whole(redis_url: str, tm
         assert (await tailrace.outcome(submitted["id"])).content == TEXT
     state = first.entry
     assert (first.name, first.id, state["attempt"]) == ("snapshot", state["cursor"], 1)
+    assert state["v"] == FORMAT_VERSION
     assert rest == whole[[event.id for event in whole].index(first.id) + 1 :]
     (delta,) = state["deltas"]
     assert len(delta["content"]) > 0
