@@ -81,35 +81,39 @@ async def _redis(redis: Redis, where: str, setting: str, *, has_queue: bool) -> 
     yield Finding("redis", "good", f"answers at {where}")
     for look in (judge.version, judge.mode, judge.role, judge.eviction, judge.memory, judge.persistence):
         yield look(info)
-    skew_s, within_s = await _skew(redis)
-    yield judge.clock(skew_s, within_s)
-    yield judge.latency(await _ping_ms(redis))
-    yield judge.rights(await _refused(redis))
+    looks = {"clock": _clock, "latency": _latency, "rights": _rights}
     if has_queue:
-        yield await _worker(redis)
-        if await redis.exists(keys.OUTBOX):
-            yield await _outbox(redis)
+        looks |= {"workers": _worker, "outbox": _outbox}
+    for check, look_at in looks.items():
+        try:
+            finding = await look_at(redis)
+        except FAILURES as error:  # one that our user may not have hides nothing of the others
+            yield judge.unanswered(check, str(store_error(error)))
+            continue
+        if finding is not None:
+            yield finding
 
 
-async def _skew(redis: Redis) -> tuple[float, float]:
-    """The server's clock less ours, and how exact that is, in seconds."""
+async def _clock(redis: Redis) -> Finding:
+    """How far the server's clock is from ours."""
     before = time()
     seconds, micros = await redis.time()
     after = time()
-    return seconds + micros / 1e6 - (before + after) / 2, (after - before) / 2
+    return judge.clock(seconds + micros / 1e6 - (before + after) / 2, (after - before) / 2)
 
 
-async def _ping_ms(redis: Redis) -> float:
+async def _latency(redis: Redis) -> Finding:
+    """How long a round trip takes."""
     taken: list[float] = []
     for _ in range(PINGS):
         began = monotonic()
         await redis.ping()
         taken.append((monotonic() - began) * 1000)
-    return sorted(taken)[PINGS // 2]
+    return judge.latency(sorted(taken)[PINGS // 2])
 
 
-async def _refused(redis: Redis) -> dict[str, str]:
-    """What a worker does and this user may not, each with the server's words."""
+async def _rights(redis: Redis) -> Finding:
+    """Whether this user may do what a worker does."""
     renew, args = scripts.RENEW.call(queue=keys.QUEUE, lease_ms=1000, leases=msgspec.msgpack.encode([]))
 
     async def listen() -> None:
@@ -133,7 +137,7 @@ async def _refused(redis: Redis) -> dict[str, str]:
             refused[what] = str(error)
         except FAILURES as error:
             refused[what] = str(store_error(error))
-    return refused
+    return judge.rights(refused)
 
 
 async def _worker(redis: Redis) -> Finding:
@@ -143,8 +147,10 @@ async def _worker(redis: Redis) -> Finding:
     return Finding("workers", "note", "none has given a sign of life", "start one: tailrace worker")
 
 
-async def _outbox(redis: Redis) -> Finding:
-    """What waits for the database of outcomes."""
+async def _outbox(redis: Redis) -> Finding | None:
+    """What waits for the database of outcomes, if there is an outbox."""
+    if not await redis.exists(keys.OUTBOX):
+        return None
     waiting, refused = await redis.xlen(keys.OUTBOX), await redis.hlen(keys.OUTBOX_REFUSED)
     oldest = await redis.xrange(keys.OUTBOX, count=1)
     seconds, _ = await redis.time()

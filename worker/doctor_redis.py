@@ -127,6 +127,12 @@ def rights(refused: Mapping[str, str]) -> Finding:
     return Finding("rights", "bad", f"may not {what}{others}: {words}", advice)
 
 
+def unanswered(check: str, words: str) -> Finding:
+    """What could not be looked at, and the server's words."""
+    advice = "give the user the rules in docs/redis-users.md, or see why the server does not answer"
+    return Finding(check, "bad", f"cannot be looked at: {words}", advice)
+
+
 def outbox(waiting: int, oldest_s: float, refused: int) -> Finding:
     """Whether outcomes get into their database.
 

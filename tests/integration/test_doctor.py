@@ -74,6 +74,22 @@ async def test_rights_that_a_user_lacks_are_found(tmp_path: Path) -> None:
     assert "docs/redis-users.md" in findings["rights"]["advice"]
 
 
+async def test_what_a_user_may_not_look_at_hides_nothing_else(tmp_path: Path) -> None:
+    # given Redis users who may not ask for one thing or another, expect each said, with where the rules stand, and all
+    # the rest looked at
+    denied = {"clock": "-time", "workers": "-exists", "outbox": "-xlen"}
+    users = "".join(f"user {check} on >pass ~* &* +@all {rule}\n" for check, rule in denied.items())
+    (tmp_path / "users.acl").write_text(f"user default on nopass ~* &* +@all\n{users}")
+    with EmbeddedValkey(options={"aclfile": str(tmp_path / "users.acl")}) as valkey:
+        async with Simulator(key=KEY) as simulator, Redis.from_url(valkey.url) as redis:
+            await redis.xadd(keys.OUTBOX, {"id": "one"})
+            for check in denied:
+                code, findings = await doctor(f"redis://{check}:pass@127.0.0.1:{valkey.port}/0", simulator.url)
+                assert (code, check in bad(findings)) == (1, True)
+                assert "docs/redis-users.md" in findings[check]["advice"]
+                assert findings["model's server"]["level"] == "good"
+
+
 async def test_servers_that_are_away_are_found_one_beside_the_other() -> None:
     # given neither a Redis nor a model's server, expect both to be said
     code, findings = await doctor(NO_PLACE, "http://127.0.0.1:1/v1")
