@@ -20,8 +20,10 @@ export class Tailrace {
   #headers
   #fetch
 
+  /** What cannot be used throws here: `fetch` would say it as it says that nobody answers, and `tail` would try again. */
   constructor(base, { token, fetch: given } = {}) {
-    this.#base = base.replace(/\/$/, "")
+    this.#base = new URL(base, globalThis.location?.href).href.replace(/\/$/, "")
+    if (token && !/^[\x21-\x7e]+$/.test(token)) throw new TypeError("the token has characters that no token has")
     this.#headers = token ? { authorization: `Bearer ${token}` } : {}
     this.#fetch = given ?? globalThis.fetch.bind(globalThis)
   }
@@ -76,7 +78,7 @@ export class Tailrace {
     if (cursor !== undefined) headers["last-event-id"] = cursor
     const path = `/v1/streams/${encodeURIComponent(id)}/events?${query}`
     const answer = await this.#fetch(this.#base + path, { headers, signal, cache: "no-store" })
-    if (answer.ok) return answer
+    if (answer.status === 204 || isEventStream(answer)) return answer
     if (answer.status === 429 || answer.status >= 500) {
       await answer.body?.cancel()
       throw new Error(`the gateway answered ${answer.status}`)
@@ -91,10 +93,15 @@ export class Tailrace {
   }
 }
 
+function isEventStream(answer) {
+  return answer.ok && /^text\/event-stream\b/i.test(answer.headers.get("content-type") ?? "")
+}
+
 async function refusal(answer) {
   const said = await answer.json().catch(() => undefined)
-  const error = said?.error
-  return new TailraceError(answer.status, error?.code ?? "unknown", error?.message ?? `the gateway answered ${answer.status}`)
+  const { code, message } = said?.error ?? {}
+  const otherwise = answer.ok ? "what answers there is no event stream" : `the gateway answered ${answer.status}`
+  return new TailraceError(answer.status, code ?? "unknown", message ?? otherwise)
 }
 
 /** The frames of an event stream (WHATWG HTML, "Interpreting an event stream"). */

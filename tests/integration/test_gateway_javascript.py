@@ -141,8 +141,9 @@ const body = (size) => new ReadableStream({
     controller.close()
   },
 })
+const headers = { "content-type": "text/event-stream; charset=utf-8" }
 for (const size of [997, 65536]) {
-  const client = new Tailrace("http://nowhere", { fetch: async () => new Response(body(size)) })
+  const client = new Tailrace("http://nowhere", { fetch: async () => new Response(body(size), { headers }) })
   for await (const { cursor, name, entry } of client.tail("one"))
     console.log(JSON.stringify([cursor, name, entry.content?.length ?? 0]))
 }
@@ -155,3 +156,30 @@ async def test_a_long_frame_is_read_in_time_that_grows_with_it_alone(redis_url: 
         async with node(PIECES, served, await served.submit(request_for())) as lines:
             told = [item async for item in lines]
         assert told == 2 * [["1-1", "assistant_message", 2_000_000], ["1-2", "completed", 0]]
+
+
+MISTAKES = """
+import { Tailrace } from "%(client)s"
+const page = async () => new Response("<p>log in</p>", { headers: { "content-type": "text/html" } })
+const mistakes = [
+  () => new Tailrace("llm.example"),
+  () => new Tailrace("%(url)s", { token: "two\\nlines" }),
+  () => new Tailrace("%(url)s", { fetch: page }),
+]
+for (const mistake of mistakes) {
+  try {
+    await mistake().tail("%(id)s").next()
+  } catch (error) {
+    console.log(JSON.stringify([error.name, error.status ?? null]))
+  }
+}
+"""
+
+
+async def test_what_no_return_would_mend_is_an_error_at_once(redis_url: str, tmp_path: Path) -> None:
+    # given an address or a token that cannot be used, or another server's page, expect an error; tried again for ever,
+    # they would look like a gateway that is away
+    async with gateway(redis_url, tmp_path) as served:
+        async with node(MISTAKES, served, await served.submit(request_for())) as lines:
+            told = [item async for item in lines]
+    assert told == [["TypeError", None], ["TypeError", None], ["TailraceError", 200]]
