@@ -15,6 +15,7 @@ from producers.store import Glimpse
 from producers.tail import unknown
 from schemas.codec import decode_entry, encode_outcome
 from schemas.deltas import DELTAS, FORMAT_VERSION, TERMINALS, AttemptStarted, Delta
+from schemas.errors import StoreRefused
 from schemas.ids import BEGINNING, EntryId
 from schemas.outcome import Outcome
 
@@ -30,7 +31,8 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="messa
         cursor: the entries behind it go on from here.
         attempt: the attempt whose state it is; 0 before the first.
         started: the entry which that attempt began with.
-        deltas: of a request that runs: its deltas so far, those of a kind and index merged into one.
+        deltas: of a request that runs, or whose outcome we may not read: its deltas so far, those of a kind and index
+            merged into one.
         outcome: of a request that has ended, as it was persisted; its terminal is the one entry behind `cursor`.
     """
 
@@ -60,7 +62,7 @@ async def snapshot(reader: SnapshotReader, request_id: str, *, merged: bool = Fa
     Args:
         reader: the store.
         request_id: the request.
-        merged: give deltas also where the request has ended, in place of its outcome.
+        merged: give deltas also where the request has ended, in place of its outcome; so does whoever may not read it.
 
     Raises:
         UnknownRequest: no such id, or its lifetime is over.
@@ -73,11 +75,8 @@ async def snapshot(reader: SnapshotReader, request_id: str, *, merged: bool = Fa
     has_ended = isinstance(decode_entry(seen.last.raw), TERMINALS)
     if has_ended:
         last = await _entry_before(reader, request_id, last)
-        if not merged:
-            record = await reader.record(request_id, "outcome")
-            if record is None or "outcome" not in record:
-                raise unknown(request_id)
-            outcome = msgspec.Raw(record["outcome"])
+        outcome = None if merged else await _outcome(reader, request_id)
+        if outcome is not None:
             return Snapshot(v=FORMAT_VERSION, cursor=str(last), attempt=seen.last.id.attempt, outcome=outcome)
     started: AttemptStarted | None = None
     merged_deltas = MergedDeltas()
@@ -103,6 +102,16 @@ def snapshot_of(outcome: Outcome) -> Snapshot:
 def forgotten_terminal(outcome: Outcome) -> EntryId:
     """Where the terminal of a log that is gone is said to have been: behind whatever cursor a reader may have."""
     return EntryId(outcome.attempt or 0, FORGOTTEN_SEQ)
+
+
+async def _outcome(reader: SnapshotReader, request_id: str) -> msgspec.Raw | None:
+    try:
+        record = await reader.record(request_id, "outcome")
+    except StoreRefused:  # a user who reads logs alone; they have all that it shows
+        return None
+    if record is None or "outcome" not in record:
+        raise unknown(request_id)
+    return msgspec.Raw(record["outcome"])
 
 
 async def _entry_before(reader: SnapshotReader, request_id: str, terminal: EntryId) -> EntryId:

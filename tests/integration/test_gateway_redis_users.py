@@ -15,8 +15,10 @@ from redis.exceptions import NoPermissionError
 from demo.simulator import Simulator
 from demo.valkey import EmbeddedValkey
 from producers.client import Client
+from producers.snapshot import Snapshot
 from producers.store import ProducerStore
-from schemas.deltas import Accepted, Stalled
+from producers.tail import Tailed
+from schemas.deltas import Accepted, AssistantDelta, Completed, Stalled
 from schemas.keys import OUTBOX, log_key, rec_key
 from schemas.metrics import QUEUE_UP, REDIS_MEMORY
 from tests.gateway_rig import events, gateway, reading
@@ -169,6 +171,27 @@ async def test_gateway_worker_and_tail_do_their_work_and_are_refused_nothing(
             await until(is_ready, WAIT_S)
         finally:
             await worker.stop()
+
+
+async def test_a_tail_begins_with_a_snapshot_of_what_has_ended(guarded: EmbeddedValkey) -> None:
+    # given a user who may read no record, and so no outcome, expect the log's deltas in its place
+    async with (
+        Simulator(key=KEY) as simulator,
+        await Client.connect(as_user(guarded, "gateway")) as client,
+        await Client.connect(as_user(guarded, "tail")) as tail,
+    ):
+        worker = worker_task(as_user(guarded, "worker"), simulator, KEY, {})
+        try:
+            await worker.ready
+            submitted = await client.submit(request_for())
+            outcome = await client.result(submitted.id, wait_s=WAIT_S)
+        finally:
+            await worker.stop()
+        state, *rest = [item async for item in tail.tail(submitted.id, snapshot=True)]
+    assert outcome is not None
+    assert isinstance(state, Snapshot)
+    assert [delta.content for delta in state.deltas if isinstance(delta, AssistantDelta)] == [outcome.content]
+    assert [type(item.entry) for item in rest if isinstance(item, Tailed)] == [Completed]
 
 
 @pytest.mark.parametrize(
