@@ -136,14 +136,20 @@ class Gateway:
         self.admit()
         began_s = time.monotonic()
 
-        def ended(end: End) -> None:
+        def ended(end: End, why: TailraceError | None) -> None:
             self._streams.discard(stream)
             self._counts.ended.add(end)
             after_s = time.monotonic() - began_s
             said = fields(
-                f"stream_{end}", what if len(followers) == 1 else None, requests=len(followers), s=round(after_s, 3)
+                f"stream_{end}",
+                what if len(followers) == 1 else None,
+                requests=len(followers),
+                s=round(after_s, 3),
+                code=why and why.code,
+                why=why,
             )
-            _log.info("stream %s %s after %.1f s", what, end, after_s, extra=said)
+            level, because = (logging.INFO, "") if why is None else (logging.WARNING, f": {why}")
+            _log.log(level, "stream %s %s after %.1f s%s", what, end, after_s, because, extra=said)
 
         stream = EventStream(followers, self.limits, ended)
         self._streams.add(stream)

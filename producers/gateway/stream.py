@@ -46,15 +46,18 @@ class EventStream:
     Args:
         followers: sources of frames; closed with the stream.
         limits: of this stream.
-        ended: told how the stream ended.
+        ended: told how the stream ended, and of one that broke, why.
     """
 
-    def __init__(self, followers: Sequence[Frames], limits: Limits, ended: Callable[[End], None]) -> None:
+    def __init__(
+        self, followers: Sequence[Frames], limits: Limits, ended: Callable[[End, TailraceError | None], None]
+    ) -> None:
         self._followers = followers
         self._limits = limits
         self._ended = ended
         self._outbox = Outbox(limits.buffer_bytes)
         self._end: End = "ended"
+        self._why: TailraceError | None = None
         self._silent = False
 
     def stop(self) -> None:
@@ -74,7 +77,7 @@ class EventStream:
                     task.cancel()
         finally:
             self._beats.cancel()
-            self._ended(self._end)
+            self._ended(self._end, self._why)
         if self._end == "slow" and (extension := scope.get("extensions", {}).get(ABORT)):
             extension["abort"]()
             await asyncio.sleep(0)  # the server sees the connection gone before it sees us return
@@ -84,7 +87,8 @@ class EventStream:
             async with asyncio.TaskGroup() as tasks:
                 for frames in self._followers:
                     tasks.create_task(self._pass_on(frames))
-        except* TailraceError:
+        except* TailraceError as errors:
+            self._why = next(error for error in errors.exceptions if isinstance(error, TailraceError))
             self._close("broken")
         else:
             self._outbox.close()

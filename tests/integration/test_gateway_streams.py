@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from schemas.deltas import FORMAT_VERSION
+from schemas.keys import log_key
 from tests.gateway_rig import Event, events, gateway, reading
 from tests.rig import request_for, rig
 from tests.until import until
@@ -203,6 +205,23 @@ async def test_a_token_in_the_address_reads_its_own_request_alone(redis_url: str
         both = f"/v1/events?ids={one['id']},{other['id']}"
         assert (await served.http.get(f"{both}&token={one['token']}")).status_code == 404
         assert len(await events(served.http, f"{both}&token={one['token']}&token={other['token']}")) == 2 * len(whole)
+
+
+async def test_of_a_stream_that_breaks_the_log_says_why(
+    redis_url: str, redis: Redis, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given an entry of a version that we do not read, expect what stands before it, a hint to come back to a gateway
+    # that does, and the reason in the log
+    async with gateway(redis_url, tmp_path) as served:
+        submitted = await served.submit(request_for())
+        begun = {"attempt": 1, "at": "", "why": "first", "ids": {"assistant": "a", "tool": "t"}}
+        newer = json.dumps({"message_type": "attempt_started", "v": 99, **begun})
+        await redis.xadd(log_key(submitted["id"]), {"e": newer}, id="1-0")
+        async with reading(served.http, submitted["links"]["events"]) as reader:
+            assert [event.name for event in await reader.all()] == ["accepted"]
+        assert len(reader.retries) == 2
+        line = f"stream {submitted['id']} broken"
+        await until(lambda: any(line in said and "upgrade tailrace" in said for said in caplog.messages))
 
 
 def _by_request(told: list[Event]) -> dict[str, list[str]]:

@@ -103,7 +103,7 @@ async def test_an_event_id_over_several_requests_skips_nothing_however_slow_its_
         return {}
 
     followers = [frames_among(one, pieces(number), places) for number, one in enumerate(ids)]
-    stream = EventStream(followers, Limits(1000.0, 1000.0, 300), lambda _: None)
+    stream = EventStream(followers, Limits(1000.0, 1000.0, 300), lambda _end, _why: None)
     await stream({"type": "http"}, receive, send)
     told = re.findall(rb"id: (.*)\nevent: .*\ndata: (.*)\n", b"".join(written))
     assert len(told) == len(ids) * 59
