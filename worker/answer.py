@@ -1,7 +1,8 @@
 """The body of an answer while it is received, with its time limits. Knows nothing of what the bytes say."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import httpx2
@@ -48,8 +49,36 @@ class Answer:
                 connection was lost.
             UpstreamProtocol: `upstream_malformed`, the body's encoding cannot be read.
         """
-        try:
+        with self._told():
             piece = await self._body.read(self._loop.time() + self._limits.idle_s if self._begun else self._first_by)
+        self._begun = True
+        return piece
+
+    async def hand_on(self, take: Callable[[bytes], bool]) -> bool:
+        """Gives the pieces of the body to `take`, most of them in the call that brings them: no task wakes for them.
+
+        Returns when `take` has had enough, at the end, and now and then; whether there may be more.
+
+        Args:
+            take: given a piece, says whether it takes the next one at once.
+
+        Raises:
+            UpstreamUnavailable, UpstreamProtocol: as `read`.
+            Exception: what `take` raises.
+        """
+        if not self._begun:
+            piece = await self.read()
+            if piece:
+                take(piece)
+            return bool(piece)
+        with self._told():
+            return await self._body.hand_on(take, self._limits.idle_s)
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        """Makes every failure of a body one of ours."""
+        try:
+            yield
         except TimeoutError as error:
             raise (idle if self._begun else silent)(self._limits) from error
         except httpx2.DecodingError as error:
@@ -58,8 +87,6 @@ class Answer:
             raise UpstreamUnavailable(
                 f"the connection was lost before the end of the answer ({kind(error)})", code="upstream_truncated"
             ) from error
-        self._begun = True
-        return piece
 
     @property
     def ended(self) -> bool:
@@ -71,6 +98,8 @@ class _Body(Protocol):
     """What an answer is read from: pieces, and `TimeoutError` where none comes until the loop's time given."""
 
     async def read(self, until: float) -> bytes: ...
+
+    async def hand_on(self, take: Callable[[bytes], bool], idle_s: float) -> bool: ...
 
     @property
     def ended(self) -> bool: ...
@@ -88,6 +117,12 @@ class _Decoded:
             piece = await anext(self._pieces, b"")
         self.ended = not piece
         return piece
+
+    async def hand_on(self, take: Callable[[bytes], bool], idle_s: float) -> bool:
+        piece = await self.read(asyncio.get_running_loop().time() + idle_s)
+        if piece:
+            take(piece)
+        return bool(piece)
 
 
 def _body_of(response: httpx2.Response) -> _Body:

@@ -287,15 +287,17 @@ class Attempt:
         self._trace.asks()
         async with self._plant.upstream.open(request) as answer:
             turn = Turn(self._plant.turns)
+
+            def take(piece: bytes) -> bool:
+                turn.has()
+                self._append(reader.feed(piece, self._ms()))
+                return turn.lasts() and not (reader.done or reader.failure is not None or writer.is_full)
+
             while not reader.done and reader.failure is None:
                 await writer.room()
-                turn.asks()
-                piece = await answer.read()
-                turn.has()
-                if not piece:
-                    return
-                self._append(reader.feed(piece, self._ms()))
                 await turn.may_go_on()
+                if not await answer.hand_on(take):
+                    return
             if reader.failure is not None and not reader.done:
                 raise reader.failure  # here, so that the connection is closed at once: the answer may go on for long
 

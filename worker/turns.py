@@ -35,20 +35,30 @@ class Turn:
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
-        self._asked = self._ends = turns.clock()
+        self._served = turns.clock()
+        self._ends = self._served + TURN_S
 
-    def asks(self) -> None:
-        """To be called before what may have to be waited for."""
-        self._asked = self._turns.clock()
+    def has(self) -> float:
+        """To be called with each piece: who had to wait for it has a whole turn again, as the others had theirs.
 
-    def has(self) -> None:
-        """To be called after it: who had to wait has a whole turn again, since the others had theirs meanwhile."""
+        Returns:
+            The time.
+        """
         now = self._turns.clock()
-        if now - self._asked > TURN_S:
+        if now - self._served > TURN_S:
             self._ends = now + TURN_S
+        return now
+
+    def lasts(self) -> bool:
+        """To be called when a piece has been read: whether another one may be."""
+        self._served = self._turns.clock()
+        return self._served < self._ends
 
     async def may_go_on(self) -> None:
-        """Returns at once within a turn, else at the beginning of the next."""
-        if self._turns.clock() >= self._ends:
+        """To be called before one waits for more: returns at once within a turn, else at the beginning of the next."""
+        over = self._served >= self._ends
+        if over:
             await self._turns.next()
-            self._ends = self._turns.clock() + TURN_S
+        self._served = self._turns.clock()  # to wait for others is not to wait for the server
+        if over:
+            self._ends = self._served + TURN_S

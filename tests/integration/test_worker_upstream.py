@@ -1,7 +1,7 @@
 """The adapter against a real HTTP server: connections, time limits, and every way an answer does not come."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol, get_args
 
@@ -60,6 +60,43 @@ async def body(adapter: Upstream, request: GenerationRequest) -> bytes:
         while piece := await answer.read():
             pieces.append(piece)
     return b"".join(pieces)
+
+
+async def test_pieces_can_be_handed_on_as_they_come(upstream: Open) -> None:
+    async with Simulator(key=KEY) as simulator, upstream(simulator.url) as adapter:
+        pieces: list[bytes] = []
+
+        def take(piece: bytes) -> bool:
+            pieces.append(piece)
+            return len(pieces) % 2 == 0
+
+        async with adapter.open(asks(TEXT)) as answer:
+            while await answer.hand_on(take):
+                pass
+            assert answer.ended
+    assert pieces[0].startswith(b"data: {")
+    assert b"".join(pieces).endswith(b"data: [DONE]\n\n")
+
+
+async def test_who_is_handed_pieces_hears_what_is_wrong(upstream: Open) -> None:
+    """given: a server that falls silent or breaks off after some pieces / expect: the error that `read` raises."""
+    async with Simulator() as simulator, upstream(simulator.url, idle_s=0.3) as adapter:
+        for fault, code in (("stall", "upstream_timeout"), ("cut", "upstream_truncated")):
+            pieces: list[bytes] = []
+
+            def take(piece: bytes, pieces: list[bytes] = pieces) -> bool:
+                pieces.append(piece)
+                return True
+
+            async def hand_on(fault: str, take: Callable[[bytes], bool]) -> None:
+                async with adapter.open(asks({**TEXT, "faults": [{"kind": fault, "after": 5}]})) as answer:
+                    while await answer.hand_on(take):
+                        pass
+
+            with pytest.raises(UpstreamUnavailable) as raised:
+                await hand_on(fault, take)
+            assert raised.value.wire_code == code
+            assert pieces
 
 
 async def error_of(adapter: Upstream, scenario: Mapping[str, object]) -> UpstreamError:

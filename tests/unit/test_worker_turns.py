@@ -23,10 +23,10 @@ async def test_readers_who_never_wait_leave_short_rounds_to_the_others() -> None
     async def read(number: int) -> None:
         turn = Turn(turns)
         for _ in range(1_000):  # bounded, so that a reader who keeps the loop fails the test and does not hang it
-            turn.asks()
             turn.has()
             taken[number] += 1
             clock.now += TURN_S
+            turn.lasts()
             await turn.may_go_on()
 
     reading = [asyncio.create_task(read(number)) for number in range(len(taken))]
@@ -48,10 +48,10 @@ async def test_who_had_to_wait_goes_on_at_once() -> None:
     clock = Clock()
     turns = Turns(clock)
     turn = Turn(turns)
-    turn.asks()
     clock.now += 2 * TURN_S
     turn.has()
     # expect: no round of the loop is lost
+    assert turn.lasts()
     stepping = turn.may_go_on()
     try:
         stepping.send(None)

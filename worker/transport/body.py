@@ -39,6 +39,18 @@ class Body(httpx2.AsyncByteStream):
             await self.aclose()
         return piece
 
+    async def hand_on(self, take: Callable[[bytes], bool], idle_s: float) -> bool:
+        """Gives the pieces to `take` as they come, until it has had enough or to the end; whether there may be more.
+
+        Arguments and errors as those of `Connection.hand_on`.
+        """
+        if self._connection is None:
+            return False
+        more = await self._connection.hand_on(take, idle_s)
+        if not more:
+            await self.aclose()
+        return more
+
     @property
     def ended(self) -> bool:
         """Whether nothing more is to be received."""

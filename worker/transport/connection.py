@@ -5,6 +5,7 @@ Knows nothing of other connections. Its errors are httpx2's, but that who waits 
 
 import asyncio
 import select
+from collections.abc import Callable
 from typing import cast
 
 import httpx2
@@ -20,7 +21,7 @@ PIECE_BYTES = 16 * 1024
 
 
 class Connection(asyncio.Protocol):
-    """Made by the event loop. Serves one exchange after another: `ask`, `read` to the end, `rest`."""
+    """Made by the event loop. Serves one exchange after another: `ask`, `read` or `hand_on` to the end, `rest`."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -31,7 +32,9 @@ class Connection(asyncio.Protocol):
         self._waiting_bytes = 0  # since the reader last had all
         self._reading_paused = self._writing_paused = False
         self._error: httpx2.TransportError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._take_now: Callable[[bytes], bool] | None = None  # of who waits in `hand_on`
+        self._idle_s = 0.0
+        self._waiter: asyncio.Future[bool] | None = None  # whether who is handed pieces has enough
         self._until = 0.0  # the loop's time, when who waits has waited long enough
         self._timer: asyncio.TimerHandle | None = None
 
@@ -76,6 +79,36 @@ class Connection(asyncio.Protocol):
             await self._wait(until)
         return self._take(response.pieces)
 
+    async def hand_on(self, take: Callable[[bytes], bool], idle_s: float) -> bool:
+        """Gives the pieces of the body to `take` as they come, in the very call that brings them.
+
+        Returns when `take` has had enough or at the end of the body; whether there may be more.
+
+        Args:
+            take: given a piece, says whether it takes the next one at once.
+            idle_s: the longest pause between two pieces, and before the first.
+
+        Raises:
+            TimeoutError: a pause was longer.
+            httpx2.RemoteProtocolError, httpx2.ReadError: no more will come.
+            Exception: what `take` raises.
+        """
+        response = self._response
+        assert response is not None  # noqa: S101 -- who reads has asked
+        while True:
+            while self._waiting or response.pieces:
+                if not take(self._take(response.pieces)):
+                    return True
+            if response.ended:
+                return False
+            self._check()
+            self._take_now, self._idle_s = take, idle_s
+            try:
+                if await self._wait(self._after(idle_s)):
+                    return True
+            finally:
+                self._take_now = None
+
     @property
     def ended(self) -> bool:
         """Whether the response has come whole, read or not."""
@@ -118,10 +151,13 @@ class Connection(asyncio.Protocol):
             self._error = error
             self._transport.abort()
         self._waiting_bytes += len(data)
+        if self._take_now is None or self._error is not None:
+            self._wake()
+        elif self._waiter is not None and not self._waiter.done():
+            self._hand_on_now(self._take_now, self._waiter, response)
         if self._waiting_bytes > MAX_WAITING_BYTES and not self._reading_paused and not response.ended:
             self._reading_paused = True
             self._transport.pause_reading()
-        self._wake()
 
     def eof_received(self) -> None:
         self._lost(None)  # and the event loop closes the transport
@@ -163,11 +199,28 @@ class Connection(asyncio.Protocol):
             self._transport.writelines(unsent)
         self._sent = True
 
+    def _hand_on_now(
+        self, take: Callable[[bytes], bool], waiter: asyncio.Future[bool], response: ResponseReader
+    ) -> None:
+        """One piece at most: what is left is the waiting task's, which has it by turns with the others."""
+        if response.pieces:
+            try:
+                if not take(self._take(response.pieces)):
+                    waiter.set_result(True)
+                    return
+            except Exception as error:
+                waiter.set_exception(error)
+                return
+            self._until = self._loop.time() + self._idle_s
+        if response.ended or self._waiting:
+            waiter.set_result(False)
+
     def _take(self, pieces: list[bytes]) -> bytes:
-        if pieces:
-            self._waiting = b"".join((self._waiting, *pieces))
+        if len(pieces) == 1 and not self._waiting:
+            piece = pieces.pop()
+        else:
+            piece = b"".join((self._waiting, *pieces))
             pieces.clear()
-        piece = self._waiting
         if len(piece) > PIECE_BYTES:
             piece, self._waiting = piece[:PIECE_BYTES], piece[PIECE_BYTES:]
         else:
@@ -203,9 +256,9 @@ class Connection(asyncio.Protocol):
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._waiter.set_result(False)
 
-    async def _wait(self, until: float | None) -> None:
+    async def _wait(self, until: float | None) -> bool:
         """Waits for anything to happen. One timer serves many waits: it looks, when it is due, whether it still is."""
         self._waiter = self._loop.create_future()
         if until is not None:
@@ -213,7 +266,7 @@ class Connection(asyncio.Protocol):
             if self._timer is None or self._timer.when() > until:
                 self._set_timer()
         try:
-            await self._waiter
+            return await self._waiter
         finally:
             self._waiter = None
             if until is not None:

@@ -5,6 +5,7 @@ import gzip
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -14,9 +15,10 @@ from tests.certificates import Certificates, made_in
 from tests.http_server import Caller, saying, serving
 from tests.until import until
 from worker.transport import BODY, Body, Transport, dial
-from worker.transport.connection import MAX_WAITING_BYTES
+from worker.transport.connection import MAX_WAITING_BYTES, PIECE_BYTES
 
 EVENTS = b"data: an event\n\n" * 1000
+PIECES = [b"one", b"two", b"end"]
 MANY = 64 * 1024 * 1024
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -190,6 +192,111 @@ async def test_a_wait_is_as_short_as_it_is_asked_for(ours: httpx2.AsyncClient) -
         short = asyncio.create_task(body.read(loop.time() + 0.05))
         await until(short.done)
         assert isinstance(short.exception(), TimeoutError)
+
+
+async def test_pieces_are_handed_on_in_the_call_that_brings_them(ours: httpx2.AsyncClient) -> None:
+    # given one who takes pieces while its task waits, expect each as it came, and that no task runs for it
+    async def answer(caller: Caller) -> None:
+        await caller.request()
+        await caller.send(CHUNKED)
+        for piece in PIECES:
+            await caller.send(b"3\r\n%b\r\n" % piece)
+            await until(partial(is_last, piece))
+        await caller.send(b"0\r\n\r\n")
+        await caller.leaves()
+
+    def is_last(piece: bytes) -> bool:
+        return taken[-1:] == [piece]
+
+    def take(piece: bytes) -> bool:
+        taken.append(piece)
+        by.append(asyncio.current_task())
+        return True
+
+    taken: list[bytes] = []
+    by: list[asyncio.Task[object] | None] = []
+    async with serving(answer) as server, ours.stream("GET", server.url) as response:
+        body: Body = response.extensions[BODY]
+        assert not await body.hand_on(take, 10.0)
+        assert not await body.hand_on(take, 10.0), "after the end there is no more"
+    assert taken == PIECES
+    assert by[1:] == [None, None], "the first may have come with the headers"
+
+
+async def test_who_has_enough_is_handed_no_more(ours: httpx2.AsyncClient) -> None:
+    # given a body larger than is read ahead, and one who takes a piece at a time, expect all of it, and no more at once
+    async def answer(caller: Caller) -> None:
+        await caller.request()
+        await caller.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % MANY)
+        await caller.send(bytes(MANY))
+        await caller.leaves()
+
+    def take(piece: bytes) -> bool:
+        taken.append(len(piece))
+        return False
+
+    taken: list[int] = []
+    async with serving(answer) as server, ours.stream("GET", server.url) as response:
+        body: Body = response.extensions[BODY]
+        calls = 0
+        while await body.hand_on(take, 10.0):
+            calls += 1
+            assert len(taken) == calls
+    assert sum(taken) == MANY
+    assert max(taken) <= PIECE_BYTES
+
+
+async def test_what_ends_handing_on_before_the_end(ours: httpx2.AsyncClient) -> None:
+    # given a server that stops, one that falls silent, and one who cannot take a piece, expect what came and the reason
+    async def stops(caller: Caller) -> None:
+        await caller.request()
+        await caller.send(CHUNKED)
+        await caller.send(b"3\r\none\r\n")
+
+    async def silent(caller: Caller) -> None:
+        await stops(caller)
+        await caller.leaves()
+
+    def take(piece: bytes) -> bool:
+        taken.append(piece)
+        return True
+
+    def refuse(piece: bytes) -> bool:
+        raise ValueError(piece)
+
+    for answer, by, reason in (
+        (stops, take, httpx2.RemoteProtocolError),
+        (silent, take, TimeoutError),
+        (silent, refuse, ValueError),
+    ):
+        taken: list[bytes] = []
+        async with serving(answer) as server, ours.stream("GET", server.url) as response:
+            body: Body = response.extensions[BODY]
+            with pytest.raises(reason):
+                await body.hand_on(by, 0.2)
+        assert taken == ([b"one"] if by is take else [])
+
+
+async def test_a_pause_is_counted_from_the_last_piece(ours: httpx2.AsyncClient) -> None:
+    # given pieces that come for longer than the longest pause, each before it is over, expect all of them
+    async def answer(caller: Caller) -> None:
+        await caller.request()
+        await caller.send(CHUNKED)
+        for _ in range(8):
+            await caller.send(b"1\r\n.\r\n")
+            await asyncio.sleep(0.1)
+        await caller.send(b"0\r\n\r\n")
+        await caller.leaves()
+
+    def take(piece: bytes) -> bool:
+        taken.append(piece)
+        return True
+
+    taken: list[bytes] = []
+    async with serving(answer) as server, ours.stream("GET", server.url) as response:
+        body: Body = response.extensions[BODY]
+        assert not await body.hand_on(take, 0.5)
+    assert b"".join(taken) == b"." * 8
 
 
 async def test_a_refusal_before_all_was_sent_is_heard(ours: httpx2.AsyncClient) -> None:
