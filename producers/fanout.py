@@ -27,7 +27,7 @@ from schemas.errors import StoreError, StoreRefused, StoreUnavailable
 from schemas.ids import EntryId
 from schemas.keys import DEFAULT_PRIORITY, HEALTH, QUEUE, lane_of, lease_key, log_key, rec_key
 from schemas.outcome import ENDED
-from schemas.push import decode_pushes, shard
+from schemas.push import Push, decode_pushes, shard
 from schemas.scripts import Verdict
 
 _PAGE = b"%d" % PAGE_ENTRIES
@@ -200,13 +200,29 @@ class Fanout:
         """Whether everything that is pushed for this request from now on will be heard."""
         return self._push_line.hears(live.shard)
 
-    def pushed(self, message: bytes) -> None:
-        """A message on a channel: entries of requests, some of which may be followed here."""
-        with suppress(ValueError):  # somebody else's message: whoever it kept one from finds it in the log
-            for request_id, attempt, seq, entries in decode_pushes(message):
-                live = self._lives.get(request_id)
-                if live is not None:
-                    live.push(attempt, seq, entries)
+    def pushed(self, messages: Sequence[bytes]) -> None:
+        """Messages on channels: entries of requests, some of which may be followed here.
+
+        What all of them bring of one request is one run, and one wake-up of each of its readers.
+        """
+        lives = self._lives
+        runs: dict[str, Push] = {}
+        for message in messages:
+            with suppress(ValueError):  # somebody else's message: whoever it kept one from finds it in the log
+                for push in decode_pushes(message):
+                    request_id, attempt, seq, entries = push
+                    if request_id not in lives:
+                        continue
+                    before = runs.get(request_id)
+                    if before is None:
+                        runs[request_id] = push
+                    elif before[1] == attempt and before[2] + len(before[3]) == seq:
+                        before[3].extend(entries)
+                    else:
+                        lives[request_id].push(*before[1:])
+                        runs[request_id] = push
+        for request_id, attempt, seq, entries in runs.values():
+            lives[request_id].push(attempt, seq, entries)
 
     def heard(self, number: int) -> None:
         """A channel is subscribed: who waits for that may read the log and join."""

@@ -59,8 +59,8 @@ class LogLines:
         if not self._tasks:
             self._tasks = [asyncio.create_task(self._run(), name=f"log line {number}") for number in range(LINES)]
         answers: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        packed = b"".join(map(_packed, commands))
-        self._questions.append(_Question(packed, len(commands), entries, answers))
+        together = b"".join(map(packed, commands))
+        self._questions.append(_Question(together, len(commands), entries, answers))
         self._asked.set()
         return await answers
 
@@ -134,6 +134,6 @@ async def _answer(connection: AbstractConnection) -> Any:
         return error
 
 
-def _packed(command: Sequence[bytes]) -> bytes:
+def packed(command: Sequence[bytes]) -> bytes:
     """A command as it travels (RESP2). Packed here because redis-py's packing costs more than the question."""
     return b"*%d\r\n%b" % (len(command), b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in command))

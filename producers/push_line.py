@@ -5,13 +5,15 @@ Knows channels and connections. What a push says, and to whom, it leaves to whoe
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from redis import exceptions as refusals
 from redis.asyncio.connection import AbstractConnection
 
+from producers.log_lines import packed
+from producers.push_wire import PushWire
 from producers.redis_link import Link
 from schemas import push
 from schemas.errors import StoreError, StoreRefused
@@ -24,8 +26,8 @@ _PING_S = 5.0
 class Listener(Protocol):
     """Who is told."""
 
-    def pushed(self, message: bytes) -> None:
-        """A message came."""
+    def pushed(self, messages: Sequence[bytes]) -> None:
+        """Messages came, in this order."""
         ...
 
     def heard(self, number: int) -> None:
@@ -80,15 +82,15 @@ class PushLine:
                 await self._changed.wait()
             refusal = None
             try:
-                async with self._connected() as connection:
-                    while True:
-                        self._take(await connection.read_response())
-                        ceiling_s = _BACKOFF_BASE_S
+                async with self._connected() as wire:
+                    raise await wire.lost
             except StoreRefused as error:
                 refusal = StoreRefused(f"{error}; tails need the channels {push.channel_pattern()}")
             except StoreError:
                 pass  # readers find out by themselves, as soon as they ask the log
             if self._is_connected or refusal is not None:
+                if self._heard:
+                    ceiling_s = _BACKOFF_BASE_S
                 self._heard.clear()
                 self._unanswered.clear()
                 self._is_connected = False
@@ -98,15 +100,15 @@ class PushLine:
             ceiling_s = min(2 * ceiling_s, _BACKOFF_CAP_S)
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncGenerator[AbstractConnection]:
+    async def _connected(self) -> AsyncGenerator[PushWire]:
         connection = self._link.connection()
         try:
             async with self._link.asking():
-                await connection.connect()
+                wire = await PushWire.open(connection, self._take)
             self._is_connected = True
-            steering = asyncio.create_task(self._steer(connection), name="push line: steer")
+            steering = asyncio.create_task(self._steer(connection, wire), name="push line: steer")
             try:
-                yield connection
+                yield wire
             finally:
                 steering.cancel()
                 await asyncio.wait([steering])
@@ -115,49 +117,57 @@ class PushLine:
         finally:
             await connection.disconnect(nowait=True)
 
-    def _take(self, said: list[Any]) -> None:
+    def _take(self, said: Sequence[Any]) -> None:
+        """All that one read has brought."""
         self._is_alive = True
-        match said:
-            case [b"message", _, message]:
-                self._listener.pushed(message)
-            case [(b"subscribe" | b"unsubscribe") as kind, channel, _]:
-                shard = int(channel.rpartition(b":")[2])
-                self._unanswered[shard] -= 1
-                if kind == b"subscribe" and not self._unanswered[shard]:
-                    self._heard.add(shard)
-                    self._listener.heard(shard)
-            case _:  # the answer to a PING
-                pass
+        messages: list[bytes] = []
+        for one in said:
+            match one:
+                case [b"message", _, message]:
+                    messages.append(message)
+                case [(b"subscribe" | b"unsubscribe") as kind, channel, _]:
+                    if messages:  # those of before are nothing to who waits for this
+                        self._listener.pushed(messages)
+                        messages = []
+                    self._answered(kind, channel)
+                case _:  # the answer to a PING, or a refusal, of which the wire knows
+                    pass
+        if messages:
+            self._listener.pushed(messages)
 
-    async def _steer(self, connection: AbstractConnection) -> None:
+    def _answered(self, kind: bytes, channel: bytes) -> None:
+        shard = int(channel.rpartition(b":")[2])
+        self._unanswered[shard] -= 1
+        if kind == b"subscribe" and not self._unanswered[shard]:
+            self._heard.add(shard)
+            self._listener.heard(shard)
+
+    async def _steer(self, connection: AbstractConnection, wire: PushWire) -> None:
         """Subscribes to what is wanted, and to nothing else, as long as the connection stands.
 
         It ends the connection on which nothing comes any more, not even the answer to a PING.
         """
         subscribed: set[int] = set()
         self._is_alive = True
-        with suppress(StoreError):  # whoever reads from the connection learns that it is gone
-            while True:
-                self._changed.clear()
-                wanted = set(self._wanted)
-                async with self._link.asking():
-                    await self._send(connection, "SUBSCRIBE", wanted - subscribed)
-                    await self._send(connection, "UNSUBSCRIBE", subscribed - wanted)
-                subscribed = wanted
-                try:
-                    async with asyncio.timeout(_PING_S):
-                        await self._changed.wait()
-                except TimeoutError:
-                    if not self._is_alive:
-                        break
-                    self._is_alive = False
-                    async with self._link.asking():
-                        await connection.send_command("PING", check_health=False)
+        while True:
+            self._changed.clear()
+            wanted = set(self._wanted)
+            self._say(wire, b"SUBSCRIBE", wanted - subscribed)
+            self._say(wire, b"UNSUBSCRIBE", subscribed - wanted)
+            subscribed = wanted
+            try:
+                async with asyncio.timeout(_PING_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                if not self._is_alive:
+                    break
+                self._is_alive = False
+                wire.send(packed([b"PING"]))
         await connection.disconnect(nowait=True)
 
-    async def _send(self, connection: AbstractConnection, verb: str, shards: set[int]) -> None:
+    def _say(self, wire: PushWire, verb: bytes, shards: set[int]) -> None:
         if shards:
             for shard in shards:
                 self._unanswered[shard] = self._unanswered.get(shard, 0) + 1
             self._heard -= shards
-            await connection.send_command(verb, *map(push.channel, shards), check_health=False)
+            wire.send(packed([verb, *(push.channel(shard).encode() for shard in shards)]))

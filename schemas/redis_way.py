@@ -17,6 +17,15 @@ CLUSTER = ("MOVED", "ASK ", "CROSSSLOT")
 
 OF_A_CLUSTER = "it is a node of a Redis Cluster: name a server of its own (docs/redis-topologies.md)"
 
+_REFUSALS: dict[str, type[refusals.RedisError]] = {
+    "OOM": refusals.OutOfMemoryError,
+    "READONLY": refusals.ReadOnlyError,
+    "NOPERM": refusals.NoPermissionError,
+    "NOAUTH": refusals.AuthenticationError,
+    "LOADING": refusals.BusyLoadingError,
+}
+"""Refusals that mean something to us; any other is a `ResponseError`."""
+
 SENTINEL_TIMEOUT_S = 1.0
 """For connecting to one Sentinel, and for its answer; then the next one is asked."""
 
@@ -54,6 +63,19 @@ def connection_options(url: str, *, connect_s: float, reply_s: float | None) -> 
             "socket_connect_timeout": SENTINEL_TIMEOUT_S,
         },
     }
+
+
+def refusal(said: str) -> refusals.RedisError:
+    """What Redis refuses, as redis-py would raise it: without the code where the class says it.
+
+    For who reads replies without redis-py.
+
+    Args:
+        said: the error as Redis says it, without the leading `-`.
+    """
+    code, _, rest = said.partition(" ")
+    kind = _REFUSALS.get(code)
+    return refusals.ResponseError(said.removeprefix("ERR ")) if kind is None else kind(rest)
 
 
 class PrimaryConnection(Connection):

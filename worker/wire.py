@@ -12,14 +12,7 @@ import hiredis
 from redis import exceptions as refusals
 from redis.asyncio.connection import AbstractConnection
 
-_REFUSALS: dict[str, type[refusals.RedisError]] = {
-    "OOM": refusals.OutOfMemoryError,
-    "READONLY": refusals.ReadOnlyError,
-    "NOPERM": refusals.NoPermissionError,
-    "NOAUTH": refusals.AuthenticationError,
-    "LOADING": refusals.BusyLoadingError,
-}
-"""Refusals of which `redis_link.store_error` knows what they mean; any other is a `ResponseError`."""
+from schemas.redis_way import refusal
 
 _NO_REPLY = object()
 
@@ -69,7 +62,7 @@ class _Link(asyncio.Protocol):
 
     def __init__(self, transport: asyncio.WriteTransport) -> None:
         self._transport = transport
-        self._parser = hiredis.Reader(replyError=_refusal, notEnoughData=_NO_REPLY)
+        self._parser = hiredis.Reader(replyError=refusal, notEnoughData=_NO_REPLY)
         self._replies: list[Any] = []
         self._told = 0
         self._awaited = 0
@@ -120,10 +113,3 @@ class _Link(asyncio.Protocol):
 def packed(*parts: bytes) -> bytes:
     """A command as it travels (RESP2, Redis serialization protocol). redis-py's own packing costs ten times as much."""
     return b"*%d\r\n%b" % (len(parts), b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]))
-
-
-def _refusal(said: str) -> refusals.RedisError:
-    """What Redis refuses, as redis-py would raise it: without the code where the class says it."""
-    code, _, rest = said.partition(" ")
-    kind = _REFUSALS.get(code)
-    return refusals.ResponseError(said.removeprefix("ERR ")) if kind is None else kind(rest)
