@@ -38,11 +38,12 @@ _TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-lengt
 
 
 class GatewayProtocol(HttpToolsProtocol):
-    """uvicorn's protocol bounds neither the size of headers nor their time: this does, and lets a reader be dropped."""
+    """uvicorn's protocol bounds neither headers, in size and time, nor how long an answer may lie there untaken."""
 
     _bytes = 0
     _in_head = True
     _head_timer: asyncio.TimerHandle | None = None
+    _untaken_timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         """Counts what comes of a request."""
@@ -71,10 +72,39 @@ class GatewayProtocol(HttpToolsProtocol):
         self._in_head, self._bytes = True, 0
         super().on_message_complete()
 
+    def pause_writing(self) -> None:
+        """More waits to be written than should."""
+        super().pause_writing()
+        self._watch(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Enough of it was taken."""
+        self._drop_untaken_timer()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""
         self._drop_timer()
+        self._drop_untaken_timer()
         super().connection_lost(exc)
+
+    def _watch(self, waits_bytes: int) -> None:
+        """Drops a connection of which nothing is taken. An event stream does so itself, in half the time."""
+        gateway = self.config.app
+        assert isinstance(gateway, Gateway)  # noqa: S101 - `GatewayServer` serves nothing else
+        self._untaken_timer = self.loop.call_later(2 * gateway.limits.write_timeout_s, self._judge, waits_bytes)
+
+    def _judge(self, waited_bytes: int) -> None:
+        waits_bytes = self.transport.get_write_buffer_size()
+        if waits_bytes < waited_bytes:
+            self._watch(waits_bytes)
+        else:
+            self.transport.abort()
+
+    def _drop_untaken_timer(self) -> None:
+        if self._untaken_timer is not None:
+            self._untaken_timer.cancel()
+            self._untaken_timer = None
 
     def _refuse(self, answer: bytes) -> None:
         self._drop_timer()

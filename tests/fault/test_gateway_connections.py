@@ -26,11 +26,12 @@ MUCH = {"steps": [{"kind": "text", "text": 40_000 * "a lot of text "}]}
 LARGE = {"steps": [{"kind": "text", "text": 200_000 * "a lot of text "}], "chunking": {"chars": 10_000}}
 
 
-def dull_reader(served: Served, path: str, *, receive_bytes: int = 4096) -> socket.socket:
-    """A connection that asks for a stream and takes nothing of it by itself."""
+def dull_reader(served: Served, paths: list[str], *, receive_bytes: int = 4096) -> socket.socket:
+    """A connection that asks for streams, one after the other, and takes nothing of them by itself."""
     link = socket.create_connection(("127.0.0.1", served.port))
     link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    link.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {served.key}\r\n\r\n".encode())
+    for path in paths:
+        link.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {served.key}\r\n\r\n".encode())
     return link
 
 
@@ -42,7 +43,7 @@ async def test_a_reader_that_takes_nothing_ends_alone(
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, gateway_write_timeout_s=0.5) as served:
         submitted = await served.submit(request_for(MUCH))
         path = submitted["links"]["events"]
-        with dull_reader(served, path):
+        with dull_reader(served, [path]):
             whole = await events(served.http, path)
             assert whole[-1].name == "completed"
             await until(lambda: f"stream {submitted['id']} slow" in caplog.text)
@@ -52,6 +53,20 @@ async def test_a_reader_that_takes_nothing_ends_alone(
         assert text == (await tailrace.outcome(submitted["id"])).content
 
 
+@pytest.mark.parametrize("asked", [1, 3])
+async def test_an_answer_that_nobody_takes_is_not_kept(redis_url: str, tmp_path: Path, asked: int) -> None:
+    # given an outcome of megabytes, if it is asked for once, or again on the same connection, and nothing of it is
+    # taken, expect the connection dropped with all that waits in it
+    async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, gateway_write_timeout_s=0.25) as served:
+        submitted = await served.submit(request_for(LARGE))
+        assert (await tailrace.outcome(submitted["id"])).status == "completed"
+        connections = served.server.server_state.connections
+        await until(lambda: len(connections) == 1)
+        with dull_reader(served, asked * [submitted["links"]["self"]]):
+            await until(lambda: len(connections) == 2)
+            await until(lambda: len(connections) == 1)
+
+
 async def test_a_slow_reader_gets_a_frame_that_takes_longer_than_a_write_may(redis_url: str, tmp_path: Path) -> None:
     # given a snapshot of megabytes, if its reader takes it slowly but steadily, expect it whole on one connection: cut
     # off before its end, it would begin anew for ever, since there is no cursor in its middle
@@ -59,7 +74,7 @@ async def test_a_slow_reader_gets_a_frame_that_takes_longer_than_a_write_may(red
         submitted = await served.submit(request_for(LARGE))
         assert (await tailrace.outcome(submitted["id"])).status == "completed"
         body = bytearray()
-        with dull_reader(served, f"{submitted['links']['events']}?snapshot=1", receive_bytes=64 * 1024) as link:
+        with dull_reader(served, [f"{submitted['links']['events']}?snapshot=1"], receive_bytes=64 * 1024) as link:
             link.setblocking(False)
             async with asyncio.timeout(WAIT_S):
                 while b"event: completed" not in body[-1000:]:
