@@ -282,7 +282,7 @@ class Attempt:
         return Ended(End.FAILED, _too_late())
 
     async def _read(self, request: GenerationRequest) -> None:
-        writer, reader = self._writer, self._reader
+        writer, reader, publisher = self._writer, self._reader, self._plant.publisher
         await self._plant.turns.next()  # to ask costs some ms, and in a burst many would at once
         self._trace.asks()
         async with self._plant.upstream.open(request) as answer:
@@ -291,6 +291,8 @@ class Attempt:
             def take(piece: bytes) -> bool:
                 turn.has()
                 self._append(reader.feed(piece, self._ms()))
+                if publisher.is_behind:
+                    turn.ends()
                 return turn.lasts() and not (reader.done or reader.failure is not None or writer.is_full)
 
             while not reader.done and reader.failure is None:

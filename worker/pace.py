@@ -3,11 +3,11 @@
 Each commit costs worker and server the same, whatever is in it, and under load more comes while one waits.
 """
 
-BUSY_PER_S = 10_000
-"""Entries a second from which on a commit waits for company: below, it is not worth the time it takes."""
+SPACINGS = ((20_000, 0.002), (5_000, 0.001))
+"""From so many entries a second, seconds from the beginning of one commit to the beginning of the next.
 
-SPACING_S = 0.002
-"""From the beginning of one commit to the beginning of the next, under load."""
+Below the last a commit is not worth the time it would wait for company.
+"""
 
 LOOK_S = 0.05
 """Over how long the rate is taken."""
@@ -19,7 +19,7 @@ class Pace:
     def __init__(self) -> None:
         self._since = 0.0
         self._entries = 0
-        self._busy = False
+        self._spacing_s = 0.0
 
     def pause_s(self, began: float, now: float, entries: int) -> float:
         """How long the next commit should wait.
@@ -32,6 +32,7 @@ class Pace:
         self._entries += entries
         looked_s = now - self._since
         if looked_s >= LOOK_S:
-            self._busy = self._entries >= BUSY_PER_S * looked_s
+            per_s = self._entries / looked_s
+            self._spacing_s = next((spacing_s for from_per_s, spacing_s in SPACINGS if per_s >= from_per_s), 0.0)
             self._since, self._entries = now, 0
-        return max(0.0, SPACING_S - (now - began)) if self._busy else 0.0
+        return max(0.0, self._spacing_s - (now - began)) if self._spacing_s else 0.0

@@ -153,6 +153,11 @@ class Publisher:
         """Whether this writer should pause."""
         return self.buffered_bytes >= self._buffer_bytes or writer.buffered_bytes >= self._request_buffer_bytes
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether more waits than a commit takes: readers should leave commits the time they need."""
+        return self._left_over
+
     def pauses(self) -> None:
         """A writer begins to pause."""
         self._counts.backpressure.value += 1

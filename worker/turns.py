@@ -54,6 +54,10 @@ class Turn:
         self._served = self._turns.clock()
         return self._served < self._ends
 
+    def ends(self) -> None:
+        """Ends it before its time: others need theirs."""
+        self._ends = 0.0
+
     async def may_go_on(self) -> None:
         """To be called before one waits for more: returns at once within a turn, else at the beginning of the next."""
         over = self._served >= self._ends

@@ -123,6 +123,17 @@ async def test_a_backlog_goes_in_bounded_commits_and_starves_nobody(redis: Redis
     assert await written(redis, "flood") == numbered(5000)
 
 
+async def test_it_is_behind_while_more_waits_than_a_commit_takes(redis: Redis, redis_url: str) -> None:
+    async with publishing(redis_url) as publisher:
+        writer = await begun(redis, publisher)
+        for number in range(MAX_COMMIT_ENTRIES + 1):
+            writer.append(b"e%d" % number)
+        assert not publisher.is_behind  # it does not know yet
+        await until(lambda: publisher.is_behind)
+        await writer.flush()
+        assert not publisher.is_behind
+
+
 async def test_the_whole_commit_is_resent_when_its_reply_is_lost(redis: Redis, redis_url: str) -> None:
     """given: a commit that Redis executed, whose reply was lost / expect: sent again, every entry stands once."""
     async with Proxy(redis_url) as proxy, publishing(proxy.url) as publisher:

@@ -2,9 +2,10 @@
 
 import pytest
 
-from worker.pace import BUSY_PER_S, LOOK_S, SPACING_S, Pace
+from worker.pace import LOOK_S, SPACINGS, Pace
 
 STEP_S = 0.0005
+(MOST_PER_S, MOST_S), (BUSY_PER_S, LESS_S) = SPACINGS
 
 
 def pauses(pace: Pace, per_s: float, for_s: float, start: float = 100.0) -> list[float]:
@@ -27,13 +28,15 @@ def test_under_load_commits_keep_apart_and_no_more_when_it_is_over() -> None:
     pace = Pace()
     loud = pauses(pace, BUSY_PER_S * 1.6, 1.0)
     looked = 2 * int(LOOK_S / STEP_S)
-    assert set(loud[looked:]) == {SPACING_S}
-    quiet = pauses(pace, BUSY_PER_S * 0.8, 1.0, start=101.0)
+    assert set(loud[looked:]) == {LESS_S}
+    louder = pauses(pace, MOST_PER_S * 1.2, 1.0, start=101.0)
+    assert set(louder[looked:]) == {MOST_S}
+    quiet = pauses(pace, BUSY_PER_S * 0.8, 1.0, start=102.0)
     assert set(quiet[looked:]) == {0.0}
 
 
 def test_what_a_commit_took_counts() -> None:
     pace = Pace()
-    pauses(pace, BUSY_PER_S * 2, 1.0)
-    assert pace.pause_s(101.0, 101.0 + SPACING_S / 4, 10) == pytest.approx(SPACING_S * 3 / 4)
-    assert pace.pause_s(101.0, 101.0 + SPACING_S * 2, 10) == 0.0
+    pauses(pace, MOST_PER_S * 2, 1.0)
+    assert pace.pause_s(101.0, 101.0 + MOST_S / 4, 10) == pytest.approx(MOST_S * 3 / 4)
+    assert pace.pause_s(101.0, 101.0 + MOST_S * 2, 10) == 0.0

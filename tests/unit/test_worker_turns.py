@@ -26,7 +26,7 @@ async def test_readers_who_never_wait_leave_short_rounds_to_the_others() -> None
             turn.has()
             taken[number] += 1
             clock.now += TURN_S
-            turn.lasts()
+            assert not turn.lasts()
             await turn.may_go_on()
 
     reading = [asyncio.create_task(read(number)) for number in range(len(taken))]
@@ -50,12 +50,20 @@ async def test_who_had_to_wait_goes_on_at_once() -> None:
     turn = Turn(turns)
     clock.now += 2 * TURN_S
     turn.has()
-    # expect: no round of the loop is lost
+    # expect: no round of the loop is lost, unless the turn was ended
     assert turn.lasts()
+    assert not waits(turn)
+    turn.ends()
+    assert not turn.lasts()
+    assert waits(turn)
+
+
+def waits(turn: Turn) -> bool:
+    """Whether going on takes a round of the loop, or more."""
     stepping = turn.may_go_on()
     try:
         stepping.send(None)
     except StopIteration:
-        return
+        return False
     stepping.close()
-    raise AssertionError("it waited")
+    return True
