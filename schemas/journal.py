@@ -12,6 +12,8 @@ Form = Literal["human", "json"]
 Level = Literal["debug", "info", "warning", "error"]
 
 _FIELDS = "tailrace_fields"
+_TROUBLED = ("opentelemetry",)
+"""Libraries that warn of each try of theirs; that they gave up is an error."""
 _LOUD = ("arq", "openai", "httpx2", "httpcore2", "redis", "uvicorn")
 """Libraries that tell at INFO what we tell better, or print a job's arguments."""
 
@@ -31,7 +33,7 @@ class JsonLines(logging.Formatter):
 
 
 def log_to(stream: TextIO, form: Form = "human", level: Level = "info") -> None:
-    """Sends the process's log lines to a stream. `level` is of our own; of libraries only warnings are told."""
+    """Sends the process's log lines to a stream. `level` is of our own; of libraries warnings or errors alone."""
     human = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines() if form == "json" else human)
@@ -41,6 +43,8 @@ def log_to(stream: TextIO, form: Form = "human", level: Level = "info") -> None:
     logging.getLogger("tailrace").setLevel(level.upper())
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _TROUBLED:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def fields(verb: str, request_id: str | None = None, /, **more: object) -> dict[str, object]:
@@ -52,4 +56,9 @@ def fields(verb: str, request_id: str | None = None, /, **more: object) -> dict[
         more: what else; what is None is left out.
     """
     named = {"verb": verb, "request_id": request_id, **more}
-    return {_FIELDS: {name: value for name, value in named.items() if value is not None}}
+    return {_FIELDS: {name: _plain(value) for name, value in named.items() if value is not None}}
+
+
+def _plain(value: object) -> object:
+    """As JSON shows it: of all that is no number and no truth value, what people are shown."""
+    return value if isinstance(value, bool | int | float) else str(value)

@@ -90,6 +90,7 @@ _PUSH_NAMES = f"local PUSH, PUSH_SHARDS = '{names.PUSH}', {names.PUSH_SHARDS}"
 _LANE_NAMES = f"""local LANES, PARKED, WATCHED, LANE, RUNNING = \
 '{names.LANES}', '{names.PARKED}', '{names.WATCHED}', '{names.lane_key("")}', '{names.running_key("")}'
 local WAKE, WAKE_LIFE_S, STATE_LIFE_S = '{names.WAKE}', {names.WAKE_LIFETIME_S}, {names.QUEUE_STATE_LIFETIME_S}
+local OUTBOX_LIFE_S = {names.OUTBOX_LIFETIME_S}
 """
 
 

@@ -26,7 +26,7 @@ PINGS = 7
 NOBODY = "doctor"
 """An id whose request nobody has."""
 
-WAITED_NOTED_S = 60.0
+_LET_IN = "see that it runs and can be reached, and that its user may read and write tailrace_results"
 
 
 async def examine(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Finding]:
@@ -168,10 +168,10 @@ async def _database(settings: Settings) -> Finding:
         await database.check()
     except ResultsUnavailable as error:
         found, _, advice = str(error).partition(": run ")
-        return Finding("database", "bad", found, f"run {advice}" if advice else "see that it runs and can be reached")
+        return Finding("database", "bad", found, f"run {advice}" if advice else _LET_IN)
     finally:
         await database.close()
-    return Finding("database", "good", f"{database.place} answers, and has the tables of this version")
+    return Finding("database", "good", f"{database.place} takes outcomes, and has the tables of this version")
 
 
 async def _upstream(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Finding]:

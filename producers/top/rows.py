@@ -63,6 +63,7 @@ def summary(seen: Overview, rates: Rates) -> str:
         f"waiting {seen.waiting}, oldest {age(seen.oldest_s)} · due later {seen.deferred} · "
         f"begun {seen.begun} · retrying {retrying}{more} · deltas/s {written:,.0f}{more} · dead {seen.dead}"
         f"{f' · outbox {seen.outbox}, oldest {age(seen.outbox_oldest_s)}' if seen.outbox else ''}"
+        f"{f' · refused by the database {seen.outbox_refused}' if seen.outbox_refused else ''}"
     )
 
 

@@ -74,3 +74,11 @@ local function free_slot(lane, id)
   end
   if back > 0 then wake_one(WAKE, WAKE_LIFE_S) end
 end
+
+-- What has ended goes into the outbox, where there is one: then '1'. Its record, where that is on this server, stays as long
+-- as it may wait: who ended it may not have known of the outbox.
+local function put_out(outbox, id)
+  if not redis.call('XADD', outbox, 'NOMKSTREAM', '*', 'id', id) then return '0' end
+  redis.call('EXPIRE', 'tr:{' .. id .. '}:rec', OUTBOX_LIFE_S, 'GT')
+  return '1'
+end

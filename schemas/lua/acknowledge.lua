@@ -27,5 +27,4 @@ if kept_ms > 0 then
 elseif kept_ms < 0 then
   redis.call('SET', KEYS[6], ARGV[4])
 end
-local put = redis.call('XADD', KEYS[8], 'NOMKSTREAM', '*', 'id', id)
-return {'acknowledged', 'outbox', put and '1' or '0'}
+return {'acknowledged', 'outbox', put_out(KEYS[8], id)}

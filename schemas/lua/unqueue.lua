@@ -18,5 +18,4 @@ if lane ~= '' then
     redis.call('ZREM', PARKED, lane)
   end
 end
-local put = redis.call('XADD', KEYS[6], 'NOMKSTREAM', '*', 'id', id)
-return {'removed', 'outbox', put and '1' or '0'}
+return {'removed', 'outbox', put_out(KEYS[6], id)}

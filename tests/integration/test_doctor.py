@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from demo.simulator import Simulator
 from demo.valkey import EmbeddedValkey
 from schemas import keys
+from tests.postgres import EmbeddedPostgres
 from tests.results_rig import made
 from tests.rig import KEY
 
@@ -135,3 +136,24 @@ async def test_a_database_of_outcomes_and_what_waits_for_it_are_looked_at(
     assert (code, bad(findings)) == (1, {"database", "outbox"})
     assert "tailrace sink" in findings["outbox"]["advice"]
     assert "hidden-word" not in json.dumps(findings)
+
+
+async def test_a_database_that_only_lets_itself_be_read_is_found(redis_url: str, postgres: EmbeddedPostgres) -> None:
+    # given a user of the database who may read the table and not write, expect that said, and what he needs
+    postgres.ask("DROP TABLE IF EXISTS tailrace_results, tailrace_schema; DROP ROLE IF EXISTS reader")
+    async with Simulator(key=KEY) as simulator, made(postgres.url):
+        postgres.ask("CREATE ROLE reader LOGIN; GRANT SELECT ON tailrace_results, tailrace_schema TO reader")
+        url = postgres.url.replace("postgres:s3cret-of-the-database@", "reader@")
+        code, findings = await doctor(redis_url, simulator.url, TAILRACE_RESULTS_URL=url)
+    assert (code, bad(findings)) == (1, {"database"})
+    assert "permission denied for table tailrace_results" in findings["database"]["found"]
+    assert "may read and write" in findings["database"]["advice"]
+
+
+async def test_looking_makes_no_database(redis_url: str, tmp_path: Path) -> None:
+    # given a file of an SQLite that is not there, expect that there are no tables, and still no file
+    file = tmp_path / "results.db"
+    async with Simulator(key=KEY) as simulator:
+        code, findings = await doctor(redis_url, simulator.url, TAILRACE_RESULTS_URL=f"sqlite+aiosqlite:///{file}")
+    assert (code, bad(findings), file.exists()) == (1, {"database"}, False)
+    assert findings["database"]["advice"] == "run `tailrace results migrate`"

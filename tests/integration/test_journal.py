@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from demo.simulator import Simulator
 from producers.client import Client
+from schemas.ids import EntryId
 from schemas.journal import JsonLines, fields, log_to
 from schemas.keys import lease_key
 from tests.rig import KEY, request_for
@@ -88,7 +89,7 @@ async def test_every_line_of_a_worker_parses_and_has_its_request(redis_url: str,
         for request_id in verbs:
             assert request_id not in json.dumps(line) or line.get("request_id") == request_id
     finished = next(line for line in lines if line["verb"] == "finished" and line["request_id"] == quick)
-    assert finished["status"] == "completed"
+    assert (finished["status"], finished["entry"][:2]) == ("completed", "1-")
     assert isinstance(finished["ms"], int)
 
 
@@ -121,10 +122,11 @@ def test_a_line_is_one_line_whatever_it_says(capsys: pytest.CaptureFixture[str])
     assert "\n" not in line
     assert json.loads(line)["message"] == "two\nlines \ud800 \u202e"
     ours = logging.makeLogRecord(
-        {"msg": "x", "levelname": "ERROR", **fields("began", "r1", why=ValueError("v"), code=None)}
+        {"msg": "x", "levelname": "ERROR", **fields("began", "r1", why=ValueError("v"), entry=EntryId(1, 2), code=None)}
     )
     told = json.loads(shown.format(ours))
     assert (told["verb"], told["request_id"], told["why"], told["level"]) == ("began", "r1", "v", "error")
+    assert told["entry"] == "1-2"
     assert "code" not in told
     assert "message" not in told
 
@@ -136,6 +138,7 @@ def test_a_level_is_of_our_own_lines(capsys: pytest.CaptureFixture[str]) -> None
         logging.getLogger("tailrace.worker").warning("quiet")
         logging.getLogger("tailrace.worker").error("loud")
         logging.getLogger("somebody").info("quiet too")
+        logging.getLogger("opentelemetry.exporter").warning("it tries again: quiet as well")
         assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == ["loud"]
     finally:
         root.handlers[:] = before

@@ -95,6 +95,7 @@ async def test_what_is_written_again_is_one_row_and_the_newest_wins(database: Da
         ([of(attempt=2)], STORED),
         ([of(attempt=4)], of(attempt=4)),
         ([of(attempt=9), STORED], of(attempt=9)),
+        ([of(attempt=9, content="mended")], of(attempt=9, content="mended")),
         ([later_run], later_run),
         ([of(attempt=10)], later_run),
     ):

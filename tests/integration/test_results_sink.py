@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from sqlalchemy import text
 
 from producers.client import Client
 from schemas import keys
@@ -18,8 +20,9 @@ from tests.results_rig import engine_of, made, standing
 from tests.rig import WAIT_S, Rig, request_for, rig
 from tests.until import until
 from worker.results.database import Database
-from worker.results.outbox import Outbox
+from worker.results.outbox import Outbox, Taken
 from worker.results.sink import Sink
+from worker.store import Store
 
 SLOW = {"steps": [{"kind": "text", "chunks": 2000}], "pace": {"chunks_per_s": 20}}
 REFUSED = {"faults": [{"kind": "error", "status": 400}]}
@@ -263,3 +266,78 @@ async def test_what_has_no_outcome_leaves_the_outbox(redis_url: str, redis: Redi
             await redis.xadd(keys.OUTBOX, {"id": request_id})
         await until(lambda: settled(redis))
         assert await standing(engine) == {}
+        assert await redis.hlen(keys.OUTBOX_REFUSED) == 0
+
+
+async def test_who_knows_of_no_outbox_keeps_outcomes_as_long_as_others(redis_url: str, redis: Redis) -> None:
+    # given a worker and a web tier that began before there was an outbox, expect what they end first to wait in it, and
+    # its record to stay as long as it may have to
+    async with rig(redis_url, retention_s=RETENTION_S) as at:
+        await Outbox(redis, redis, claim_s=30).open()
+        ran = await at.submit()
+        await at.outcome(ran)
+        await until(lambda: _waits(redis, 1))
+    async with await Client.connect(redis_url, retention_s=RETENTION_S) as client:
+        waited = await client.submit(request_for(timeout_s=60))
+        assert (await client.cancel(waited.id)).word == "ended"
+    assert await _waits(redis, 2)
+    for request_id in (ran, waited.id):
+        assert await redis.ttl(keys.rec_key(request_id)) > keys.OUTBOX_LIFETIME_S - 100
+
+
+async def test_a_record_stays_whose_outcome_another_attempt_has_replaced(redis_url: str, redis: Redis) -> None:
+    # given an outcome that was written while, after a failover, the request runs or has ended once more, expect its
+    # record to stay: the outcome that counts is not in the database yet
+    store = Store(redis, patience_s=0)
+    record = {"status": "completed", "attempt": 2, "finished_ms": 1, "retention_ms": 1000}
+    for changed, attempt, word in (
+        ({"status": "running"}, 2, "kept"),
+        ({}, 1, "kept"),
+        ({}, 2, "released"),
+    ):
+        await redis.hset(keys.rec_key("one"), mapping={**record, **changed})
+        await redis.expire(keys.rec_key("one"), keys.OUTBOX_LIFETIME_S)
+        assert (await store.stored("one", attempt)).word == word
+        assert (await redis.ttl(keys.rec_key("one")) > 1000) == (word == "kept")
+
+
+async def test_an_outbox_lives_as_long_as_somebody_looks_at_it(redis_url: str, redis: Redis, tmp_path: Path) -> None:
+    # given an outbox near its end, and a sink whose database has no tables, then has them, then loses them with an
+    # outcome in hand, expect it to live on in each of these
+    async def lives_on() -> bool:
+        return await redis.ttl(keys.OUTBOX) > keys.OUTBOX_LIFETIME_S - 100
+
+    url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
+    database = Database(url, timeout_s=10)
+    async with sinking(redis, database, claim_s=0.3), engine_of(url) as engine:
+        for _ in range(2):
+            await until(lives_on)
+            await redis.expire(keys.OUTBOX, 1_000)
+        await database.migrate()
+        for _ in range(3):
+            await until(lives_on)
+            await redis.expire(keys.OUTBOX, 1_000)
+        async with engine.begin() as connection:
+            for table in ("tailrace_schema", "tailrace_results"):
+                await connection.execute(text(f"DROP TABLE {table}"))
+        async with rig(redis_url) as at:
+            await at.outcome(await at.submit())
+        await until(lambda: _pending(redis))
+        for _ in range(2):
+            await redis.expire(keys.OUTBOX, 1_000)
+            await until(lives_on)
+    await database.close()
+
+
+async def _pending(redis: Redis) -> bool:
+    answer = await redis.execute_command("XPENDING", keys.OUTBOX, keys.OUTBOX_GROUP)
+    return answer["pending"] == 1
+
+
+async def test_many_bytes_are_read_and_written_in_parts(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given outcomes of which two are more than a part may have, expect parts in order, each below that or one alone
+    monkeypatch.setattr("worker.results.outbox.PART_BYTES", 100)
+    for name, size in {"a": 40, "b": 60, "c": 10, "d": 500, "e": 0}.items():
+        await redis.hset(keys.rec_key(name), mapping={"status": "completed", "outcome": "x" * size})
+    parts = await Outbox(redis, redis, claim_s=30).parts([Taken(b"1-1", name) for name in "abcde"])
+    assert ["".join(one.request_id for one in part) for part in parts] == ["ab", "c", "d", "e"]

@@ -24,6 +24,7 @@ from tests.rig import KEY, WAIT_S, Rig, request_for, rig, shown, worker_task
 from tests.until import until
 from worker.lease import Lease
 from worker.main import check_servers
+from worker.results.outbox import Outbox
 from worker.store import Store
 
 TEXT = "One word after another. " * 20
@@ -116,6 +117,20 @@ async def test_a_cancel_of_what_waits_takes_it_out_of_the_queue(redis_url: str, 
             async with aclosing(client.tail(submitted.id)) as items:
                 assert isinstance([item.entry async for item in items][-1], Cancelled)
     assert set(await queue.keys()) <= {keys.WAKE.encode()}
+
+
+async def test_who_cancels_what_waits_sees_to_it_that_its_outcome_can_wait(
+    redis_url: str, queue_url: str, redis: Redis, queue: Redis
+) -> None:
+    # given an outbox beside the queue, and a web tier that has learned of it by a cancel, expect the record of the next
+    # one, on the other server, to stay as long as its outcome may wait
+    await Outbox(queue, redis, claim_s=30).open()
+    async with await Client.connect(redis_url, queue_url=queue_url, retention_s=60) as client:
+        ids = [(await client.submit(request_for(TELLS, timeout_s=60))).id for _ in range(2)]
+        for request_id in ids:
+            assert (await client.cancel(request_id)).word == "ended"
+    assert await queue.xlen(keys.OUTBOX) == 2
+    assert await redis.ttl(keys.rec_key(ids[1])) > keys.OUTBOX_LIFETIME_S - 100
 
 
 async def test_dead_letters_are_of_the_queue_and_say_what_the_record_says(split: Rig, queue: Redis) -> None:

@@ -1,6 +1,7 @@
 """What stands in the tables of `tailrace top`."""
 
 import pytest
+from msgspec.structs import replace
 
 from producers.overview import Overview, Run, SeenWorker, WaitingLane
 from producers.top import rows
@@ -72,10 +73,17 @@ def test_the_rate_is_that_between_two_looks_of_one_attempt() -> None:
 
 def test_the_summary_names_what_an_operator_looks_for() -> None:
     rates = rows.Rates()
-    look = seen(1_000, a_run(10))
+    look = replace(seen(1_000, a_run(10)), outbox=0, outbox_refused=3)
     rates.look(look)
     said = rows.summary(look, rates)
-    for part in ("workers 1, 1 silent", "running 3 of 10", "waiting 2, oldest 1m15s", "deltas/s 5"):
+    assert "outbox" not in said
+    for part in (
+        "refused by the database 3",
+        "workers 1, 1 silent",
+        "running 3 of 10",
+        "waiting 2, oldest 1m15s",
+        "deltas/s 5",
+    ):
         assert part in said
 
 

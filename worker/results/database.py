@@ -8,9 +8,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, delete, event, func, or_, select
+from sqlalchemy import and_, delete, event, false, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -63,9 +64,11 @@ class Database:
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine.sync_engine, "connect", _keep_a_write_ahead_log)
             event.listen(self._engine.sync_engine, "begin", _begin_at_once)
-            self._upsert: Any = _newest_wins(sqlite.insert(results))
+            insert: Any = sqlite.insert(results)
         else:
-            self._upsert = _newest_wins(postgresql.insert(results))
+            insert = postgresql.insert(results)
+        self._upsert = _newest_wins(insert)
+        self._upsert_of_none = _newest_wins(insert.from_select(list(results.c), select(results).where(false())))
 
     async def close(self) -> None:
         """Closes every connection; one that hangs is left."""
@@ -73,9 +76,13 @@ class Database:
         await asyncio.gather(with_end, return_exceptions=True)
 
     async def check(self) -> None:
-        """Raises ResultsUnavailable where the database cannot be reached, or has not the tables we know."""
+        """Raises ResultsUnavailable where the database cannot be reached, has not the tables we know, or lets our user
+        not write into them. Makes nothing, not even the file of an SQLite."""
+        if self._is_file_missing():
+            raise ResultsUnavailable(self._mismatch(0))
         async with self._transaction() as connection:
             await self._check(connection)
+            await connection.execute(self._upsert_of_none)
 
     async def migrate(self, within_s: float | None = None) -> tuple[int, int]:
         """Makes the tables, or brings them up to date.
@@ -134,6 +141,10 @@ class Database:
         async with self._transaction() as connection:
             await self._check(connection)
             return (await connection.execute(wanted)).scalar_one()
+
+    def _is_file_missing(self) -> bool:
+        file = self._engine.url.database
+        return self._engine.dialect.name == "sqlite" and file is not None and not Path(file).exists()
 
     async def _write(self, rows: Sequence[Row]) -> None:
         was_checked, self._is_checked = self._is_checked, False

@@ -145,6 +145,7 @@ class Outbox:
                     together.hmget(keys.rec_key(request_id), _FIELDS)
                 return await together.execute()
 
+        await self._live_on()  # this is tried again as long as the database is away
         wanted = list(dict.fromkeys(one.request_id for one in taken))
         found = Found([], [], [])
         for request_id, values in zip(wanted, await self._ask(records), strict=True):

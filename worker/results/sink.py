@@ -65,12 +65,15 @@ class Sink:
                 await self._pause(RETRY.cap_s)
 
     async def _run(self) -> None:
-        await self._patiently("open the outbox", self._outbox.open)
-        await self._patiently("use the database of outcomes", self._database.check)
+        await self._patiently("use the database of outcomes", self._begin)
         while not self._stopping.is_set():
             taken = await self._unless_stopped(self._patiently("read the outbox", self._take))
             if taken:
                 await self._write(taken)
+
+    async def _begin(self) -> None:
+        await self._outbox.open()  # at each try: it lives as long as somebody looks at it
+        await self._database.check()
 
     async def _take(self) -> list[Taken]:
         again = monotonic() - self._looked_at >= self._look_s
