@@ -60,12 +60,14 @@ class PushWire(asyncio.Protocol):
         assert connection._writer is not None  # noqa: S101 -- it is connected
         wire._transport = connection._writer.transport  # redis-py has no public way to it
         wire._transport.set_protocol(wire)
+        if wire._transport.is_closing():  # lost while it was redis-py's: then nobody would ever say so
+            raise refusals.ConnectionError("the connection was lost as soon as it was open")
         return wire
 
     def send(self, commands: bytes) -> None:
         """Sends commands; what they are answered is told. To a connection that is lost nothing is sent."""
-        if self._transport is not None and not self.lost.done():
-            self._transport.write(commands)
+        if self._transport is not None and not self.lost.done() and not self._transport.is_closing():
+            self._transport.write(commands)  # to one that is closing uvloop would raise
 
     def data_received(self, data: bytes) -> None:
         """Some of what Redis says."""

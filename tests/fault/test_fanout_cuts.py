@@ -2,12 +2,16 @@
 
 import asyncio
 import random
+from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 
 from producers.client import Client
+from producers.push_wire import PushWire
 from producers.store import ProducerStore
 from producers.tail import Tailed
 from schemas.deltas import AssistantDelta, Completed
@@ -121,6 +125,43 @@ async def test_pushes_go_on_after_the_subscriber_was_dropped(redis_url: str, red
         for number in range(20):
             await scribe.write([AssistantDelta(0, number, str(number))])
             await redis.client_kill_filter(_type="pubsub")
+        await scribe.finish()
+        async with asyncio.timeout(20):
+            assert await reader == ["0-1", *(f"1-{seq}" for seq in range(22))]
+
+
+async def test_pushes_go_on_after_a_subscriber_was_lost_as_soon_as_it_was_connected(
+    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """given: as above / expect: that loss is noticed, though it came before anybody could be told of it."""
+    open_wire, lost = PushWire.open, list[AbstractConnection]()
+
+    async def open_and_lose_the_first(
+        connection: AbstractConnection, told: Callable[[Sequence[Any]], None]
+    ) -> PushWire:
+        connect = connection.connect
+
+        async def connect_and_lose() -> None:
+            await connect()
+            assert connection._writer is not None
+            connection._writer.transport.abort()
+            await asyncio.sleep(0.01)
+            lost.append(connection)
+
+        if not lost:
+            monkeypatch.setattr(connection, "connect", connect_and_lose)
+        return await open_wire(connection, told)
+
+    monkeypatch.setattr(PushWire, "open", open_and_lose_the_first)
+    async with Client(ProducerStore(redis_url, timeout_s=2.0, wait_s=600.0), stalled_after_s=600.0) as client:
+        await client.submit(id="one", model="m", messages=HELLO)
+        reader = asyncio.create_task(_all(client))
+        await until(lambda: bool(lost))
+        scribe = Scribe(redis, "one")
+        await scribe.begin()
+        for number in range(20):
+            await scribe.write([AssistantDelta(0, number, str(number))])
+            await asyncio.sleep(0.01)
         await scribe.finish()
         async with asyncio.timeout(20):
             assert await reader == ["0-1", *(f"1-{seq}" for seq in range(22))]
