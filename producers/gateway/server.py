@@ -8,14 +8,16 @@ import signal
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from functools import partial
+from weakref import proxy
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from producers.gateway.app import Gateway
 from producers.gateway.metrics import page
 from producers.gateway.routes import MAX_BODY_BYTES, MAX_HEAD_BYTES
-from producers.gateway.stream import ABORT
+from producers.gateway.stream import ABORT, WRITE
 from schemas.errors import SettingsError
 
 HEAD_TIMEOUT_S = 15.0
@@ -44,6 +46,7 @@ class GatewayProtocol(HttpToolsProtocol):
     _in_head = True
     _head_timer: asyncio.TimerHandle | None = None
     _untaken_timer: asyncio.TimerHandle | None = None
+    _extensions: dict[str, dict[object, object]]
 
     def data_received(self, data: bytes) -> None:
         """Counts what comes of a request."""
@@ -59,13 +62,15 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
+        self._extensions = {ABORT: {"abort": self.transport.abort}}
+        self.scope["extensions"] = self._extensions
 
     def on_headers_complete(self) -> None:
         """What comes now is its body."""
         self._in_head = False
         self._drop_timer()
         super().on_headers_complete()
+        self._extensions[WRITE] = {"write": partial(_write_now, proxy(self.cycle))}  # it holds the scope
 
     def on_message_complete(self) -> None:
         """What comes now is the next request."""
@@ -116,6 +121,14 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _write_now(cycle: RequestResponseCycle, piece: bytes) -> bool:
+    """Writes a chunk of a response that has begun, as uvicorn's `send` would, if that would not have to wait."""
+    if cycle.flow.write_paused or cycle.disconnected or cycle.response_complete or not cycle.chunked_encoding:
+        return False
+    cycle.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+    return True
 
 
 class GatewayServer(uvicorn.Server):

@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Literal, NamedTuple
 
 from starlette.types import Message, Receive, Scope, Send
@@ -18,6 +19,9 @@ from schemas.errors import TailraceError
 
 ABORT = "tailrace.abort"
 """Name of the ASGI extension of our server that drops a connection with all that waits in it."""
+
+WRITE = "tailrace.write"
+"""Name of the one that writes a piece of a stream at once: `write(piece)` says whether the connection took it."""
 
 RETRY_MS = 1000
 RETRY_SPREAD_MS = 2000
@@ -69,6 +73,8 @@ class EventStream:
         self._beat()
         try:
             await send(start(200, sse.HEADERS))
+            if extension := scope.get("extensions", {}).get(WRITE):
+                self._outbox.write_now = partial(self._write_now, extension["write"])
             self._outbox.add(sse.retry(spread_ms()))
             async with asyncio.TaskGroup() as tasks:
                 beside = [tasks.create_task(self._follow()), tasks.create_task(self._notice_leaving(receive))]
@@ -76,6 +82,7 @@ class EventStream:
                 for task in beside:
                     task.cancel()
         finally:
+            self._outbox.write_now = None
             self._beats.cancel()
             self._ended(self._end, self._why)
         if self._end == "slow" and (extension := scope.get("extensions", {}).get(ABORT)):
@@ -104,8 +111,14 @@ class EventStream:
         self._end = "left"
         self._outbox.close()
 
+    def _write_now(self, write: Callable[[bytes], bool], piece: bytes) -> bool:
+        if len(piece) > PIECE_BYTES or not write(piece):
+            return False
+        self._silent = False
+        return True
+
     async def _write(self, send: Send) -> None:
-        """Writes all that comes, for as long as the reader takes it."""
+        """Writes all that is not written at once, for as long as the reader takes it."""
         try:
             while (taken := await self._outbox.take()) is not None and self._end != "left":
                 for begin in range(0, len(taken), PIECE_BYTES):

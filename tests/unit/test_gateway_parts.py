@@ -1,8 +1,10 @@
 """The gateway's parts without a socket: places in several requests, allowances, origins, the outbox."""
 
 import asyncio
+import itertools
 import json
 import re
+from collections.abc import AsyncGenerator
 
 import pytest
 from starlette.types import Message
@@ -11,8 +13,9 @@ from producers.gateway.access import Allowance, origins_of
 from producers.gateway.cursors import Places
 from producers.gateway.following import Piece, Pieces, frames_among
 from producers.gateway.outbox import Outbox
-from producers.gateway.stream import EventStream, Limits
+from producers.gateway.stream import WRITE, End, EventStream, Limits
 from schemas.errors import CursorInvalid, SettingsError
+from tests.until import until
 
 
 def test_an_event_id_of_several_requests_leads_back_to_each_place() -> None:
@@ -78,6 +81,102 @@ async def test_a_closed_outbox_takes_nothing_more() -> None:
     outbox.close(b"end")
     outbox.add(b"more")
     assert [await outbox.take(), await outbox.take()] == [b"end", None]
+
+
+class Connection:
+    """Takes pieces at once as long as it is not full; `send` waits until it is not. As our server is."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.at_once = 0
+        self.has_room = asyncio.Event()
+        self.has_room.set()
+
+    def write(self, piece: bytes) -> bool:
+        if not self.has_room.is_set():
+            return False
+        self.written.append(piece)
+        self.at_once += 1
+        return True
+
+    async def send(self, message: Message) -> None:
+        await self.has_room.wait()
+        self.written.append(message.get("body", b""))
+
+
+async def nobody_leaves() -> Message:
+    await asyncio.Event().wait()
+    return {}
+
+
+async def test_frames_of_one_wake_up_are_written_at_once_and_in_one_piece() -> None:
+    connection, more = Connection(), asyncio.Event()
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        await more.wait()
+        for frame in (b"a", b"b", b"c"):
+            yield frame
+        await asyncio.Event().wait()
+
+    ended: list[End] = []
+    stream = EventStream([frames()], Limits(1000.0, 1000.0, 300), lambda end, _why: ended.append(end))
+    scope = {"type": "http", "extensions": {WRITE: {"write": connection.write}}}
+    running = asyncio.create_task(stream(scope, nobody_leaves, connection.send))
+    await until(lambda: len(connection.written) == 2)  # the headers, the hint when to come back
+    more.set()
+    await until(lambda: len(connection.written) == 3)
+    assert connection.written[2] == b"abc"
+    assert connection.at_once >= 1
+    stream.stop()
+    await running
+    assert connection.written[-1] == b""
+    assert ended == ["stopped"]
+
+
+async def test_what_is_written_at_once_and_what_has_to_wait_keep_their_order() -> None:
+    connection = Connection()
+    sent = [b"%d;" % number for number in range(2_000)]
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        for number, frame in enumerate(sent):
+            yield frame
+            for _ in range(number * 7 % 4):
+                await asyncio.sleep(0)
+
+    async def fill_up_again_and_again() -> None:
+        for number in itertools.count():
+            (connection.has_room.clear if number % 2 else connection.has_room.set)()
+            for _ in range(number % 5):
+                await asyncio.sleep(0)
+
+    filling = asyncio.create_task(fill_up_again_and_again())
+    stream = EventStream([frames()], Limits(1000.0, 1000.0, 40), lambda _end, _why: None)
+    scope = {"type": "http", "extensions": {WRITE: {"write": connection.write}}}
+    await stream(scope, nobody_leaves, connection.send)
+    filling.cancel()
+    assert b"".join(connection.written).partition(b"\n\n")[2] == b"".join(sent)
+    assert 0 < connection.at_once < len(connection.written)
+
+
+async def test_a_reader_that_takes_nothing_is_slow_also_where_all_is_written_at_once() -> None:
+    connection, ended = Connection(), list[End]()
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        while True:
+            yield b"frame"
+            await asyncio.sleep(0)
+
+    stream = EventStream([frames()], Limits(1000.0, 0.05, 40), lambda end, _why: ended.append(end))
+    scope = {"type": "http", "extensions": {WRITE: {"write": connection.write}}}
+    running = asyncio.create_task(stream(scope, nobody_leaves, connection.send))
+    await until(lambda: connection.at_once > 3)
+    connection.has_room.clear()
+    await until(lambda: ended == ["slow"])
+    await running
+    written = len(connection.written)
+    connection.has_room.set()
+    await asyncio.sleep(0)
+    assert len(connection.written) == written  # and nothing is written behind the end
 
 
 async def test_an_event_id_over_several_requests_skips_nothing_however_slow_its_reader() -> None:
