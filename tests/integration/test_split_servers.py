@@ -285,6 +285,30 @@ async def test_outcomes_reach_the_database_from_the_other_server(
             await worker.stop()
 
 
+@pytest.mark.parametrize("knows", ["by its own database", "by its start", "by an acknowledgement"])
+async def test_a_record_on_the_other_server_stays_while_its_outcome_waits(
+    redis_url: str, queue_url: str, queue: Redis, redis: Redis, knows: str
+) -> None:
+    # given a database that is away, and a worker that knows of an outbox in one way or another, expect the record of
+    # what it ends then to stay as long as its outcome may have to wait
+    outbox = Outbox(queue, redis, claim_s=30)
+    if knows == "by its start":
+        await outbox.open()
+    away = "postgresql+asyncpg://tailrace@127.0.0.1:1/tailrace" if knows == "by its own database" else ""
+    async with rig(redis_url, queue_url=queue_url, results_url=away) as parts:
+        if knows == "by an acknowledgement":
+            await outbox.open()
+            await parts.outcome(await parts.submit(TELLS))
+            await until(lambda: _has(queue, 1))
+        request_id = await parts.submit(TELLS)
+        await parts.outcome(request_id)
+    assert await redis.ttl(keys.rec_key(request_id)) > keys.OUTBOX_LIFETIME_S - 100
+
+
+async def _has(queue: Redis, count: int) -> bool:
+    return await queue.xlen(keys.OUTBOX) == count
+
+
 async def test_a_gateway_is_ready_when_both_servers_are(redis_url: str, tmp_path: Path) -> None:
     with EmbeddedValkey() as away:
         async with gateway(redis_url, tmp_path, queue_url=away.url) as served:
