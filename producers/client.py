@@ -32,7 +32,7 @@ from producers.fanout import Fanout, Following
 from producers.letta import LettaItem, letta
 from producers.snapshot import Snapshot, snapshot, snapshot_of
 from producers.stalled import StallWatch
-from producers.store import ProducerStore
+from producers.store import Glimpse, ProducerStore
 from producers.tail import Tailed
 from producers.tokens import Grant, TokenSigner
 from producers.tracing import current_traceparent
@@ -238,7 +238,7 @@ class Client:
         """
         if snapshot and after is None:
             return self._from_snapshot(request_id)
-        return _opened(partial(self.open_tail, request_id, after))
+        return self._tail(tails.tailed, request_id, _cursor(request_id, after), None)
 
     async def _from_snapshot(self, request_id: str) -> AsyncGenerator[Snapshot | Tailed, None]:
         state = await self.snapshot(request_id)
@@ -264,10 +264,18 @@ class Client:
             request_id: the request.
             after: the cursor of the last item seen.
         """
-        _check_known_form(request_id)
-        cursor = BEGINNING if after is None else EntryId.parse(after)
+        cursor = _cursor(request_id, after)
+        seen = await tails.look(self._fanout.place(request_id), request_id, cursor)
+        return self._tail(form, request_id, cursor, seen)
+
+    def _tail(
+        self,
+        form: Callable[[str | None, bytes, ReaderEvent | None], _TailItem],
+        request_id: str,
+        cursor: EntryId,
+        seen: Glimpse | None,
+    ) -> AsyncGenerator[_TailItem, None]:
         place = self._fanout.place(request_id)
-        seen = await tails.look(place, request_id, cursor)
         mend = partial(self._enqueuer.mend, request_id)
         watch = StallWatch(partial(self._fanout.signs, request_id), mend, after_s=self._stalled_after_s)
         return tails.tail(place, request_id, cursor, seen, form, away_limit_s=self._away_limit_s, watch=watch)
@@ -475,6 +483,12 @@ def _traced(request: GenerationRequest) -> GenerationRequest:
     if request.traceparent is not None or (current := current_traceparent()) is None:
         return request
     return request.model_copy(update={"traceparent": current})
+
+
+def _cursor(request_id: str, after: str | None) -> EntryId:
+    """Where a tail is to begin, as a caller says it."""
+    _check_known_form(request_id)
+    return BEGINNING if after is None else EntryId.parse(after)
 
 
 def _check_known_form(request_id: str) -> None:

@@ -21,6 +21,8 @@ _BACKOFF_BASE_S = 0.05
 _BACKOFF_CAP_S = 1.0
 _LAST_SEQ = 2**64 - 1
 
+_TERMINALS = frozenset(TERMINALS)
+
 _Item = TypeVar("_Item", bound="Item")
 
 
@@ -40,7 +42,7 @@ class Tailed(NamedTuple):
     @property
     def is_terminal(self) -> bool:
         """Whether nothing comes behind it."""
-        return isinstance(self.entry, TERMINALS)
+        return type(self.entry) in _TERMINALS
 
 
 class Item(Protocol):
@@ -107,7 +109,7 @@ async def tail(
     reader: LogReader,
     request_id: str,
     after: EntryId,
-    seen: Glimpse,
+    seen: Glimpse | None,
     form: Callable[[str | None, bytes, ReaderEvent | None], _Item],
     *,
     away_limit_s: float,
@@ -119,7 +121,7 @@ async def tail(
         reader: the store.
         request_id: whose log.
         after: the cursor.
-        seen: what `look` answered for it.
+        seen: what `look` answered for it; None: it looks by itself before its first item, and raises as `look` does.
         form: makes an item of a cursor and an entry's bytes; where the reader itself says something, of None, the bytes
             of that, and what it says.
         away_limit_s: how long Redis may be away in one piece before the tail gives up.
@@ -131,6 +133,8 @@ async def tail(
         StoreRefused: Redis does not let us read any more.
     """
     position = furthest = after
+    if seen is None:
+        seen = await look(reader, request_id, after)
     began = seen.beginning
     outage = _Outage(away_limit_s)
     wait_s = watch.look_s if watch is not None else None
@@ -142,13 +146,15 @@ async def tail(
                 await outage.bear(error)
                 entries = ()  # what comes back has to be looked at first
             for entry in entries or ():
-                if not follows(position, entry.id) and entry.id != furthest.next():
-                    gap = Gap(after=str(position), before=str(entry.id))
+                entry_id, raw = entry
+                attempt, seq = entry_id
+                if position != (attempt, seq - 1) and not follows(position, entry_id) and entry_id != furthest.next():
+                    gap = Gap(after=str(position), before=str(entry_id))
                     yield form(None, encode_entry(gap), gap)
-                position = furthest = entry.id
-                if position.seq == 0:
+                position = furthest = entry_id
+                if not seq:
                     began = entry
-                item = form("%d-%d" % position, entry.raw, None)  # noqa: UP031 - half of what an f-string takes here
+                item = form("%d-%d" % entry_id, raw, None)  # noqa: UP031 - half of what an f-string takes here
                 yield item
                 if item.is_terminal:
                     return

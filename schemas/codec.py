@@ -25,6 +25,9 @@ _named = msgspec.json.Decoder(_Named)
 READABLE_VERSIONS = frozenset({FORMAT_VERSION})
 """Readers accept the version before as well, once there is one."""
 
+_VERSIONED = (Accepted, AttemptStarted)
+"""What says its version. A tuple made once: `A | B` would be made anew for each entry."""
+
 encode_job = _msgpack.encode
 """arq's job serializer. Never pickle: a payload must not be able to run code."""
 
@@ -49,7 +52,7 @@ def decode_entry(raw: bytes) -> LogEntry:
         entry = _entry.decode(raw)
     except msgspec.MsgspecError as error:
         raise TailError(f"an entry cannot be read: {error}") from error
-    if isinstance(entry, Accepted | AttemptStarted):
+    if isinstance(entry, _VERSIONED):
         _check_version(entry.v)
     return entry
 
