@@ -1,5 +1,6 @@
 """Bytes to structs and back: entries and outcomes as JSON, job payloads as msgpack. Checks format versions, alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -37,9 +38,8 @@ def decode_job(payload: bytes) -> dict[str, Any]:
     return msgspec.msgpack.decode(payload, type=dict[str, Any])
 
 
-def encode_entry(entry: LogEntry | ReaderEvent) -> bytes:
-    """An entry as one JSON object, `message_type` first."""
-    return _json.encode(entry)
+encode_entry: Callable[[LogEntry | ReaderEvent], bytes] = _json.encode
+"""An entry as one JSON object, `message_type` first."""
 
 
 def decode_entry(raw: bytes) -> LogEntry:

@@ -289,11 +289,11 @@ class Attempt:
             turn = Turn(self._plant.turns)
 
             def take(piece: bytes) -> bool:
-                turn.has()
-                self._append(reader.feed(piece, self._ms()))
+                ms = round((turn.has() - self._began) * 1000)
+                self._append(reader.feed(piece, ms))
                 if publisher.is_behind:
                     turn.ends()
-                return turn.lasts() and not (reader.done or reader.failure is not None or writer.is_full)
+                return turn.lasts() and not (reader.done or reader.failure is not None or publisher.is_full(writer))
 
             while not reader.done and reader.failure is None:
                 await writer.room()
@@ -311,7 +311,7 @@ class Attempt:
     def _append(self, deltas: list[Delta]) -> None:
         if not deltas:
             return
-        if not self.shown:
+        if self._first_delta_at is None:
             self._trace.has_first_delta()
             after_s = self._plant.clock() - self._began
             self._plant.counts.upstream_first_delta.observe(after_s)

@@ -93,16 +93,11 @@ class LogWriter:
         self._unsent.append(entry)
         self._outlet.gather(self, size + OVERHEAD_BYTES)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the buffer of the process or of this request is: `room` waits then."""
-        return self._outlet.is_full(self)
-
     async def room(self) -> None:
         """Waits while the buffer of the process or of this request is full: the back-pressure of the upstream read."""
-        if self.failed is None and self.is_full:
+        if self.failed is None and self._outlet.is_full(self):
             self._outlet.pauses()
-            while self.failed is None and self.is_full:
+            while self.failed is None and self._outlet.is_full(self):
                 await self._outlet.progress()
         self._check()
 

@@ -92,7 +92,8 @@ class Publisher:
         self._task: asyncio.Task[None] | None = None
         self._waits_since: float | None = None
         self._pace = Pace()
-        self._left_over = False  # more waited than the last commit could take
+        self.is_behind = False
+        """More waited than the last commit could take: readers should leave commits the time they need."""
         self._awaited = 0
         self.buffered_bytes = 0
         self.commits = 0
@@ -153,11 +154,6 @@ class Publisher:
         """Whether this writer should pause."""
         return self.buffered_bytes >= self._buffer_bytes or writer.buffered_bytes >= self._request_buffer_bytes
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether more waits than a commit takes: readers should leave commits the time they need."""
-        return self._left_over
-
     def pauses(self) -> None:
         """A writer begins to pause."""
         self._counts.backpressure.value += 1
@@ -200,7 +196,7 @@ class Publisher:
                     await self._commit(batches)
                     self._tell()
                     pause_s = self._pace.pause_s(began, monotonic(), sum(len(batch.entries) for batch in batches))
-                    if pause_s and not self._left_over and not self._awaited:
+                    if pause_s and not self.is_behind and not self._awaited:
                         self._line.push()
                         await asyncio.sleep(pause_s)
                 self._line.push()
@@ -225,7 +221,7 @@ class Publisher:
             writer.listed = writer.has_unsent
             if writer.listed:
                 self._waiting.append(writer)
-        self._left_over = bool(self._waiting)
+        self.is_behind = bool(self._waiting)
         return batches
 
     async def _commit(self, batches: list[WriterBatch]) -> None:

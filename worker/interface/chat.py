@@ -38,7 +38,8 @@ class ChatInterface:
         self._model: str | None = None
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
-        self._failure: UpstreamError | None = None
+        self.failure: UpstreamError | None = None
+        """The error the server reported inside the stream, if any."""
         self._drained = False
         self._notes: dict[str, None] = {}
 
@@ -46,11 +47,6 @@ class ChatInterface:
     def ended(self) -> bool:
         """A finish reason was seen."""
         return self._finish_reason is not None
-
-    @property
-    def failure(self) -> UpstreamError | None:
-        """The error the server reported inside the stream, if any."""
-        return self._failure
 
     @property
     def usage(self) -> Usage | None:
@@ -76,7 +72,7 @@ class ChatInterface:
         if event and event.lower() in _KEEP_ALIVE_EVENTS:
             return []
         if event == "error":
-            self._failure = self._failure or from_error_object(_loads_or_text(data))
+            self.failure = self.failure or from_error_object(_loads_or_text(data))
             return []
         return self.feed(decode_chunk(data), ms)
 
@@ -103,8 +99,8 @@ class ChatInterface:
             self._calls.add(int(index) if index else None, "", "", text)
         for call in self._calls.calls:
             call.drain()
-        if self._failure is None and self._finish_reason and ending_of(self._finish_reason) is Ending.FAILED:
-            self._failure = UpstreamUnavailable(
+        if self.failure is None and self._finish_reason and ending_of(self._finish_reason) is Ending.FAILED:
+            self.failure = UpstreamUnavailable(
                 f"the model's server broke off with finish_reason {self._finish_reason!r}", code="upstream_error"
             )
         return self._emitter.take(ms)
@@ -112,8 +108,8 @@ class ChatInterface:
     def finish(self, *, error: ErrorInfo | None = None, cancelled: bool = False) -> Outcome:
         """What the call came to. A call's arguments that are no whole JSON are incomplete, however the answer ended."""
         self.drain()
-        if error is None and self._failure is not None:
-            error = _info(self._failure)
+        if error is None and self.failure is not None:
+            error = _info(self.failure)
         status = self._status(error, cancelled)
         calls = tuple(call.result(whole=status == "completed") for call in self._calls.calls)
         for call in calls:
@@ -166,7 +162,7 @@ class ChatInterface:
             self._note(chunk.oddity)
 
     def _fail(self, error: object) -> None:
-        self._failure = self._failure or from_error_object(error)
+        self.failure = self.failure or from_error_object(error)
 
     def _read_choices(self, choices: list[Choice], loose: bool) -> None:
         if len(choices) == 1 and (choices[0].index or 0) == self._choice:

@@ -4,6 +4,7 @@ Knows nothing of chunks and JSON. What is added between two takes becomes as few
 same kind (and the same call) are one delta.
 """
 
+from collections import defaultdict
 from enum import Enum, auto
 
 import msgspec
@@ -39,8 +40,10 @@ class Emitter:
         self._index = -1
         self._type: type[Delta] | None = None
         self._source: ReasoningSource | None = None
-        self._reasoning: dict[int, list[str]] = {}
-        self._content: dict[int, list[str]] = {}
+        # By call. What is of no call stands with the last that has spoken: where calls follow each other, all stays in
+        # order.
+        self._reasoning: defaultdict[int, list[str]] = defaultdict(list)
+        self._content: defaultdict[int, list[str]] = defaultdict(list)
         self._refusal: list[str] = []
         self.reasoning_source: ReasoningSource | None = None
         """Where the first piece of reasoning came from."""
@@ -49,8 +52,8 @@ class Emitter:
         """A piece of reasoning: `reasoner_model` for native one, `non_reasoner_model` for inner thoughts of a call."""
         if not text:
             return
-        call = _standing_with(self._reasoning) if call is None else call
-        self._reasoning.setdefault(call, []).append(text)
+        call = max(self._reasoning, default=0) if call is None else call
+        self._reasoning[call].append(text)
         self.reasoning_source = self.reasoning_source or source
         last = self._pieces[-1] if self._pieces else None
         if last is not None and last.kind is _Kind.REASONING and last.source == source and last.call == call:
@@ -61,8 +64,8 @@ class Emitter:
     def content(self, text: str, call: int | None = None) -> None:
         """A piece of the text for the user; out of a call of the assistant's tool, or what stands beside the calls."""
         if text:
-            call = _standing_with(self._content) if call is None else call
-            self._content.setdefault(call, []).append(text)
+            call = max(self._content, default=0) if call is None else call
+            self._content[call].append(text)
             self._add(_Kind.CONTENT, text, call)
 
     def refusal(self, text: str) -> None:
@@ -90,6 +93,8 @@ class Emitter:
         if not self._pieces:
             return []
         pieces, self._pieces = self._pieces, []
+        if len(pieces) == 1:
+            return [self._delta(pieces[0], ms)]
         return [self._delta(piece, ms) for piece in pieces]
 
     @property
@@ -137,11 +142,6 @@ class Emitter:
             self._index += 1
             self._source = None
         return self._index
-
-
-def _standing_with(texts: dict[int, list[str]]) -> int:
-    """What is of no call stands with the last that has spoken: where calls follow each other, all stays in order."""
-    return max(texts, default=0)
 
 
 def _call_by_call(texts: dict[int, list[str]]) -> str | None:

@@ -35,6 +35,8 @@ class SSEDecoder:
 
     def feed(self, piece: bytes) -> list[Event]:
         """The events that are whole with this piece."""
+        if piece.startswith(b"data: {") and piece.endswith(b"}\n\n") and self._is_one_event(piece):
+            return [("", piece[6:-2])]
         if self._skip_lf and piece:
             self._skip_lf = False
             piece = piece.removeprefix(b"\n")
@@ -54,6 +56,11 @@ class SSEDecoder:
         if rest := lines.pop():
             self._partial.append(rest)
         return self._events(lines)
+
+    def _is_one_event(self, piece: bytes) -> bool:
+        """Whether a piece that begins and ends as an event is one, and begins where none is begun: nearly all are."""
+        begun = self._partial or self._data or self._name or self._skip_lf or self._at_start
+        return not begun and b"\r" not in piece and piece.count(b"\n") == 2
 
     def close(self) -> list[Event]:
         """The last event, where the body ended without the blank line after it."""

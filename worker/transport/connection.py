@@ -117,7 +117,8 @@ class Connection(asyncio.Protocol):
     def rest(self) -> bool:
         """Ends the exchange; whether the connection can serve another."""
         response, self._response, self._waiting, self._waiting_bytes = self._response, None, b"", 0
-        self._resume()
+        if self._reading_paused:
+            self._resume()
         return response is not None and response.reusable and self._sent and not self._transport.is_closing()
 
     @property
@@ -225,14 +226,14 @@ class Connection(asyncio.Protocol):
             piece, self._waiting = piece[:PIECE_BYTES], piece[PIECE_BYTES:]
         else:
             self._waiting, self._waiting_bytes = b"", 0
-            self._resume()
+            if self._reading_paused:
+                self._resume()
         return piece
 
     def _resume(self) -> None:
-        if self._reading_paused:
-            self._reading_paused = False
-            if not self._transport.is_closing():
-                self._transport.resume_reading()
+        self._reading_paused = False
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _lost(self, error: Exception | None) -> None:
         response = self._response
