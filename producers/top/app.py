@@ -154,7 +154,12 @@ class Top(App[None]):
         self._dead_table.display = bool(letters)
         self._say("paused: p goes on" if self._is_paused else "")
 
+    def _answer(self, line: str) -> None:
+        """What a key has led to: over whatever is on the screen, for some seconds, however often it looks meanwhile."""
+        self.notify(visible(line, None), markup=False)
+
     def _say(self, line: str) -> None:
+        """How looking goes."""
         self._note.update(Text(visible(line, None)))
         self._note.display = bool(line)
 
@@ -177,13 +182,13 @@ class Top(App[None]):
         if request_id := self._chosen(self._run_table, self._dead_table):
             self.push_screen(Follow(self._client, request_id))
         else:
-            self._say("choose a request first: Tab moves from table to table")
+            self._answer("choose a request first: Tab moves from table to table")
 
     async def action_cancel(self) -> None:
         """Cancels the chosen request, if it is meant."""
         request_id = self._chosen(self._run_table)
         if request_id is None:
-            self._say("choose a request that has begun first")
+            self._answer("choose a request that has begun first")
             return
 
         def answered(is_meant: bool | None) -> None:
@@ -196,10 +201,10 @@ class Top(App[None]):
         try:
             verdict = await self._client.cancel(request_id)
         except TailraceError as error:
-            self._say(f"{request_id} is not cancelled: {error}")
+            self._answer(f"{request_id} is not cancelled: {error}")
             return
+        self._answer(f"{request_id}: {'its worker has been told' if verdict.word == 'signalled' else verdict.word}")
         await self._look()
-        self._say(f"{request_id}: {'its worker has been told' if verdict.word == 'signalled' else verdict.word}")
 
     async def action_refresh_now(self) -> None:
         """Looks now."""

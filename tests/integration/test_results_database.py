@@ -1,6 +1,7 @@
 """The database of outcomes, on a real PostgreSQL and on SQLite alike: tables, upsert, odd rows, pruning."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from schemas.deltas import ErrorInfo, Usage
 from schemas.errors import ResultsUnavailable, SettingsError
 from schemas.outcome import Outcome, ToolCall
-from schemas.results import NUL_NOTE, Stored, row_of
+from schemas.results import NUL_NOTE, Stored, row_of, stored_of
 from schemas.results_table import results
 from tests.results_rig import engine_of, made, standing
 from worker.results.database import Database
@@ -216,3 +217,15 @@ async def test_a_database_that_is_not_there_is_named_without_its_password(tmp_pa
 def test_a_url_that_can_be_no_database_is_refused() -> None:
     with pytest.raises(SettingsError, match="TAILRACE_RESULTS_URL"):
         Database("nonsense+driver://user:hidden-word@/x", timeout_s=1)
+
+
+def test_times_without_a_zone_are_utc_wherever_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a row as SQLite gives it, without zones, and a reader in another zone, expect the times that were written
+    row = {name: at.replace(tzinfo=None) if isinstance(at, datetime) else at for name, at in row_of(STORED).items()}
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert stored_of(row) == STORED
+    finally:
+        monkeypatch.undo()
+        time.tzset()

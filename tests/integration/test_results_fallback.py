@@ -83,6 +83,19 @@ async def test_a_database_that_is_away_is_not_taken_for_ignorance(redis_url: str
         await Client.connect(redis_url, results_url="mysql://x/y")
 
 
+async def test_a_database_that_hangs_is_not_taken_for_ignorance_either(redis_url: str, unused_tcp_port: int) -> None:
+    # given a database that takes connections and says nothing, expect an error in time
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", unused_tcp_port)
+    url = f"postgresql+asyncpg://tailrace@127.0.0.1:{unused_tcp_port}/tailrace?ssl=disable"
+    async with server, await Client.connect(redis_url, results_url=url, results_timeout_s=0.5) as client:
+        with pytest.raises(ResultsUnavailable):
+            await client.result("one")
+
+
 async def test_the_commands_have_it_from_there(redis_url: str, results_url: str, forgotten: Outcome) -> None:
     # given the database in the environment, expect `result` and `status` to find it
     environment = {"PATH": os.environ["PATH"], "TAILRACE_REDIS_URL": redis_url, "TAILRACE_RESULTS_URL": results_url}

@@ -1,7 +1,7 @@
 """From the outbox into the database: every end gets there once, and waits where the database is away."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from tests.postgres import EmbeddedPostgres
 from tests.results_rig import engine_of, made, standing
 from tests.rig import WAIT_S, Rig, request_for, rig
 from tests.until import until
-from worker.results.database import Database
+from worker.results.database import Database, Refused, Row
 from worker.results.outbox import Outbox, Taken
 from worker.results.sink import Sink
+from worker.retry import Backoff
 from worker.store import Store
 
 SLOW = {"steps": [{"kind": "text", "chunks": 2000}], "pace": {"chunks_per_s": 20}}
@@ -341,3 +342,29 @@ async def test_many_bytes_are_read_and_written_in_parts(redis: Redis, monkeypatc
         await redis.hset(keys.rec_key(name), mapping={"status": "completed", "outcome": "x" * size})
     parts = await Outbox(redis, redis, claim_s=30).parts([Taken(b"1-1", name) for name in "abcde"])
     assert ["".join(one.request_id for one in part) for part in parts] == ["ab", "c", "d", "e"]
+
+
+async def test_a_fault_of_ours_ends_no_sink(
+    redis_url: str, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given a fault in the midst of writing, whose message quotes a text, expect its kind and place logged, and the
+    # outcome written after a while
+    faults = iter([KeyError("a secret text")])
+    write = Database.write
+
+    async def at_first_faulty(database: Database, rows: Sequence[Row]) -> list[Refused]:
+        for fault in faults:
+            raise fault
+        return await write(database, rows)
+
+    monkeypatch.setattr(Database, "write", at_first_faulty)
+    monkeypatch.setattr("worker.results.sink.RETRY", Backoff(base_s=0.05, cap_s=0.1))
+    url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
+    async with made(url) as database, engine_of(url) as engine, sinking(redis, database, claim_s=0.3):
+        await until(lambda: _is_open(redis))
+        async with rig(redis_url) as at:
+            request_id = await at.submit()
+            await at.outcome(request_id)
+        await until(lambda: _stands(engine, request_id))
+    assert "KeyError at" in caplog.text
+    assert "secret" not in caplog.text

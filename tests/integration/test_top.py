@@ -32,6 +32,10 @@ def cells(app: Top, table_id: str) -> list[list[str]]:
     return [[str(cell) for cell in table.get_row_at(row)] for row in range(table.row_count)]
 
 
+def answers(app: Top) -> list[str]:
+    return [str(toast.render()) for toast in app.screen.query("Toast")]
+
+
 async def press_until(pilot: Pilot[None], key: str, kind: type) -> None:
     await pilot.press(key)
     await until(lambda: isinstance(pilot.app.screen, kind))
@@ -43,7 +47,7 @@ async def test_a_request_is_seen_followed_and_cancelled(redis_url: str) -> None:
     async with rig(redis_url) as at:
         request_id = await at.submit(SLOW, tenant=None)
         app = Top(at.client, every_s=0.2)
-        async with app.run_test(size=SIZE) as pilot:
+        async with app.run_test(size=SIZE, notifications=True) as pilot:
             await until(lambda: [row[0] for row in cells(app, "runs")] == [request_id])
             await until(lambda: float(cells(app, "runs")[0][4]) > 1)
             await press_until(pilot, "enter", Follow)
@@ -57,6 +61,12 @@ async def test_a_request_is_seen_followed_and_cancelled(redis_url: str) -> None:
             await pilot.press("y")
             assert (await at.outcome(request_id)).status == "cancelled"
             await until(lambda: not cells(app, "runs"))
+            await until(lambda: answers(app) == [f"{request_id}: its worker has been told"])
+            await pilot.press("c")
+            await until(lambda: len(answers(app)) == 2)
+            another = await at.submit(SLOW)
+            await until(lambda: [row[0] for row in cells(app, "runs")] == [another])  # so there was a look meanwhile
+            assert answers(app)[1] == "choose a request that has begun first"
 
 
 async def test_dead_letters_stand_below_and_text_of_others_is_plain(redis_url: str) -> None:

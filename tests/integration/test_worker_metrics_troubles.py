@@ -1,13 +1,49 @@
 """What a worker counts when something goes wrong between it and Redis: each of these should make an operator look."""
 
+import asyncio
+import os
+import signal
+from time import monotonic
+
+import pytest
 from redis.asyncio import Redis
 
-from schemas import keys
+from demo.valkey import EmbeddedValkey
+from schemas import keys, metrics
+from schemas.figures import encode_figures, gauge
 from tests.integration.test_worker_metrics import SLOW, scraped, value
 from tests.rig import rig
 from tests.until import until
+from worker.fleet_figures import SILENT_S, FleetFigures
+from worker.queue_sight import ANSWER_S, QueueSight
 
 MUCH = {"steps": [{"kind": "text", "chunks": 2000}], "pace": {"chunks_per_s": 500}}
+
+
+async def test_a_redis_that_hangs_is_said_within_a_while() -> None:
+    # given a Redis that takes questions and answers none, expect whoever watches to be told so in time
+    with EmbeddedValkey() as valkey:
+        async with Redis.from_url(valkey.url) as redis:
+            sight = QueueSight(redis)
+            os.kill(valkey.pid, signal.SIGSTOP)
+            try:
+                async with asyncio.timeout(ANSWER_S + 5):
+                    assert await sight.figures() == [gauge(metrics.QUEUE_UP, 0)]
+            finally:
+                os.kill(valkey.pid, signal.SIGCONT)
+
+
+def test_a_process_that_says_nothing_any_more_does_not_count_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given two processes of which one is silent for longer than it may, as one that hangs is, expect one alive
+    heard = FleetFigures()
+    heard.hear(0, encode_figures([]))
+    heard.hear(1, encode_figures([]))
+    assert heard.alive == 2
+    later = monotonic() + SILENT_S + 1
+    monkeypatch.setattr("worker.fleet_figures.monotonic", lambda: later)
+    assert heard.alive == 0
+    heard.hear(0, encode_figures([]))
+    assert heard.alive == 1
 
 
 async def test_a_lease_that_somebody_else_has_is_counted(redis_url: str, redis: Redis, unused_tcp_port: int) -> None:
