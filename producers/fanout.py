@@ -1,4 +1,5 @@
-"""All tails of a client on three connections: one hears what is pushed, two read what stands in the logs.
+"""All tails of a client on three connections: one hears what is pushed, two read what stands in the logs (of a cluster:
+two for each node).
 
 The log is the truth and the replay; the push channel brings the live part. A reader joins the live part where the log,
 read since its channel is subscribed, ends; it goes back to the log when a push is missing, which the gapless entry ids
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 from redis import exceptions as refusals
 
+from producers.cluster_lines import lines_of
 from producers.live import Live
 from producers.log_lines import CLOSED, LogLines
 from producers.push_line import PushLine
@@ -62,7 +64,7 @@ class Fanout:
 
     def __init__(self, store: ProducerStore) -> None:
         self._store = store
-        self._lines = LogLines(store.link)
+        self._lines = lines_of(store.link)
         is_one = store.queue.link is store.link
         self._queue_lines = self._lines if is_one else LogLines(store.queue.link)
         self._lives: dict[str, Live] = {}
@@ -264,12 +266,9 @@ class Fanout:
         await asyncio.sleep(pause_s)
 
     async def _look(self, quiet: Sequence[tuple[str, Live]]) -> None:
-        commands = [(b"XREVRANGE", log_key(request_id).encode(), b"+", b"-", b"COUNT", b"1") for request_id, _ in quiet]
         known = [live.seen for _, live in quiet]
-        try:
-            answers = await self._lines.ask(commands, entries=len(commands))
-        except StoreError:
-            answers: list[Any] = [()] * len(commands)  # every reader has to look for itself, and is told what is wrong
+        # Where a log cannot be asked, every reader of it has to look for itself, and is told what is wrong.
+        answers = await self._lines.ends([log_key(request_id).encode() for request_id, _ in quiet])
         for (_, live), seen, answer in zip(quiet, known, answers, strict=True):
             if live.fresh:
                 continue

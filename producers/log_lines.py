@@ -13,6 +13,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from producers.redis_link import Link
 from schemas.errors import StoreError
+from schemas.redis_url import Node
 
 CLOSED = "the client is closed"
 
@@ -35,10 +36,12 @@ class LogLines:
 
     Args:
         link: to whom, with its time limits and errors.
+        node: to which node of a cluster.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, node: Node | None = None) -> None:
         self._link = link
+        self._node = node
         self._questions: deque[_Question] = deque()
         self._asked = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -64,6 +67,14 @@ class LogLines:
         self._asked.set()
         return await answers
 
+    async def ends(self, logs: Sequence[bytes]) -> list[Any]:
+        """The last entry of each log; nothing for one that has none, or that cannot be asked."""
+        commands = [(b"XREVRANGE", log, b"+", b"-", b"COUNT", b"1") for log in logs]
+        try:
+            return await self.ask(commands, entries=len(commands))
+        except StoreError:
+            return [()] * len(logs)
+
     async def close(self) -> None:
         """Ends what runs; whoever waits for an answer is told."""
         self._closed = True
@@ -75,7 +86,7 @@ class LogLines:
         _fail(self._questions, StoreError(CLOSED))
 
     async def _run(self) -> None:
-        connection = self._link.connection()
+        connection = self._link.connection(self._node)
         try:
             while True:
                 while not self._questions:

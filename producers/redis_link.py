@@ -6,6 +6,7 @@ Knows nothing of what is asked there.
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from hashlib import sha1
 from typing import Any
 
 from redis import exceptions as refusals
@@ -13,11 +14,11 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
-from redis.commands.core import AsyncScript
 
 from schemas.errors import SettingsError, StoreError, StoreFull, StoreRefused, StoreUnavailable
-from schemas.redis_url import parse_redis_url
-from schemas.redis_way import CLUSTER, OF_A_CLUSTER, connection_options
+from schemas.redis_cluster import ClusterRedis, Nodes, is_cluster
+from schemas.redis_url import OF_A_CLUSTER, Node, parse_redis_url
+from schemas.redis_way import CLUSTER, at_node, connection_options
 from schemas.scripts import Argument, Script
 
 _RETRY_PAUSE_S = 0.05
@@ -38,6 +39,7 @@ class Link:
         redis: a client.
         reads: a client that tries nothing again: a tail has to know that it reads on from a server that may have lost
             something.
+        nodes: which node has which slots, of a cluster; None for one server.
 
     Raises:
         SettingsError: the URL cannot be used.
@@ -50,14 +52,16 @@ class Link:
             raise SettingsError(f"redis_url: {error}") from error
         self._url = url
         self._timeout_s = timeout_s
-        self.redis = Redis(connection_pool=self._pool())
-        self.reads = Redis(connection_pool=self._pool(tries=0))
-        self._scripts: dict[str, AsyncScript] = {}
+        self.nodes: Nodes | None = None
+        self._options = self._usable_options()
+        self.redis = self._client(tries=1)
+        self.reads = self._client(tries=0)
+        self._shas: dict[str, str] = {}
 
     async def close(self) -> None:
         """Closes every connection, those of running tails included."""
-        await self.redis.connection_pool.disconnect()
-        await self.reads.connection_pool.disconnect()
+        await self.redis.aclose(close_connection_pool=True)
+        await self.reads.aclose(close_connection_pool=True)
 
     @asynccontextmanager
     async def asking(self, wait_s: float = 0.0) -> AsyncGenerator[None]:
@@ -79,14 +83,23 @@ class Link:
     async def run(self, script: Script, named: Mapping[str, str], **given: Argument) -> list[Any]:
         """The reply of a script."""
         places, values = script.call(**named, **given)
-        if script.name not in self._scripts:
-            self._scripts[script.name] = self.redis.register_script(script.text)
+        sha = self._shas.get(script.name)
+        if sha is None:
+            sha = self._shas[script.name] = sha1(script.text.encode(), usedforsecurity=False).hexdigest()
         async with self.asking():
-            return await self._scripts[script.name]([str(place) for place in places], values)
+            try:
+                return await self.redis.evalsha(sha, len(places), *places, *values)
+            except refusals.NoScriptError:
+                return await self.redis.eval(script.text, len(places), *places, *values)
 
-    def connection(self) -> AbstractConnection:
-        """A connection of its own, not open yet and not tried again, for whom one can be shared by many readers."""
-        return self.reads.connection_pool.make_connection()
+    def connection(self, node: Node | None = None) -> AbstractConnection:
+        """A connection of its own, not open yet and not tried again, for whom one can be shared by many readers.
+
+        Args:
+            node: of a cluster; None for any of its nodes, or for the one server.
+        """
+        options = self._options if node is None else at_node(self._options, node)
+        return _pool(options, tries=0).make_connection()
 
     def translated(self, error: Exception) -> StoreError:
         """redis-py's error as ours."""
@@ -113,14 +126,24 @@ class Link:
             case _:
                 return StoreUnavailable(f"Redis at {self.place} is not available: {said}")
 
-    def _pool(self, tries: int = 1) -> ConnectionPool:
+    def _client(self, tries: int) -> Redis:
+        if self.nodes is None:
+            return Redis(connection_pool=_pool(self._options, tries))
+        return ClusterRedis(self.nodes, lambda options: _pool(options, tries))
+
+    def _usable_options(self) -> Mapping[str, Any]:
         try:
-            pool = ConnectionPool(
-                retry=Retry(ConstantBackoff(_RETRY_PAUSE_S), tries),
-                retry_on_error=[refusals.ConnectionError],
-                **connection_options(self._url, connect_s=self._timeout_s, reply_s=None),
-            )
-            pool.make_connection()  # an option in the URL that redis-py does not have is noticed only here
+            options = connection_options(self._url, connect_s=self._timeout_s, reply_s=None)
+            if is_cluster(self._url):
+                self.nodes = Nodes(self._url, connect_s=self._timeout_s, reply_s=None)
+                options = self.nodes.options
+            _pool(options, 0).make_connection()  # an option in the URL that redis-py does not have is noticed only here
         except (ValueError, TypeError, refusals.RedisError) as error:
             raise SettingsError(f"redis_url: {self.place} cannot be used: {error}") from error
-        return pool
+        return options
+
+
+def _pool(options: Mapping[str, Any], tries: int) -> ConnectionPool:
+    return ConnectionPool(
+        retry=Retry(ConstantBackoff(_RETRY_PAUSE_S), tries), retry_on_error=[refusals.ConnectionError], **options
+    )

@@ -9,7 +9,10 @@ from typing import Any, NamedTuple, Self
 from producers.queue_store import ProducerQueue
 from producers.redis_link import Link
 from schemas import keys, scripts
+from schemas.errors import SettingsError
 from schemas.ids import EntryId
+from schemas.redis_cluster import is_cluster
+from schemas.redis_url import QUEUE_OF_A_CLUSTER
 from schemas.scripts import Argument, Script, Verdict
 
 PAGE_ENTRIES = 500
@@ -47,17 +50,19 @@ class ProducerStore:
     """The verbs of a producer on records and logs; `queue` has those on the queue, which may stand elsewhere.
 
     Args:
-        url: of the Redis with records and logs: `redis://`, `rediss://` or `unix://`.
+        url: of the Redis with records and logs, as `schemas.redis_url` reads it.
         timeout_s: for connecting, and for each answer.
         wait_s: the longest a `read` waits for the next entry.
         queue_url: of the Redis with the queue, where it is another one.
 
     Raises:
-        SettingsError: the URL cannot be used.
+        SettingsError: a URL cannot be used, or the queue's is a cluster.
     """
 
     def __init__(self, url: str, *, timeout_s: float, wait_s: float = WAIT_S, queue_url: str | None = None) -> None:
         self.link = Link(url, timeout_s=timeout_s)
+        if is_cluster(queue_url or url):
+            raise SettingsError(QUEUE_OF_A_CLUSTER)
         is_one = queue_url is None or queue_url == url
         self.queue = ProducerQueue(self.link if is_one else Link(queue_url or url, timeout_s=timeout_s))
         self.wait_s = wait_s
@@ -67,7 +72,7 @@ class ProducerStore:
         """A store whose Redis answered just now.
 
         Raises:
-            SettingsError: the URL cannot be used.
+            SettingsError: a URL cannot be used.
             StoreError: Redis cannot be reached, or refuses.
         """
         store = cls(url, timeout_s=timeout_s, queue_url=queue_url)

@@ -1,6 +1,6 @@
-"""The way to the server that a URL names, or to the primary that its Sentinels name.
+"""The way to the server that a URL names, to the primary that its Sentinels name, or to any node of a Cluster.
 
-The one module of this package that opens anything, since workers and producers share no other package.
+With `redis_cluster.py` all of this package that opens anything, since workers and producers share no other package.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,10 @@ from redis import exceptions as refusals
 from redis.asyncio import Redis
 from redis.asyncio.connection import Connection, SSLConnection, parse_url
 
-from schemas.redis_url import parse_redis_url
+from schemas.redis_url import Node, parse_redis_url
 
 CLUSTER = ("MOVED", "ASK ", "CROSSSLOT")
 """So begin the refusals that only a node of a Redis Cluster gives."""
-
-OF_A_CLUSTER = "it is a node of a Redis Cluster: name a server of its own (docs/redis-topologies.md)"
 
 _REFUSALS: dict[str, type[refusals.RedisError]] = {
     "OOM": refusals.OutOfMemoryError,
@@ -45,6 +43,9 @@ def connection_options(url: str, *, connect_s: float, reply_s: float | None) -> 
     options: dict[str, Any] = {"socket_connect_timeout": connect_s, "socket_timeout": reply_s, **parse_url(read.plain)}
     if "path" not in options:
         options = {"socket_keepalive": True, **options}
+    if read.nodes:
+        connection = AnyNodeTlsConnection if "connection_class" in options else AnyNodeConnection
+        return {**options, "connection_class": connection, "nodes": list(read.nodes)}
     if not read.sentinels:
         return options
     of_sentinel = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
@@ -76,6 +77,13 @@ def refusal(said: str) -> refusals.RedisError:
     code, _, rest = said.partition(" ")
     kind = _REFUSALS.get(code)
     return refusals.ResponseError(said.removeprefix("ERR ")) if kind is None else kind(rest)
+
+
+def at_node(options: Mapping[str, Any], node: Node) -> dict[str, Any]:
+    """Options for any node of a cluster as those for one of them."""
+    plain = {name: value for name, value in options.items() if name not in ("nodes", "connection_class")}
+    is_tls = options["connection_class"] is AnyNodeTlsConnection
+    return {**plain, "host": node[0], "port": node[1], "connection_class": SSLConnection if is_tls else Connection}
 
 
 class PrimaryConnection(Connection):
@@ -136,4 +144,43 @@ class PrimaryConnection(Connection):
 
 
 class PrimaryTlsConnection(PrimaryConnection, SSLConnection):
+    """The same over TLS."""
+
+
+class AnyNodeConnection(Connection):
+    """A connection to whichever node of a cluster answers; each time it connects it may be another.
+
+    Args:
+        nodes: host and port of each; who has answered is asked first the next time, who has not is asked last.
+        options: as of `Connection`.
+    """
+
+    def __init__(self, *, nodes: list[Node], **options: Any) -> None:
+        self._nodes = nodes
+        super().__init__(**options)
+
+    async def _connect(self) -> None:
+        why: Exception = refusals.ConnectionError("no node of the cluster is named")
+        for node in tuple(self._nodes):
+            self.host, self.port = node
+            self._move(len(self._nodes))
+            try:
+                return await super()._connect()
+            except (OSError, TimeoutError) as error:
+                why = error
+        raise why
+
+    async def on_connect(self) -> None:
+        """Greets; who hangs, or is not ready, does not get to the end of it."""
+        await super().on_connect()
+        self._move(0)
+
+    def _move(self, place: int) -> None:
+        node = (self.host, self.port)
+        if node in self._nodes:
+            self._nodes.remove(node)
+            self._nodes.insert(place, node)
+
+
+class AnyNodeTlsConnection(AnyNodeConnection, SSLConnection):
     """The same over TLS."""

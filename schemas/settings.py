@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from schemas.errors import SettingsError
 from schemas.journal import Form, Level
-from schemas.redis_url import parse_redis_url
+from schemas.redis_url import QUEUE_OF_A_CLUSTER, parse_redis_url
 from schemas.request import check_tenant
 from schemas.results import check_results_url
 
@@ -120,6 +120,13 @@ class Settings(BaseModel):
     @classmethod
     def _url_is_a_redis(cls, value: str) -> str:
         parse_redis_url(value)
+        return value
+
+    @field_validator("queue_url")
+    @classmethod
+    def _queue_is_on_one_server(cls, value: str) -> str:
+        if parse_redis_url(value).nodes:
+            raise ValueError(QUEUE_OF_A_CLUSTER)
         return value
 
     @field_validator("results_url")

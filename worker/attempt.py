@@ -37,6 +37,7 @@ from worker.interface.options import Options
 from worker.interface.reader import StreamReader
 from worker.lease import Lease, Stop
 from worker.publisher import Publisher
+from worker.publishers import Publishers
 from worker.store import Begun, Store
 from worker.tracing import NoTraces, Traces
 from worker.turns import Turn, Turns
@@ -79,7 +80,7 @@ class Plant:
     """
 
     store: Store
-    publisher: Publisher
+    publisher: Publisher | Publishers
     upstream: Upstream
     clock: Callable[[], float] = monotonic
     turns: Turns = field(default_factory=Turns)
@@ -282,7 +283,7 @@ class Attempt:
         return Ended(End.FAILED, _too_late())
 
     async def _read(self, request: GenerationRequest) -> None:
-        writer, reader, publisher = self._writer, self._reader, self._plant.publisher
+        writer, reader = self._writer, self._reader
         await self._plant.turns.next()  # to ask costs some ms, and in a burst many would at once
         self._trace.asks()
         async with self._plant.upstream.open(request) as answer:
@@ -291,9 +292,9 @@ class Attempt:
             def take(piece: bytes) -> bool:
                 ms = round((turn.has() - self._began) * 1000)
                 self._append(reader.feed(piece, ms))
-                if publisher.is_behind:
+                if writer.outlet.is_behind:
                     turn.ends()
-                return turn.lasts() and not (reader.done or reader.failure is not None or publisher.is_full(writer))
+                return turn.lasts() and not (reader.done or reader.failure is not None or writer.outlet.is_full(writer))
 
             while not reader.done and reader.failure is None:
                 await writer.room()

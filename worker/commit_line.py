@@ -14,11 +14,25 @@ from redis.asyncio import ConnectionPool
 from schemas.errors import AttemptLost, StoreUnavailable, TailraceError
 from schemas.ids import EntryId
 from schemas.push import encode_pushes
-from schemas.redis_way import connection_options
+from schemas.redis_cluster import Redirect, redirect_of
+from schemas.redis_url import Node
+from schemas.redis_way import at_node, connection_options
 from worker.redis_link import CONNECT_TIMEOUT_S, FAILURES, REPLY_TIMEOUT_S, store_error
 from worker.wire import Wire, packed
 
 _ID_TOO_SMALL = "equal or smaller"
+
+
+class Elsewhere(StoreUnavailable):
+    """Another node of the cluster has the log, for good or (`asking`) while its slot moves there.
+
+    Attributes:
+        redirect: as the node has said it.
+    """
+
+    def __init__(self, redirect: Redirect) -> None:
+        super().__init__(f"its slot has gone to {redirect.node[0]}:{redirect.node[1]}")
+        self.redirect = redirect
 
 
 class Log(Protocol):
@@ -27,6 +41,8 @@ class Log(Protocol):
     request_id: str
     log: bytes
     channel: bytes
+    asking: bool
+    """Whether its slot was moving to this line's node when we were sent there."""
 
 
 class Batch(Protocol):
@@ -50,6 +66,7 @@ class Fence(Protocol):
     rec: str
     attempt: int
     token: str
+    asking: bool
 
 
 def xadd_prefix(log: bytes) -> bytes:
@@ -62,6 +79,7 @@ def xadd(prefix: bytes, entry_id: bytes, entry: bytes) -> bytes:
     return b"%b$%d\r\n%b\r\n$1\r\ne\r\n$%d\r\n%b\r\n" % (prefix, len(entry_id), entry_id, len(entry), entry)
 
 
+_ASKING = b"*1\r\n$6\r\nASKING\r\n"
 _MULTI = b"*1\r\n$5\r\nMULTI\r\n"
 _EXEC = b"*1\r\n$4\r\nEXEC\r\n"
 
@@ -76,13 +94,18 @@ class CommitLine:
     The last command of a commit asks on which channels somebody listens; the others are left out. Whoever subscribes
     after that reads the log after that, and so finds there what was not pushed.
 
+    Of a cluster it is the line to one node. There all is pushed: who listens does so at any node.
+
     Args:
         url: of the Redis to write to.
+        node: which of a cluster's.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, node: Node | None = None) -> None:
         # No socket timeout of redis-py's: one timer spans the whole commit.
-        pool = ConnectionPool(**connection_options(url, connect_s=CONNECT_TIMEOUT_S, reply_s=None))
+        options = connection_options(url, connect_s=CONNECT_TIMEOUT_S, reply_s=None)
+        pool = ConnectionPool(**(options if node is None else at_node(options, node)))
+        self._node = node
         self._wire = Wire(pool.make_connection())
         self._written: list[Batch] = []
 
@@ -102,6 +125,9 @@ class CommitLine:
         for batch in batches:
             channels.add(batch.log.channel)
             commands = batch.commands
+            if batch.log.asking:
+                frames.append(_ASKING)
+                count += 1
             if len(commands) == 1:
                 frames.append(commands[0])
                 count += 1
@@ -109,14 +135,15 @@ class CommitLine:
                 frames += (_MULTI, *commands, _EXEC)
                 count += len(commands) + 2
             ends.append(count)
-        frames.append(packed(b"PUBSUB", b"NUMSUB", *channels))
+        if self._node is None:
+            frames.append(packed(b"PUBSUB", b"NUMSUB", *channels))
         async with self._round_trip():
-            replies = await self._wire.ask(b"".join(frames), count + 1)
+            replies = await self._wire.ask(b"".join(frames), count + (self._node is None))
             reasons: list[TailraceError | None] = []
             for batch, end in zip(batches, ends, strict=True):
                 answer = _answer(replies, end, len(batch.commands))
                 reasons.append(None if type(answer) is bytes else await self._judge(batch, answer))
-        if heard := _heard(replies[count], channels):
+        if heard := channels if self._node else _heard(replies[count], channels):
             written = zip(batches, reasons, strict=True)
             self._written = [batch for batch, why in written if why is None and batch.log.channel in heard]
         return reasons
@@ -129,20 +156,28 @@ class CommitLine:
         if pushes := self._pushes():
             self._wire.tell(b"".join(pushes), len(pushes))
 
-    async def standing(self, fences: Sequence[Fence]) -> list[bool]:
+    async def standing(self, fences: Sequence[Fence]) -> list[bool | Elsewhere]:
         """Which of these attempts the server still knows as begun: after a failover it may have forgotten.
 
         Raises:
             StoreUnavailable: it could not be asked.
         """
         asked = [packed(b"HMGET", fence.rec.encode(), b"attempt", b"token") for fence in fences]
-        async with self._round_trip():
-            answers = await self._wire.ask(b"".join(asked), len(asked))
-            _raise_passing(answers)
-        return [
-            answer == [b"%d" % fence.attempt, fence.token.encode()]
-            for answer, fence in zip(answers, fences, strict=True)
+        frames = [
+            _ASKING + question if fence.asking else question for fence, question in zip(fences, asked, strict=True)
         ]
+        async with self._round_trip():
+            replies = await self._wire.ask(b"".join(frames), len(asked) + sum(fence.asking for fence in fences))
+            _raise_passing(replies)
+        answers = iter(replies)
+        return [self._knows(fence, [next(answers) for _ in range(1 + fence.asking)][-1]) for fence in fences]
+
+    def _knows(self, fence: Fence, answer: object) -> bool | Elsewhere:
+        if elsewhere := self._elsewhere(answer):
+            return elsewhere
+        if isinstance(answer, Exception) and isinstance(why := store_error(answer), StoreUnavailable):
+            raise why
+        return answer == [b"%d" % fence.attempt, fence.token.encode()]
 
     @asynccontextmanager
     async def _round_trip(self) -> AsyncGenerator[None]:
@@ -178,19 +213,28 @@ class CommitLine:
         if answer is None:
             return AttemptLost(f"the log of {batch.log.request_id} is gone: its lifetime is over, or it was deleted")
         _raise_passing([answer])
+        if elsewhere := self._elsewhere(answer):
+            return elsewhere
         if _ID_TOO_SMALL not in str(answer):
             return store_error(answer)
         return await self._written_before(batch)
 
-    async def _written_before(self, batch: Batch) -> AttemptLost | None:
+    async def _written_before(self, batch: Batch) -> AttemptLost | Elsewhere | None:
         """An id that does not grow: either an earlier sending of this batch came through, or a later attempt began."""
-        [found] = await self._wire.ask(packed(b"XREVRANGE", batch.log.log, b"+", b"-", b"COUNT", b"1"), 1)
+        look = packed(b"XREVRANGE", batch.log.log, b"+", b"-", b"COUNT", b"1")
+        *_, found = await self._wire.ask(_ASKING + look if batch.log.asking else look, 1 + batch.log.asking)
         _raise_passing([found])
+        if elsewhere := self._elsewhere(found):
+            return elsewhere
         last = EntryId.parse(found[0][0]) if isinstance(found, list) and found else None  # pyright: ignore[reportUnknownArgumentType] - a reply has no type
         ours = EntryId(batch.attempt, batch.first + len(batch.entries) - 1)
         if last is not None and last.attempt == ours.attempt and last.seq >= ours.seq:
             return None
         return AttemptLost(f"entry {ours} was refused: the log of {batch.log.request_id} has gone on to {last}")
+
+    def _elsewhere(self, answer: object) -> Elsewhere | None:
+        redirect = redirect_of(answer, self._node) if self._node else None
+        return Elsewhere(redirect) if redirect else None
 
 
 def _answer(replies: Sequence[Any], end: int, commands: int) -> Any:

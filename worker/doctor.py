@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from schemas import keys, scripts
 from schemas.errors import ResultsUnavailable, SettingsError, StoreError, StoreRefused, UpstreamError
 from schemas.push import channel, encode_pushes
+from schemas.redis_cluster import ClusterRedis
 from schemas.settings import Settings
 from worker import doctor_redis as judge
 from worker.doctor_redis import Finding
@@ -27,6 +28,10 @@ NOBODY = "doctor"
 """An id whose request nobody has."""
 
 _LET_IN = "see that it runs and can be reached, and that its user may read and write tailrace_results"
+
+OF_THE_QUEUE = ("run scripts on the queue", "wait for jobs")
+
+Looks = Mapping[str, Callable[[Redis], Awaitable[Finding | None]]]
 
 
 async def examine(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Finding]:
@@ -42,8 +47,14 @@ async def examine(settings: Settings, environment: Mapping[str, str]) -> AsyncIt
     for url, setting in servers.items():
         redis = redis_client(url)
         try:
-            async for finding in _redis(redis, address(url), setting, has_queue=url == settings.queue_url):
-                of = "" if len(servers) == 1 else ", queue" if url == settings.queue_url else ", logs"
+            has_queue = url == settings.queue_url
+            if isinstance(redis, ClusterRedis):
+                findings = _cluster(redis, address(url), setting)
+            else:
+                looks = {**OF_A_SERVER, **OF_A_USER, **(OF_A_QUEUE if has_queue else {})}
+                findings = _redis(redis, address(url), setting, judge.mode, looks)
+            async for finding in findings:
+                of = "" if len(servers) == 1 else ", queue" if has_queue else ", logs"
                 yield finding._replace(check=finding.check + of)
         finally:
             await redis.aclose(close_connection_pool=True)
@@ -67,23 +78,39 @@ def _settings(settings: Settings) -> list[Finding]:
     return [Finding("settings", "note", "two do not go together", line) for line in advice]
 
 
-async def _redis(redis: Redis, where: str, setting: str, *, has_queue: bool) -> AsyncIterator[Finding]:
+async def _cluster(redis: ClusterRedis, where: str, setting: str) -> AsyncIterator[Finding]:
+    """Each node that has slots, and what our user may do."""
+    try:
+        await redis.nodes.learn()
+    except FAILURES as error:
+        yield _away(where, setting, error)
+        return
+    yield judge.coverage(redis.nodes.uncovered)
+    for node in redis.nodes.primaries():
+        name = f"{node[0]}:{node[1]}"
+        async for finding in _redis(redis.at(node), name, setting, judge.node_mode, OF_A_SERVER):
+            yield finding._replace(check=f"{finding.check}, {name}")
+    async for finding in _looked(redis, OF_A_USER):
+        yield finding
+
+
+async def _redis(
+    redis: Redis, where: str, setting: str, mode: Callable[[judge.Info], Finding], looks: Looks
+) -> AsyncIterator[Finding]:
     try:
         await redis.ping()
         info: dict[str, Any] = await redis.info()
     except FAILURES as error:
-        advice = f"check {setting}, that the server runs, and that nothing stands between"
-        ours = store_error(error)
-        if isinstance(ours, StoreRefused):
-            advice = f"check user and password in {setting}, and the user's rules (docs/redis-users.md)"
-        yield Finding("redis", "bad", f"{where}: {error}", advice)
+        yield _away(where, setting, error)
         return
     yield Finding("redis", "good", f"answers at {where}")
-    for look in (judge.version, judge.mode, judge.role, judge.eviction, judge.memory, judge.persistence):
+    for look in (judge.version, mode, judge.role, judge.eviction, judge.memory, judge.persistence):
         yield look(info)
-    looks = {"clock": _clock, "latency": _latency, "rights": _rights}
-    if has_queue:
-        looks |= {"workers": _worker, "outbox": _outbox}
+    async for finding in _looked(redis, looks):
+        yield finding
+
+
+async def _looked(redis: Redis, looks: Looks) -> AsyncIterator[Finding]:
     for check, look_at in looks.items():
         try:
             finding = await look_at(redis)
@@ -92,6 +119,13 @@ async def _redis(redis: Redis, where: str, setting: str, *, has_queue: bool) -> 
             continue
         if finding is not None:
             yield finding
+
+
+def _away(where: str, setting: str, error: Exception) -> Finding:
+    advice = f"check {setting}, that the server runs, and that nothing stands between"
+    if isinstance(store_error(error), StoreRefused):
+        advice = f"check user and password in {setting}, and the user's rules (docs/redis-users.md)"
+    return Finding("redis", "bad", f"{where}: {error}", advice)
 
 
 async def _clock(redis: Redis) -> Finding:
@@ -129,6 +163,8 @@ async def _rights(redis: Redis) -> Finding:
         "hear cancels": listen,
         "wait for jobs": lambda: redis.blpop([f"{keys.WAKE}:{NOBODY}"], timeout=0.01),
     }
+    if isinstance(redis, ClusterRedis):
+        tries = {what: attempt for what, attempt in tries.items() if what not in OF_THE_QUEUE}
     refused: dict[str, str] = {}
     for what, attempt in tries.items():
         try:
@@ -172,6 +208,11 @@ async def _database(settings: Settings) -> Finding:
     finally:
         await database.close()
     return Finding("database", "good", f"{database.place} takes outcomes, and has the tables of this version")
+
+
+OF_A_SERVER: Looks = {"clock": _clock, "latency": _latency}
+OF_A_USER: Looks = {"rights": _rights}
+OF_A_QUEUE: Looks = {"workers": _worker, "outbox": _outbox}
 
 
 async def _upstream(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Finding]:

@@ -4,6 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from schemas.redis_url import OF_A_CLUSTER
+from schemas.slots import SLOTS
+
 Level = Literal["good", "note", "bad"]
 
 REDIS_MIN = (7, 0)
@@ -54,9 +57,28 @@ def role(info: Info) -> Finding:
 
 def mode(info: Info) -> Finding:
     """Whether it is a server of its own."""
-    if info.get("redis_mode") != "cluster":
+    if not info.get("cluster_enabled"):
         return Finding("mode", "good", "a server of its own")
-    return Finding("mode", "bad", "a node of a Redis Cluster", "name a server of its own (docs/redis-topologies.md)")
+    return Finding("mode", "bad", "a node of a Redis Cluster", OF_A_CLUSTER)
+
+
+def node_mode(info: Info) -> Finding:
+    """Whether it is a node of a cluster."""
+    if info.get("cluster_enabled"):
+        return Finding("mode", "good", "a node of a Redis Cluster")
+    return Finding("mode", "bad", "a server of its own", "name it as redis:// (docs/redis-topologies.md)")
+
+
+def coverage(uncovered: int) -> Finding:
+    """Whether every request has a node.
+
+    Args:
+        uncovered: slots that no node has.
+    """
+    if not uncovered:
+        return Finding("slots", "good", f"every one of {SLOTS:,} has a node")
+    found = f"{uncovered:,} of {SLOTS:,} have no node"
+    return Finding("slots", "bad", found, "give each to a node (CLUSTER ADDSLOTSRANGE): their requests are refused")
 
 
 def eviction(info: Info) -> Finding:

@@ -27,6 +27,9 @@ class Outlet(Protocol):
         """Whether this writer should pause."""
         ...
 
+    is_behind: bool
+    """Whether more waits than a commit takes: readers should leave commits the time they need."""
+
     def pauses(self) -> None:
         """A writer begins to pause."""
         ...
@@ -46,6 +49,8 @@ class LogWriter:
     Attributes:
         seq: of the entry appended last; 0 is the attempt's first entry, which `begin` wrote.
         failed: why nothing more can be written, or None.
+        outlet: its publisher; of a cluster, another one once its log has moved.
+        asking: as of `commit_line.Log`.
     """
 
     def __init__(
@@ -66,7 +71,8 @@ class LogWriter:
         self.seq = 0
         self.failed: TailraceError | None = None
         self.holds = holds
-        self._outlet = outlet
+        self.asking = False
+        self.outlet = outlet
         self._prefix = xadd_prefix(self.log)
         self._max_entries, self._bytes_left = limits
         self._unsent: deque[bytes] = deque()
@@ -91,14 +97,14 @@ class LogWriter:
             raise LogFull(f"the answer has more entries or bytes than a log takes ({self.seq:,} entries were written)")
         self.seq = seq
         self._unsent.append(entry)
-        self._outlet.gather(self, size + OVERHEAD_BYTES)
+        self.outlet.gather(self, size + OVERHEAD_BYTES)
 
     async def room(self) -> None:
         """Waits while the buffer of the process or of this request is full: the back-pressure of the upstream read."""
-        if self.failed is None and self._outlet.is_full(self):
-            self._outlet.pauses()
-            while self.failed is None and self._outlet.is_full(self):
-                await self._outlet.progress()
+        if self.failed is None and self.outlet.is_full(self):
+            self.outlet.pauses()
+            while self.failed is None and self.outlet.is_full(self):
+                await self.outlet.progress()
         self._check()
 
     async def flush(self) -> None:
@@ -110,13 +116,13 @@ class LogWriter:
         """
         seq = self.seq
         while self._written < seq and self.failed is None:
-            await self._outlet.progress()
+            await self.outlet.progress()
         if self._written < seq:
             self._check()
 
     def close(self) -> None:
         """No more entries; what was not sent is dropped."""
-        self._outlet.drop(self, AttemptLost("the writer is closed"))
+        self.outlet.drop(self, AttemptLost("the writer is closed"))
 
     def take(self, entries: int, size: int) -> "WriterBatch":
         """The next batch: at most so many entries, and bytes up to `size` or one entry."""
@@ -130,6 +136,10 @@ class LogWriter:
             taken.append(entry)
             left -= len(entry) + OVERHEAD_BYTES
         return WriterBatch(self, first, taken, commands, size - left)
+
+    def untake(self, batch: "WriterBatch") -> None:
+        """The batch taken last is not sent by who took it: what it has is again the next."""
+        self._unsent.extendleft(reversed(batch.entries))
 
     def wrote(self, batch: "WriterBatch") -> None:
         """It stands in Redis."""

@@ -16,7 +16,8 @@ from schemas.errors import SettingsError, StoreError, StoreRefused, StoreUnavail
 from schemas.figures import Figure
 from schemas.keys import ENTRY_FIELD, JOB_FUNCTION, log_key
 from schemas.metrics import PROCESS_DEATHS
-from schemas.redis_way import OF_A_CLUSTER
+from schemas.redis_cluster import ClusterRedis
+from schemas.redis_url import OF_A_CLUSTER, Node
 from schemas.settings import Settings
 from worker.answer import TimeLimits
 from worker.attempt import Plant
@@ -27,9 +28,10 @@ from worker.fleet_figures import FleetFigures
 from worker.hold import Hold
 from worker.job import RUNNER, Runner, generate
 from worker.metrics import served, told
-from worker.publisher import Publisher
+from worker.publisher import Peers, Publisher
+from worker.publishers import Publishers
 from worker.queue import LeasedWorker
-from worker.redis_link import REPLY_TIMEOUT_S, address, blocking_pool, store_error
+from worker.redis_link import REPLY_TIMEOUT_S, address, client_of, store_error
 from worker.sinking import sinking
 from worker.store import Store
 from worker.tracing import NoTraces, Traces
@@ -74,13 +76,7 @@ async def run_worker(
     redis, queue = redis_client(settings.log_url), redis_client(settings.queue_url)
     try:
         await check_servers(settings)
-        publisher = Publisher(
-            CommitLine(settings.log_url),
-            buffer_bytes=settings.publish_buffer_bytes,
-            max_entries=settings.max_log_entries,
-            max_bytes=settings.max_log_bytes,
-            counts=counts,
-        )
+        publisher = publisher_of(settings, redis, counts)
         hold = Hold()
         async with publisher, sinking(settings, queue, redis, hold):
             plant = Plant(Store(redis, queue=queue, hold=hold), publisher, upstream, counts=counts, traces=traces)
@@ -163,7 +159,7 @@ def _worker(
     )
 
 
-async def _until_drained(worker: LeasedWorker, publisher: Publisher) -> None:
+async def _until_drained(worker: LeasedWorker, publisher: Publisher | Publishers) -> None:
     running = asyncio.create_task(worker.async_run(), name="queue")
     try:
         # A publisher that ends first has met a fault of ours; without it nothing can be brought to its end here.
@@ -174,6 +170,30 @@ async def _until_drained(worker: LeasedWorker, publisher: Publisher) -> None:
     finally:
         running.cancel()
         await asyncio.wait({running})
+
+
+def publisher_of(settings: Settings, redis: Redis, counts: Counts) -> Publisher | Publishers:
+    """What writes into logs.
+
+    Args:
+        settings: ours.
+        redis: the client for verbs on logs; of a cluster, what it learns of the nodes is shared.
+        counts: of this process.
+    """
+
+    def at(node: Node | None = None, peers: Peers | None = None) -> Publisher:
+        return Publisher(
+            CommitLine(settings.log_url, node),
+            buffer_bytes=settings.publish_buffer_bytes,
+            max_entries=settings.max_log_entries,
+            max_bytes=settings.max_log_bytes,
+            counts=counts,
+            peers=peers,
+        )
+
+    if isinstance(redis, ClusterRedis):
+        return Publishers(redis.nodes, at, buffer_bytes=settings.publish_buffer_bytes)
+    return at()
 
 
 def upstream_of(settings: Settings, environment: Mapping[str, str], counts: Counts | None = None) -> Upstream:
@@ -208,7 +228,7 @@ def traces_of(settings: Settings, environment: Mapping[str, str], base_url: str)
 
 def redis_client(url: str) -> Redis:
     """A client for verbs, with every wait bounded."""
-    return Redis(connection_pool=blocking_pool(url, VERB_CONNECTIONS, reply_s=REPLY_TIMEOUT_S))
+    return client_of(url, VERB_CONNECTIONS, reply_s=REPLY_TIMEOUT_S)
 
 
 async def check_servers(settings: Settings) -> None:
@@ -259,7 +279,7 @@ async def _eviction_policy(redis: Redis) -> str | None:
         info = await redis.info("memory", "cluster")
     except ResponseError:
         return None
-    if info.get("cluster_enabled"):
+    if info.get("cluster_enabled") and not isinstance(redis, ClusterRedis):
         raise StoreRefused(OF_A_CLUSTER)
     return info.get("maxmemory_policy")
 

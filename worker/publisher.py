@@ -16,7 +16,7 @@ from typing import Protocol, Self
 from schemas import metrics
 from schemas.errors import AttemptLost, StoreFull, StoreUnavailable, TailraceError
 from schemas.figures import Figure
-from worker.commit_line import Batch, Fence
+from worker.commit_line import Batch, Elsewhere, Fence
 from worker.counts import Counts
 from worker.log_writer import LogWriter, WriterBatch
 from worker.pace import Pace
@@ -44,7 +44,7 @@ class Line(Protocol):
         """Tells those who follow live what the last commit has written."""
         ...
 
-    async def standing(self, fences: Sequence[Fence]) -> list[bool]:
+    async def standing(self, fences: Sequence[Fence]) -> list[bool | Elsewhere]:
         """Which of these attempts the server still knows as begun."""
         ...
 
@@ -53,8 +53,24 @@ class Line(Protocol):
         ...
 
 
+class Peers(Protocol):
+    """The publishers of all nodes of a cluster, of which one asks who goes on with a log that its node has not."""
+
+    def instead(self, writer: LogWriter, why: Elsewhere) -> "Publisher":
+        """Whose the log of a writer is, of which a node has said who has it."""
+        ...
+
+    async def learn(self) -> None:
+        """Asks for the map anew; where that fails it stays as it was."""
+        ...
+
+    def of(self, log: bytes) -> "Publisher":
+        """Whose a log is by the map."""
+        ...
+
+
 class Publisher:
-    """The one publisher of a process. `async with` runs it.
+    """The one publisher of a process, or of one node of a cluster. `async with` runs it.
 
     Args:
         line: carries the commits.
@@ -64,6 +80,7 @@ class Publisher:
         max_bytes: of one attempt's entries.
         patience_s: how long a commit is sent again before its writers fail.
         counts: of this process.
+        peers: the publishers of a cluster's nodes, of which this is one.
     """
 
     def __init__(
@@ -76,10 +93,13 @@ class Publisher:
         request_buffer_bytes: int = REQUEST_BUFFER_BYTES,
         patience_s: float = PATIENCE_S,
         counts: Counts | None = None,
+        peers: Peers | None = None,
     ) -> None:
         self._line = line
+        self._peers = peers
+        self._request_buffer_bytes = request_buffer_bytes
         self._buffer_bytes = buffer_bytes
-        self._request_buffer_bytes = min(request_buffer_bytes, buffer_bytes)
+        self._own_buffer_bytes = min(request_buffer_bytes, buffer_bytes)
         self._limits = (max_entries, max_bytes)
         self._patience_s = patience_s
         self._counts = counts or Counts()
@@ -132,8 +152,12 @@ class Publisher:
         ]
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="publisher")
+        self.start()
         return self
+
+    def start(self) -> None:
+        """Runs it; `stop` ends it."""
+        self._task = asyncio.create_task(self._run(), name="publisher")
 
     @property
     def task(self) -> asyncio.Task[None]:
@@ -145,6 +169,10 @@ class Publisher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Ends it; its writers fail."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -152,7 +180,12 @@ class Publisher:
 
     def is_full(self, writer: LogWriter) -> bool:
         """Whether this writer should pause."""
-        return self.buffered_bytes >= self._buffer_bytes or writer.buffered_bytes >= self._request_buffer_bytes
+        return self.buffered_bytes >= self._buffer_bytes or writer.buffered_bytes >= self._own_buffer_bytes
+
+    def share(self, buffer_bytes: int) -> None:
+        """At so many unsent bytes of its writers `room` waits from now on."""
+        self._buffer_bytes = buffer_bytes
+        self._own_buffer_bytes = min(self._request_buffer_bytes, buffer_bytes)
 
     def pauses(self) -> None:
         """A writer begins to pause."""
@@ -242,6 +275,7 @@ class Publisher:
             batches = [batch for batch, why in zip(batches, results, strict=True) if not self._settle(batch, why, over)]
             if batches:
                 await asyncio.sleep(pause_s)
+                batches = await self._still_ours(batches)
 
     async def _send(self, batches: list[WriterBatch]) -> list[TailraceError | None]:
         """One try at a commit: for each batch None when it stands in its log, or why not."""
@@ -269,7 +303,8 @@ class Publisher:
 
     def _say(self, results: list[TailraceError | None]) -> None:
         """One line when Redis takes no entries, and one when it does again."""
-        why = next((result for result in results if isinstance(result, StoreUnavailable | StoreFull)), None)
+        missed = (result for result in results if isinstance(result, StoreUnavailable | StoreFull))
+        why = next((result for result in missed if not isinstance(result, Elsewhere)), None)
         if why is not None and self._waits_since is None:
             self._waits_since = monotonic()
             _logger.warning("cannot write entries, %d bytes wait (%s); trying again", self.buffered_bytes, why)
@@ -285,6 +320,10 @@ class Publisher:
         doubtful = [batch.log for batch in batches if batch.log in self._doubtful]
         if doubtful:
             for writer, known in zip(doubtful, await self._line.standing(doubtful), strict=True):
+                if isinstance(known, Elsewhere):
+                    if known.redirect.asking:  # the record has moved already, the log may not have: it will
+                        raise known
+                    continue  # the commit is told the same, and then another publisher asks there
                 self._doubtful.discard(writer)
                 if not known:
                     self.drop(writer, AttemptLost("Redis does not know this attempt any more"))
@@ -299,11 +338,57 @@ class Publisher:
         """Whether a batch is done with: written, or failed for good. `over`: there is no time to send it again."""
         if why is None:
             self._wrote(batch)
+        elif isinstance(why, Elsewhere) and self._peers is not None and batch.log.failed is None:
+            # One that answers so may be the primary that was: the new one is asked whether it knows the attempt.
+            if not why.redirect.asking:
+                self._doubtful.add(batch.log)
+            self._hand_over(batch, self._peers.instead(batch.log, why))
         elif isinstance(why, StoreUnavailable | StoreFull) and not over:
             return False
         else:
             self.drop(batch.log, why)
         return True
+
+    async def _still_ours(self, batches: list[WriterBatch]) -> list[WriterBatch]:
+        """Those of which no other node has the log by now; the others' publishers go on with theirs."""
+        if self._peers is None:
+            return batches
+        await self._peers.learn()
+        ours: list[WriterBatch] = []
+        for batch in batches:
+            publisher = self._peers.of(batch.log.log)
+            if publisher is self or batch.log.failed is not None:
+                ours.append(batch)
+            else:
+                self._hand_over(batch, publisher)
+        return ours
+
+    def _hand_over(self, batch: WriterBatch, to: "Publisher") -> None:
+        """Another publisher goes on with a log, from a batch that this one has not written."""
+        writer = batch.log
+        writer.untake(batch)
+        if writer.listed:
+            self._waiting.remove(writer)
+            writer.listed = False
+        is_doubtful = writer in self._doubtful
+        self._open.discard(writer)
+        self._doubtful.discard(writer)
+        self.buffered_bytes -= writer.buffered_bytes
+        to.adopt(writer, is_doubtful=is_doubtful)
+
+    def adopt(self, writer: LogWriter, *, is_doubtful: bool) -> None:
+        """Goes on with a writer of another publisher.
+
+        Args:
+            writer: with entries that are not sent.
+            is_doubtful: whether the server may have forgotten its attempt.
+        """
+        writer.outlet = self
+        self._open.add(writer)
+        if is_doubtful or self._away:
+            self._doubtful.add(writer)
+        size, writer.buffered_bytes = writer.buffered_bytes, 0
+        self.gather(writer, size)
 
     def _wrote(self, batch: WriterBatch) -> None:
         batch.log.wrote(batch)

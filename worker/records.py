@@ -7,13 +7,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from redis.asyncio import Redis
-
 from schemas import keys
 from schemas.errors import StoreUnavailable
 from schemas.outcome import ENDED
+from schemas.redis_cluster import is_cluster
 from worker.lease import Lease
-from worker.redis_link import FAILURES, REPLY_TIMEOUT_S, blocking_pool, store_error
+from worker.redis_link import FAILURES, REPLY_TIMEOUT_S, client_of, store_error
 
 _T = TypeVar("_T")
 
@@ -32,8 +31,9 @@ class Records:
 
     def __init__(self, url: str, *, lease_s: float) -> None:
         self._look_s = min(max(lease_s / 3, 0.5), REPLY_TIMEOUT_S)
-        self._looks = Redis.from_pool(blocking_pool(url, CONNECTIONS, reply_s=None))
-        self._channel = Redis.from_pool(blocking_pool(url, 1, reply_s=self._look_s))
+        reply_s = self._look_s / 2 if is_cluster(url) else None  # one node that hangs must not take the others' time
+        self._looks = client_of(url, CONNECTIONS, reply_s=reply_s)
+        self._channel = client_of(url, 1, reply_s=self._look_s)
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -41,16 +41,25 @@ class Records:
         await self._channel.aclose(close_connection_pool=True)
 
     async def asked_to_cancel(self, leases: Sequence[Lease]) -> frozenset[str]:
-        """Which of these requests somebody wants cancelled, by their records, each in a slot of its own."""
+        """Which of these requests somebody wants cancelled, by their records, each in a slot of its own.
 
-        async def marks() -> list[bytes | None]:
+        Where only some can be looked up the others wait for the next look.
+        """
+
+        async def marks() -> list[bytes | Exception | None]:
             async with self._looks.pipeline(transaction=False) as together:
                 for lease in leases:
                     together.hget(keys.rec_key(lease.request_id), "cancel")
-                return await together.execute()
+                answers = await together.execute(raise_on_error=False)
+            refused = [answer for answer in answers if isinstance(answer, Exception)]
+            if answers and len(refused) == len(answers):
+                raise refused[0]
+            return answers
 
         answers = await self._look(marks)
-        return frozenset(lease.request_id for lease, mark in zip(leases, answers, strict=True) if mark)
+        return frozenset(
+            lease.request_id for lease, mark in zip(leases, answers, strict=True) if isinstance(mark, bytes) and mark
+        )
 
     async def has_lost_end(self, request_id: str) -> bool:
         """Whether a request that has ended stands as one that has not: a failover may have lost what came last."""

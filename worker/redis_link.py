@@ -3,13 +3,17 @@
 Knows nothing of what is asked there.
 """
 
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from redis import exceptions as refusals
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import BlockingConnectionPool, Redis
 
 from schemas.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
-from schemas.redis_way import CLUSTER, OF_A_CLUSTER, connection_options
+from schemas.redis_cluster import ClusterRedis, Nodes, is_cluster
+from schemas.redis_url import OF_A_CLUSTER
+from schemas.redis_way import CLUSTER, connection_options
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 10.0
@@ -48,6 +52,23 @@ def store_error(error: Exception) -> StoreError:
             return StoreRefused(f"Redis refuses: {error}")
         case _:
             return StoreUnavailable(f"Redis is not available: {error or type(error).__name__}")
+
+
+def client_of(url: str, connections: int, *, reply_s: float | None) -> Redis:
+    """A client of a server or of a cluster; whoever comes when all connections (to a node) are used waits.
+
+    Args:
+        url: of Redis.
+        connections: how many, to each node of a cluster.
+        reply_s: how long an answer may take; None where the caller sets a limit.
+    """
+    if not is_cluster(url):
+        return Redis.from_pool(blocking_pool(url, connections, reply_s=reply_s))
+
+    def pool_of(options: Mapping[str, Any]) -> BlockingConnectionPool:
+        return BlockingConnectionPool(max_connections=connections, timeout=REPLY_TIMEOUT_S, **options)
+
+    return ClusterRedis(Nodes(url, connect_s=CONNECT_TIMEOUT_S, reply_s=reply_s), pool_of)
 
 
 def blocking_pool(

@@ -107,6 +107,7 @@ class Attached:
     """A reader that follows a request from now on, whatever happens."""
 
     def __init__(self, client: Client, request_id: str, after: str | None = None) -> None:
+        self.request_id = request_id
         self.items: list[Tailed] = []
         self._task = asyncio.create_task(self._read(client, request_id, after))
 

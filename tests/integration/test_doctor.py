@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from demo.simulator import Simulator
 from demo.valkey import EmbeddedValkey
 from schemas import keys
+from tests.cluster_rig import cluster
 from tests.postgres import EmbeddedPostgres
 from tests.results_rig import made
 from tests.rig import KEY
@@ -157,3 +158,24 @@ async def test_looking_makes_no_database(redis_url: str, tmp_path: Path) -> None
         code, findings = await doctor(redis_url, simulator.url, TAILRACE_RESULTS_URL=f"sqlite+aiosqlite:///{file}")
     assert (code, bad(findings), file.exists()) == (1, {"database"}, False)
     assert findings["database"]["advice"] == "run `tailrace results migrate`"
+
+
+async def test_every_node_of_a_cluster_is_looked_at(redis_url: str) -> None:
+    # given a whole cluster, expect nothing bad; with one node away, expect that named
+    async with Simulator(key=KEY) as simulator, cluster() as parts:
+        code, findings = await doctor(redis_url, simulator.url, TAILRACE_LOG_URL=parts.url)
+        assert (code, bad(findings)) == (0, set())
+        for node in parts.nodes:
+            assert findings[f"mode, 127.0.0.1:{node.port}, logs"]["found"] == "a node of a Redis Cluster"
+        assert findings["rights, logs"]["level"] == findings["slots, logs"]["level"] == "good"
+        away = parts.nodes[0]
+        away.stop()
+        code, findings = await doctor(redis_url, simulator.url, TAILRACE_LOG_URL=parts.url)
+    assert code == 1
+    assert f"redis, 127.0.0.1:{away.port}, logs" in bad(findings)
+
+
+async def test_a_node_of_a_cluster_is_no_server_of_its_own() -> None:
+    async with Simulator(key=KEY) as simulator, cluster() as parts:
+        _, findings = await doctor(parts.nodes[0].url, simulator.url)
+    assert "redis+cluster://" in findings["mode"]["advice"]

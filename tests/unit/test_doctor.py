@@ -31,7 +31,7 @@ def test_a_sound_server_needs_no_advice(look: Callable[[Info], Finding]) -> None
     ("look", "changed", "level"),
     [
         (judge.version, {"valkey_version": "7.2.5"}, "bad"),
-        (judge.mode, {"redis_mode": "cluster"}, "bad"),
+        (judge.mode, {"cluster_enabled": 1}, "bad"),
         (judge.role, {"role": "slave"}, "bad"),
         (judge.eviction, {"maxmemory_policy": "allkeys-lru"}, "bad"),
         (judge.memory, {"maxmemory": 0}, "note"),
@@ -74,3 +74,9 @@ def test_rights_that_lack_are_named() -> None:
     finding = judge.rights({"write logs": "NOPERM xadd", "hear cancels": "NOPERM subscribe"})
     assert finding.level == "bad"
     assert finding.found == "may not write logs (and 1 more): NOPERM xadd"
+
+
+def test_slots_without_a_node_are_found() -> None:
+    assert judge.coverage(0).level == "good"
+    assert judge.coverage(3).level == "bad"
+    assert judge.node_mode({"cluster_enabled": 0}).level == "bad"

@@ -15,6 +15,7 @@ _Fields = Mapping[Any, Any]  # str or bytes to a value; Mapping's key type is in
 class Redis(Generic[_Str]):
     connection_pool: ConnectionPool
     connection: AbstractConnection | None
+    response_callbacks: Mapping[str, Any]
     def __init__(
         self,
         *,
@@ -182,6 +183,15 @@ class Redis(Generic[_Str]):
 
 # Commands of a pipeline are queued and answered by `execute`; at run time it is a subclass of Redis.
 class Pipeline:
+    command_stack: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    is_transaction: bool
+    def __init__(
+        self,
+        connection_pool: ConnectionPool,
+        response_callbacks: Mapping[str, Any],
+        transaction: bool,
+        shard_hint: str | None,
+    ) -> None: ...
     async def __aenter__(self) -> Self: ...
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None

@@ -1,0 +1,15 @@
+"""Which of a Redis Cluster's slots has a key.
+
+Source: Redis, "Redis cluster specification" (key distribution model, hash tags).
+"""
+
+from binascii import crc_hqx
+
+SLOTS = 16_384
+
+
+def slot_of(key: bytes) -> int:
+    """The slot of a key: CRC16 (XMODEM) of what stands in its first braces, or of all of it where nothing does."""
+    start = key.find(b"{") + 1
+    end = key.find(b"}", start)
+    return crc_hqx(key[start:end] if start and end > start else key, 0) % SLOTS

@@ -1,0 +1,103 @@
+"""A Redis Cluster of three real nodes on the loopback, each with a third of the slots."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from types import MappingProxyType
+
+from redis.asyncio import Redis
+
+from demo.valkey import EmbeddedValkey
+from schemas.keys import log_key, rec_key
+from schemas.slots import SLOTS, slot_of
+from tests.tls_rig import free_port
+from tests.until import until
+
+NODES = 3
+START_S = 30.0
+OPTIONS = MappingProxyType(
+    {"cluster-enabled": "yes", "cluster-require-full-coverage": "no", "cluster-node-timeout": "2000"}
+)
+
+
+class Cluster:
+    """What a test talks to.
+
+    Attributes:
+        nodes: the servers.
+        users: user and password for the URL, with an @ behind; empty for none.
+    """
+
+    def __init__(self, nodes: Sequence[EmbeddedValkey]) -> None:
+        self.nodes = nodes
+        self.users = ""
+
+    @property
+    def url(self) -> str:
+        """Names a node that is not there, and all that are."""
+        return f"redis+cluster://{self.users}" + ",".join(
+            f"127.0.0.1:{port}" for port in (1, *(node.port for node in self.nodes))
+        )
+
+    def first_owner(self, request_id: str) -> EmbeddedValkey:
+        """The node that has had a request's slot from the beginning."""
+        return self.nodes[slot_of(log_key(request_id).encode()) * NODES // SLOTS]
+
+    async def move(self, request_id: str, to: EmbeddedValkey) -> AsyncGenerator[None]:
+        """Moves a request's slot as an operator would; stops before each key, and before the slot is given away."""
+        slot, source = slot_of(log_key(request_id).encode()), self.first_owner(request_id)
+        assert to.ask(f"CLUSTER SETSLOT {slot} IMPORTING {await _name(source)}") == "+OK"
+        assert source.ask(f"CLUSTER SETSLOT {slot} MIGRATING {await _name(to)}") == "+OK"
+        for key in (log_key(request_id), rec_key(request_id)):
+            yield
+            assert source.ask(f"MIGRATE 127.0.0.1 {to.port} {key} 0 5000") == "+OK"
+        yield
+        for node in (to, source):
+            assert node.ask(f"CLUSTER SETSLOT {slot} NODE {await _name(to)}") == "+OK"
+
+    @asynccontextmanager
+    async def replica_of(self, node: EmbeddedValkey) -> AsyncGenerator[EmbeddedValkey]:
+        """One more server, which has what a node has."""
+        bus = free_port()
+        with EmbeddedValkey(options={**OPTIONS, "cluster-port": str(bus)}) as replica:
+            assert self.nodes[0].ask(f"CLUSTER MEET 127.0.0.1 {replica.port} {bus}") == "+OK"
+            name = await _name(node)
+            await until(lambda: replica.ask(f"CLUSTER REPLICATE {name}") == "+OK", START_S)
+            async with Redis(port=replica.port) as redis:
+
+                async def follows() -> bool:
+                    return (await redis.info("replication")).get("master_link_status") == "up"
+
+                await until(follows, START_S)
+            yield replica
+
+
+@asynccontextmanager
+async def cluster(*, appendonly: bool = False) -> AsyncGenerator[Cluster]:
+    """Runs one, until every node says that it is whole. A part goes on without the others."""
+    buses = [free_port() for _ in range(NODES)]
+    with ExitStack() as stack:
+        nodes = [
+            stack.enter_context(EmbeddedValkey(appendonly=appendonly, options={**OPTIONS, "cluster-port": str(bus)}))
+            for bus in buses
+        ]
+        for number, node in enumerate(nodes):
+            first, last = -(-SLOTS * number // NODES), -(-SLOTS * (number + 1) // NODES) - 1
+            assert node.ask(f"CLUSTER ADDSLOTSRANGE {first} {last}") == "+OK"
+            assert node.ask(f"CLUSTER SET-CONFIG-EPOCH {number + 1}") == "+OK"
+        for node, bus in zip(nodes, buses, strict=True):
+            assert nodes[0].ask(f"CLUSTER MEET 127.0.0.1 {node.port} {bus}") == "+OK"
+        for node in nodes:
+            await until(lambda node=node: _is_whole(node), START_S)
+        yield Cluster(nodes)
+
+
+async def _is_whole(node: EmbeddedValkey) -> bool:
+    async with Redis(port=node.port) as redis:
+        said = await redis.execute_command("CLUSTER INFO")
+    wanted = {"cluster_state": "ok", "cluster_slots_ok": str(SLOTS), "cluster_known_nodes": str(NODES)}
+    return said.items() >= wanted.items()
+
+
+async def _name(node: EmbeddedValkey) -> str:
+    async with Redis(port=node.port) as redis:
+        return (await redis.execute_command("CLUSTER MYID")).decode()

@@ -1,0 +1,150 @@
+"""Logs on a Redis Cluster while slots move, nodes hang or die, and workers are killed."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from demo.simulator import Simulator
+from demo.valkey import EmbeddedValkey
+from producers.client import Client
+from producers.store import ProducerStore
+from tests.cluster_rig import Cluster, cluster
+from tests.fault.workers import WAIT_S, Attached, WorkerProcess, worker_process
+from tests.rig import KEY, request_for
+from tests.until import until
+
+TEXT = "One word after another. " * 20
+SLOW = {"steps": [{"kind": "text", "text": TEXT}], "pace": {"chunks_per_s": 40.0}}
+FAST = {"steps": [{"kind": "text", "text": TEXT}]}
+
+
+class Parts:
+    """What a test talks to."""
+
+    def __init__(self, queue_url: str, nodes: Cluster, simulator: Simulator, client: Client) -> None:
+        self._queue_url = queue_url
+        self.nodes = nodes
+        self._simulator = simulator
+        self.client = client
+
+    @asynccontextmanager
+    async def worker(self, **settings: str) -> AsyncGenerator[WorkerProcess]:
+        """A worker process."""
+        urls = {"TAILRACE_QUEUE_URL": self._queue_url, "TAILRACE_LOG_URL": self.nodes.url}
+        async with worker_process("redis://127.0.0.1:1/0", self._simulator, **urls, **settings) as worker:
+            yield worker
+
+    async def submitted(self, node: EmbeddedValkey, scenario: dict[str, Any] = SLOW) -> str:
+        """A request of which this node has the log."""
+        while True:
+            request_id = f"r-{os.urandom(6).hex()}"
+            if self.nodes.first_owner(request_id) is node:
+                return (await self.client.submit(request_for(scenario, id=request_id))).id
+
+    async def reads(self, node: EmbeddedValkey) -> Attached:
+        """A reader in the midst of a request on this node."""
+        reader = Attached(self.client, await self.submitted(node))
+        await until(reader.has_read(8), WAIT_S)
+        return reader
+
+
+@pytest.fixture
+async def parts(redis_url: str) -> AsyncGenerator[Parts]:
+    async with cluster(appendonly=True) as nodes, Simulator(key=KEY) as simulator:
+        store = ProducerStore(nodes.url, timeout_s=2.0, wait_s=0.5, queue_url=redis_url)
+        async with Client(store, away_limit_s=WAIT_S) as client:
+            yield Parts(redis_url, nodes, simulator, client)
+
+
+async def test_a_slot_that_moves_under_a_stream_loses_and_doubles_nothing(parts: Parts) -> None:
+    # given a request in mid-stream and its reader, if its slot is moved, key by key, expect every entry once, in order
+    source, to, _ = parts.nodes.nodes
+    async with parts.worker():
+        reader = await parts.reads(source)
+        request_id = reader.request_id
+        async for _ in parts.nodes.move(request_id, to):
+            await until(reader.has_read(len(reader.items) + 6), WAIT_S)
+        await reader.to_its_end()
+        outcome = await parts.client.result(request_id, wait_s=WAIT_S)
+        late = Attached(parts.client, request_id)
+        await late.to_its_end()
+    assert outcome is not None
+    assert (outcome.status, outcome.content) == ("completed", TEXT)
+    assert (reader.text, reader.attempts, reader.gaps) == (TEXT, [1], 0)
+    assert [item.cursor for item in reader.items] == [item.cursor for item in late.items]
+
+
+async def test_a_node_that_hangs_stalls_its_own_logs_alone(parts: Parts) -> None:
+    hung, *others = parts.nodes.nodes
+    async with parts.worker(TAILRACE_LEASE_S="5") as worker:
+        stalled, *going = [await parts.reads(node) for node in (hung, *others)]
+        os.kill(hung.pid, signal.SIGSTOP)
+        try:
+            seen = len(stalled.items)
+            await asyncio.gather(*(reader.to_its_end() for reader in going))
+            for node in others:  # begun while it hangs
+                reader = Attached(parts.client, await parts.submitted(node, FAST))
+                await reader.to_its_end()
+                assert reader.text == TEXT
+            assert len(stalled.items) < seen + 40, "the node did not hang"
+        finally:
+            os.kill(hung.pid, signal.SIGCONT)
+        await stalled.to_its_end()
+        assert stalled.text == TEXT
+        assert [reader.attempts for reader in going] == [[1], [1]], worker.said
+
+
+async def test_a_node_that_dies_and_comes_back_goes_on(parts: Parts) -> None:
+    dying, other, _ = parts.nodes.nodes
+    async with parts.worker():
+        stalled = await parts.reads(dying)
+        dying.kill()
+        reader = Attached(parts.client, await parts.submitted(other, FAST))
+        await reader.to_its_end()
+        dying.start()
+        await stalled.to_its_end()
+        assert stalled.text == TEXT
+        again = Attached(parts.client, await parts.submitted(dying, FAST))
+        await again.to_its_end()
+        assert again.text == TEXT
+
+
+@pytest.mark.parametrize("how", ["told", "after a death"])
+async def test_a_replica_that_is_promoted_goes_on(parts: Parts, how: str) -> None:
+    # given a node whose replica takes over, by order, or since the node has died, expect its requests and readers to go
+    # on, and new ones to begin there
+    before, *_ = parts.nodes.nodes
+    async with parts.nodes.replica_of(before) as replica, parts.worker(TAILRACE_LEASE_S="5") as worker:
+        reader = await parts.reads(before)
+        if how == "told":
+            assert replica.ask("CLUSTER FAILOVER") == "+OK"
+        else:
+            before.kill()
+            assert replica.ask("CLUSTER FAILOVER TAKEOVER") == "+OK"
+        await until(lambda: is_primary(replica), WAIT_S)
+        await reader.to_its_end()
+        assert reader.text == TEXT, worker.said
+        another = Attached(parts.client, await parts.submitted(before, FAST))
+        await another.to_its_end()
+        assert another.text == TEXT
+
+
+async def is_primary(node: EmbeddedValkey) -> bool:
+    async with Redis(port=node.port) as redis:
+        return (await redis.info("replication"))["role"] == "master"
+
+
+async def test_a_killed_worker_is_replaced_on_every_node(parts: Parts) -> None:
+    async with parts.worker() as victim:
+        readers = [await parts.reads(node) for node in parts.nodes.nodes]
+        async with parts.worker():
+            victim.kill()
+            for reader in readers:
+                await reader.to_its_end()
+    assert [(reader.attempts, reader.text) for reader in readers] == [([1, 2], TEXT)] * len(readers)

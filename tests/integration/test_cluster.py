@@ -1,0 +1,159 @@
+"""Records and logs on a Redis Cluster, the queue on a server of its own: the life of a request, on every node."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from demo.simulator import Simulator
+from producers.client import Client
+from schemas.deltas import Cancelled
+from schemas.errors import SettingsError
+from schemas.keys import log_key
+from schemas.settings import Settings
+from schemas.slots import slot_of
+from tests.cluster_rig import Cluster, cluster
+from tests.results_rig import engine_of, made, standing
+from tests.rig import KEY, WAIT_S, InProcessWorker, request_for, shown, worker_task
+from tests.until import until
+from worker.main import redis_client
+
+TEXT = "One word after another. " * 20
+TELLS = {"steps": [{"kind": "text", "text": TEXT}]}
+SLOW = {**TELLS, "pace": {"chunks_per_s": 40.0}}
+
+
+class Parts:
+    """What a test talks to."""
+
+    def __init__(self, nodes: Cluster, simulator: Simulator, client: Client, worker: InProcessWorker) -> None:
+        self.nodes = nodes
+        self.simulator = simulator
+        self.client = client
+        self.worker = worker
+
+    async def on_each_node(self, scenario: Mapping[str, object], **more: object) -> list[str]:
+        """Ids of requests of which every node has some."""
+        ids = [(await self.client.submit(request_for(scenario, **more))).id for _ in range(3)]
+        while len({self.nodes.first_owner(request_id) for request_id in ids}) < len(self.nodes.nodes):
+            ids.append((await self.client.submit(request_for(scenario, **more))).id)
+        return ids
+
+    async def text_of(self, request_id: str) -> str:
+        """What its tail adds up to."""
+        async with asyncio.timeout(WAIT_S), aclosing(self.client.tail(request_id)) as items:
+            return shown([item async for item in items])[0]
+
+    async def status_of(self, request_id: str) -> str:
+        """How it has ended, once it has."""
+        outcome = await self.client.result(request_id, wait_s=WAIT_S)
+        assert outcome is not None
+        return outcome.status
+
+
+@pytest.fixture
+async def parts(redis_url: str) -> AsyncGenerator[Parts]:
+    async with (
+        cluster() as nodes,
+        Simulator(key=KEY) as simulator,
+        await Client.connect(nodes.url, queue_url=redis_url) as client,
+    ):
+        worker = worker_task(redis_url, simulator, KEY, {}, log_url=nodes.url)
+        try:
+            await worker.ready
+            yield Parts(nodes, simulator, client, worker)
+            assert worker.stopped or not worker.task.done(), "the worker has ended by itself"
+        finally:
+            await worker.stop()
+
+
+async def test_the_life_of_requests_on_every_node(parts: Parts, redis: Redis) -> None:
+    # what runs, is retried, cancelled as it runs and as it waits, dead, counted: each on all nodes at once
+    retried = {**TELLS, "faults": [{"kind": "status", "status": 429, "retry_after_s": 0.05, "calls": 1}]}
+    told = [*await parts.on_each_node(SLOW), *await parts.on_each_node(retried, tenant="acme")]
+    assert await asyncio.gather(*map(parts.text_of, told)) == [TEXT] * len(told)
+    assert {await parts.status_of(request_id) for request_id in told} == {"completed"}
+    for request_id in told:
+        assert (await parts.client.snapshot(request_id)).cursor
+        assert await _has(parts.nodes.first_owner(request_id).port, request_id)
+    assert not await redis.keys("tr:{*")
+
+    hung = await parts.on_each_node({"faults": [{"kind": "hang"}]})
+    await until(lambda: len(parts.simulator.ledger.entries()) >= len(hung))
+
+    async def all_run() -> bool:
+        runs = (await parts.client.overview()).runs
+        return {run.id for run in runs if run.state == "running" and run.model} == set(hung)
+
+    await until(all_run)
+    assert {(await parts.client.cancel(request_id)).word for request_id in hung} == {"signalled"}
+    assert {await parts.status_of(request_id) for request_id in hung} == {"cancelled"}
+
+    await parts.worker.stop()
+    for request_id in await parts.on_each_node(TELLS):
+        assert (await parts.client.cancel(request_id)).word == "ended"
+        async with aclosing(parts.client.tail(request_id)) as items:
+            assert isinstance([item.entry async for item in items][-1], Cancelled)
+
+
+async def _has(port: int, request_id: str) -> bool:
+    async with Redis(port=port) as node:
+        return await node.exists(log_key(request_id)) == 1
+
+
+async def test_dead_letters_and_outcomes_of_requests_on_every_node(
+    parts: Parts, redis_url: str, tmp_path: Path
+) -> None:
+    await parts.worker.stop()
+    url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
+    dead = await parts.on_each_node({"faults": [{"kind": "status", "status": 400, "calls": 99}]})
+    settings = {"dead_letters": "failed", "results_url": url, "log_url": parts.nodes.url}
+    async with made(url), engine_of(url) as engine:
+        worker = worker_task(redis_url, parts.simulator, KEY, {}, **settings)
+        try:
+
+            async def are_listed_and_stored() -> bool:
+                listed = {letter.id for letter in await parts.client.dead.list()}
+                return listed == set(dead) == set(await standing(engine))
+
+            await until(are_listed_and_stored, WAIT_S)
+        finally:
+            await worker.stop()
+
+
+async def test_slots_are_those_of_the_server(parts: Parts) -> None:
+    for key in ("tr:{a}:log", "tr:{a}:rec", "{}a", "a{b", "a}b", "", "ü{{x}}", "{a}{b}"):
+        said = parts.nodes.nodes[0].ask(f"CLUSTER KEYSLOT {key}") if key else ":0"
+        assert f":{slot_of(key.encode())}" == said
+
+
+async def test_a_queue_on_a_cluster_is_refused_with_what_to_do() -> None:
+    url = "redis+cluster://127.0.0.1:1"
+    with pytest.raises(SettingsError, match="TAILRACE_QUEUE_URL: a Redis Cluster holds logs, not the queue"):
+        Settings.from_environment({"TAILRACE_REDIS_URL": url})
+    with pytest.raises(SettingsError, match="holds logs, not the queue"):
+        await Client.connect(url)
+
+
+async def test_a_client_finds_its_way_while_a_slot_moves(parts: Parts) -> None:
+    # given a slot that moves, if a client that has the old map asks before, between and after, expect answers
+    (request_id, *_) = await parts.on_each_node(TELLS)
+    assert await parts.status_of(request_id) == "completed"
+    to = next(node for node in parts.nodes.nodes if node is not parts.nodes.first_owner(request_id))
+    redis = redis_client(parts.nodes.url)
+    try:
+        key, entries = log_key(request_id), await redis.xlen(log_key(request_id))
+        async for _ in parts.nodes.move(request_id, to):
+            assert await redis.xlen(key) == entries
+            async with redis.pipeline(transaction=False) as several:
+                several.xlen(key)
+                several.xlen(log_key("another"))
+                assert await several.execute() == [entries, 0]
+            assert await parts.text_of(request_id) == TEXT
+        assert await redis.xlen(key) == entries
+        assert await _has(to.port, request_id)
+    finally:
+        await redis.aclose(close_connection_pool=True)
