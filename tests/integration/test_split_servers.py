@@ -21,6 +21,7 @@ from tests.gateway_rig import gateway
 from tests.queue_rig import plain_client, running
 from tests.results_rig import engine_of, made, standing
 from tests.rig import KEY, WAIT_S, Rig, request_for, rig, shown, worker_task
+from tests.tls_rig import free_port
 from tests.until import until
 from worker.lease import Lease
 from worker.main import check_servers
@@ -319,7 +320,7 @@ async def test_a_gateway_is_ready_when_both_servers_are(redis_url: str, tmp_path
 
 async def test_a_node_of_a_cluster_is_refused_by_name(redis_url: str) -> None:
     # given a node that has all slots, as a server of its own has all keys, expect it refused all the same
-    with EmbeddedValkey(options={"cluster-enabled": "yes"}) as node:
+    with EmbeddedValkey(options={"cluster-enabled": "yes", "cluster-port": str(free_port())}) as node:
         assert node.ask("CLUSTER ADDSLOTSRANGE 0 16383") == "+OK"
         await until(lambda: node.ask("GET {a}") == "$-1")
         with pytest.raises(StoreRefused, match=r"TAILRACE_QUEUE_URL.*Redis Cluster"):
