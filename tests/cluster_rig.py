@@ -20,21 +20,19 @@ OPTIONS = MappingProxyType(
 
 
 class Cluster:
-    """What a test talks to.
-
-    Attributes:
-        nodes: the servers.
-        users: user and password for the URL, with an @ behind; empty for none.
-    """
+    """What a test talks to."""
 
     def __init__(self, nodes: Sequence[EmbeddedValkey]) -> None:
         self.nodes = nodes
-        self.users = ""
 
     @property
     def url(self) -> str:
         """Names a node that is not there, and all that are."""
-        return f"redis+cluster://{self.users}" + ",".join(
+        return self.url_as("")
+
+    def url_as(self, user: str) -> str:
+        """The same, with user and password such as `a:b@`."""
+        return f"redis+cluster://{user}" + ",".join(
             f"127.0.0.1:{port}" for port in (1, *(node.port for node in self.nodes))
         )
 

@@ -1,6 +1,7 @@
 """Records and logs on a Redis Cluster, the queue on a server of its own: the life of a request, on every node."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -157,3 +158,36 @@ async def test_a_client_finds_its_way_while_a_slot_moves(parts: Parts) -> None:
         assert await _has(to.port, request_id)
     finally:
         await redis.aclose(close_connection_pool=True)
+
+
+async def test_its_users_need_two_rules_more(redis_url: str) -> None:
+    # given nodes that let each user do what our page says, if requests are run, followed, moved and cancelled, expect
+    # nothing refused
+    page = (Path(__file__).parents[2] / "docs/redis-users.md").read_text()
+    assert "`+cluster|slots +asking`" in page
+    async with cluster() as nodes, Simulator(key=KEY) as simulator:
+        for node in nodes.nodes:
+            for user, rules in re.findall(r"^user (worker|gateway) on >\.\.\. (.*)$", page, re.MULTILINE):
+                assert node.ask(f"ACL SETUSER {user} on >{user} {rules} +cluster|slots +asking") == "+OK"
+        worker = worker_task(redis_url, simulator, KEY, {}, log_url=nodes.url_as("worker:worker@"))
+        async with await Client.connect(nodes.url_as("gateway:gateway@"), queue_url=redis_url) as client:
+            try:
+                await worker.ready
+                parts = Parts(nodes, simulator, client, worker)
+                ids = await parts.on_each_node(SLOW)
+                source = nodes.first_owner(ids[0])
+                to = next(node for node in nodes.nodes if node is not source)
+                async with aclosing(client.tail(ids[0])) as items:
+                    await anext(items)
+                    async for _ in nodes.move(ids[0], to):
+                        for _ in range(8):
+                            await anext(items)
+                assert [await parts.text_of(request_id) for request_id in ids] == [TEXT] * len(ids)
+                hung = (await client.submit(request_for({"faults": [{"kind": "hang"}]}))).id
+                assert (await client.cancel(hung)).word in ("signalled", "ended")
+                assert await parts.status_of(hung) == "cancelled"
+            finally:
+                await worker.stop()
+        for node in nodes.nodes:
+            async with Redis(port=node.port) as redis:
+                assert await redis.execute_command("ACL LOG") == []
