@@ -1,6 +1,7 @@
 """The database of outcomes, on a real PostgreSQL and on SQLite alike: tables, upsert, odd rows, pruning."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from schemas.outcome import Outcome, ToolCall
 from schemas.results import NUL_NOTE, Stored, row_of, stored_of
 from schemas.results_table import results
 from tests.results_rig import engine_of, made, standing
+from tests.until import until
 from worker.results.database import Database
 
 WHOLE = Outcome(
@@ -212,6 +214,8 @@ async def test_a_database_that_is_not_there_is_named_without_its_password(tmp_pa
         assert "hidden-word" not in str(told.value)
         assert "Hello" not in f"{told.value!r} {told.value.__cause__!r}"
         await away.close()
+    # the driver's thread of a connection that failed speaks to the loop once more, which has to be there then
+    await until(lambda: not any("_connection_worker_thread" in thread.name for thread in threading.enumerate()))
 
 
 def test_a_url_that_can_be_no_database_is_refused() -> None:
