@@ -208,7 +208,7 @@ async def test_a_full_server_accepts_nothing_and_lets_what_runs_be_cancelled(sce
     async with worker_process(scene.proxy.url, scene.simulator):
         request_id = await scene.submit(pausing)
         reader = Attached(scene.client, request_id)
-        await until(reader.has_read(10))
+        await until(reader.has_read(11))
         await until(lambda: scene.simulator.ledger.entries()[0].chunks_sent == 10)
         async with full(scene, 0.0):
             before = set(await scene.redis.keys("tr:{*"))
