@@ -13,6 +13,7 @@ from schemas.keys import log_key, queue_state_key, rec_key
 from schemas.outcome import Outcome, ToolCall
 from tests.fault.campaign import checker, figures, history, plan, verdicts
 from tests.fault.campaign.answers import Told, ToldCall
+from tests.fault.campaign.case import COUNTED_S
 from tests.fault.campaign.history import (
     Answered,
     CancelCall,
@@ -343,7 +344,11 @@ DOCTORED: list[tuple[str, str, Doctor]] = [
     ("readers_saw_the_log", "a gap is told", seen(lambda items: [*items, Seen(None, said(deltas.Gap("1-0", "1-2")))])),
     ("only_a_limit_makes_wait", "no tenant, no limit", told_to_wait("waiting")),
     ("only_a_limit_makes_wait", "no worker", told_to_wait("waiting", "no_worker", tenant="acme")),
-    ("only_a_limit_makes_wait", "fewer run than may", told_to_wait("waiting", at=BEGAN + 3, tenant="acme")),
+    (
+        "only_a_limit_makes_wait",
+        "fewer run than may",
+        told_to_wait("waiting", at=BEGAN + 2.1 + COUNTED_S, tenant="acme"),
+    ),
     ("readers_saw_the_log", "the end is not seen", segments(lambda all_: all_[:-1])),
     (
         "readers_come_back_where_they_left",
@@ -523,6 +528,7 @@ def test_who_waits_for_its_tenant_to_have_room_may_be_told_so() -> None:
     # expect no objection
     assert plan.SHORT.tenant_limit == 3
     assert checker.check(told_to_wait("waiting", tenant="acme")(good())) == []
+    assert checker.check(told_to_wait("waiting", at=BEGAN + 2 + COUNTED_S, tenant="acme")(good())) == []
 
 
 def test_a_history_survives_writing() -> None:

@@ -14,6 +14,10 @@ from tests.fault.campaign.plan import FaultKind, PlannedRequest
 DEADLY: frozenset[FaultKind] = frozenset({"kill_worker", "kill_fleet"})
 SILENT: frozenset[FaultKind] = frozenset({"hang_worker", "blackhole", "kill_server", "stop_server", "hang_server"})
 
+COUNTED_S = 0.5
+"""A request that has ended counts as one of its tenant's until its acknowledgement has freed its place; and what a
+reader is told was so when the server looked, not when the answer came: one that hangs puts both together."""
+
 
 class Case:
     """One request.
@@ -64,8 +68,8 @@ class Case:
         return datetime.fromisoformat(began).timestamp(), finished
 
     def was_running(self, moment: float) -> bool:
-        """Whether it had begun by then, and had not ended."""
-        return self._ran is not None and self._ran[0] <= moment <= self._ran[1]
+        """Whether it had begun by then, and had not ended, or not long before: it counts until it is acknowledged."""
+        return self._ran is not None and self._ran[0] <= moment <= self._ran[1] + COUNTED_S
 
     @property
     def tail_of_log(self) -> str:
