@@ -186,6 +186,17 @@ async def test_several_who_migrate_at_once_make_the_tables_once(results_url: str
             await one.close()
 
 
+async def test_a_file_that_is_being_switched_by_another_is_no_failure(tmp_path: Path) -> None:
+    # given many fresh files, each opened by eight at once, who all want its write-ahead log, expect all to succeed
+    for number in range(20):
+        several = [Database(f"sqlite+aiosqlite:///{tmp_path}/{number}.db", timeout_s=20) for _ in range(8)]
+        try:
+            await asyncio.gather(*(one.migrate() for one in several))
+        finally:
+            for one in several:
+                await one.close()
+
+
 async def test_pruning_takes_what_ended_long_ago_the_oldest_first(database: Database, engine: AsyncEngine) -> None:
     # given outcomes of different ages, expect those older than asked counted, then gone batch by batch, the others kept
     now = datetime.now(UTC)

@@ -5,6 +5,7 @@ only the kind of error is told, since it may quote it. Knows nothing of Redis.
 """
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -221,8 +222,14 @@ def _is_about_values(error: Exception, state: str) -> bool:
 def _keep_a_write_ahead_log(connection: Any, record: object) -> None:
     """Readers do not wait for who writes. What is committed is on disk (synchronous stays FULL)."""
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.close()
+    try:
+        cursor.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise
+        # Somebody else switches the file just now, which SQLite does not wait for; it stays so for all.
+    finally:
+        cursor.close()
 
 
 def _begin_at_once(connection: Any) -> None:
