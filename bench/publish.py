@@ -129,7 +129,7 @@ async def _turns(writing: Way, case: Case, raws: Sequence[bytes], deltas: int) -
     count = 0
     while count < deltas:
         for stream in range(case.streams):
-            for _ in range(case.each):
+            for _ in range(max(1, case.each)):  # what is spread is only warmed up here
                 writing.append(stream, raws[count % len(raws)])
                 count += 1
         await writing.written()

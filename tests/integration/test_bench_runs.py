@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench import decode, memory, scale, worker
+from bench import decode, memory, publish, scale, worker
 from bench.figures import Report
 from bench.path import FLOOR, HTTPX, NAIVE, OURS
 
@@ -56,3 +56,11 @@ def test_scale_computes_what_one_redis_feeds(monkeypatch: pytest.MonkeyPatch) ->
     lines = _figures(scale, SHORT, monkeypatch)
     assert {"1 worker", "2 workers", "computed from CPU"} <= {line["case"] for line in lines}
     assert OURS not in _beside(lines)
+
+
+def test_publish_comes_to_its_end_in_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given few deltas, expect ours in each case beside the floor, and beside awaited XADDs where these can follow
+    monkeypatch.setattr(publish, "CASES", publish.CASES[:1])
+    lines = _figures(publish, publish.Effort(rounds=1, deltas=3_000, spread_s=0.5), monkeypatch)
+    assert _beside(lines) == {publish.PEER, publish.FLOOR}
+    assert {line["case"] for line in lines} == {publish.CASES[0].name, publish.SPREAD.name}
