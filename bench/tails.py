@@ -75,7 +75,7 @@ def _unheard(report: Report, mute: bool, effort: Effort) -> tuple[float, float]:
         arguments = ["-m", "bench.tails_writer", valkey.url, str(UNHEARD), str(RATE), *(["mute"] if mute else [])]
         writer = fleet.start("the writer", arguments, clean_environment({}))
         fleet.hear(1, OPEN_WITHIN_S, "writers ready")
-        _say(writer, "go")
+        writer.say("go")
         costs: list[tuple[float, float]] = []
         for _ in range(effort.windows):
             before = _appended(fleet, writer)
@@ -88,7 +88,7 @@ def _unheard(report: Report, mute: bool, effort: Effort) -> tuple[float, float]:
 
 
 def _appended(fleet: Fleet, writer: Program) -> int:
-    _say(writer, "how many")
+    writer.say("how many")
     ((_, line),) = fleet.hear(1, OPEN_WITHIN_S, "answers")
     return int(line)
 
@@ -109,15 +109,15 @@ def _measure(way: str, count: int, effort: Effort) -> Row:
         url = f"{valkey.url}?client_name=tails"
         reader = fleet.start("the reader", ["-m", "bench.tails_reader", way, url, str(count)], environment)
         ((_, opened),) = fleet.hear(1, OPEN_WITHIN_S, "readers open")
-        _say(writer, "go")
-        _say(reader, "1")  # warm-up
+        writer.say("go")
+        reader.say("1")  # warm-up
         fleet.hear(1, OPEN_WITHIN_S, "answers")
         measured: list[Measured] = []
         server: list[float] = []
         written: list[float] = []
         for _ in range(effort.windows):
             server_s, writer_s = cpu_s(valkey.pid), cpu_s(writer.popen.pid)
-            _say(reader, str(effort.window_s))
+            reader.say(str(effort.window_s))
             ((_, line),) = fleet.hear(1, OPEN_WITHIN_S, "answers")
             window = msgspec.json.decode(line, type=Measured)
             if not window.deltas:
@@ -145,11 +145,6 @@ def _connections(valkey: EmbeddedValkey) -> int:
         lines.flush()
         size = int(lines.readline()[1:])
         return lines.read(size).count(b" name=tails ")
-
-
-def _say(program: Program, line: str) -> None:
-    assert program.popen.stdin is not None  # noqa: S101 -- it is a pipe
-    program.popen.stdin.write(f"{line}\n".encode())
 
 
 def _tell(report: Report, count: int, rows: dict[str, Row]) -> None:

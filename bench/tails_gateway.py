@@ -60,7 +60,7 @@ def measure(report: Report, rate: float, windows: int, window_s: float) -> Row:
         reader = fleet.start("the reader", ["-m", "bench.tails_sse_reader", port, str(CONNECTIONS)], environment)
         fleet.hear(1, OPEN_WITHIN_S, "readers open")
         held = (rss_bytes(gateway.popen.pid) - before) / CONNECTIONS
-        _say(writer, "go")
+        writer.say("go")
         _window(fleet, reader, 1.0)  # warm-up
         gateway_us: list[float] = []
         server: list[float] = []
@@ -93,14 +93,9 @@ def tell(report: Report, rate: float, row: Row) -> None:
 
 
 def _window(fleet: Fleet, reader: Program, seconds: float) -> Measured:
-    _say(reader, str(seconds))
+    reader.say(str(seconds))
     ((_, line),) = fleet.hear(1, OPEN_WITHIN_S, "answers")
     window = msgspec.json.decode(line, type=Measured)
     if not window.deltas:
         raise BenchError(f"{NAME}: nothing was delivered")
     return window
-
-
-def _say(program: Program, line: str) -> None:
-    assert program.popen.stdin is not None  # noqa: S101 -- it is a pipe
-    program.popen.stdin.write(f"{line}\n".encode())

@@ -191,10 +191,11 @@ async def test_a_file_that_is_being_switched_by_another_is_no_failure(tmp_path: 
     for number in range(20):
         several = [Database(f"sqlite+aiosqlite:///{tmp_path}/{number}.db", timeout_s=20) for _ in range(8)]
         try:
-            await asyncio.gather(*(one.migrate() for one in several))
+            done = await asyncio.gather(*(one.migrate() for one in several))
         finally:
             for one in several:
                 await one.close()
+        assert sorted(done) == [(0, 1), *[(1, 1)] * 7]
 
 
 async def test_pruning_takes_what_ended_long_ago_the_oldest_first(database: Database, engine: AsyncEngine) -> None:
