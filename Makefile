@@ -6,6 +6,8 @@ LOCKED := .venv/.locked
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
+# Four processes on two cores, because most tests wait; a file's tests share a process, so that they share its fixtures.
+PARALLEL ?= -n 4 --dist loadfile
 
 # The one version of the resolver that writes the lock; in a venv of its own, since nothing but `make lock` needs it.
 UV := uv==0.13.9
@@ -38,7 +40,7 @@ types: $(STAMP) ## pyright alone
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
 test: $(STAMP) ## every test: unit, property, integration, a short fault campaign
-	$(BIN)/pytest $(PYTEST_ARGS) tests
+	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS) tests
 
 fault: $(STAMP) ## the fault suite alone: real workers, real signals (CAMPAIGN=long: ten minutes; CAMPAIGN_SEED=n)
 	CAMPAIGN=$(CAMPAIGN) CAMPAIGN_SEED=$(CAMPAIGN_SEED) CAMPAIGN_FSYNC=$(CAMPAIGN_FSYNC) \
