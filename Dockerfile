@@ -4,6 +4,7 @@ WORKDIR /src
 COPY requirements.lock ./
 RUN pip wheel --no-cache-dir --require-hashes -r requirements.lock -w /wheels
 COPY pyproject.toml README.md ./
+COPY tailrace tailrace
 COPY schemas schemas
 COPY worker worker
 COPY producers producers

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import NamedTuple, Protocol, cast
 
 from bench.figures import BenchError, Report
-from schemas.errors import TailraceError
+from tailrace.schemas.errors import TailraceError
 
 BOUND_S = 300.0
 QUICK_BOUND_S = 60.0

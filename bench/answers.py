@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from worker.interface.options import Options
+from tailrace.worker.interface.options import Options
 
 CHARS_A_CHUNK = 4  # about a token
 

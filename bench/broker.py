@@ -14,9 +14,9 @@ from arq.jobs import serialize_job
 from redis.asyncio import ConnectionPool
 
 from bench.figures import BenchError
-from demo.valkey import HOST, EmbeddedValkey
-from schemas import keys
-from schemas.codec import decode_job, encode_job
+from tailrace.demo.valkey import HOST, EmbeddedValkey
+from tailrace.schemas import keys
+from tailrace.schemas.codec import decode_job, encode_job
 
 T = TypeVar("T")
 

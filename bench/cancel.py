@@ -17,11 +17,11 @@ from redis.asyncio.client import PubSub
 from bench.figures import BenchError, Report
 from bench.programs import Fleet
 from bench.statistics import median, percentile
-from demo.parts import clean_environment
-from demo.simulator import Simulator
-from demo.simulator.ledger import Entry
-from demo.valkey import EmbeddedValkey
-from producers.client import Client
+from tailrace.demo.parts import clean_environment
+from tailrace.demo.simulator import Simulator
+from tailrace.demo.simulator.ledger import Entry
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.producers.client import Client
 
 LIMIT_MS = 50.0
 OTHERS = 200
@@ -30,7 +30,6 @@ _WITHIN_S = 20.0
 _CHANNEL = "bench:floor"
 _PAUSE_S = 0.05
 _DICE = Random(3)  # noqa: S311 -- pauses, no secrets
-_RUNNER = "import sys; from producers.cli import main; sys.exit(main())"
 
 
 def run(report: Report, *, quick: bool) -> None:
@@ -51,7 +50,7 @@ async def _run(report: Report, samples: int) -> None:
             report.progress("cancel of what waits")
             waiting = [await _waiting_ms(client) for _ in range(samples)]
             environment = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": simulator.url, "TAILRACE_REDIS_URL": valkey.url}
-            arguments = ["-c", _RUNNER, "worker", "--max-jobs", str(OTHERS + 10)]
+            arguments = ["-m", "tailrace", "worker", "--max-jobs", str(OTHERS + 10)]
             workers.start("tailrace worker", arguments, clean_environment(environment))
             await asyncio.to_thread(workers.hear, 1, _WITHIN_S, "workers ready")
             await _running_ms(client, simulator)  # the first one also loads and connects

@@ -21,13 +21,13 @@ from bench.feeder import Plan, Told
 from bench.figures import BenchError, Report
 from bench.programs import Fleet, Program
 from bench.statistics import interleaved, median
-from demo.parts import clean_environment
-from schemas.request import GenerationRequest, parse_request
-from schemas.settings import Settings
-from worker.interface.options import Options
-from worker.interface.reader import StreamReader
-from worker.main import upstream_of
-from worker.upstream_client import TransportName
+from tailrace.demo.parts import clean_environment
+from tailrace.schemas.request import GenerationRequest, parse_request
+from tailrace.schemas.settings import Settings
+from tailrace.worker.interface.options import Options
+from tailrace.worker.interface.reader import StreamReader
+from tailrace.worker.main import upstream_of
+from tailrace.worker.upstream_client import TransportName
 
 SDK, FLOOR = "SDK, async for chunk", "the floor"
 OURS = "the worker's reading"

@@ -7,7 +7,7 @@ from typing import TextIO
 
 import msgspec
 
-from schemas.errors import TailraceError
+from tailrace.schemas.errors import TailraceError
 
 SIGNIFICANT_DIGITS = 4
 

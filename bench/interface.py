@@ -15,10 +15,10 @@ from pydantic_core import from_json
 from bench.answers import KINDS, Answer, Kind
 from bench.figures import Report
 from bench.statistics import flatness, interleaved, median
-from schemas.errors import UpstreamError
-from worker.interface.chat import ChatInterface
-from worker.interface.chat_chunk import ChatChunk, decode_chunk
-from worker.interface.reader import StreamReader
+from tailrace.schemas.errors import UpstreamError
+from tailrace.worker.interface.chat import ChatInterface
+from tailrace.worker.interface.chat_chunk import ChatChunk, decode_chunk
+from tailrace.worker.interface.reader import StreamReader
 
 SIZES = (100, 1_000, 20_000)
 ROUNDS, QUICK_ROUNDS = 7, 3

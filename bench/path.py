@@ -19,9 +19,9 @@ from bench.figures import BenchError
 from bench.floor import Work
 from bench.log_reader import Lateness
 from bench.programs import Fleet, Program, cpu_s
-from demo.parts import clean_environment
-from producers.client import Client
-from schemas import keys
+from tailrace.demo.parts import clean_environment
+from tailrace.producers.client import Client
+from tailrace.schemas import keys
 
 OURS, HTTPX = "tailrace worker", "tailrace worker over httpx"
 NAIVE, FLOOR = "the naive worker", "the floor"
@@ -32,7 +32,6 @@ FOLLOWED = 20
 
 READY_WITHIN_S = 60.0
 LATEST_S = 20.0
-_RUNNER = "import sys; from producers.cli import main; sys.exit(main())"
 _MESSAGES = [{"role": "user", "content": "What is a tailrace?"}]
 
 
@@ -222,7 +221,7 @@ class Plant:
         elif self._way == FLOOR:
             arguments = ["-m", "bench.floor", str(self.broker.valkey.port), str(self.port)]
         else:
-            arguments = ["-c", _RUNNER, "worker", "--max-jobs", str(streams)]
+            arguments = ["-m", "tailrace", "worker", "--max-jobs", str(streams)]
             environment["TAILRACE_REDIS_URL"] = url
             environment["TAILRACE_UPSTREAM_TRANSPORT"] = _TRANSPORTS[self._way]
             environment["TAILRACE_MAX_LOG_ENTRIES"] = "100000000"  # answers without end are not to end

@@ -23,9 +23,9 @@ from bench.programs import Fleet, cpu_s
 from bench.publish_ways import Way, by_hand, entries, one_by_one, ours
 from bench.statistics import interleaved, median
 from bench.tails_writer import prepare
-from demo.parts import clean_environment
-from demo.valkey import EmbeddedValkey
-from schemas import keys, push
+from tailrace.demo.parts import clean_environment
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.schemas import keys, push
 
 BATCH = 64
 THIN, THIN_RATE = 500, 20.0

@@ -13,9 +13,9 @@ import hiredis
 from redis.asyncio import Redis
 
 from bench.tails_writer import TOKEN
-from schemas.keys import ENTRY_FIELD, log_key
-from worker.commit_line import CommitLine, xadd, xadd_prefix
-from worker.publisher import Publisher
+from tailrace.schemas.keys import ENTRY_FIELD, log_key
+from tailrace.worker.commit_line import CommitLine, xadd, xadd_prefix
+from tailrace.worker.publisher import Publisher
 
 _ENDLESS = 1 << 40
 

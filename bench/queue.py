@@ -17,7 +17,7 @@ from bench.broker import Broker
 from bench.figures import Report
 from bench.programs import Fleet, Program, Said, cpu_s
 from bench.statistics import flatness, median, percentile
-from demo.parts import clean_environment
+from tailrace.demo.parts import clean_environment
 
 RUNNING = 500
 QUEUED = 1_000

@@ -16,8 +16,8 @@ from bench.broker import Broker
 from bench.figures import BenchError, Report
 from bench.programs import Fleet
 from bench.statistics import median
-from demo.parts import clean_environment
-from producers.client import Client
+from tailrace.demo.parts import clean_environment
+from tailrace.producers.client import Client
 
 PEER, OURS = "arq 0.28 with the SDK", "tailrace worker"
 RUNNING = 500
@@ -25,7 +25,6 @@ ARRIVES_WITHIN_S = 30.0
 MAX_JOBS = RUNNING + 100
 _LOOKS_EVERY_S = 0.1
 _PAUSES_S = 0.3
-_RUNNER = "import sys; from producers.cli import main; sys.exit(main())"
 
 
 class Seen(NamedTuple):
@@ -88,14 +87,16 @@ class Path:
         """A simulator and a worker, ready, on an empty Valkey: the simulator's URL, and how to submit."""
         self._broker.clear()
         with Fleet() as servers, Fleet() as workers:
-            servers.start("the simulator", ["-m", "demo.simulator", "--port", "0", "--quiet"], clean_environment({}))
+            servers.start(
+                "the simulator", ["-m", "tailrace.demo.simulator", "--port", "0", "--quiet"], clean_environment({})
+            )
             ((_, line),) = servers.hear(1, ARRIVES_WITHIN_S, "simulators ready")
             url = str(json.loads(line)["url"])
             environment = clean_environment(
                 {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": url, "TAILRACE_REDIS_URL": self._broker.url}
             )
             if name == OURS:
-                arguments = ["-c", _RUNNER, "worker", "--max-jobs", str(MAX_JOBS)]
+                arguments = ["-m", "tailrace", "worker", "--max-jobs", str(MAX_JOBS)]
             else:
                 arguments = ["-m", "bench.naive", self._broker.url, str(MAX_JOBS)]
             workers.start(name, arguments, environment)

@@ -15,10 +15,10 @@ from arq.connections import RedisSettings
 from arq.typing import StartupShutdown, WorkerCoroutine
 from arq.worker import Worker, func
 
-from schemas.codec import decode_job, encode_job
-from schemas.keys import JOB_FUNCTION
-from worker.lease import Lease
-from worker.queue import LeasedWorker
+from tailrace.schemas.codec import decode_job, encode_job
+from tailrace.schemas.keys import JOB_FUNCTION
+from tailrace.worker.lease import Lease
+from tailrace.worker.queue import LeasedWorker
 
 
 async def _job(ctx: dict[Any, Any], _request_id: str, hold_s: float = 0.0) -> None:

@@ -14,14 +14,13 @@ from time import monotonic
 from bench.figures import Report
 from bench.programs import Fleet, cpu_s
 from bench.statistics import interleaved, median
-from demo.parts import clean_environment
-from demo.valkey import EmbeddedValkey
+from tailrace.demo.parts import clean_environment
+from tailrace.demo.valkey import EmbeddedValkey
 
 ROUNDS, QUICK_ROUNDS = 10, 3
 HELP_MS, WORKER_MS = 150.0, 1_000.0
 HELP, WORKER = "tailrace --help", "tailrace worker, to its ready line"
 PYTHON, SDK = "python -c pass", "python -c 'import openai'"
-_TAILRACE = "import sys; from producers.cli import main; sys.exit(main())"
 _WITHIN_S = 30.0
 
 
@@ -38,7 +37,7 @@ def run(report: Report, *, quick: bool) -> None:
         cpu_ms: list[float] = []
         ways: dict[str, Callable[[], float]] = {
             PYTHON: partial(_to_its_end_ms, ["-c", "pass"], environment),
-            HELP: partial(_to_its_end_ms, ["-c", _TAILRACE, "--help"], environment),
+            HELP: partial(_to_its_end_ms, ["-m", "tailrace", "--help"], environment),
             SDK: partial(_to_its_end_ms, ["-c", "import openai"], environment),
             WORKER: partial(_ready_ms, environment, cpu_ms),
         }
@@ -65,7 +64,7 @@ def _to_its_end_ms(arguments: list[str], environment: Mapping[str, str]) -> floa
 def _ready_ms(environment: Mapping[str, str], cpu_ms: list[float]) -> float:
     with Fleet() as workers:
         began = monotonic()
-        worker = workers.start("tailrace worker", ["-c", _TAILRACE, "worker"], environment)
+        worker = workers.start("tailrace worker", ["-m", "tailrace", "worker"], environment)
         workers.hear(1, _WITHIN_S, "workers ready")
         took_ms = (monotonic() - began) * 1000
         cpu_ms.append(cpu_s(worker.popen.pid) * 1000)

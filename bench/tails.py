@@ -15,8 +15,8 @@ from bench.figures import BenchError, Report
 from bench.programs import Fleet, Program, cpu_s
 from bench.statistics import median
 from bench.tails_reader import Measured
-from demo.parts import clean_environment
-from demo.valkey import HOST, EmbeddedValkey
+from tailrace.demo.parts import clean_environment
+from tailrace.demo.valkey import HOST, EmbeddedValkey
 
 RATE = 20.0
 OPEN_WITHIN_S = 60.0

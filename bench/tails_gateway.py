@@ -11,8 +11,8 @@ from bench.figures import BenchError, Report
 from bench.programs import Fleet, Program, cpu_s
 from bench.statistics import median
 from bench.tails_reader import Measured, rss_bytes
-from demo.parts import clean_environment
-from demo.valkey import EmbeddedValkey
+from tailrace.demo.parts import clean_environment
+from tailrace.demo.valkey import EmbeddedValkey
 
 CONNECTIONS = 1_000
 EASY_RATE = 5.0
@@ -20,7 +20,7 @@ EASY_RATE = 5.0
 
 NAME = "SSE through the gateway"
 OPEN_WITHIN_S = 60.0
-_GATEWAY = ("-c", "import sys; from producers.cli import main; sys.exit(main())", "gateway", "--open", "--port", "0")
+_GATEWAY = ("-m", "tailrace", "gateway", "--open", "--port", "0")
 
 
 class Row(NamedTuple):

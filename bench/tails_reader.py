@@ -15,13 +15,13 @@ import msgspec
 import uvloop
 
 from bench.statistics import percentile
-from producers import tail as tails
-from producers.client import Client
-from producers.fanout import Fanout
-from producers.store import ProducerStore
-from producers.tail import Tailed
-from schemas.deltas import AssistantDelta
-from schemas.ids import BEGINNING, EntryId
+from tailrace.producers import tail as tails
+from tailrace.producers.client import Client
+from tailrace.producers.fanout import Fanout
+from tailrace.producers.store import ProducerStore
+from tailrace.producers.tail import Tailed
+from tailrace.schemas.deltas import AssistantDelta
+from tailrace.schemas.ids import BEGINNING, EntryId
 
 _AT_ONCE = 100
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

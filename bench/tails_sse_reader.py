@@ -14,7 +14,7 @@ import uvloop
 
 from bench.statistics import percentile
 from bench.tails_reader import Count, Measured
-from demo.valkey import HOST
+from tailrace.demo.valkey import HOST
 
 _AT_ONCE = 100
 _BEGUN = b"event: attempt_started\n"

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 from types import FrameType
 
-from schemas.command_line import CommandParser
+from tailrace.schemas.command_line import CommandParser
 
 _EXAMPLE = """\
 tailrace demo
@@ -31,11 +31,11 @@ def demo(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _as_interrupt)  # what was started is taken down then, too
     if given.watch:
-        from demo.watch import watch
+        from tailrace.demo.watch import watch
 
         watch(os.environ, given.port)
     else:
-        from demo.tour import tour
+        from tailrace.demo.tour import tour
 
         tour(os.environ)
     return 0
@@ -43,7 +43,7 @@ def demo(argv: Sequence[str]) -> int:
 
 def simulator(argv: Sequence[str]) -> int:
     """`tailrace simulator`: an OpenAI to test against."""
-    from demo.simulator.cli import simulator as run
+    from tailrace.demo.simulator.cli import simulator as run
 
     return run(argv)
 

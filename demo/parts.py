@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from queue import Empty, Queue
 from typing import IO
 
-from schemas.errors import TailraceError
+from tailrace.schemas.errors import TailraceError
 
 READY_S = 20.0
 STOP_S = 5.0
-_COMMAND = (sys.executable, "-c", "import sys; from producers.cli import main; sys.exit(main())")
+_COMMAND = (sys.executable, "-m", "tailrace")
 
 
 class DemoError(TailraceError):

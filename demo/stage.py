@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from demo.parts import DemoError, Part, clean_environment, simulator_url
-from demo.valkey import EmbeddedValkey
+from tailrace.demo.parts import DemoError, Part, clean_environment, simulator_url
+from tailrace.demo.valkey import EmbeddedValkey
 
 SIMULATED_MODEL = "sim-letta"
 SIMULATED_PLAIN_MODEL = "sim"

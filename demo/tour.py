@@ -9,12 +9,12 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from demo.parts import DemoError, Part, run
-from demo.stage import set_up
-from producers.show import TerminalView, wants_colours
-from producers.tail import Tailed
-from schemas.codec import decode_entry
-from schemas.deltas import TERMINALS
+from tailrace.demo.parts import DemoError, Part, run
+from tailrace.demo.stage import set_up
+from tailrace.producers.show import TerminalView, wants_colours
+from tailrace.producers.tail import Tailed
+from tailrace.schemas.codec import decode_entry
+from tailrace.schemas.deltas import TERMINALS
 
 SEEN_BEFORE_KILL = 12
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from schemas.errors import TailraceError
+from tailrace.schemas.errors import TailraceError
 
 HOST = "127.0.0.1"
 READY = "Ready to accept connections"  # the server logs it once it listens and has loaded its data

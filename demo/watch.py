@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from demo.parts import DemoError, Part
-from demo.stage import set_up
+from tailrace.demo.parts import DemoError, Part
+from tailrace.demo.stage import set_up
 
 
 def watch(environment: Mapping[str, str], port: int) -> None:

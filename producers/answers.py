@@ -6,10 +6,10 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from schemas.deltas import Api, ErrorInfo
-from schemas.keys import DEFAULT_PRIORITY
-from schemas.request import Priority
-from schemas.results import Stored
+from tailrace.schemas.deltas import Api, ErrorInfo
+from tailrace.schemas.keys import DEFAULT_PRIORITY
+from tailrace.schemas.request import Priority
+from tailrace.schemas.results import Stored
 
 RequestStatus = Literal["queued", "running", "completed", "incomplete", "failed", "cancelled"]
 

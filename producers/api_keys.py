@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import NamedTuple
 
-from schemas.errors import SettingsError
-from schemas.request import check_tenant
+from tailrace.schemas.errors import SettingsError
+from tailrace.schemas.request import check_tenant
 
 _KEY = re.compile(r"trk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
 _LINE = re.compile(r"([0-9a-f]{12}) (\S+) ([0-9a-f]{64})(?: until=(\S+))?\Z")

@@ -6,8 +6,8 @@ nothing is final before the terminal.
 
 from typing import NamedTuple
 
-from producers.merged import MergedDeltas
-from schemas.deltas import (
+from tailrace.producers.merged import MergedDeltas
+from tailrace.schemas.deltas import (
     TERMINALS,
     AssistantDelta,
     AttemptStarted,
@@ -20,7 +20,7 @@ from schemas.deltas import (
     Terminal,
     ToolCallDelta,
 )
-from schemas.ids import EntryId
+from tailrace.schemas.ids import EntryId
 
 
 class AssembledCall(NamedTuple):

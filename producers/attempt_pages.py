@@ -3,10 +3,10 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from producers.store import RawEntry
-from schemas.codec import decode_entry
-from schemas.deltas import LogEntry
-from schemas.ids import EntryId
+from tailrace.producers.store import RawEntry
+from tailrace.schemas.codec import decode_entry
+from tailrace.schemas.deltas import LogEntry
+from tailrace.schemas.ids import EntryId
 
 
 class PageReader(Protocol):

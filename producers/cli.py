@@ -13,14 +13,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from producers.root import main as main  # the entry point of `tailrace`
-from schemas.command_line import CommandParser
-from schemas.errors import RequestRejected, RequestTooLarge
+from tailrace.producers.root import main as main  # the entry point of `tailrace`
+from tailrace.schemas.command_line import CommandParser
+from tailrace.schemas.errors import RequestRejected, RequestTooLarge
 
 if TYPE_CHECKING:
-    from producers.client import Client
-    from producers.show import View
-    from schemas.request import GenerationRequest
+    from tailrace.producers.client import Client
+    from tailrace.producers.show import View
+    from tailrace.schemas.request import GenerationRequest
 
 _Answer = TypeVar("_Answer")
 
@@ -99,7 +99,7 @@ def result(argv: Sequence[str]) -> int:
     if outcome is None:
         print(f"tailrace result: {given.id} has not ended within {given.wait:g} s; try --wait 60", file=sys.stderr)
         return 1
-    from schemas.codec import encode_outcome
+    from tailrace.schemas.codec import encode_outcome
 
     _print_json(encode_outcome(outcome))
     return 0
@@ -150,8 +150,8 @@ def status(argv: Sequence[str]) -> int:
 
 
 def _in_words(value: object) -> str:
-    from producers.show import visible
-    from schemas.deltas import ErrorInfo
+    from tailrace.producers.show import visible
+    from tailrace.schemas.deltas import ErrorInfo
 
     if isinstance(value, ErrorInfo):
         value = f"{value.code}: {value.message} ({value.whose}'s move)"
@@ -176,8 +176,8 @@ def _with_client(ask: Callable[["Client"], Awaitable[_Answer]]) -> _Answer:
 
 
 async def _connect() -> "Client":
-    from producers.client import Client
-    from schemas.settings import Settings
+    from tailrace.producers.client import Client
+    from tailrace.schemas.settings import Settings
 
     return await Client.from_settings(Settings.from_environment(os.environ))
 
@@ -185,7 +185,7 @@ async def _connect() -> "Client":
 def _follow(request_id: str, after: str | None, *, as_json: bool, collapsed: bool = False) -> int:
     import asyncio
 
-    from producers.show import CollapsedView, JsonView, TerminalView, wants_colours
+    from tailrace.producers.show import CollapsedView, JsonView, TerminalView, wants_colours
 
     colours = wants_colours(sys.stdout, os.environ)
     view = JsonView(sys.stdout.buffer) if as_json else TerminalView(sys.stdout, colours=colours)
@@ -205,7 +205,7 @@ class _Followed:
         self._cursor = after
 
     async def to_its_end(self, view: "View") -> int:
-        from schemas.deltas import Failed
+        from tailrace.schemas.deltas import Failed
 
         _cancel_at_ctrl_c()
         failed = False
@@ -238,8 +238,8 @@ def _cancel_at_ctrl_c() -> None:
 
 
 def _request(given: argparse.Namespace) -> "GenerationRequest":
-    from schemas.ids import check_request_id
-    from schemas.request import parse_request
+    from tailrace.schemas.ids import check_request_id
+    from tailrace.schemas.request import parse_request
 
     if given.request is not None:
         request = parse_request(_read("--request", given.request))
@@ -269,7 +269,7 @@ def _tools(name: str) -> list[Any]:
 
 
 def _read(option: str, name: str) -> bytes:
-    from schemas.request import MAX_REQUEST_BYTES
+    from tailrace.schemas.request import MAX_REQUEST_BYTES
 
     limit = 2 * MAX_REQUEST_BYTES  # JSON may be longer than what is stored; a device file may be endless
     try:

@@ -12,9 +12,9 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
-from producers import overview
-from producers import tail as tails
-from producers.answers import (
+from tailrace.producers import overview
+from tailrace.producers import tail as tails
+from tailrace.producers.answers import (
     COUNTS,
     RECORD_FIELDS,
     CancelVerdict,
@@ -24,30 +24,30 @@ from producers.answers import (
     status_of,
     status_of_stored,
 )
-from producers.assembled import Assembled
-from producers.collapsed import collapsed
-from producers.dead import DeadLetters
-from producers.enqueue import Enqueuer
-from producers.fanout import Fanout, Following
-from producers.letta import LettaItem, letta
-from producers.snapshot import Snapshot, snapshot, snapshot_of
-from producers.stalled import StallWatch
-from producers.store import Glimpse, ProducerStore
-from producers.tail import Tailed
-from producers.tokens import Grant, TokenSigner
-from producers.tracing import current_traceparent
-from schemas import codec
-from schemas.deltas import FORMAT_VERSION, Accepted, Cancelled, ReaderEvent
-from schemas.errors import RequestConflict, RequestRejected, SettingsError, StoreError, UnknownRequest
-from schemas.ids import BEGINNING, REQUEST_ID_PATTERN, EntryId
-from schemas.keys import OUTBOX_LIFETIME_S, lane_of
-from schemas.outcome import UNFILLED, Outcome
-from schemas.request import GenerationRequest, decode_request, parse_request
-from schemas.results import SQL_MISSING, Stored
-from schemas.settings import DEFAULT_RETENTION_S, DEFAULT_RUN_LIMIT_S, Settings
+from tailrace.producers.assembled import Assembled
+from tailrace.producers.collapsed import collapsed
+from tailrace.producers.dead import DeadLetters
+from tailrace.producers.enqueue import Enqueuer
+from tailrace.producers.fanout import Fanout, Following
+from tailrace.producers.letta import LettaItem, letta
+from tailrace.producers.snapshot import Snapshot, snapshot, snapshot_of
+from tailrace.producers.stalled import StallWatch
+from tailrace.producers.store import Glimpse, ProducerStore
+from tailrace.producers.tail import Tailed
+from tailrace.producers.tokens import Grant, TokenSigner
+from tailrace.producers.tracing import current_traceparent
+from tailrace.schemas import codec
+from tailrace.schemas.deltas import FORMAT_VERSION, Accepted, Cancelled, ReaderEvent
+from tailrace.schemas.errors import RequestConflict, RequestRejected, SettingsError, StoreError, UnknownRequest
+from tailrace.schemas.ids import BEGINNING, REQUEST_ID_PATTERN, EntryId
+from tailrace.schemas.keys import OUTBOX_LIFETIME_S, lane_of
+from tailrace.schemas.outcome import UNFILLED, Outcome
+from tailrace.schemas.request import GenerationRequest, decode_request, parse_request
+from tailrace.schemas.results import SQL_MISSING, Stored
+from tailrace.schemas.settings import DEFAULT_RETENTION_S, DEFAULT_RUN_LIMIT_S, Settings
 
 if TYPE_CHECKING:
-    from producers.results import Results
+    from tailrace.producers.results import Results
 
 DEFAULT_TIMEOUT_S = 5.0
 DEFAULT_AWAY_LIMIT_S = 30.0
@@ -260,7 +260,7 @@ class Client:
         """As `open_tail`, with items of another form: for who passes entries on, and need not decode them.
 
         Args:
-            form: as of `producers.tail.tail`.
+            form: as of `tailrace.producers.tail.tail`.
             request_id: the request.
             after: the cursor of the last item seen.
         """
@@ -499,7 +499,7 @@ def _check_known_form(request_id: str) -> None:
 
 def _results(url: str, timeout_s: float) -> "Results":
     try:
-        from producers.results import Results
+        from tailrace.producers.results import Results
     except ImportError as error:
         raise SettingsError(SQL_MISSING) from error
     return Results(url, timeout_s=timeout_s)

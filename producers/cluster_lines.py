@@ -9,12 +9,12 @@ from typing import Any
 
 from redis import exceptions as refusals
 
-from producers.log_lines import CLOSED, LogLines
-from producers.redis_link import Link
-from schemas.errors import StoreError, StoreUnavailable
-from schemas.redis_cluster import Nodes, redirect_of
-from schemas.redis_url import Node
-from schemas.slots import slot_of
+from tailrace.producers.log_lines import CLOSED, LogLines
+from tailrace.producers.redis_link import Link
+from tailrace.schemas.errors import StoreError, StoreUnavailable
+from tailrace.schemas.redis_cluster import Nodes, redirect_of
+from tailrace.schemas.redis_url import Node
+from tailrace.schemas.slots import slot_of
 
 _ASKING = (b"ASKING",)
 

@@ -3,10 +3,10 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from producers.assembled import Assembled
-from producers.attempt_pages import PageReader, attempt_until
-from producers.tail import Tailed
-from schemas.ids import EntryId
+from tailrace.producers.assembled import Assembled
+from tailrace.producers.attempt_pages import PageReader, attempt_until
+from tailrace.producers.tail import Tailed
+from tailrace.schemas.ids import EntryId
 
 
 async def collapsed(

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import msgspec
 
-from producers.answers import Submitted
-from schemas.codec import decode_job
-from schemas.deltas import ErrorInfo
-from schemas.errors import RequestRejected, TailraceError, UnknownRequest
-from schemas.request import GenerationRequest, decode_request, parse_request
+from tailrace.producers.answers import Submitted
+from tailrace.schemas.codec import decode_job
+from tailrace.schemas.deltas import ErrorInfo
+from tailrace.schemas.errors import RequestRejected, TailraceError, UnknownRequest
+from tailrace.schemas.request import GenerationRequest, decode_request, parse_request
 
 LISTED_MAX = 1_000
 

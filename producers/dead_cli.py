@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from schemas.command_line import CommandParser
+from tailrace.schemas.command_line import CommandParser
 
 if TYPE_CHECKING:
-    from producers.dead import DeadLetter, DeadLetterContent, DeadLetters
+    from tailrace.producers.dead import DeadLetter, DeadLetterContent, DeadLetters
 
 _BYTES_SHOWN = 2_000
 
@@ -41,8 +41,8 @@ def dead(argv: Sequence[str]) -> int:
 
 
 async def _ask(verb: str, job_id: str | None, as_json: bool) -> int:
-    from producers.client import Client
-    from schemas.settings import Settings
+    from tailrace.producers.client import Client
+    from tailrace.schemas.settings import Settings
 
     async with await Client.from_settings(Settings.from_environment(os.environ)) as client:
         if verb == "list":
@@ -58,7 +58,7 @@ async def _ask(verb: str, job_id: str | None, as_json: bool) -> int:
 
 async def _each(verb: str, letters: "DeadLetters", ids: list[str], *, one: bool, as_json: bool) -> int:
     """Of several, those that can be retried are; the others are named on stderr."""
-    from schemas.errors import RequestRejected, UnknownRequest
+    from tailrace.schemas.errors import RequestRejected, UnknownRequest
 
     failed = 0
     for job_id in ids:
@@ -112,6 +112,6 @@ def _print_json(value: object) -> None:
 
 def _visible(line: str) -> str:
     """What others wrote, fit for a terminal."""
-    from producers.show import visible
+    from tailrace.producers.show import visible
 
     return visible(line, sys.stdout.encoding)

@@ -6,11 +6,11 @@ The one place of the producers that knows arq, by its envelope. Knows nothing of
 from arq.jobs import serialize_job
 from arq.utils import timestamp_ms
 
-from producers.store import ProducerStore
-from producers.tail import unknown
-from schemas import codec
-from schemas.errors import StoreError
-from schemas.keys import DEFAULT_PRIORITY, JOB_FUNCTION, lane_of
+from tailrace.producers.store import ProducerStore
+from tailrace.producers.tail import unknown
+from tailrace.schemas import codec
+from tailrace.schemas.errors import StoreError
+from tailrace.schemas.keys import DEFAULT_PRIORITY, JOB_FUNCTION, lane_of
 
 _TIMES = ("submitted_ms", "deadline_ms", "retention_ms")
 

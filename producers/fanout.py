@@ -19,18 +19,18 @@ from typing import Any, NamedTuple
 
 from redis import exceptions as refusals
 
-from producers.cluster_lines import lines_of
-from producers.live import Live
-from producers.log_lines import CLOSED, LogLines
-from producers.push_line import PushLine
-from producers.store import PAGE_ENTRIES, Glimpse, ProducerStore, RawEntry
-from schemas import scripts
-from schemas.errors import StoreError, StoreRefused, StoreUnavailable
-from schemas.ids import EntryId
-from schemas.keys import DEFAULT_PRIORITY, HEALTH, QUEUE, lane_of, lease_key, log_key, rec_key
-from schemas.outcome import ENDED
-from schemas.push import Push, decode_pushes, shard
-from schemas.scripts import Verdict
+from tailrace.producers.cluster_lines import lines_of
+from tailrace.producers.live import Live
+from tailrace.producers.log_lines import CLOSED, LogLines
+from tailrace.producers.push_line import PushLine
+from tailrace.producers.store import PAGE_ENTRIES, Glimpse, ProducerStore, RawEntry
+from tailrace.schemas import scripts
+from tailrace.schemas.errors import StoreError, StoreRefused, StoreUnavailable
+from tailrace.schemas.ids import EntryId
+from tailrace.schemas.keys import DEFAULT_PRIORITY, HEALTH, QUEUE, lane_of, lease_key, log_key, rec_key
+from tailrace.schemas.outcome import ENDED
+from tailrace.schemas.push import Push, decode_pushes, shard
+from tailrace.schemas.scripts import Verdict
 
 _PAGE = b"%d" % PAGE_ENTRIES
 _RETRY_PAUSE_S = 0.05

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from producers.attempt_pages import PageReader, attempt_until
-from producers.tail import Tailed
-from schemas.deltas import DELTAS, AttemptStarted, LogEntry, ReaderEvent
-from schemas.ids import BEGINNING, EntryId
-from schemas.letta import LettaView
+from tailrace.producers.attempt_pages import PageReader, attempt_until
+from tailrace.producers.tail import Tailed
+from tailrace.schemas.deltas import DELTAS, AttemptStarted, LogEntry, ReaderEvent
+from tailrace.schemas.ids import BEGINNING, EntryId
+from tailrace.schemas.letta import LettaView
 
 
 class LettaItem(NamedTuple):

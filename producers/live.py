@@ -6,8 +6,8 @@ Pure: no clock, no socket, no task. Says of a position what stands behind it her
 from collections.abc import Sequence
 from typing import Protocol
 
-from producers.store import RawEntry
-from schemas.ids import EntryId
+from tailrace.producers.store import RawEntry
+from tailrace.schemas.ids import EntryId
 
 BUFFER_ENTRIES = 512
 BUFFER_BYTES = 256 * 1024

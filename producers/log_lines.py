@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from redis import exceptions as refusals
 from redis.asyncio.connection import AbstractConnection
 
-from producers.redis_link import Link
-from schemas.errors import StoreError
-from schemas.redis_url import Node
+from tailrace.producers.redis_link import Link
+from tailrace.schemas.errors import StoreError
+from tailrace.schemas.redis_url import Node
 
 CLOSED = "the client is closed"
 

@@ -5,7 +5,7 @@ Pure: deltas in, deltas out. Knows nothing of logs, attempts and cursors.
 
 import msgspec
 
-from schemas.deltas import AssistantDelta, Delta, ReasoningDelta, ToolCallDelta, ToolCallPart
+from tailrace.schemas.deltas import AssistantDelta, Delta, ReasoningDelta, ToolCallDelta, ToolCallPart
 
 
 class MergedDeltas:

@@ -8,13 +8,13 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from producers.store import Standing
-from schemas import scripts
-from schemas.codec import decode_entry
-from schemas.deltas import RetryScheduled
-from schemas.errors import TailError
-from schemas.keys import DEFAULT_PRIORITY, WORKER_LIFETIME_S
-from schemas.report import WorkerReport, decode_report
+from tailrace.producers.store import Standing
+from tailrace.schemas import scripts
+from tailrace.schemas.codec import decode_entry
+from tailrace.schemas.deltas import RetryScheduled
+from tailrace.schemas.errors import TailError
+from tailrace.schemas.keys import DEFAULT_PRIORITY, WORKER_LIFETIME_S
+from tailrace.schemas.report import WorkerReport, decode_report
 
 LANES_MAX = 1_000
 RUNS_MAX = 200

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 from redis import exceptions as refusals
 from redis.asyncio.connection import AbstractConnection
 
-from producers.log_lines import packed
-from producers.push_wire import PushWire
-from producers.redis_link import Link
-from schemas import push
-from schemas.errors import StoreError, StoreRefused
+from tailrace.producers.log_lines import packed
+from tailrace.producers.push_wire import PushWire
+from tailrace.producers.redis_link import Link
+from tailrace.schemas import push
+from tailrace.schemas.errors import StoreError, StoreRefused
 
 _BACKOFF_BASE_S = 0.05
 _BACKOFF_CAP_S = 2.0

@@ -12,7 +12,7 @@ import hiredis
 from redis import exceptions as refusals
 from redis.asyncio.connection import AbstractConnection
 
-from schemas.redis_way import refusal
+from tailrace.schemas.redis_way import refusal
 
 LARGE_READ_BYTES = 64 * 1024
 """Whoever reads so much at once is behind: some 10 ms at 100,000 small deltas a second."""

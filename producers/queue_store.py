@@ -5,9 +5,9 @@ Knows keys and scripts. Knows nothing of requests' content and of arq.
 
 from collections.abc import Mapping
 
-from producers.redis_link import Link
-from schemas import keys, scripts
-from schemas.scripts import Argument, Script, Verdict
+from tailrace.producers.redis_link import Link
+from tailrace.schemas import keys, scripts
+from tailrace.schemas.scripts import Argument, Script, Verdict
 
 _LETTER_FIELDS = ("error", "died_ms", "attempt", "failures", "crashes", "drains", "tenant")
 

@@ -15,11 +15,11 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
-from schemas.errors import SettingsError, StoreError, StoreFull, StoreRefused, StoreUnavailable
-from schemas.redis_cluster import ClusterRedis, Nodes, is_cluster
-from schemas.redis_url import OF_A_CLUSTER, Node, parse_redis_url
-from schemas.redis_way import CLUSTER, at_node, connection_options
-from schemas.scripts import Argument, Script
+from tailrace.schemas.errors import SettingsError, StoreError, StoreFull, StoreRefused, StoreUnavailable
+from tailrace.schemas.redis_cluster import ClusterRedis, Nodes, is_cluster
+from tailrace.schemas.redis_url import OF_A_CLUSTER, Node, parse_redis_url
+from tailrace.schemas.redis_way import CLUSTER, at_node, connection_options
+from tailrace.schemas.scripts import Argument, Script
 
 _RETRY_PAUSE_S = 0.05
 _PASSING = ("BUSY", "UNBLOCKED", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
@@ -32,7 +32,7 @@ class Link:
     """A lost connection is tried once more at once: every verb bears being sent twice.
 
     Args:
-        url: as `schemas.redis_url` reads it.
+        url: as `tailrace.schemas.redis_url` reads it.
         timeout_s: for connecting, and for each answer.
 
     Attributes:

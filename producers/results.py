@@ -6,9 +6,9 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from schemas.errors import ResultsUnavailable, SettingsError
-from schemas.results import SQL_MISSING, Stored, check_results_url, results_place, stored_of
-from schemas.results_table import engine_options, results
+from tailrace.schemas.errors import ResultsUnavailable, SettingsError
+from tailrace.schemas.results import SQL_MISSING, Stored, check_results_url, results_place, stored_of
+from tailrace.schemas.results_table import engine_options, results
 
 CONNECTIONS = 5
 CLOSE_S = 2.0

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 
-from schemas.command_line import say
-from schemas.errors import TailraceError
+from tailrace.schemas.command_line import say
+from tailrace.schemas.errors import TailraceError
 
 GROUP = "tailrace.commands"
 

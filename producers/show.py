@@ -6,8 +6,8 @@ Writes to the stream it is given. Knows nothing of Redis.
 from collections.abc import Mapping
 from typing import BinaryIO, Protocol, TextIO
 
-from producers.tail import Tailed
-from schemas.deltas import (
+from tailrace.producers.tail import Tailed
+from tailrace.schemas.deltas import (
     TERMINALS,
     Accepted,
     AssistantDelta,
@@ -26,7 +26,7 @@ from schemas.deltas import (
     ToolCallDelta,
     Usage,
 )
-from schemas.ids import EntryId
+from tailrace.schemas.ids import EntryId
 
 _DIM, _CYAN, _GREEN, _YELLOW, _RED = "2", "36", "32", "33", "31"
 _STALLED = {

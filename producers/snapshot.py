@@ -9,15 +9,15 @@ from typing import Protocol
 
 import msgspec
 
-from producers.attempt_pages import PageReader, attempt_until
-from producers.merged import MergedDeltas
-from producers.store import Glimpse
-from producers.tail import unknown
-from schemas.codec import decode_entry, encode_outcome
-from schemas.deltas import DELTAS, FORMAT_VERSION, TERMINALS, AttemptStarted, Delta
-from schemas.errors import StoreRefused
-from schemas.ids import BEGINNING, EntryId
-from schemas.outcome import Outcome
+from tailrace.producers.attempt_pages import PageReader, attempt_until
+from tailrace.producers.merged import MergedDeltas
+from tailrace.producers.store import Glimpse
+from tailrace.producers.tail import unknown
+from tailrace.schemas.codec import decode_entry, encode_outcome
+from tailrace.schemas.deltas import DELTAS, FORMAT_VERSION, TERMINALS, AttemptStarted, Delta
+from tailrace.schemas.errors import StoreRefused
+from tailrace.schemas.ids import BEGINNING, EntryId
+from tailrace.schemas.outcome import Outcome
 
 FORGOTTEN_SEQ = 2**53 - 1
 """No log gets there, and JavaScript still counts so far."""

@@ -6,10 +6,10 @@ Never while a worker holds the request, however quiet the model is. Knows nothin
 import time
 from collections.abc import Awaitable, Callable
 
-from schemas.deltas import Stalled, StalledWhy
-from schemas.errors import StoreError
-from schemas.ids import EntryId
-from schemas.scripts import Verdict
+from tailrace.schemas.deltas import Stalled, StalledWhy
+from tailrace.schemas.errors import StoreError
+from tailrace.schemas.ids import EntryId
+from tailrace.schemas.scripts import Verdict
 
 LOOKS_PER_BOUND = 0.6
 """A look every so many bounds: above the store's own wait for the next entry, which so is never cut off."""

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from schemas.command_line import CommandParser
+from tailrace.schemas.command_line import CommandParser
 
 if TYPE_CHECKING:
-    from producers.overview import Overview, Run, SeenWorker
+    from tailrace.producers.overview import Overview, Run, SeenWorker
 
 
 def stats(argv: Sequence[str]) -> int:
@@ -36,9 +36,9 @@ def _count(text: str) -> int:
 async def _ask(runs_max: int, *, as_json: bool) -> int:
     import msgspec
 
-    from producers.client import Client
-    from producers.show import visible
-    from schemas.settings import Settings
+    from tailrace.producers.client import Client
+    from tailrace.producers.show import visible
+    from tailrace.schemas.settings import Settings
 
     async with await Client.from_settings(Settings.from_environment(os.environ)) as client:
         seen = await client.overview(runs_max=runs_max)

@@ -6,14 +6,14 @@ Knows keys, scripts and the stream's form. Knows nothing of requests' content, o
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from producers.queue_store import ProducerQueue
-from producers.redis_link import Link
-from schemas import keys, scripts
-from schemas.errors import SettingsError
-from schemas.ids import EntryId
-from schemas.redis_cluster import is_cluster
-from schemas.redis_url import QUEUE_OF_A_CLUSTER
-from schemas.scripts import Argument, Script, Verdict
+from tailrace.producers.queue_store import ProducerQueue
+from tailrace.producers.redis_link import Link
+from tailrace.schemas import keys, scripts
+from tailrace.schemas.errors import SettingsError
+from tailrace.schemas.ids import EntryId
+from tailrace.schemas.redis_cluster import is_cluster
+from tailrace.schemas.redis_url import QUEUE_OF_A_CLUSTER
+from tailrace.schemas.scripts import Argument, Script, Verdict
 
 PAGE_ENTRIES = 500
 """Entries read at once: bounds what a reader holds in memory and how long Redis is busy with one of them."""
@@ -50,7 +50,7 @@ class ProducerStore:
     """The verbs of a producer on records and logs; `queue` has those on the queue, which may stand elsewhere.
 
     Args:
-        url: of the Redis with records and logs, as `schemas.redis_url` reads it.
+        url: of the Redis with records and logs, as `tailrace.schemas.redis_url` reads it.
         timeout_s: for connecting, and for each answer.
         wait_s: the longest a `read` waits for the next entry.
         queue_url: of the Redis with the queue, where it is another one.

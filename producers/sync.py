@@ -12,16 +12,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Gene
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
-from producers.answers import CancelVerdict, Status, Submitted
-from producers.assembled import Assembled
-from producers.client import DEFAULT_AWAY_LIMIT_S, DEFAULT_TIMEOUT_S, Client
-from producers.dead import LISTED_MAX, DeadLetter, DeadLetterContent
-from producers.letta import LettaItem
-from producers.snapshot import Snapshot
-from producers.tail import Tailed
-from schemas.outcome import Outcome
-from schemas.request import GenerationRequest
-from schemas.settings import DEFAULT_RETENTION_S, DEFAULT_RUN_LIMIT_S, Settings
+from tailrace.producers.answers import CancelVerdict, Status, Submitted
+from tailrace.producers.assembled import Assembled
+from tailrace.producers.client import DEFAULT_AWAY_LIMIT_S, DEFAULT_TIMEOUT_S, Client
+from tailrace.producers.dead import LISTED_MAX, DeadLetter, DeadLetterContent
+from tailrace.producers.letta import LettaItem
+from tailrace.producers.snapshot import Snapshot
+from tailrace.producers.tail import Tailed
+from tailrace.schemas.outcome import Outcome
+from tailrace.schemas.request import GenerationRequest
+from tailrace.schemas.settings import DEFAULT_RETENTION_S, DEFAULT_RUN_LIMIT_S, Settings
 
 _Answer = TypeVar("_Answer")
 _Item = TypeVar("_Item")

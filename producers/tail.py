@@ -10,12 +10,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
-from producers.stalled import StallWatch
-from producers.store import Glimpse, RawEntry
-from schemas.codec import decode_entry, encode_entry
-from schemas.deltas import TERMINALS, Gap, LogEntry, ReaderEvent
-from schemas.errors import CursorInvalid, StoreUnavailable, UnknownRequest
-from schemas.ids import BEGINNING, EntryId
+from tailrace.producers.stalled import StallWatch
+from tailrace.producers.store import Glimpse, RawEntry
+from tailrace.schemas.codec import decode_entry, encode_entry
+from tailrace.schemas.deltas import TERMINALS, Gap, LogEntry, ReaderEvent
+from tailrace.schemas.errors import CursorInvalid, StoreUnavailable, UnknownRequest
+from tailrace.schemas.ids import BEGINNING, EntryId
 
 _BACKOFF_BASE_S = 0.05
 _BACKOFF_CAP_S = 1.0

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from schemas.errors import SettingsError, TailraceError, Whose
+from tailrace.schemas.errors import SettingsError, TailraceError, Whose
 
 MIN_SECRET_CHARACTERS = 32
 MAX_TOKEN_CHARACTERS = 1024

@@ -6,7 +6,7 @@ Costs a look-up where the application does not use OpenTelemetry: nothing is imp
 import sys
 from typing import Any
 
-from schemas.trace_context import TraceContext
+from tailrace.schemas.trace_context import TraceContext
 
 
 def current_traceparent() -> str | None:

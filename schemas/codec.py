@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from schemas.deltas import FORMAT_VERSION, Accepted, AttemptStarted, LogEntry, ReaderEvent
-from schemas.errors import TailError
-from schemas.outcome import Outcome
+from tailrace.schemas.deltas import FORMAT_VERSION, Accepted, AttemptStarted, LogEntry, ReaderEvent
+from tailrace.schemas.errors import TailError
+from tailrace.schemas.outcome import Outcome
 
 _json = msgspec.json.Encoder()
 _entry = msgspec.json.Decoder(LogEntry)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from schemas.errors import Whose
+from tailrace.schemas.errors import Whose
 
 FORMAT_VERSION = 1
 

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple, Self
 
-from schemas.errors import CursorInvalid, RequestRejected
+from tailrace.schemas.errors import CursorInvalid, RequestRejected
 
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _ENTRY_ID_PATTERN = re.compile(r"([0-9]{1,19})-([0-9]{1,19})\Z")

@@ -3,8 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from schemas.deltas import AssistantDelta, AttemptStarted, Delta, ReasoningDelta, ReasoningSource
-from schemas.ids import otid
+from tailrace.schemas.deltas import AssistantDelta, AttemptStarted, Delta, ReasoningDelta, ReasoningSource
+from tailrace.schemas.ids import otid
 
 
 class LettaView:

@@ -4,7 +4,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from schemas.deltas import (
+from tailrace.schemas.deltas import (
     FORMAT_VERSION,
     Api,
     Cancelled,

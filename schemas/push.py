@@ -9,7 +9,7 @@ from hashlib import sha1
 
 import msgspec
 
-from schemas import keys
+from tailrace.schemas import keys
 
 Push = tuple[str, int, int, list[bytes]]
 """Request id, attempt, seq of the first entry, and the entries that follow one another from there, as in the log."""

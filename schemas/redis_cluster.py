@@ -13,9 +13,9 @@ from redis import exceptions as refusals
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 
-from schemas.redis_url import Node, parse_redis_url
-from schemas.redis_way import at_node, connection_options
-from schemas.slots import SLOTS, slot_of
+from tailrace.schemas.redis_url import Node, parse_redis_url
+from tailrace.schemas.redis_way import at_node, connection_options
+from tailrace.schemas.slots import SLOTS, slot_of
 
 LOOK_S = 1.0
 """How long one node may take to say which has which slots; then the next is asked."""

@@ -10,7 +10,7 @@ from redis import exceptions as refusals
 from redis.asyncio import Redis
 from redis.asyncio.connection import Connection, SSLConnection, parse_url
 
-from schemas.redis_url import Node, parse_redis_url
+from tailrace.schemas.redis_url import Node, parse_redis_url
 
 CLUSTER = ("MOVED", "ASK ", "CROSSSLOT")
 """So begin the refusals that only a node of a Redis Cluster gives."""

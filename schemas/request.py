@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, Self
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from schemas.deltas import Api
-from schemas.errors import RequestRejected, RequestTooLarge
-from schemas.ids import check_request_id
-from schemas.json_values import find_fault
-from schemas.keys import DEFAULT_PRIORITY
-from schemas.trace_context import parse_traceparent
+from tailrace.schemas.deltas import Api
+from tailrace.schemas.errors import RequestRejected, RequestTooLarge
+from tailrace.schemas.ids import check_request_id
+from tailrace.schemas.json_values import find_fault
+from tailrace.schemas.keys import DEFAULT_PRIORITY
+from tailrace.schemas.trace_context import parse_traceparent
 
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
 MAX_METADATA_BYTES = 16 * 1024

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from schemas.deltas import ErrorInfo
-from schemas.outcome import Outcome
-from schemas.request import Priority
+from tailrace.schemas.deltas import ErrorInfo
+from tailrace.schemas.outcome import Outcome
+from tailrace.schemas.request import Priority
 
 SCHEMA_VERSION = 1
 """What the migrations in `worker/results/sql` come to. Whoever writes wants this one and no other."""

@@ -10,7 +10,7 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from schemas import keys as names
+from tailrace.schemas import keys as names
 
 Argument = str | bytes | int
 
@@ -63,7 +63,7 @@ class Script:
     @cached_property
     def text(self) -> str:
         """The Lua source, prelude included. Flags, where it has some, go before all (Redis, "Script flags")."""
-        folder = files("schemas") / "lua"
+        folder = files("tailrace.schemas") / "lua"
         own = (folder / f"{self.name}.lua").read_text()
         flags, own = own.split("\n", 1) if own.startswith("#!") else ("", own)
         parts = ["_prelude", "_lanes"] if self._lanes else ["_prelude"]

@@ -6,11 +6,11 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from schemas.errors import SettingsError
-from schemas.journal import Form, Level
-from schemas.redis_url import QUEUE_OF_A_CLUSTER, parse_redis_url
-from schemas.request import check_tenant
-from schemas.results import check_results_url
+from tailrace.schemas.errors import SettingsError
+from tailrace.schemas.journal import Form, Level
+from tailrace.schemas.redis_url import QUEUE_OF_A_CLUSTER, parse_redis_url
+from tailrace.schemas.request import check_tenant
+from tailrace.schemas.results import check_results_url
 
 PREFIX = "TAILRACE_"
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from schemas.deltas import AssistantDelta, Delta, ReasoningDelta, ToolCallDelta
-from schemas.outcome import Outcome
-from worker.interface.options import Options
-from worker.interface.reader import StreamReader
+from tailrace.schemas.deltas import AssistantDelta, Delta, ReasoningDelta, ToolCallDelta
+from tailrace.schemas.outcome import Outcome
+from tailrace.worker.interface.options import Options
+from tailrace.worker.interface.reader import StreamReader
 
 JsonObject = dict[str, Any]
 Joined = dict[tuple[str, int | None], str]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import settings
 from redis.asyncio import Redis
 
-from demo.simulator import Simulator
-from demo.valkey import EmbeddedValkey
+from tailrace.demo.simulator import Simulator
+from tailrace.demo.valkey import EmbeddedValkey
 from tests.postgres import EmbeddedPostgres
 
 # Bounded and the same everywhere. A deadline would time the machine, not the code; `long` is for a search on demand.

@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx2
 
-from producers.api_keys import new_key
-from producers.gateway.app import Gateway
-from producers.gateway.server import GatewayServer, listen
-from schemas.settings import Settings
+from tailrace.producers.api_keys import new_key
+from tailrace.producers.gateway.app import Gateway
+from tailrace.producers.gateway.server import GatewayServer, listen
+from tailrace.schemas.settings import Settings
 
 WAIT_S = 20.0
 SECRET = "a secret for tests alone and of enough characters"  # noqa: S105 - it guards nothing

@@ -7,14 +7,14 @@ from time import time_ns
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
-from producers.store import ProducerStore
-from schemas import keys
-from schemas.codec import encode_job
-from schemas.scripts import ClaimedJob
+from tailrace.producers.store import ProducerStore
+from tailrace.schemas import keys
+from tailrace.schemas.codec import encode_job
+from tailrace.schemas.scripts import ClaimedJob
+from tailrace.worker.lease import Lease
+from tailrace.worker.queue_store import QueueStore
 from tests.queue_rig import lease_of
 from tests.until import until
-from worker.lease import Lease
-from worker.queue_store import QueueStore
 
 LANE_KEYS = "tr:queue:[lrw]*"
 """Lanes, their index, who runs and who is watched; the wake-up list too."""

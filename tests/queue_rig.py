@@ -11,12 +11,12 @@ from arq.typing import WorkerCoroutine
 from arq.worker import Function, func
 from redis.asyncio import ConnectionPool
 
-from schemas import keys
-from schemas.codec import decode_job, encode_job
-from schemas.scripts import ClaimedJob
-from worker.lease import Lease
-from worker.queue import LeasedWorker
-from worker.queue_store import QueueStore
+from tailrace.schemas import keys
+from tailrace.schemas.codec import decode_job, encode_job
+from tailrace.schemas.scripts import ClaimedJob
+from tailrace.worker.lease import Lease
+from tailrace.worker.queue import LeasedWorker
+from tailrace.worker.queue_store import QueueStore
 
 DEADLINE_S = 15.0
 LONG_S = 60.0

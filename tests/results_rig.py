@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from schemas.results import Stored, stored_of
-from schemas.results_table import engine_options, results
-from worker.results.database import Database
+from tailrace.schemas.results import Stored, stored_of
+from tailrace.schemas.results_table import engine_options, results
+from tailrace.worker.results.database import Database
 
 
 @asynccontextmanager

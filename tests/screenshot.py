@@ -8,7 +8,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from demo.valkey import EmbeddedValkey
+from tailrace.demo.valkey import EmbeddedValkey
 from tests.browser import chromium, ends, has_come_to, submit, tab
 from tests.gateway_rig import gateway
 from tests.rig import rig

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from redis.asyncio import Redis
 
-from schemas import scripts
-from schemas.codec import encode_entry, encode_outcome
-from schemas.deltas import (
+from tailrace.schemas import scripts
+from tailrace.schemas.codec import encode_entry, encode_outcome
+from tailrace.schemas.deltas import (
     FORMAT_VERSION,
     AssistantDelta,
     AttemptStarted,
@@ -16,11 +16,11 @@ from schemas.deltas import (
     ToolCallDelta,
     ToolCallPart,
 )
-from schemas.ids import EntryId
-from schemas.keys import log_key, rec_key
-from schemas.outcome import UNFILLED, Outcome, Status, terminal_of
-from schemas.push import channel, encode_pushes, shard
-from schemas.scripts import Script, Verdict
+from tailrace.schemas.ids import EntryId
+from tailrace.schemas.keys import log_key, rec_key
+from tailrace.schemas.outcome import UNFILLED, Outcome, Status, terminal_of
+from tailrace.schemas.push import channel, encode_pushes, shard
+from tailrace.schemas.scripts import Script, Verdict
 
 IDS = MessageIds("message-11111111-1111-4111-8111-1111111111ff", "message-22222222-2222-4222-8222-2222222222ff")
 

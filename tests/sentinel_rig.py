@@ -8,7 +8,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as NotThere
 
-from demo.valkey import EmbeddedValkey, server_binary
+from tailrace.demo.valkey import EmbeddedValkey, server_binary
 from tests.tls_rig import free_port
 from tests.until import until
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from schemas.codec import decode_entry
+from tailrace.schemas.codec import decode_entry
 from tests.fault.campaign.reading import Shown
 
 TERMINALS = ("completed", "incomplete", "failed", "cancelled")

@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 
 import httpx2
 
-from schemas.errors import UpstreamProtocol, UpstreamUnavailable
-from worker.transport import BODY
+from tailrace.schemas.errors import UpstreamProtocol, UpstreamUnavailable
+from tailrace.worker.transport import BODY
 
 
 class TimeLimits(NamedTuple):

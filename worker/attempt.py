@@ -15,9 +15,9 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from schemas.codec import encode_entry
-from schemas.deltas import FORMAT_VERSION, AttemptStarted, Delta, ErrorInfo, MessageIds, RetryScheduled
-from schemas.errors import (
+from tailrace.schemas.codec import encode_entry
+from tailrace.schemas.deltas import FORMAT_VERSION, AttemptStarted, Delta, ErrorInfo, MessageIds, RetryScheduled
+from tailrace.schemas.errors import (
     AttemptLost,
     DeadlineExceeded,
     LogFull,
@@ -26,22 +26,22 @@ from schemas.errors import (
     TailraceError,
     UpstreamError,
 )
-from schemas.ids import EntryId, message_id
-from schemas.metrics import cause_label, error_label
-from schemas.outcome import UNFILLED
-from schemas.request import GenerationRequest, decode_request
-from schemas.scripts import Verdict
-from worker import telemetry
-from worker.counts import Counts
-from worker.interface.options import Options
-from worker.interface.reader import StreamReader
-from worker.lease import Lease, Stop
-from worker.publisher import Publisher
-from worker.publishers import Publishers
-from worker.store import Begun, Store
-from worker.tracing import NoTraces, Traces
-from worker.turns import Turn, Turns
-from worker.upstream import Upstream
+from tailrace.schemas.ids import EntryId, message_id
+from tailrace.schemas.metrics import cause_label, error_label
+from tailrace.schemas.outcome import UNFILLED
+from tailrace.schemas.request import GenerationRequest, decode_request
+from tailrace.schemas.scripts import Verdict
+from tailrace.worker import telemetry
+from tailrace.worker.counts import Counts
+from tailrace.worker.interface.options import Options
+from tailrace.worker.interface.reader import StreamReader
+from tailrace.worker.lease import Lease, Stop
+from tailrace.worker.publisher import Publisher
+from tailrace.worker.publishers import Publishers
+from tailrace.worker.store import Begun, Store
+from tailrace.worker.tracing import NoTraces, Traces
+from tailrace.worker.turns import Turn, Turns
+from tailrace.worker.upstream import Upstream
 
 
 class End(Enum):

@@ -7,9 +7,9 @@ from itertools import count
 from time import monotonic
 from typing import Protocol
 
-from schemas.errors import StoreError
-from schemas.scripts import Claim, ClaimedJob
-from worker.waiting import Change, bear, insist
+from tailrace.schemas.errors import StoreError
+from tailrace.schemas.scripts import Claim, ClaimedJob
+from tailrace.worker.waiting import Change, bear, insist
 
 CLAIMED_AT_ONCE = 16
 """A burst is spread over the fleet: who claims this many wakes the next idle worker before it claims more."""

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from schemas.command_line import CommandParser, say
-from schemas.errors import StoreUnavailable, TailraceError
-from schemas.journal import log_to
-from schemas.keys import QUEUE
-from schemas.settings import Settings
-from worker.redis_link import CONNECT_TIMEOUT_S, address, blocking_pool
+from tailrace.schemas.command_line import CommandParser, say
+from tailrace.schemas.errors import StoreUnavailable, TailraceError
+from tailrace.schemas.journal import log_to
+from tailrace.schemas.keys import QUEUE
+from tailrace.schemas.settings import Settings
+from tailrace.worker.redis_link import CONNECT_TIMEOUT_S, address, blocking_pool
 
 CHILD = "--child-of-a-fleet"
 """Started by a fleet, which holds our stdin: not for people, so not in the help."""
@@ -50,7 +50,7 @@ def worker(argv: Sequence[str]) -> int:
 
 def replay(argv: Sequence[str]) -> int:
     """`tailrace replay`: a recorded answer through the worker's decoding and interface, without Redis."""
-    from worker.replay import replay as run  # only for this command: it needs neither Redis nor the SDK
+    from tailrace.worker.replay import replay as run  # only for this command: it needs neither Redis nor the SDK
 
     return run(argv)
 
@@ -101,8 +101,8 @@ def _port(text: str) -> int:
 
 def _run(settings: Settings, processes: int, *, is_child: bool, voice: int | None) -> int:
     # Imported here: --help and --check need neither arq nor the SDK, which take a second to load.
-    from worker.fleet import child_command, when_the_parent_dies
-    from worker.main import run, run_fleet, run_worker
+    from tailrace.worker.fleet import child_command, when_the_parent_dies
+    from tailrace.worker.main import run, run_fleet, run_worker
 
     log_to(sys.stderr, settings.log_format, settings.log_level)
 

@@ -11,14 +11,14 @@ from typing import Any, Protocol
 from redis import exceptions as refusals
 from redis.asyncio import ConnectionPool
 
-from schemas.errors import AttemptLost, StoreUnavailable, TailraceError
-from schemas.ids import EntryId
-from schemas.push import encode_pushes
-from schemas.redis_cluster import Redirect, redirect_of
-from schemas.redis_url import Node
-from schemas.redis_way import at_node, connection_options
-from worker.redis_link import CONNECT_TIMEOUT_S, FAILURES, REPLY_TIMEOUT_S, store_error
-from worker.wire import Wire, packed
+from tailrace.schemas.errors import AttemptLost, StoreUnavailable, TailraceError
+from tailrace.schemas.ids import EntryId
+from tailrace.schemas.push import encode_pushes
+from tailrace.schemas.redis_cluster import Redirect, redirect_of
+from tailrace.schemas.redis_url import Node
+from tailrace.schemas.redis_way import at_node, connection_options
+from tailrace.worker.redis_link import CONNECT_TIMEOUT_S, FAILURES, REPLY_TIMEOUT_S, store_error
+from tailrace.worker.wire import Wire, packed
 
 _ID_TOO_SMALL = "equal or smaller"
 

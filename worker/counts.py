@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 from time import process_time
 
-from schemas import metrics
-from schemas.figures import Count, Figure, Histogram, Tally, gauge
+from tailrace.schemas import metrics
+from tailrace.schemas.figures import Count, Figure, Histogram, Tally, gauge
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 

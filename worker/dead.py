@@ -6,18 +6,18 @@ job again, after a crash in between, repeats the second (docs/decisions/0040). K
 
 from typing import Literal
 
-from schemas.codec import encode_entry
-from schemas.deltas import FORMAT_VERSION, AttemptStarted, ErrorInfo, MessageIds
-from schemas.errors import AttemptLost, DeadlineExceeded, RequestRejected, TailraceError, Whose
-from schemas.ids import EntryId, message_id
-from schemas.metrics import error_label
-from schemas.outcome import UNFILLED, Outcome
-from schemas.request import GenerationRequest, decode_request
-from schemas.scripts import Verdict
-from worker import telemetry
-from worker.attempt import Plant
-from worker.lease import Lease
-from worker.store import Begun
+from tailrace.schemas.codec import encode_entry
+from tailrace.schemas.deltas import FORMAT_VERSION, AttemptStarted, ErrorInfo, MessageIds
+from tailrace.schemas.errors import AttemptLost, DeadlineExceeded, RequestRejected, TailraceError, Whose
+from tailrace.schemas.ids import EntryId, message_id
+from tailrace.schemas.metrics import error_label
+from tailrace.schemas.outcome import UNFILLED, Outcome
+from tailrace.schemas.request import GenerationRequest, decode_request
+from tailrace.schemas.scripts import Verdict
+from tailrace.worker import telemetry
+from tailrace.worker.attempt import Plant
+from tailrace.worker.lease import Lease
+from tailrace.worker.store import Begun
 
 Included = Literal["poison", "failed"]
 

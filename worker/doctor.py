@@ -11,17 +11,17 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from schemas import keys, scripts
-from schemas.errors import ResultsUnavailable, SettingsError, StoreError, StoreRefused, UpstreamError
-from schemas.push import channel, encode_pushes
-from schemas.redis_cluster import ClusterRedis
-from schemas.settings import Settings
-from worker import doctor_redis as judge
-from worker.doctor_redis import Finding
-from worker.main import redis_client, upstream_of
-from worker.redis_link import CONNECT_TIMEOUT_S, FAILURES, address, store_error
-from worker.sinking import database_of
-from worker.store import Store
+from tailrace.schemas import keys, scripts
+from tailrace.schemas.errors import ResultsUnavailable, SettingsError, StoreError, StoreRefused, UpstreamError
+from tailrace.schemas.push import channel, encode_pushes
+from tailrace.schemas.redis_cluster import ClusterRedis
+from tailrace.schemas.settings import Settings
+from tailrace.worker import doctor_redis as judge
+from tailrace.worker.doctor_redis import Finding
+from tailrace.worker.main import redis_client, upstream_of
+from tailrace.worker.redis_link import CONNECT_TIMEOUT_S, FAILURES, address, store_error
+from tailrace.worker.sinking import database_of
+from tailrace.worker.store import Store
 
 PINGS = 7
 NOBODY = "doctor"

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from schemas.command_line import CommandParser
-from schemas.errors import SettingsError
-from schemas.journal import log_to
-from schemas.settings import Settings
+from tailrace.schemas.command_line import CommandParser
+from tailrace.schemas.errors import SettingsError
+from tailrace.schemas.journal import log_to
+from tailrace.schemas.settings import Settings
 
 if TYPE_CHECKING:
-    from worker.doctor_redis import Finding
+    from tailrace.worker.doctor_redis import Finding
 
 _WIDTH = 16
 
@@ -32,8 +32,8 @@ def doctor(argv: Sequence[str]) -> int:
 
 
 async def _examine(*, as_json: bool) -> int:
-    from worker import doctor
-    from worker.doctor_redis import Finding
+    from tailrace.worker import doctor
+    from tailrace.worker.doctor_redis import Finding
 
     log_to(sys.stderr)
     try:

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from schemas.redis_url import OF_A_CLUSTER
-from schemas.slots import SLOTS
+from tailrace.schemas.redis_url import OF_A_CLUSTER
+from tailrace.schemas.slots import SLOTS
 
 Level = Literal["good", "note", "bad"]
 

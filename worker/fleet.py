@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Protocol
 
-from worker.retry import Backoff
+from tailrace.worker.retry import Backoff
 
 STABLE_S = 30.0
 """A child that ran for so long had started well: its death counts as the first again."""
@@ -148,7 +148,7 @@ class Fleet:
 
 def child_command(arguments: Sequence[str]) -> list[str]:
     """This program as one worker process. `-P`: a folder that happens to be the current one has no say in imports."""
-    return [sys.executable, "-P", "-m", "worker.cli", *arguments]
+    return [sys.executable, "-P", "-m", "tailrace.worker.cli", *arguments]
 
 
 def when_the_parent_dies(call: Callable[[], None]) -> None:

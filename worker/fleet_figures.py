@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable
 from time import monotonic
 
-from schemas import metrics
-from schemas.figures import Figure, added, decode_figures, encode_figures, gauge, of_process
+from tailrace.schemas import metrics
+from tailrace.schemas.figures import Figure, added, decode_figures, encode_figures, gauge, of_process
 
 TELL_S = 1.0
 SILENT_S = 10.0

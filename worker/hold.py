@@ -3,7 +3,7 @@
 Knows nothing of Redis and of databases.
 """
 
-from schemas.keys import OUTBOX_LIFETIME_S
+from tailrace.schemas.keys import OUTBOX_LIFETIME_S
 
 
 class Hold:

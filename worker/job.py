@@ -7,18 +7,18 @@ from typing import Any
 
 from arq.worker import Retry, RetryJob
 
-from schemas.codec import encode_entry
-from schemas.deltas import FORMAT_VERSION, Accepted
-from schemas.errors import AttemptLost, RequestRejected, StoreError, TailraceError, UnknownRequest
-from schemas.metrics import error_label
-from schemas.outcome import UNFILLED
-from schemas.request import parse_request
-from schemas.scripts import Verdict
-from worker import telemetry
-from worker.attempt import END_OF_STOP, Attempt, End, Ended, Plant, error_info
-from worker.dead import DeadLetters, Included
-from worker.lease import Lease
-from worker.retry import Decision, decide
+from tailrace.schemas.codec import encode_entry
+from tailrace.schemas.deltas import FORMAT_VERSION, Accepted
+from tailrace.schemas.errors import AttemptLost, RequestRejected, StoreError, TailraceError, UnknownRequest
+from tailrace.schemas.metrics import error_label
+from tailrace.schemas.outcome import UNFILLED
+from tailrace.schemas.request import parse_request
+from tailrace.schemas.scripts import Verdict
+from tailrace.worker import telemetry
+from tailrace.worker.attempt import END_OF_STOP, Attempt, End, Ended, Plant, error_info
+from tailrace.worker.dead import DeadLetters, Included
+from tailrace.worker.lease import Lease
+from tailrace.worker.retry import Decision, decide
 
 RUNNER = "tailrace_runner"
 """Where the job function finds its runner in arq's `ctx`."""

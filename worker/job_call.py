@@ -15,12 +15,12 @@ from arq.jobs import SerializationError, deserialize_job_raw, serialize_result
 from arq.utils import ms_to_datetime
 from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
-from schemas import keys
-from schemas.codec import decode_job, encode_job
-from schemas.journal import fields
-from schemas.scripts import ClaimedJob
-from worker.lease import Lease, Stop
-from worker.trial import is_deadly
+from tailrace.schemas import keys
+from tailrace.schemas.codec import decode_job, encode_job
+from tailrace.schemas.journal import fields
+from tailrace.schemas.scripts import ClaimedJob
+from tailrace.worker.lease import Lease, Stop
+from tailrace.worker.trial import is_deadly
 
 FOR_EVER_MS = -1
 

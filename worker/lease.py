@@ -13,9 +13,9 @@ from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
-from schemas.errors import StoreError
-from schemas.journal import fields
-from worker.retry import Backoff
+from tailrace.schemas.errors import StoreError
+from tailrace.schemas.journal import fields
+from tailrace.worker.retry import Backoff
 
 RENEWALS_PER_LEASE = 3
 RENEWED_AT_ONCE = 1_000

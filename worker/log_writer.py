@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from schemas.errors import AttemptLost, LogFull, TailraceError
-from schemas.keys import log_key, rec_key
-from schemas.push import channel, shard
-from worker.commit_line import xadd, xadd_prefix
+from tailrace.schemas.errors import AttemptLost, LogFull, TailraceError
+from tailrace.schemas.keys import log_key, rec_key
+from tailrace.schemas.push import channel, shard
+from tailrace.worker.commit_line import xadd, xadd_prefix
 
 OVERHEAD_BYTES = 100
 """What an entry counts beside its own bytes: about those of its command."""

@@ -12,30 +12,30 @@ from arq.worker import func
 from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
-from schemas.errors import SettingsError, StoreError, StoreRefused, StoreUnavailable
-from schemas.figures import Figure
-from schemas.keys import ENTRY_FIELD, JOB_FUNCTION, log_key
-from schemas.metrics import PROCESS_DEATHS
-from schemas.redis_cluster import ClusterRedis
-from schemas.redis_url import OF_A_CLUSTER, Node
-from schemas.settings import Settings
-from worker.answer import TimeLimits
-from worker.attempt import Plant
-from worker.commit_line import CommitLine
-from worker.counts import Counts
-from worker.fleet import Fleet
-from worker.fleet_figures import FleetFigures
-from worker.hold import Hold
-from worker.job import RUNNER, Runner, generate
-from worker.metrics import served, told
-from worker.publisher import Peers, Publisher
-from worker.publishers import Publishers
-from worker.queue import LeasedWorker
-from worker.redis_link import REPLY_TIMEOUT_S, address, client_of, store_error
-from worker.sinking import sinking
-from worker.store import Store
-from worker.tracing import NoTraces, Traces
-from worker.upstream import Upstream
+from tailrace.schemas.errors import SettingsError, StoreError, StoreRefused, StoreUnavailable
+from tailrace.schemas.figures import Figure
+from tailrace.schemas.keys import ENTRY_FIELD, JOB_FUNCTION, log_key
+from tailrace.schemas.metrics import PROCESS_DEATHS
+from tailrace.schemas.redis_cluster import ClusterRedis
+from tailrace.schemas.redis_url import OF_A_CLUSTER, Node
+from tailrace.schemas.settings import Settings
+from tailrace.worker.answer import TimeLimits
+from tailrace.worker.attempt import Plant
+from tailrace.worker.commit_line import CommitLine
+from tailrace.worker.counts import Counts
+from tailrace.worker.fleet import Fleet
+from tailrace.worker.fleet_figures import FleetFigures
+from tailrace.worker.hold import Hold
+from tailrace.worker.job import RUNNER, Runner, generate
+from tailrace.worker.metrics import served, told
+from tailrace.worker.publisher import Peers, Publisher
+from tailrace.worker.publishers import Publishers
+from tailrace.worker.queue import LeasedWorker
+from tailrace.worker.redis_link import REPLY_TIMEOUT_S, address, client_of, store_error
+from tailrace.worker.sinking import sinking
+from tailrace.worker.store import Store
+from tailrace.worker.tracing import NoTraces, Traces
+from tailrace.worker.upstream import Upstream
 
 VERB_CONNECTIONS = 16
 """For begin, finish and release; a burst of them waits its turn."""
@@ -218,7 +218,7 @@ def traces_of(settings: Settings, environment: Mapping[str, str], base_url: str)
     if environment.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf") != "http/protobuf":
         raise SettingsError("OTEL_EXPORTER_OTLP_PROTOCOL: only http/protobuf is supported")
     try:
-        from worker.otel import OtelTraces  # only here: it takes a fifth of a second to load
+        from tailrace.worker.otel import OtelTraces  # only here: it takes a fifth of a second to load
     except ModuleNotFoundError as error:
         raise SettingsError(
             "OTEL_EXPORTER_OTLP_ENDPOINT is set, and the extra `otel` is not installed: pip install 'tailrace[otel]'"

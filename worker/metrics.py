@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
 
-from schemas import metrics
-from schemas.figures import CONTENT_TYPE, Figure, exposition, gauge, of_process
-from schemas.settings import Settings
-from worker.fleet_figures import Voice
-from worker.metrics_port import Page, port
-from worker.queue_sight import QueueSight
+from tailrace.schemas import metrics
+from tailrace.schemas.figures import CONTENT_TYPE, Figure, exposition, gauge, of_process
+from tailrace.schemas.settings import Settings
+from tailrace.worker.fleet_figures import Voice
+from tailrace.worker.metrics_port import Page, port
+from tailrace.worker.queue_sight import QueueSight
 
 _logger = logging.getLogger("tailrace.worker")
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import h11
 
-from schemas.errors import SettingsError
+from tailrace.schemas.errors import SettingsError
 
 ANSWER_S = 10.0
 MAX_HEAD_BYTES = 8 * 1024

@@ -34,10 +34,10 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from schemas.outcome import Outcome
-from schemas.request import GenerationRequest
-from schemas.trace_context import SAMPLED, ids_of, parse_traceparent
-from worker.tracing import AttemptTrace
+from tailrace.schemas.outcome import Outcome
+from tailrace.schemas.request import GenerationRequest
+from tailrace.schemas.trace_context import SAMPLED, ids_of, parse_traceparent
+from tailrace.worker.tracing import AttemptTrace
 
 CLOSE_S = 3.0
 _S = 1_000_000_000

@@ -13,15 +13,15 @@ from time import monotonic
 from types import TracebackType
 from typing import Protocol, Self
 
-from schemas import metrics
-from schemas.errors import AttemptLost, StoreFull, StoreUnavailable, TailraceError
-from schemas.figures import Figure
-from worker.commit_line import Batch, Elsewhere, Fence
-from worker.counts import Counts
-from worker.log_writer import LogWriter, WriterBatch
-from worker.pace import Pace
-from worker.redis_link import PATIENCE_S
-from worker.retry import Backoff
+from tailrace.schemas import metrics
+from tailrace.schemas.errors import AttemptLost, StoreFull, StoreUnavailable, TailraceError
+from tailrace.schemas.figures import Figure
+from tailrace.worker.commit_line import Batch, Elsewhere, Fence
+from tailrace.worker.counts import Counts
+from tailrace.worker.log_writer import LogWriter, WriterBatch
+from tailrace.worker.pace import Pace
+from tailrace.worker.redis_link import PATIENCE_S
+from tailrace.worker.retry import Backoff
 
 MAX_COMMIT_ENTRIES = 4096
 MAX_COMMIT_BYTES = 1024 * 1024

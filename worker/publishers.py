@@ -11,15 +11,15 @@ from typing import Protocol, Self
 
 from redis import exceptions as refusals
 
-from schemas.errors import StoreUnavailable
-from schemas.figures import Figure
-from schemas.keys import log_key
-from schemas.redis_cluster import Nodes
-from schemas.redis_url import Node
-from schemas.slots import slot_of
-from worker.commit_line import Elsewhere
-from worker.log_writer import LogWriter
-from worker.publisher import Peers, Publisher
+from tailrace.schemas.errors import StoreUnavailable
+from tailrace.schemas.figures import Figure
+from tailrace.schemas.keys import log_key
+from tailrace.schemas.redis_cluster import Nodes
+from tailrace.schemas.redis_url import Node
+from tailrace.schemas.slots import slot_of
+from tailrace.worker.commit_line import Elsewhere
+from tailrace.worker.log_writer import LogWriter
+from tailrace.worker.publisher import Peers, Publisher
 
 
 class Make(Protocol):

@@ -16,21 +16,21 @@ from typing import Any
 from arq.typing import StartupShutdown, WorkerCoroutine
 from arq.worker import Function, Worker
 
-from schemas import keys, metrics
-from schemas.codec import decode_job, encode_job
-from schemas.figures import Figure
-from schemas.journal import fields
-from schemas.scripts import ClaimedJob
-from worker.claims import Claims
-from worker.hold import Hold
-from worker.job_call import Acknowledge, Dead, End, HandBack, JobCall
-from worker.lease import Lease, Leases, Stop
-from worker.queue_store import QueueStore
-from worker.records import Records
-from worker.redis_link import FAILURES, store_error
-from worker.report import Reporter, Standing
-from worker.trial import TRIAL_S, Elsewhere, Trial, Trials
-from worker.waiting import Change, insist
+from tailrace.schemas import keys, metrics
+from tailrace.schemas.codec import decode_job, encode_job
+from tailrace.schemas.figures import Figure
+from tailrace.schemas.journal import fields
+from tailrace.schemas.scripts import ClaimedJob
+from tailrace.worker.claims import Claims
+from tailrace.worker.hold import Hold
+from tailrace.worker.job_call import Acknowledge, Dead, End, HandBack, JobCall
+from tailrace.worker.lease import Lease, Leases, Stop
+from tailrace.worker.queue_store import QueueStore
+from tailrace.worker.records import Records
+from tailrace.worker.redis_link import FAILURES, store_error
+from tailrace.worker.report import Reporter, Standing
+from tailrace.worker.trial import TRIAL_S, Elsewhere, Trial, Trials
+from tailrace.worker.waiting import Change, insist
 
 OnDead = Callable[[str, Lease, str, str], Awaitable[None]]
 

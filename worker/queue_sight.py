@@ -9,9 +9,9 @@ from time import monotonic
 
 from redis.asyncio import Redis
 
-from schemas import keys, metrics, scripts
-from schemas.figures import Figure, gauge
-from worker.redis_link import FAILURES, store_error
+from tailrace.schemas import keys, metrics, scripts
+from tailrace.schemas.figures import Figure, gauge
+from tailrace.worker.redis_link import FAILURES, store_error
 
 FRESH_S = 5.0
 ANSWER_S = 2.0

@@ -13,13 +13,13 @@ from arq.connections import ArqRedis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import ReadOnlyError
 
-from schemas import keys, scripts
-from schemas.codec import decode_job, encode_job
-from schemas.errors import AttemptLost
-from schemas.scripts import Argument, Claim, Script, Verdict
-from worker.hold import Hold
-from worker.lease import Lease
-from worker.redis_link import FAILURES, blocking_pool, store_error
+from tailrace.schemas import keys, scripts
+from tailrace.schemas.codec import decode_job, encode_job
+from tailrace.schemas.errors import AttemptLost
+from tailrace.schemas.scripts import Argument, Claim, Script, Verdict
+from tailrace.worker.hold import Hold
+from tailrace.worker.lease import Lease
+from tailrace.worker.redis_link import FAILURES, blocking_pool, store_error
 
 _T = TypeVar("_T")
 

@@ -7,12 +7,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from schemas import keys
-from schemas.errors import StoreUnavailable
-from schemas.outcome import ENDED
-from schemas.redis_cluster import is_cluster
-from worker.lease import Lease
-from worker.redis_link import FAILURES, REPLY_TIMEOUT_S, client_of, store_error
+from tailrace.schemas import keys
+from tailrace.schemas.errors import StoreUnavailable
+from tailrace.schemas.outcome import ENDED
+from tailrace.schemas.redis_cluster import is_cluster
+from tailrace.worker.lease import Lease
+from tailrace.worker.redis_link import FAILURES, REPLY_TIMEOUT_S, client_of, store_error
 
 _T = TypeVar("_T")
 

@@ -1,7 +1,7 @@
 """`tailrace replay`: a recorded response through the decoding and the interface of the worker, without Redis.
 
 Owns the command's arguments, reading the file piece by piece, and the lines it prints. What the body means is
-`worker.interface.reader`'s business, as in the worker, so the two cannot differ.
+`tailrace.worker.interface.reader`'s business, as in the worker, so the two cannot differ.
 """
 
 import sys
@@ -10,10 +10,10 @@ from typing import BinaryIO, cast
 
 import msgspec
 
-from schemas.command_line import CommandParser, say
-from schemas.deltas import Api, Delta
-from worker.interface.options import Options
-from worker.interface.reader import StreamReader
+from tailrace.schemas.command_line import CommandParser, say
+from tailrace.schemas.deltas import Api, Delta
+from tailrace.worker.interface.options import Options
+from tailrace.worker.interface.reader import StreamReader
 
 PIECE_BYTES = 64 * 1024
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 from time import monotonic
 from typing import NamedTuple, Protocol
 
-from schemas.errors import StoreError
-from schemas.report import WorkerReport, encode_report
+from tailrace.schemas.errors import StoreError
+from tailrace.schemas.report import WorkerReport, encode_report
 
 REPORT_S = 5.0
 REPORTS_PER_ANNOUNCEMENT = 4

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from schemas.errors import (
+from tailrace.schemas.errors import (
     DeadlineExceeded,
     LogFull,
     RequestRejected,

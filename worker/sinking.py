@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 
-from schemas.errors import SettingsError
-from schemas.keys import OUTBOX
-from schemas.results import SQL_MISSING
-from schemas.settings import Settings
-from worker.hold import Hold
-from worker.redis_link import FAILURES, store_error
+from tailrace.schemas.errors import SettingsError
+from tailrace.schemas.keys import OUTBOX
+from tailrace.schemas.results import SQL_MISSING
+from tailrace.schemas.settings import Settings
+from tailrace.worker.hold import Hold
+from tailrace.worker.redis_link import FAILURES, store_error
 
 if TYPE_CHECKING:
-    from worker.results.database import Database
-    from worker.results.sink import Sink
+    from tailrace.worker.results.database import Database
+    from tailrace.worker.results.sink import Sink
 
 
 @asynccontextmanager
@@ -60,8 +60,8 @@ async def sink_of(settings: Settings, queue: Redis, records: Redis, database: "D
     Raises:
         StoreError: Redis is away, or refuses.
     """
-    from worker.results.outbox import Outbox
-    from worker.results.sink import CLAIMS_PER_TIMEOUT, Sink
+    from tailrace.worker.results.outbox import Outbox
+    from tailrace.worker.results.sink import CLAIMS_PER_TIMEOUT, Sink
 
     claim_s = CLAIMS_PER_TIMEOUT * settings.results_timeout_s
     outbox = Outbox(queue, records, claim_s=claim_s)
@@ -81,7 +81,7 @@ def database_of(settings: Settings) -> "Database":
             "TAILRACE_RESULTS_URL: is not set; give for example postgresql+asyncpg://user@host/database"
         )
     try:
-        from worker.results.database import Database
+        from tailrace.worker.results.database import Database
     except ImportError as error:
         raise SettingsError(SQL_MISSING) from error
     return Database(url, timeout_s=settings.results_timeout_s)

@@ -15,17 +15,17 @@ import msgspec
 from redis import exceptions as refusals
 from redis.asyncio import Redis
 
-from schemas import keys, scripts
-from schemas.codec import encode_entry, encode_outcome
-from schemas.deltas import ErrorInfo
-from schemas.errors import StoreRefused
-from schemas.ids import EntryId
-from schemas.outcome import Outcome, terminal_of
-from schemas.request import GenerationRequest
-from schemas.scripts import Argument, Script, Verdict
-from worker.hold import Hold
-from worker.redis_link import FAILURES, PATIENCE_S, store_error
-from worker.retry import Backoff
+from tailrace.schemas import keys, scripts
+from tailrace.schemas.codec import encode_entry, encode_outcome
+from tailrace.schemas.deltas import ErrorInfo
+from tailrace.schemas.errors import StoreRefused
+from tailrace.schemas.ids import EntryId
+from tailrace.schemas.outcome import Outcome, terminal_of
+from tailrace.schemas.request import GenerationRequest
+from tailrace.schemas.scripts import Argument, Script, Verdict
+from tailrace.worker.hold import Hold
+from tailrace.worker.redis_link import FAILURES, PATIENCE_S, store_error
+from tailrace.worker.retry import Backoff
 
 RETRY = Backoff(base_s=0.05, cap_s=1.0)
 

@@ -1,7 +1,7 @@
 """`OpenAIStreamingInterface`: the interface as a drop-in for one stream of OpenAI's SDK, without queue, log or worker.
 
-A thin shell round `worker.interface.chat`: it awaits chunks, knows the time, makes ids and closes the stream. Its
-constructor, `process` and accessors have the names that Letta's servers know.
+A thin shell round `tailrace.worker.interface.chat`: it awaits chunks, knows the time, makes ids and closes the stream.
+Its constructor, `process` and accessors have the names that Letta's servers know.
 """
 
 import time
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from schemas.deltas import FORMAT_VERSION, AttemptStarted, Delta, ErrorInfo, MessageIds, Usage
-from schemas.ids import message_id
-from schemas.letta import LettaView
-from schemas.outcome import Outcome
-from worker.interface.chat import ChatInterface
-from worker.interface.chat_chunk import ChatChunk, chunk_of
-from worker.interface.options import Options
+from tailrace.schemas.deltas import FORMAT_VERSION, AttemptStarted, Delta, ErrorInfo, MessageIds, Usage
+from tailrace.schemas.ids import message_id
+from tailrace.schemas.letta import LettaView
+from tailrace.schemas.outcome import Outcome
+from tailrace.worker.interface.chat import ChatInterface
+from tailrace.worker.interface.chat_chunk import ChatChunk, chunk_of
+from tailrace.worker.interface.options import Options
 
 if TYPE_CHECKING:  # importing openai's types loads the whole client
     from openai import AsyncStream

@@ -2,7 +2,7 @@
 
 import logging
 
-from schemas.journal import fields as told
+from tailrace.schemas.journal import fields as told
 
 _logger = logging.getLogger("tailrace.worker")
 

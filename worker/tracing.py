@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from schemas.outcome import Outcome
-from schemas.request import GenerationRequest
+from tailrace.schemas.outcome import Outcome
+from tailrace.schemas.request import GenerationRequest
 
 
 class AttemptTrace:

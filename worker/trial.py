@@ -12,10 +12,10 @@ from math import inf
 from time import monotonic
 from typing import NamedTuple, Protocol
 
-from schemas.journal import fields
-from schemas.scripts import ClaimedJob
-from worker.lease import Lease
-from worker.waiting import Change, insist
+from tailrace.schemas.journal import fields
+from tailrace.schemas.scripts import ClaimedJob
+from tailrace.worker.lease import Lease
+from tailrace.worker.waiting import Change, insist
 
 COMPANY = (16, 4, 1)
 """How many suspects begin together: by how many crashes more than make a suspect. The last one is for all beyond."""

@@ -15,13 +15,13 @@ from typing import Any, cast
 import httpx2
 import openai
 
-from schemas.deltas import Api
-from schemas.errors import UpstreamError, UpstreamProtocol, UpstreamUnavailable
-from schemas.request import GenerationRequest
-from worker.answer import Answer, TimeLimits, kind, silent
-from worker.counts import Counts
-from worker.interface.upstream_error import from_error_object
-from worker.upstream_client import TransportName, client_of, key_of
+from tailrace.schemas.deltas import Api
+from tailrace.schemas.errors import UpstreamError, UpstreamProtocol, UpstreamUnavailable
+from tailrace.schemas.request import GenerationRequest
+from tailrace.worker.answer import Answer, TimeLimits, kind, silent
+from tailrace.worker.counts import Counts
+from tailrace.worker.interface.upstream_error import from_error_object
+from tailrace.worker.upstream_client import TransportName, client_of, key_of
 
 PATHS: Mapping[Api, str] = {"chat": "/chat/completions", "responses": "/responses"}
 

@@ -8,8 +8,8 @@ from urllib.request import getproxies, proxy_bypass
 import httpx2
 import openai
 
-from schemas.errors import SettingsError
-from worker.transport import Transport
+from tailrace.schemas.errors import SettingsError
+from tailrace.worker.transport import Transport
 
 SPARE_CONNECTIONS = 16
 """Beyond one for each running request: those of cancelled requests, while they close."""

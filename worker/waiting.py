@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from schemas.errors import StoreError
-from worker.retry import Backoff
+from tailrace.schemas.errors import StoreError
+from tailrace.worker.retry import Backoff
 
 _T = TypeVar("_T")
 

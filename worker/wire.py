@@ -12,7 +12,7 @@ import hiredis
 from redis import exceptions as refusals
 from redis.asyncio.connection import AbstractConnection
 
-from schemas.redis_way import refusal
+from tailrace.schemas.redis_way import refusal
 
 _NO_REPLY = object()
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from demo.simulator.cli import simulator
+from tailrace.demo.simulator.cli import simulator
 
 sys.exit(simulator(sys.argv[1:]))

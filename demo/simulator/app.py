@@ -9,16 +9,16 @@ import time
 
 import msgspec
 
-from demo.simulator import chat
-from demo.simulator.call import Request, made_up, take_call
-from demo.simulator.errors import ApiError, check_key, model_not_found, unknown_url
-from demo.simulator.ledger import Entry, Ledger
-from demo.simulator.library import knows_model, models
-from demo.simulator.playback import schedule
-from demo.simulator.reply import Reply, error_reply, json_reply, replaced, stream_reply, whole_reply
-from demo.simulator.request import read_body, read_chat
-from demo.simulator.responses_api import ResponsesApi
-from demo.simulator.scenario import CustomToolCall, JsonObject, ScenarioError, ToolCall
+from tailrace.demo.simulator import chat
+from tailrace.demo.simulator.call import Request, made_up, take_call
+from tailrace.demo.simulator.errors import ApiError, check_key, model_not_found, unknown_url
+from tailrace.demo.simulator.ledger import Entry, Ledger
+from tailrace.demo.simulator.library import knows_model, models
+from tailrace.demo.simulator.playback import schedule
+from tailrace.demo.simulator.reply import Reply, error_reply, json_reply, replaced, stream_reply, whole_reply
+from tailrace.demo.simulator.request import read_body, read_chat
+from tailrace.demo.simulator.responses_api import ResponsesApi
+from tailrace.demo.simulator.scenario import CustomToolCall, JsonObject, ScenarioError, ToolCall
 
 _MODELS_CREATED = 1_700_000_000
 

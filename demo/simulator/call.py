@@ -8,13 +8,13 @@ import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from demo.simulator.errors import model_not_found
-from demo.simulator.improvise import improvise
-from demo.simulator.ledger import Entry, Ledger
-from demo.simulator.library import choose_scenario, knows_model
-from demo.simulator.plan import Plan, make_plan
-from demo.simulator.request import Asked
-from demo.simulator.scenario import Fault, Scenario
+from tailrace.demo.simulator.errors import model_not_found
+from tailrace.demo.simulator.improvise import improvise
+from tailrace.demo.simulator.ledger import Entry, Ledger
+from tailrace.demo.simulator.library import choose_scenario, knows_model
+from tailrace.demo.simulator.plan import Plan, make_plan
+from tailrace.demo.simulator.request import Asked
+from tailrace.demo.simulator.scenario import Fault, Scenario
 
 _LETTERS = string.ascii_letters + string.digits
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from demo.simulator.plan import Part, Plan, round_robin
-from demo.simulator.scenario import (
+from tailrace.demo.simulator.plan import Part, Plan, round_robin
+from tailrace.demo.simulator.scenario import (
     CustomToolCall,
     ErrorEvent,
     JsonObject,

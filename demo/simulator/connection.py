@@ -18,12 +18,12 @@ from urllib.parse import unquote
 
 import h11
 
-from demo.simulator.app import App
-from demo.simulator.call import Request
-from demo.simulator.errors import ApiError
-from demo.simulator.ledger import Entry, How
-from demo.simulator.playback import Beat, Then
-from demo.simulator.reply import Reply, error_reply
+from tailrace.demo.simulator.app import App
+from tailrace.demo.simulator.call import Request
+from tailrace.demo.simulator.errors import ApiError
+from tailrace.demo.simulator.ledger import Entry, How
+from tailrace.demo.simulator.playback import Beat, Then
+from tailrace.demo.simulator.reply import Reply, error_reply
 
 MAX_BODY = 32 << 20  # bytes of one request; beyond it 413
 _MAX_HEAD = 64 << 10

@@ -9,10 +9,10 @@ from __future__ import annotations
 import random
 from typing import Any, cast
 
-from demo.simulator.errors import ApiError
-from demo.simulator.plan import filler, seeded
-from demo.simulator.request import Asked
-from demo.simulator.scenario import CustomToolCall, JsonObject, Reasoning, Step, Text, ToolCall
+from tailrace.demo.simulator.errors import ApiError
+from tailrace.demo.simulator.plan import filler, seeded
+from tailrace.demo.simulator.request import Asked
+from tailrace.demo.simulator.scenario import CustomToolCall, JsonObject, Reasoning, Step, Text, ToolCall
 
 _THOUGHTS = "inner_thoughts"
 _DEEPEST = 4  # levels of a nested or recursive schema that are filled in

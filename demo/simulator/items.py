@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from demo.simulator.plan import Part
-from demo.simulator.scenario import CustomToolCall, JsonObject, Reasoning, Refusal, Step, ToolCall, WebSearch
+from tailrace.demo.simulator.plan import Part
+from tailrace.demo.simulator.scenario import CustomToolCall, JsonObject, Reasoning, Refusal, Step, ToolCall, WebSearch
 
 _PREFIX: dict[type[Step], str] = {
     Reasoning: "rs_",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, cast
 
-from demo.simulator.scenario import JsonObject, Scenario, ScenarioError, parse_scenario, read_object
+from tailrace.demo.simulator.scenario import JsonObject, Scenario, ScenarioError, parse_scenario, read_object
 
 _TEXT = "A tailrace carries the water away from the mill, so that the wheel turns freely."
 _WEATHER = '{"inner_thoughts": "They ask about the weather; I look it up.", "city": "Vienna", "unit": "celsius"}'

@@ -11,7 +11,16 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeVar
 
-from demo.simulator.scenario import Chunking, CustomToolCall, Reasoning, Refusal, Scenario, Step, Text, ToolCall
+from tailrace.demo.simulator.scenario import (
+    Chunking,
+    CustomToolCall,
+    Reasoning,
+    Refusal,
+    Scenario,
+    Step,
+    Text,
+    ToolCall,
+)
 
 T = TypeVar("T")
 

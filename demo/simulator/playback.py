@@ -9,8 +9,8 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from demo.simulator.plan import seeded
-from demo.simulator.scenario import Cut, End, ErrorEvent, Fault, Garbage, Rst, Scenario, Stall, StreamFault
+from tailrace.demo.simulator.plan import seeded
+from tailrace.demo.simulator.scenario import Cut, End, ErrorEvent, Fault, Garbage, Rst, Scenario, Stall, StreamFault
 
 ErrorBytes = Callable[[ErrorEvent, int], bytes]  # an error event after so many others, in the form of the API
 Then = Literal["go on", "end", "cut", "rst"]

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
 
-from demo.simulator.errors import ApiError, Headers
-from demo.simulator.playback import NEVER, Beat, ErrorBytes, Scheduled, play
-from demo.simulator.scenario import Cut, End, ErrorEvent, Fault, Hang, Html, Rst, Scenario, Stall, Status
+from tailrace.demo.simulator.errors import ApiError, Headers
+from tailrace.demo.simulator.playback import NEVER, Beat, ErrorBytes, Scheduled, play
+from tailrace.demo.simulator.scenario import Cut, End, ErrorEvent, Fault, Hang, Html, Rst, Scenario, Stall, Status
 
 _LIMIT_REQUESTS, _LIMIT_TOKENS = 10_000, 2_000_000
 

@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import msgspec
 
-from demo.simulator.errors import ApiError, empty_array, invalid_type, missing_parameter, not_json
-from demo.simulator.scenario import JsonObject
+from tailrace.demo.simulator.errors import ApiError, empty_array, invalid_type, missing_parameter, not_json
+from tailrace.demo.simulator.scenario import JsonObject
 
 
 @dataclass(frozen=True, slots=True)

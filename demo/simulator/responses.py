@@ -12,11 +12,11 @@ from typing import Any, cast
 
 import msgspec
 
-from demo.simulator.chat import obfuscated
-from demo.simulator.items import Item, item_prefix
-from demo.simulator.plan import Plan, round_robin
-from demo.simulator.request import Asked
-from demo.simulator.scenario import ErrorEvent, JsonObject, Scenario
+from tailrace.demo.simulator.chat import obfuscated
+from tailrace.demo.simulator.items import Item, item_prefix
+from tailrace.demo.simulator.plan import Plan, round_robin
+from tailrace.demo.simulator.request import Asked
+from tailrace.demo.simulator.scenario import ErrorEvent, JsonObject, Scenario
 
 _encode = msgspec.json.encode
 

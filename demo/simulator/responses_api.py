@@ -11,15 +11,15 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from demo.simulator.call import Call, Request, due_faults, made_up, take_call
-from demo.simulator.errors import ApiError, invalid_type, unknown_url
-from demo.simulator.ledger import Entry, Ledger
-from demo.simulator.playback import schedule
-from demo.simulator.reply import Reply, json_reply, replaced, stream_reply, whole_reply
-from demo.simulator.request import read_body, read_responses
-from demo.simulator.responses import Answer
-from demo.simulator.scenario import ErrorEvent, Fault, JsonObject
-from demo.simulator.stored import Responses, Stored
+from tailrace.demo.simulator.call import Call, Request, due_faults, made_up, take_call
+from tailrace.demo.simulator.errors import ApiError, invalid_type, unknown_url
+from tailrace.demo.simulator.ledger import Entry, Ledger
+from tailrace.demo.simulator.playback import schedule
+from tailrace.demo.simulator.reply import Reply, json_reply, replaced, stream_reply, whole_reply
+from tailrace.demo.simulator.request import read_body, read_responses
+from tailrace.demo.simulator.responses import Answer
+from tailrace.demo.simulator.scenario import ErrorEvent, Fault, JsonObject
+from tailrace.demo.simulator.stored import Responses, Stored
 
 
 class ResponsesApi:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Self
 
-from demo.simulator.app import App
-from demo.simulator.connection import Connection, OnEnd
-from demo.simulator.ledger import Entry, Ledger
+from tailrace.demo.simulator.app import App
+from tailrace.demo.simulator.connection import Connection, OnEnd
+from tailrace.demo.simulator.ledger import Entry, Ledger
 
 
 def _quiet(entry: Entry) -> None:

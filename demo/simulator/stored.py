@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
-from demo.simulator.errors import ApiError
-from demo.simulator.playback import Scheduled, schedule
-from demo.simulator.responses import Answer
-from demo.simulator.scenario import JsonObject, Scenario
+from tailrace.demo.simulator.errors import ApiError
+from tailrace.demo.simulator.playback import Scheduled, schedule
+from tailrace.demo.simulator.responses import Answer
+from tailrace.demo.simulator.scenario import JsonObject, Scenario
 
 _IN_PROGRESS = 2  # number of the event with which a background response leaves the queue
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from producers.api_keys import KeyRing, parse_keys
-from producers.tokens import TokenInvalid, TokenSigner
-from schemas.errors import SettingsError, TailraceError, Whose
+from tailrace.producers.api_keys import KeyRing, parse_keys
+from tailrace.producers.tokens import TokenInvalid, TokenSigner
+from tailrace.schemas.errors import SettingsError, TailraceError, Whose
 
 _log = logging.getLogger("tailrace.gateway")
 

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from producers.answers import Status
-from producers.gateway.access import AccessDenied
-from schemas.errors import (
+from tailrace.producers.answers import Status
+from tailrace.producers.gateway.access import AccessDenied
+from tailrace.schemas.errors import (
     CursorInvalid,
     RequestConflict,
     RequestRejected,
@@ -23,8 +23,8 @@ from schemas.errors import (
     TailraceError,
     UnknownRequest,
 )
-from schemas.journal import fields
-from schemas.outcome import Outcome
+from tailrace.schemas.journal import fields
+from tailrace.schemas.outcome import Outcome
 
 _log = logging.getLogger("tailrace.gateway")
 

@@ -13,10 +13,10 @@ from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 
-from producers.api_keys import HEADER, ApiKey, new_key, parse_keys, parse_until
-from schemas.command_line import CommandParser
-from schemas.errors import SettingsError
-from schemas.journal import log_to
+from tailrace.producers.api_keys import HEADER, ApiKey, new_key, parse_keys, parse_until
+from tailrace.schemas.command_line import CommandParser
+from tailrace.schemas.errors import SettingsError
+from tailrace.schemas.journal import log_to
 
 WEB_MISSING = "the extra `web` is not installed: pip install 'tailrace[web]'"
 
@@ -126,10 +126,10 @@ def _require_web() -> None:
 
 
 async def _serve(host: str, port: int, metrics_port: int | None, *, is_open: bool, has_page: bool) -> int:
-    from producers.client import Client
-    from producers.gateway.app import Gateway
-    from producers.gateway.server import listen, serve
-    from schemas.settings import Settings
+    from tailrace.producers.client import Client
+    from tailrace.producers.gateway.app import Gateway
+    from tailrace.producers.gateway.server import listen, serve
+    from tailrace.schemas.settings import Settings
 
     settings = Settings.from_environment(os.environ)
     if has_page:

@@ -8,8 +8,8 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterable
 from hashlib import sha256
 
-from schemas.errors import CursorInvalid
-from schemas.ids import EntryId
+from tailrace.schemas.errors import CursorInvalid
+from tailrace.schemas.ids import EntryId
 
 _TAG_BYTES = 6
 _ENDED = "!"

@@ -9,17 +9,17 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from producers import sse
-from producers.client import Client
-from producers.gateway.cursors import Places
-from producers.letta import LettaItem
-from producers.snapshot import Snapshot, forgotten_terminal, snapshot_of
-from schemas.codec import decode_entry, encode_entry, message_type
-from schemas.deltas import TERMINALS, Gap
-from schemas.errors import CursorInvalid, UnknownRequest
-from schemas.ids import ACCEPTED, EntryId
-from schemas.letta import LettaView
-from schemas.outcome import Outcome, terminal_of
+from tailrace.producers import sse
+from tailrace.producers.client import Client
+from tailrace.producers.gateway.cursors import Places
+from tailrace.producers.letta import LettaItem
+from tailrace.producers.snapshot import Snapshot, forgotten_terminal, snapshot_of
+from tailrace.schemas.codec import decode_entry, encode_entry, message_type
+from tailrace.schemas.deltas import TERMINALS, Gap
+from tailrace.schemas.errors import CursorInvalid, UnknownRequest
+from tailrace.schemas.ids import ACCEPTED, EntryId
+from tailrace.schemas.letta import LettaView
+from tailrace.schemas.outcome import Outcome, terminal_of
 
 Form = Literal["raw", "letta"]
 

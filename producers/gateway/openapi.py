@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 from pydantic.json_schema import models_json_schema
 
-from producers.gateway import answers
-from producers.snapshot import Snapshot
-from schemas.deltas import LogEntry, ReaderEvent
-from schemas.errors import Whose
-from schemas.request import GenerationRequest
+from tailrace.producers.gateway import answers
+from tailrace.producers.snapshot import Snapshot
+from tailrace.schemas.deltas import LogEntry, ReaderEvent
+from tailrace.schemas.errors import Whose
+from tailrace.schemas.request import GenerationRequest
 
 JsonObject = dict[str, Any]
 

@@ -15,26 +15,26 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from producers import sse
-from producers.answers import Status
-from producers.gateway import answers
-from producers.gateway.access import AccessDenied, Caller
-from producers.gateway.answers import Limit, as_json
-from producers.gateway.cursors import Places
-from producers.gateway.following import Pieces, Wanted, cursor_of, follow, frames, frames_among
-from producers.gateway.openapi import document
-from producers.gateway.page import Page
-from producers.gateway.stream import come_back, spread_ms
-from producers.tail import unknown
-from producers.tokens import Grant
-from schemas.errors import RequestRejected, StoreError
-from schemas.ids import REQUEST_ID_PATTERN
-from schemas.journal import fields
-from schemas.request import MAX_REQUEST_BYTES, GenerationRequest, parse_request
-from schemas.trace_context import parse_traceparent
+from tailrace.producers import sse
+from tailrace.producers.answers import Status
+from tailrace.producers.gateway import answers
+from tailrace.producers.gateway.access import AccessDenied, Caller
+from tailrace.producers.gateway.answers import Limit, as_json
+from tailrace.producers.gateway.cursors import Places
+from tailrace.producers.gateway.following import Pieces, Wanted, cursor_of, follow, frames, frames_among
+from tailrace.producers.gateway.openapi import document
+from tailrace.producers.gateway.page import Page
+from tailrace.producers.gateway.stream import come_back, spread_ms
+from tailrace.producers.tail import unknown
+from tailrace.producers.tokens import Grant
+from tailrace.schemas.errors import RequestRejected, StoreError
+from tailrace.schemas.ids import REQUEST_ID_PATTERN
+from tailrace.schemas.journal import fields
+from tailrace.schemas.request import MAX_REQUEST_BYTES, GenerationRequest, parse_request
+from tailrace.schemas.trace_context import parse_traceparent
 
 if TYPE_CHECKING:
-    from producers.gateway.app import Gateway
+    from tailrace.producers.gateway.app import Gateway
 
 MAX_BODY_BYTES = 2 * MAX_REQUEST_BYTES
 """JSON may be longer than what is stored of it."""

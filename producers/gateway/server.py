@@ -14,11 +14,11 @@ from weakref import proxy
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from producers.gateway.app import Gateway
-from producers.gateway.metrics import page
-from producers.gateway.routes import MAX_BODY_BYTES, MAX_HEAD_BYTES
-from producers.gateway.stream import ABORT, WRITE
-from schemas.errors import SettingsError
+from tailrace.producers.gateway.app import Gateway
+from tailrace.producers.gateway.metrics import page
+from tailrace.producers.gateway.routes import MAX_BODY_BYTES, MAX_HEAD_BYTES
+from tailrace.producers.gateway.stream import ABORT, WRITE
+from tailrace.schemas.errors import SettingsError
 
 HEAD_TIMEOUT_S = 15.0
 """From a connection's first byte of a request to the last one of its headers."""

@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple
 
 from starlette.types import Message, Receive, Scope, Send
 
-from producers import sse
-from producers.gateway.outbox import Outbox
-from schemas.errors import TailraceError
+from tailrace.producers import sse
+from tailrace.producers.gateway.outbox import Outbox
+from tailrace.schemas.errors import TailraceError
 
 ABORT = "tailrace.abort"
 """Name of the ASGI extension of our server that drops a connection with all that waits in it."""

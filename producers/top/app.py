@@ -14,14 +14,14 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Label
 
-from producers.client import Client
-from producers.dead import DeadLetter
-from producers.overview import Overview
-from producers.show import visible
-from producers.top import rows
-from producers.top.follow import Follow
-from producers.top.rows import Row
-from schemas.errors import TailraceError
+from tailrace.producers.client import Client
+from tailrace.producers.dead import DeadLetter
+from tailrace.producers.overview import Overview
+from tailrace.producers.show import visible
+from tailrace.producers.top import rows
+from tailrace.producers.top.follow import Follow
+from tailrace.producers.top.rows import Row
+from tailrace.schemas.errors import TailraceError
 
 DEAD_SHOWN = 50
 

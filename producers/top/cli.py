@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from schemas.command_line import CommandParser
-from schemas.errors import SettingsError
+from tailrace.schemas.command_line import CommandParser
+from tailrace.schemas.errors import SettingsError
 
 TOP_MISSING = "the extra `top` is not installed: pip install 'tailrace[top]'; `tailrace stats` needs none"
 NO_TERMINAL = "stdout is no terminal: `tailrace stats` prints the same once, `tailrace stats --json` for programs"
@@ -50,9 +50,9 @@ def _count(text: str) -> int:
 
 
 async def _watch(every_s: float, runs_max: int) -> int:
-    from producers.client import Client
-    from producers.top.app import Top
-    from schemas.settings import Settings
+    from tailrace.producers.client import Client
+    from tailrace.producers.top.app import Top
+    from tailrace.schemas.settings import Settings
 
     async with await Client.from_settings(Settings.from_environment(os.environ)) as client:
         await client.overview(runs_max=1)  # what is wrong is said in one line, before the screen is taken

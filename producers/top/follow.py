@@ -9,9 +9,9 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import Footer, TextArea
 
-from producers.client import Client
-from producers.show import TerminalView, visible
-from schemas.errors import TailraceError
+from tailrace.producers.client import Client
+from tailrace.producers.show import TerminalView, visible
+from tailrace.schemas.errors import TailraceError
 
 SHOWN_MAX = 200_000
 """Characters kept; what is older scrolls away for good."""

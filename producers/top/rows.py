@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from producers.dead import DeadLetter
-from producers.overview import Overview, Run, SeenWorker, WaitingLane
-from producers.show import visible
+from tailrace.producers.dead import DeadLetter
+from tailrace.producers.overview import Overview, Run, SeenWorker, WaitingLane
+from tailrace.producers.show import visible
 
 CELL_MAX = 120
 """Characters of a cell: ids, tenants and reasons come from others, and may be long."""

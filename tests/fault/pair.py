@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 
-from demo.valkey import EmbeddedValkey
+from tailrace.demo.valkey import EmbeddedValkey
 from tests.proxy import Proxy
 from tests.until import until
 

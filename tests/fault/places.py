@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from demo.parts import clean_environment
+from tailrace.demo.parts import clean_environment
 from tests.until import until
 
 TAILRACE = Path(sys.executable).with_name("tailrace")

@@ -14,9 +14,9 @@ from typing import Any
 from arq.connections import ArqRedis
 from arq.worker import RetryJob, func
 
-from schemas import keys
-from worker.lease import Lease, Stop
-from worker.queue import LeasedWorker
+from tailrace.schemas import keys
+from tailrace.worker.lease import Lease, Stop
+from tailrace.worker.queue import LeasedWorker
 
 EVENTS = "test:events"
 

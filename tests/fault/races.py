@@ -9,12 +9,20 @@ from typing import NamedTuple
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from schemas import keys, scripts
-from schemas.codec import decode_entry, decode_outcome, encode_entry, encode_outcome
-from schemas.deltas import FORMAT_VERSION, TERMINALS, Accepted, AssistantDelta, AttemptStarted, Cancelled, MessageIds
-from schemas.ids import EntryId
-from schemas.outcome import UNFILLED, Outcome, Status, terminal_of
-from schemas.scripts import Argument, Script, Verdict
+from tailrace.schemas import keys, scripts
+from tailrace.schemas.codec import decode_entry, decode_outcome, encode_entry, encode_outcome
+from tailrace.schemas.deltas import (
+    FORMAT_VERSION,
+    TERMINALS,
+    Accepted,
+    AssistantDelta,
+    AttemptStarted,
+    Cancelled,
+    MessageIds,
+)
+from tailrace.schemas.ids import EntryId
+from tailrace.schemas.outcome import UNFILLED, Outcome, Status, terminal_of
+from tailrace.schemas.scripts import Argument, Script, Verdict
 
 ID = "one"
 LEASE_MS = 60_000

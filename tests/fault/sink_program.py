@@ -9,10 +9,10 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-from producers.root import main
-from worker.queue_store import QueueStore
-from worker.results.database import Database
-from worker.results.outbox import Outbox
+from tailrace.producers.root import main
+from tailrace.worker.queue_store import QueueStore
+from tailrace.worker.results.database import Database
+from tailrace.worker.results.outbox import Outbox
 
 
 def die() -> NoReturn:

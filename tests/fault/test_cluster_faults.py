@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from demo.simulator import Simulator
-from demo.valkey import EmbeddedValkey
-from producers.client import Client
-from producers.store import ProducerStore
+from tailrace.demo.simulator import Simulator
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.producers.client import Client
+from tailrace.producers.store import ProducerStore
 from tests.cluster_rig import Cluster, cluster
 from tests.fault.workers import WAIT_S, Attached, WorkerProcess, worker_process
 from tests.rig import KEY, request_for

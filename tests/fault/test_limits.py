@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from demo.simulator import Simulator
-from producers.client import Client
-from schemas.deltas import ErrorInfo, RetryScheduled
-from schemas.keys import rec_key
-from schemas.outcome import Outcome
+from tailrace.demo.simulator import Simulator
+from tailrace.producers.client import Client
+from tailrace.schemas.deltas import ErrorInfo, RetryScheduled
+from tailrace.schemas.keys import rec_key
+from tailrace.schemas.outcome import Outcome
 from tests.fault.workers import WAIT_S, Attached, client_of, worker_process
 from tests.rig import request_for
 from tests.until import until

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from playwright.async_api import expect
 
-from demo.simulator import Simulator
-from producers.client import Client
+from tailrace.demo.simulator import Simulator
+from tailrace.producers.client import Client
 from tests.browser import chromium, ends, field, has_come_to, needs_chromium, request_id, tab, text_of, watch
 from tests.fault.places import Place
 from tests.fault.workers import WAIT_S, worker_process

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from demo.simulator import Simulator
-from demo.valkey import EmbeddedValkey
-from producers.client import Client
-from schemas.deltas import Cancelled
-from schemas.errors import StoreFull
+from tailrace.demo.simulator import Simulator
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.producers.client import Client
+from tailrace.schemas.deltas import Cancelled
+from tailrace.schemas.errors import StoreFull
 from tests.fault.workers import WAIT_S, Attached, WorkerProcess, client_of, worker_process
 from tests.proxy import Proxy
 from tests.rig import request_for

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from demo.simulator import Simulator
-from schemas import keys
-from schemas.outcome import Outcome
+from tailrace.demo.simulator import Simulator
+from tailrace.schemas import keys
+from tailrace.schemas.outcome import Outcome
 from tests.fault.workers import WAIT_S, client_of, worker_process
 from tests.postgres import EmbeddedPostgres
 from tests.results_rig import engine_of, made, standing

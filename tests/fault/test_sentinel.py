@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from demo.simulator import Simulator
-from producers.client import Client
-from schemas.errors import StoreUnavailable
+from tailrace.demo.simulator import Simulator
+from tailrace.producers.client import Client
+from tailrace.schemas.errors import StoreUnavailable
 from tests.fault.workers import WAIT_S, Attached, client_of, worker_process
 from tests.rig import KEY, request_for
 from tests.sentinel_rig import guarded

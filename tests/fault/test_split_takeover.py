@@ -1,9 +1,9 @@
 """Queue and logs on two servers, worker processes that die: the next attempt goes on."""
 
-from demo.simulator import Simulator
-from demo.valkey import EmbeddedValkey
-from producers.client import Client
-from producers.store import ProducerStore
+from tailrace.demo.simulator import Simulator
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.producers.client import Client
+from tailrace.producers.store import ProducerStore
 from tests.fault.workers import WAIT_S, Attached, worker_process
 from tests.rig import KEY, request_for
 from tests.until import until

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
 
-from demo.simulator import Simulator
-from producers.client import Client
-from producers.store import ProducerStore
-from producers.tail import Tailed
-from schemas.deltas import AttemptStarted, Gap
+from tailrace.demo.simulator import Simulator
+from tailrace.producers.client import Client
+from tailrace.producers.store import ProducerStore
+from tailrace.producers.tail import Tailed
+from tailrace.schemas.deltas import AttemptStarted, Gap
 from tests.rig import KEY, shown
 
 WAIT_S = 30.0

@@ -23,12 +23,12 @@ from typing import Any, cast
 atheris: Any = importlib.import_module("atheris")  # installed by whoever runs this: no types of it here
 
 with atheris.instrument_imports(include=["worker", "schemas"]):
-    from schemas.codec import decode_outcome, encode_entry, encode_outcome
-    from schemas.deltas import Api, AssistantDelta, Delta, ReasoningDelta
-    from schemas.outcome import Outcome
-    from worker.interface import chat, responses
-    from worker.interface.options import Options
-    from worker.interface.reader import Form, StreamReader
+    from tailrace.schemas.codec import decode_outcome, encode_entry, encode_outcome
+    from tailrace.schemas.deltas import Api, AssistantDelta, Delta, ReasoningDelta
+    from tailrace.schemas.outcome import Outcome
+    from tailrace.worker.interface import chat, responses
+    from tailrace.worker.interface.options import Options
+    from tailrace.worker.interface.reader import Form, StreamReader
 
 INSTRUMENTED = (chat, responses)  # the reader imports them when it needs them, which would be too late
 WORDS = "x <think> </think> {} send_message inner_thoughts stop length error null call_1 function".split()

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from schemas.keys import rec_key
-from schemas.outcome import Status
-from schemas.request import decode_request
+from tailrace.schemas.keys import rec_key
+from tailrace.schemas.outcome import Status
+from tailrace.schemas.request import decode_request
 from tests.scribe import ANSWER, Scribe
 
-TAILRACE = [sys.executable, "-c", "import sys; from producers.cli import main; sys.exit(main())"]
+TAILRACE = [sys.executable, "-m", "tailrace"]
 
 
 class Commands:

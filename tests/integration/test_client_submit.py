@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from demo.valkey import EmbeddedValkey
-from producers.client import Client
-from producers.enqueue import Enqueuer
-from producers.store import ProducerStore
-from schemas import codec, keys, scripts
-from schemas.deltas import Accepted
-from schemas.errors import (
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.producers.client import Client
+from tailrace.producers.enqueue import Enqueuer
+from tailrace.producers.store import ProducerStore
+from tailrace.schemas import codec, keys, scripts
+from tailrace.schemas.deltas import Accepted
+from tailrace.schemas.errors import (
     RequestConflict,
     RequestRejected,
     RequestTooLarge,
@@ -26,7 +26,7 @@ from schemas.errors import (
     StoreRefused,
     StoreUnavailable,
 )
-from schemas.request import MAX_REQUEST_BYTES, GenerationRequest, decode_request
+from tailrace.schemas.request import MAX_REQUEST_BYTES, GenerationRequest, decode_request
 from tests.proxy import Proxy
 
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
@@ -143,7 +143,7 @@ async def test_a_producers_clock_neither_delays_nor_prefers(
     client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch, ahead_ms: int
 ) -> None:
     # given a producer whose clock is wrong by an hour, expect its request due when the server says it was submitted
-    monkeypatch.setattr("producers.enqueue.timestamp_ms", lambda: time.time_ns() // 10**6 + ahead_ms)
+    monkeypatch.setattr("tailrace.producers.enqueue.timestamp_ms", lambda: time.time_ns() // 10**6 + ahead_ms)
     await client.submit({**HELLO, "id": "mine"})
     assert await redis.zscore(keys.QUEUE, "mine") == int(await redis.hget(keys.rec_key("mine"), "submitted_ms") or 0)
 
@@ -201,7 +201,7 @@ async def test_a_submit_that_breaks_before_the_queue_names_its_id(redis_url: str
             raise StoreUnavailable("gone")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("producers.queue_store.ProducerQueue.enqueue", enqueue)
+            patch.setattr("tailrace.producers.queue_store.ProducerQueue.enqueue", enqueue)
             with pytest.raises(StoreUnavailable) as caught:
                 await client.submit(HELLO)
         # expect the error to name the id, and a submit with it to put things right

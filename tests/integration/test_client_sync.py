@@ -14,14 +14,14 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from producers.client import Client
-from producers.sync import SyncClient
-from schemas.deltas import Completed, ErrorInfo
-from schemas.errors import CursorInvalid, RequestRejected, StoreUnavailable, UnknownRequest
-from schemas.keys import rec_key
-from schemas.push import channel, shard
+from tailrace.producers.client import Client
+from tailrace.producers.sync import SyncClient
+from tailrace.schemas.deltas import Completed, ErrorInfo
+from tailrace.schemas.errors import CursorInvalid, RequestRejected, StoreUnavailable, UnknownRequest
+from tailrace.schemas.keys import rec_key
+from tailrace.schemas.push import channel, shard
+from tailrace.worker.store import Store
 from tests.scribe import ANSWER, Scribe
-from worker.store import Store
 
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "hello"}]
 ALL = ["0-1", *(f"1-{seq}" for seq in range(len(ANSWER) + 2))]
@@ -189,7 +189,7 @@ def test_beside_a_running_loop_it_does_not_disturb(redis_url: str) -> None:
 # A program of its own: a fork of the test run, with its threads and fixtures, would test pytest.
 _FORKING = """
 import os, sys
-from producers.sync import SyncClient
+from tailrace.producers.sync import SyncClient
 url = sys.argv[1]
 client = SyncClient.connect(url)
 client.submit(id="before", model="m", messages=[{"role": "user", "content": "hello"}])
@@ -236,7 +236,7 @@ def test_a_fork_may_use_it_on_both_sides(redis_url: str) -> None:
 
 _INTERRUPTED = """
 import sys
-from producers.sync import SyncClient
+from tailrace.producers.sync import SyncClient
 client = SyncClient.connect(sys.argv[1])
 client.submit(id="one", model="m", messages=[{"role": "user", "content": "hello"}])
 print("waiting", flush=True)

@@ -7,15 +7,15 @@ from datetime import datetime
 import pytest
 from redis.asyncio import Redis
 
-from producers.answers import CancelVerdict
-from producers.client import Client
-from producers.store import ProducerStore
-from schemas import keys
-from schemas.codec import decode_entry
-from schemas.deltas import Cancelled
-from schemas.errors import StoreUnavailable
-from schemas.outcome import Status as OutcomeStatus
-from schemas.push import channel, shard
+from tailrace.producers.answers import CancelVerdict
+from tailrace.producers.client import Client
+from tailrace.producers.store import ProducerStore
+from tailrace.schemas import keys
+from tailrace.schemas.codec import decode_entry
+from tailrace.schemas.deltas import Cancelled
+from tailrace.schemas.errors import StoreUnavailable
+from tailrace.schemas.outcome import Status as OutcomeStatus
+from tailrace.schemas.push import channel, shard
 from tests.proxy import Proxy
 from tests.scribe import ANSWER, IDS, Scribe
 from tests.until import until

@@ -8,11 +8,11 @@ import pytest
 import uvloop
 from redis.asyncio import Redis
 
-from producers.store import ProducerStore
-from schemas.errors import StoreUnavailable
+from tailrace.producers.store import ProducerStore
+from tailrace.schemas.errors import StoreUnavailable
+from tailrace.worker.redis_link import FAILURES, store_error
+from tailrace.worker.store import Store
 from tests.rig import rig
-from worker.redis_link import FAILURES, store_error
-from worker.store import Store
 
 LONG = {"kind": "text", "chunks": 2000}
 

@@ -14,30 +14,30 @@ import pytest
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
-from demo.simulator import Simulator
-from producers.client import Client
-from producers.dead import DeadLetter
-from schemas import keys
-from schemas.codec import decode_job, encode_job
-from schemas.deltas import ErrorInfo, Failed
-from schemas.errors import RequestRejected, UnknownRequest
-from schemas.outcome import Outcome
+from tailrace.demo.simulator import Simulator
+from tailrace.producers.client import Client
+from tailrace.producers.dead import DeadLetter
+from tailrace.schemas import keys
+from tailrace.schemas.codec import decode_job, encode_job
+from tailrace.schemas.deltas import ErrorInfo, Failed
+from tailrace.schemas.errors import RequestRejected, UnknownRequest
+from tailrace.schemas.outcome import Outcome
+from tailrace.worker.answer import TimeLimits
+from tailrace.worker.attempt import Plant
+from tailrace.worker.commit_line import CommitLine
+from tailrace.worker.dead import DeadLetters
+from tailrace.worker.lease import Lease
+from tailrace.worker.main import redis_client
+from tailrace.worker.publisher import Publisher
+from tailrace.worker.store import Store
+from tailrace.worker.upstream import Upstream
 from tests.rig import KEY, request_for, worker_task
 from tests.scribe import ANSWER, Scribe
 from tests.until import until
-from worker.answer import TimeLimits
-from worker.attempt import Plant
-from worker.commit_line import CommitLine
-from worker.dead import DeadLetters
-from worker.lease import Lease
-from worker.main import redis_client
-from worker.publisher import Publisher
-from worker.store import Store
-from worker.upstream import Upstream
 
 TEXT = "The wheel turns."
 TELLS = {"steps": [{"kind": "text", "text": TEXT}]}
-TAILRACE = [sys.executable, "-c", "import sys; from producers.cli import main; sys.exit(main())"]
+TAILRACE = [sys.executable, "-m", "tailrace"]
 
 
 class Site:

@@ -8,17 +8,17 @@ from contextlib import aclosing
 import pytest
 from redis.asyncio import Redis
 
-from producers import tail as tails
-from producers.client import Client
-from producers.fanout import Fanout
-from producers.live import BUFFER_ENTRIES
-from producers.store import ProducerStore
-from producers.tail import Tailed
-from schemas.deltas import AssistantDelta, Completed
-from schemas.errors import StoreError, StoreRefused
-from schemas.ids import BEGINNING
-from schemas.keys import PUSH
-from schemas.push import channel, shard
+from tailrace.producers import tail as tails
+from tailrace.producers.client import Client
+from tailrace.producers.fanout import Fanout
+from tailrace.producers.live import BUFFER_ENTRIES
+from tailrace.producers.store import ProducerStore
+from tailrace.producers.tail import Tailed
+from tailrace.schemas.deltas import AssistantDelta, Completed
+from tailrace.schemas.errors import StoreError, StoreRefused
+from tailrace.schemas.ids import BEGINNING
+from tailrace.schemas.keys import PUSH
+from tailrace.schemas.push import channel, shard
 from tests.scribe import ANSWER, Scribe
 from tests.until import until
 

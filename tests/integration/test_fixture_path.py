@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from schemas.deltas import Api, AssistantDelta, Delta, ReasoningDelta, ToolCallDelta
-from schemas.outcome import Outcome
+from tailrace.schemas.deltas import Api, AssistantDelta, Delta, ReasoningDelta, ToolCallDelta
+from tailrace.schemas.outcome import Outcome
+from tailrace.worker.interface.options import Options
+from tailrace.worker.interface.reader import StreamReader
 from tests.chat_reading import Joined, joined
 from tests.rig import Rig, rig
-from worker.interface.options import Options
-from worker.interface.reader import StreamReader
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from producers.api_keys import new_key
-from producers.client import Client
-from producers.gateway import server
-from producers.gateway.app import Gateway
-from producers.gateway.routes import MAX_BODY_BYTES, MAX_HEAD_BYTES
-from producers.tokens import Grant, TokenSigner
-from schemas.errors import SettingsError, UnknownRequest
-from schemas.settings import Settings
+from tailrace.producers.api_keys import new_key
+from tailrace.producers.client import Client
+from tailrace.producers.gateway import server
+from tailrace.producers.gateway.app import Gateway
+from tailrace.producers.gateway.routes import MAX_BODY_BYTES, MAX_HEAD_BYTES
+from tailrace.producers.tokens import Grant, TokenSigner
+from tailrace.schemas.errors import SettingsError, UnknownRequest
+from tailrace.schemas.settings import Settings
 from tests.gateway_rig import SECRET, Served, events, gateway
 from tests.rig import request_for, rig
 from tests.until import until

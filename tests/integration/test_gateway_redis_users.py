@@ -12,22 +12,22 @@ import yaml
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
-from demo.simulator import Simulator
-from demo.valkey import EmbeddedValkey
-from producers.client import Client
-from producers.snapshot import Snapshot
-from producers.store import ProducerStore
-from producers.tail import Tailed
-from schemas.deltas import Accepted, AssistantDelta, Completed, Stalled
-from schemas.keys import OUTBOX, log_key, rec_key
-from schemas.metrics import QUEUE_UP, REDIS_MEMORY
+from tailrace.demo.simulator import Simulator
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.producers.client import Client
+from tailrace.producers.snapshot import Snapshot
+from tailrace.producers.store import ProducerStore
+from tailrace.producers.tail import Tailed
+from tailrace.schemas.deltas import Accepted, AssistantDelta, Completed, Stalled
+from tailrace.schemas.keys import OUTBOX, log_key, rec_key
+from tailrace.schemas.metrics import QUEUE_UP, REDIS_MEMORY
+from tailrace.worker.queue_sight import QueueSight
+from tailrace.worker.results.outbox import Outbox
+from tailrace.worker.results.sink import Sink
 from tests.gateway_rig import events, gateway, reading
 from tests.results_rig import engine_of, made, standing
 from tests.rig import KEY, WAIT_S, request_for, worker_task
 from tests.until import until
-from worker.queue_sight import QueueSight
-from worker.results.outbox import Outbox
-from worker.results.sink import Sink
 
 ROOT = Path(__file__).parents[2]
 ADMIN = "user admin on >admin ~* &* +@all\n"

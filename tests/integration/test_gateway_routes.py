@@ -11,12 +11,12 @@ from jsonschema import Draft202012Validator
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from demo.valkey import EmbeddedValkey
-from producers.answers import Status
-from producers.gateway.app import Gateway
-from producers.gateway.openapi import document
-from producers.gateway.server import listen
-from schemas.settings import Settings
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.producers.answers import Status
+from tailrace.producers.gateway.app import Gateway
+from tailrace.producers.gateway.openapi import document
+from tailrace.producers.gateway.server import listen
+from tailrace.schemas.settings import Settings
 from tests.gateway_rig import WAIT_S, events, gateway, reading
 from tests.rig import request_for, rig
 from tests.until import until

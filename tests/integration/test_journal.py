@@ -13,11 +13,11 @@ import httpx2
 import pytest
 from redis.asyncio import Redis
 
-from demo.simulator import Simulator
-from producers.client import Client
-from schemas.ids import EntryId
-from schemas.journal import JsonLines, fields, log_to
-from schemas.keys import lease_key
+from tailrace.demo.simulator import Simulator
+from tailrace.producers.client import Client
+from tailrace.schemas.ids import EntryId
+from tailrace.schemas.journal import JsonLines, fields, log_to
+from tailrace.schemas.keys import lease_key
 from tests.rig import KEY, request_for
 from tests.until import until
 

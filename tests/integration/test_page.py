@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Error, Locator, Page, expect
 
-from schemas.outcome import Outcome
+from tailrace.schemas.outcome import Outcome
 from tests.browser import (
     chromium,
     ends,

@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager
 import pytest
 from redis.asyncio import Redis
 
-from demo.valkey import EmbeddedValkey
-from schemas.errors import AttemptLost, LogFull, StoreFull, StoreRefused, StoreUnavailable, TailraceError
-from schemas.keys import log_key, rec_key
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.schemas.errors import AttemptLost, LogFull, StoreFull, StoreRefused, StoreUnavailable, TailraceError
+from tailrace.schemas.keys import log_key, rec_key
+from tailrace.worker.commit_line import Batch, CommitLine
+from tailrace.worker.log_writer import LogWriter
+from tailrace.worker.publisher import MAX_COMMIT_ENTRIES, Publisher
 from tests.proxy import Proxy
 from tests.until import until
-from worker.commit_line import Batch, CommitLine
-from worker.log_writer import LogWriter
-from worker.publisher import MAX_COMMIT_ENTRIES, Publisher
 
 WAIT_S = 10.0
 OWNER = "owner"

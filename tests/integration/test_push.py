@@ -7,18 +7,18 @@ from contextlib import asynccontextmanager
 import pytest
 from redis.asyncio import Redis
 
-from demo.valkey import EmbeddedValkey
-from producers.client import Client
-from schemas import keys
-from schemas.errors import AttemptLost, StoreFull
-from schemas.keys import log_key, rec_key
-from schemas.push import channel, decode_pushes, shard
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.producers.client import Client
+from tailrace.schemas import keys
+from tailrace.schemas.errors import AttemptLost, StoreFull
+from tailrace.schemas.keys import log_key, rec_key
+from tailrace.schemas.push import channel, decode_pushes, shard
+from tailrace.worker.commit_line import CommitLine
+from tailrace.worker.log_writer import LogWriter
+from tailrace.worker.publisher import Publisher
 from tests.proxy import Proxy
 from tests.scribe import Scribe
 from tests.until import until
-from worker.commit_line import CommitLine
-from worker.log_writer import LogWriter
-from worker.publisher import Publisher
 
 HELLO = [{"role": "user", "content": "hello"}]
 OWNER = "owner"

@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator
 import pytest
 from arq.connections import ArqRedis
 
-from demo.valkey import EmbeddedValkey
-from schemas import keys
-from schemas.errors import AttemptLost, StoreFull
-from schemas.scripts import Claim, ClaimedJob
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.schemas import keys
+from tailrace.schemas.errors import AttemptLost, StoreFull
+from tailrace.schemas.scripts import Claim, ClaimedJob
+from tailrace.worker.lease import Lease
+from tailrace.worker.queue_store import QueueStore
+from tailrace.worker.records import Records
 from tests.queue_rig import LONG_S, lease_of, left_behind, plain_client
 from tests.until import until
-from worker.lease import Lease
-from worker.queue_store import QueueStore
-from worker.records import Records
 
 SHORT_S = 0.2
 

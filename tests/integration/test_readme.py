@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from producers.client import Client
-from schemas.request import (
+from tailrace.producers.client import Client
+from tailrace.schemas.request import (
     ChatParameters,
     GenerationRequest,
     InterfaceOptions,
@@ -21,7 +21,7 @@ from schemas.request import (
     SharedParameters,
     parse_request,
 )
-from schemas.settings import DEFAULT_REDIS_URL
+from tailrace.schemas.settings import DEFAULT_REDIS_URL
 from tests.rig import WAIT_S, rig
 
 _README = (Path(__file__).parents[2] / "README.md").read_text()

@@ -9,10 +9,10 @@ from pathlib import Path
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from schemas.keys import OUTBOX
-from schemas.outcome import Outcome
-from schemas.results import Stored, row_of
-from worker.results.database import Database
+from tailrace.schemas.keys import OUTBOX
+from tailrace.schemas.outcome import Outcome
+from tailrace.schemas.results import Stored, row_of
+from tailrace.worker.results.database import Database
 
 TAILRACE = Path(sys.executable).with_name("tailrace")
 ENDED = Outcome(status="completed", attempt=1, submitted_at="2026-01-01T00:00:00.000Z")

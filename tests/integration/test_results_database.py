@@ -12,14 +12,14 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from schemas.deltas import ErrorInfo, Usage
-from schemas.errors import ResultsUnavailable, SettingsError
-from schemas.outcome import Outcome, ToolCall
-from schemas.results import NUL_NOTE, Stored, row_of, stored_of
-from schemas.results_table import results
+from tailrace.schemas.deltas import ErrorInfo, Usage
+from tailrace.schemas.errors import ResultsUnavailable, SettingsError
+from tailrace.schemas.outcome import Outcome, ToolCall
+from tailrace.schemas.results import NUL_NOTE, Stored, row_of, stored_of
+from tailrace.schemas.results_table import results
+from tailrace.worker.results.database import Database
 from tests.results_rig import engine_of, made, standing
 from tests.until import until
-from worker.results.database import Database
 
 WHOLE = Outcome(
     status="failed",

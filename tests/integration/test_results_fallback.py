@@ -11,12 +11,12 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from producers.client import Client
-from producers.sync import SyncClient
-from schemas import keys
-from schemas.codec import encode_outcome
-from schemas.errors import ResultsUnavailable, SettingsError, UnknownRequest
-from schemas.outcome import Outcome
+from tailrace.producers.client import Client
+from tailrace.producers.sync import SyncClient
+from tailrace.schemas import keys
+from tailrace.schemas.codec import encode_outcome
+from tailrace.schemas.errors import ResultsUnavailable, SettingsError, UnknownRequest
+from tailrace.schemas.outcome import Outcome
 from tests.gateway_rig import Served, events, gateway
 from tests.results_rig import engine_of, made, standing
 from tests.rig import rig

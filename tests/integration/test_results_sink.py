@@ -9,21 +9,21 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from producers.client import Client
-from schemas import keys
-from schemas.codec import encode_entry, encode_outcome
-from schemas.deltas import Cancelled
-from schemas.errors import StoreError
-from schemas.outcome import UNFILLED, Outcome
+from tailrace.producers.client import Client
+from tailrace.schemas import keys
+from tailrace.schemas.codec import encode_entry, encode_outcome
+from tailrace.schemas.deltas import Cancelled
+from tailrace.schemas.errors import StoreError
+from tailrace.schemas.outcome import UNFILLED, Outcome
+from tailrace.worker.results.database import Database, Refused, Row
+from tailrace.worker.results.outbox import Outbox, Taken
+from tailrace.worker.results.sink import Sink
+from tailrace.worker.retry import Backoff
+from tailrace.worker.store import Store
 from tests.postgres import EmbeddedPostgres
 from tests.results_rig import engine_of, made, standing
 from tests.rig import WAIT_S, Rig, request_for, rig
 from tests.until import until
-from worker.results.database import Database, Refused, Row
-from worker.results.outbox import Outbox, Taken
-from worker.results.sink import Sink
-from worker.retry import Backoff
-from worker.store import Store
 
 SLOW = {"steps": [{"kind": "text", "chunks": 2000}], "pace": {"chunks_per_s": 20}}
 REFUSED = {"faults": [{"kind": "error", "status": 400}]}
@@ -337,7 +337,7 @@ async def _pending(redis: Redis) -> bool:
 
 async def test_many_bytes_are_read_and_written_in_parts(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     # given outcomes of which two are more than a part may have, expect parts in order, each below that or one alone
-    monkeypatch.setattr("worker.results.outbox.PART_BYTES", 100)
+    monkeypatch.setattr("tailrace.worker.results.outbox.PART_BYTES", 100)
     for name, size in {"a": 40, "b": 60, "c": 10, "d": 500, "e": 0}.items():
         await redis.hset(keys.rec_key(name), mapping={"status": "completed", "outcome": "x" * size})
     parts = await Outbox(redis, redis, claim_s=30).parts([Taken(b"1-1", name) for name in "abcde"])
@@ -358,7 +358,7 @@ async def test_a_fault_of_ours_ends_no_sink(
         return await write(database, rows)
 
     monkeypatch.setattr(Database, "write", at_first_faulty)
-    monkeypatch.setattr("worker.results.sink.RETRY", Backoff(base_s=0.05, cap_s=0.1))
+    monkeypatch.setattr("tailrace.worker.results.sink.RETRY", Backoff(base_s=0.05, cap_s=0.1))
     url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
     async with made(url) as database, engine_of(url) as engine, sinking(redis, database, claim_s=0.3):
         await until(lambda: _is_open(redis))

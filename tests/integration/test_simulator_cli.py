@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-COMMAND = [sys.executable, "-m", "demo.simulator"]
+COMMAND = [sys.executable, "-m", "tailrace.demo.simulator"]
 
 
 @contextmanager

@@ -14,8 +14,8 @@ import openai
 import pytest
 from openai import OpenAI
 
-from demo.simulator.library import NAMED
-from demo.simulator.scenario import parse_scenario
+from tailrace.demo.simulator.library import NAMED
+from tailrace.demo.simulator.scenario import parse_scenario
 
 PAGE = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
 PRINTED = "http://127.0.0.1:8080"
@@ -27,7 +27,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def root() -> Iterator[str]:
-    command = [sys.executable, "-m", "demo.simulator", "--port", "0", "--quiet"]
+    command = [sys.executable, "-m", "tailrace.demo.simulator", "--port", "0", "--quiet"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
         try:
             assert program.stdout is not None

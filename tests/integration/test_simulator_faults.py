@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from demo.simulator import Simulator
+from tailrace.demo.simulator import Simulator
 
 TEXT = [{"kind": "text", "text": "one two three four"}]
 

@@ -18,7 +18,7 @@ from openai.types.responses import (
     ResponseStreamEvent,
 )
 
-from demo.simulator import Simulator
+from tailrace.demo.simulator import Simulator
 
 STEPS = [
     {"kind": "reasoning", "parts": ["Look at the wheel.", "Then at the race."]},

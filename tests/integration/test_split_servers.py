@@ -10,23 +10,23 @@ import pytest
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
-from demo.valkey import EmbeddedValkey
-from producers.client import Client
-from producers.store import ProducerStore
-from schemas import keys
-from schemas.deltas import Cancelled, ErrorInfo, Stalled
-from schemas.errors import StoreRefused, StoreUnavailable
-from schemas.settings import Settings
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.producers.client import Client
+from tailrace.producers.store import ProducerStore
+from tailrace.schemas import keys
+from tailrace.schemas.deltas import Cancelled, ErrorInfo, Stalled
+from tailrace.schemas.errors import StoreRefused, StoreUnavailable
+from tailrace.schemas.settings import Settings
+from tailrace.worker.lease import Lease
+from tailrace.worker.main import check_servers
+from tailrace.worker.results.outbox import Outbox
+from tailrace.worker.store import Store
 from tests.gateway_rig import gateway
 from tests.queue_rig import plain_client, running
 from tests.results_rig import engine_of, made, standing
 from tests.rig import KEY, WAIT_S, Rig, request_for, rig, shown, worker_task
 from tests.tls_rig import free_port
 from tests.until import until
-from worker.lease import Lease
-from worker.main import check_servers
-from worker.results.outbox import Outbox
-from worker.store import Store
 
 TEXT = "One word after another. " * 20
 TELLS = {"steps": [{"kind": "text", "text": TEXT}]}

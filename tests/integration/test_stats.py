@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from demo.simulator import Simulator
-from producers.client import Client
-from producers.overview import SILENT_S
-from producers.stats_cli import lines
-from schemas import keys
+from tailrace.demo.simulator import Simulator
+from tailrace.producers.client import Client
+from tailrace.producers.overview import SILENT_S
+from tailrace.producers.stats_cli import lines
+from tailrace.schemas import keys
 from tests.rig import KEY, request_for, worker_task
 from tests.until import until
 

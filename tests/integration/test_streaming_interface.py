@@ -15,8 +15,8 @@ import pytest
 from openai import AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 
-from demo.simulator import Simulator
-from worker.streaming import OpenAIStreamingInterface
+from tailrace.demo.simulator import Simulator
+from tailrace.worker.streaming import OpenAIStreamingInterface
 
 Message = dict[str, Any]
 

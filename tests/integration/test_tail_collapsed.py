@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from producers.assembled import Assembled, AssembledCall
-from producers.client import Client
-from producers.show import CollapsedView, JsonView
-from producers.tail import Tailed
-from schemas.codec import encode_entry
-from schemas.deltas import (
+from tailrace.producers.assembled import Assembled, AssembledCall
+from tailrace.producers.client import Client
+from tailrace.producers.show import CollapsedView, JsonView
+from tailrace.producers.tail import Tailed
+from tailrace.schemas.codec import encode_entry
+from tailrace.schemas.deltas import (
     AssistantDelta,
     AttemptStarted,
     Cancelled,
@@ -28,8 +28,8 @@ from schemas.deltas import (
     ToolCallDelta,
     ToolCallPart,
 )
-from schemas.ids import EntryId
-from schemas.outcome import Outcome
+from tailrace.schemas.ids import EntryId
+from tailrace.schemas.outcome import Outcome
 from tests.rig import request_for, rig
 from tests.scribe import ANSWER, IDS, Scribe
 

@@ -8,14 +8,14 @@ from contextlib import aclosing
 import pytest
 from redis.asyncio import Redis
 
-from producers.client import Client
-from producers.store import PAGE_ENTRIES, ProducerStore
-from producers.tail import Tailed
-from schemas.codec import encode_entry
-from schemas.deltas import AssistantDelta, AttemptStarted, Completed, Delta, Gap, ReasoningDelta
-from schemas.errors import CursorInvalid, TailError, UnknownRequest
-from schemas.keys import log_key, rec_key
-from schemas.outcome import UNFILLED, Outcome
+from tailrace.producers.client import Client
+from tailrace.producers.store import PAGE_ENTRIES, ProducerStore
+from tailrace.producers.tail import Tailed
+from tailrace.schemas.codec import encode_entry
+from tailrace.schemas.deltas import AssistantDelta, AttemptStarted, Completed, Delta, Gap, ReasoningDelta
+from tailrace.schemas.errors import CursorInvalid, TailError, UnknownRequest
+from tailrace.schemas.keys import log_key, rec_key
+from tailrace.schemas.outcome import UNFILLED, Outcome
 from tests.scribe import ANSWER, Scribe
 from tests.until import until
 

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from demo.valkey import EmbeddedValkey
-from producers.client import Client
-from producers.store import ProducerStore
-from producers.tail import Tailed
-from schemas.deltas import AssistantDelta, Completed
-from schemas.errors import StoreRefused, StoreUnavailable, UnknownRequest
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.producers.client import Client
+from tailrace.producers.store import ProducerStore
+from tailrace.producers.tail import Tailed
+from tailrace.schemas.deltas import AssistantDelta, Completed
+from tailrace.schemas.errors import StoreRefused, StoreUnavailable, UnknownRequest
 from tests.proxy import Proxy
 from tests.scribe import ANSWER, Scribe
 from tests.until import until

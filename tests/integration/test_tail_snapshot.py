@@ -7,13 +7,13 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from producers.client import Client
-from producers.snapshot import Snapshot
-from producers.sync import SyncClient
-from producers.tail import Tailed
-from schemas.codec import decode_outcome
-from schemas.deltas import AssistantDelta, AttemptStarted, Completed, Delta, ReasoningDelta, ToolCallDelta
-from schemas.errors import UnknownRequest
+from tailrace.producers.client import Client
+from tailrace.producers.snapshot import Snapshot
+from tailrace.producers.sync import SyncClient
+from tailrace.producers.tail import Tailed
+from tailrace.schemas.codec import decode_outcome
+from tailrace.schemas.deltas import AssistantDelta, AttemptStarted, Completed, Delta, ReasoningDelta, ToolCallDelta
+from tailrace.schemas.errors import UnknownRequest
 from tests.scribe import ANSWER, Scribe
 
 ID = "one"

@@ -8,16 +8,16 @@ from itertools import pairwise
 import pytest
 from redis.asyncio import Redis
 
-from demo.simulator import Simulator
-from producers.client import Client
-from producers.stalled import StallWatch
-from producers.store import ProducerStore
-from producers.tail import Tailed
-from schemas import keys
-from schemas.deltas import Stalled, StalledWhy
-from schemas.errors import StoreUnavailable
-from schemas.ids import BEGINNING
-from schemas.scripts import Verdict
+from tailrace.demo.simulator import Simulator
+from tailrace.producers.client import Client
+from tailrace.producers.stalled import StallWatch
+from tailrace.producers.store import ProducerStore
+from tailrace.producers.tail import Tailed
+from tailrace.schemas import keys
+from tailrace.schemas.deltas import Stalled, StalledWhy
+from tailrace.schemas.errors import StoreUnavailable
+from tailrace.schemas.ids import BEGINNING
+from tailrace.schemas.scripts import Verdict
 from tests.rig import KEY, request_for, worker_task
 from tests.scribe import Scribe
 from tests.until import until

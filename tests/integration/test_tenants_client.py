@@ -10,19 +10,19 @@ import pytest
 from arq.connections import ArqRedis
 from arq.worker import Retry, RetryJob
 
-from demo.valkey import EmbeddedValkey
-from producers.cli import status as status_command
-from producers.cli import submit as submit_command
-from producers.client import Client
-from schemas import codec, keys
-from schemas.errors import RequestConflict, StoreFull
-from schemas.request import decode_request
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.producers.cli import status as status_command
+from tailrace.producers.cli import submit as submit_command
+from tailrace.producers.client import Client
+from tailrace.schemas import codec, keys
+from tailrace.schemas.errors import RequestConflict, StoreFull
+from tailrace.schemas.request import decode_request
+from tailrace.worker.lease import Lease, Stop
+from tailrace.worker.queue_store import QueueStore
 from tests.lanes_rig import Lanes, lane_keys, lanes_at
 from tests.queue_rig import LONG_S, left_behind, plain_client, running
 from tests.rig import rig
 from tests.until import until
-from worker.lease import Lease, Stop
-from worker.queue_store import QueueStore
 
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 ACME = {**HELLO, "id": "mine", "tenant": "acme", "priority": "high"}

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from schemas import keys
-from schemas.scripts import ClaimedJob
+from tailrace.schemas import keys
+from tailrace.schemas.scripts import ClaimedJob
+from tailrace.worker.lease import Lease
+from tailrace.worker.queue_store import QueueStore
 from tests.lanes_rig import Lanes, lanes_at
 from tests.queue_rig import LONG_S, left_behind, plain_client
-from worker.lease import Lease
-from worker.queue_store import QueueStore
 
 STEPS = 120
 CAPS = {"a": 1, "b": 3}

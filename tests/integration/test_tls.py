@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from producers.client import Client
-from schemas.errors import SettingsError, StoreUnavailable
+from tailrace.producers.client import Client
+from tailrace.schemas.errors import SettingsError, StoreUnavailable
 from tests.rig import rig, shown
 from tests.tls_rig import Authority, tls_redis
 from tests.until import until

@@ -13,10 +13,10 @@ from pathlib import Path
 from textual.pilot import Pilot
 from textual.widgets import Label, TextArea
 
-from demo.valkey import EmbeddedValkey
-from producers.client import Client
-from producers.top.app import Confirm, Table, Top
-from producers.top.follow import Follow
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.producers.client import Client
+from tailrace.producers.top.app import Confirm, Table, Top
+from tailrace.producers.top.follow import Follow
 from tests.queue_rig import plain_client
 from tests.rig import rig
 from tests.until import until

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from schemas.errors import SettingsError
-from schemas.request import parse_request
+from tailrace.schemas.errors import SettingsError
+from tailrace.schemas.request import parse_request
+from tailrace.worker.answer import TimeLimits
+from tailrace.worker.upstream import Upstream
+from tailrace.worker.upstream_client import TransportName
 from tests.certificates import made_in
 from tests.http_server import Caller, saying, serving
-from worker.answer import TimeLimits
-from worker.upstream import Upstream
-from worker.upstream_client import TransportName
 
 EVENTS = b"data: {}\n\ndata: [DONE]\n\n"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(EVENTS) + EVENTS

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from demo.valkey import EmbeddedValkey, PortTaken, ValkeyError, ValkeyMissing
+from tailrace.demo.valkey import EmbeddedValkey, PortTaken, ValkeyError, ValkeyMissing
 
 
 async def test_answers_a_client_and_evicts_nothing(redis_url: str) -> None:
@@ -43,7 +43,7 @@ def test_keeps_port_and_data_over_a_crash() -> None:
 
 def test_close_leaves_neither_program_nor_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     # given a server that cannot end by itself, since a signal holds it, if it is closed, expect it gone all the same
-    monkeypatch.setattr("demo.valkey.STOP_S", 0.2)
+    monkeypatch.setattr("tailrace.demo.valkey.STOP_S", 0.2)
     valkey = EmbeddedValkey()
     valkey.start()
     pid, folder = valkey.pid, valkey.folder
@@ -95,8 +95,8 @@ def test_a_port_lost_to_another_program_at_the_last_moment_is_replaced(monkeypat
         taken: int = other.getsockname()[1]
         free: int = spare.getsockname()[1]
         spare.close()
-        monkeypatch.setattr("demo.valkey._free_port", iter([taken, free]).__next__)
-        monkeypatch.setattr("demo.valkey._listens", {taken: False, free: False}.__getitem__)
+        monkeypatch.setattr("tailrace.demo.valkey._free_port", iter([taken, free]).__next__)
+        monkeypatch.setattr("tailrace.demo.valkey._listens", {taken: False, free: False}.__getitem__)
         with EmbeddedValkey() as valkey:
             assert valkey.port == free
             assert valkey.ask("PING") == "+PONG"

@@ -11,26 +11,26 @@ import pytest
 from arq.worker import Retry, RetryJob
 from redis.asyncio import Redis
 
-from demo.simulator import Simulator
-from producers.client import Client
-from schemas.deltas import AttemptStarted
-from schemas.ids import EntryId
-from schemas.keys import log_key, rec_key
-from schemas.outcome import Outcome
-from schemas.scripts import Verdict
+from tailrace.demo.simulator import Simulator
+from tailrace.producers.client import Client
+from tailrace.schemas.deltas import AttemptStarted
+from tailrace.schemas.ids import EntryId
+from tailrace.schemas.keys import log_key, rec_key
+from tailrace.schemas.outcome import Outcome
+from tailrace.schemas.scripts import Verdict
+from tailrace.worker.answer import TimeLimits
+from tailrace.worker.attempt import Plant
+from tailrace.worker.commit_line import CommitLine
+from tailrace.worker.job import Runner
+from tailrace.worker.lease import Lease, Stop
+from tailrace.worker.main import redis_client
+from tailrace.worker.publisher import Publisher
+from tailrace.worker.store import Store
+from tailrace.worker.upstream import Upstream
 from tests.proxy import Proxy
 from tests.rig import KEY, request_for, shown
 from tests.scribe import Scribe
 from tests.until import until
-from worker.answer import TimeLimits
-from worker.attempt import Plant
-from worker.commit_line import CommitLine
-from worker.job import Runner
-from worker.lease import Lease, Stop
-from worker.main import redis_client
-from worker.publisher import Publisher
-from worker.store import Store
-from worker.upstream import Upstream
 
 OWNER = "owner"
 TEXT = "A text long enough that somebody can step in before it has come to its end."

@@ -14,17 +14,17 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
-from demo.simulator import Simulator
-from demo.valkey import EmbeddedValkey
-from producers.client import Client
-from schemas import keys
-from schemas.deltas import AssistantDelta, ReasoningDelta, ToolCallDelta
-from schemas.errors import SettingsError
-from schemas.metrics import METRICS
+from tailrace.demo.simulator import Simulator
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.producers.client import Client
+from tailrace.schemas import keys
+from tailrace.schemas.deltas import AssistantDelta, ReasoningDelta, ToolCallDelta
+from tailrace.schemas.errors import SettingsError
+from tailrace.schemas.metrics import METRICS
+from tailrace.worker.metrics_port import Page, port
+from tailrace.worker.queue_sight import QueueSight
 from tests.rig import KEY, Rig, request_for, rig, worker_task
 from tests.until import until
-from worker.metrics_port import Page, port
-from worker.queue_sight import QueueSight
 
 TAILRACE = Path(sys.executable).with_name("tailrace")
 WAIT_S = 30.0

@@ -8,14 +8,14 @@ from time import monotonic
 import pytest
 from redis.asyncio import Redis
 
-from demo.valkey import EmbeddedValkey
-from schemas import keys, metrics
-from schemas.figures import encode_figures, gauge
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.schemas import keys, metrics
+from tailrace.schemas.figures import encode_figures, gauge
+from tailrace.worker.fleet_figures import SILENT_S, FleetFigures
+from tailrace.worker.queue_sight import ANSWER_S, QueueSight
 from tests.integration.test_worker_metrics import SLOW, scraped, value
 from tests.rig import rig
 from tests.until import until
-from worker.fleet_figures import SILENT_S, FleetFigures
-from worker.queue_sight import ANSWER_S, QueueSight
 
 MUCH = {"steps": [{"kind": "text", "chunks": 2000}], "pace": {"chunks_per_s": 500}}
 
@@ -40,7 +40,7 @@ def test_a_process_that_says_nothing_any_more_does_not_count_as_well(monkeypatch
     heard.hear(1, encode_figures([]))
     assert heard.alive == 2
     later = monotonic() + SILENT_S + 1
-    monkeypatch.setattr("worker.fleet_figures.monotonic", lambda: later)
+    monkeypatch.setattr("tailrace.worker.fleet_figures.monotonic", lambda: later)
     assert heard.alive == 0
     heard.hear(0, encode_figures([]))
     assert heard.alive == 1

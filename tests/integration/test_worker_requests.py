@@ -11,11 +11,11 @@ import pytest
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
-from demo.valkey import EmbeddedValkey
-from schemas.codec import decode_job, encode_job
-from schemas.deltas import AttemptStarted, Cancelled, Completed, Failed, Incomplete, RetryScheduled
-from schemas.keys import JOB_FUNCTION, QUEUE, log_key, rec_key
-from schemas.outcome import Outcome
+from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.schemas.codec import decode_job, encode_job
+from tailrace.schemas.deltas import AttemptStarted, Cancelled, Completed, Failed, Incomplete, RetryScheduled
+from tailrace.schemas.keys import JOB_FUNCTION, QUEUE, log_key, rec_key
+from tailrace.schemas.outcome import Outcome
 from tests.proxy import Proxy
 from tests.rig import KEY, Rig, request_for, rig, shown, worker_task
 from tests.until import until

@@ -7,15 +7,15 @@ from typing import Protocol, get_args
 
 import pytest
 
-from demo.simulator import Simulator
-from schemas.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable
-from schemas.request import GenerationRequest, parse_request
+from tailrace.demo.simulator import Simulator
+from tailrace.schemas.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable
+from tailrace.schemas.request import GenerationRequest, parse_request
+from tailrace.worker.answer import TimeLimits
+from tailrace.worker.upstream import Upstream
+from tailrace.worker.upstream_client import TransportName
 from tests.proxy import Proxy
 from tests.rig import KEY, request_for
 from tests.until import until
-from worker.answer import TimeLimits
-from worker.upstream import Upstream
-from worker.upstream_client import TransportName
 
 TRANSPORTS = get_args(TransportName)
 TEXT = {"steps": [{"kind": "text", "text": "An answer of some length, in more than one piece."}]}

@@ -11,9 +11,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.deltas import ReasoningDelta
+from tailrace.schemas.deltas import ReasoningDelta
+from tailrace.worker.interface.options import Options
 from tests.chat_reading import Joined, call_part, check_indexes, chunk, in_pieces, joined, read
-from worker.interface.options import Options
 
 KEY = "inner_thoughts"
 TOOL, ASSISTANT = "find_ferry", "send_message"

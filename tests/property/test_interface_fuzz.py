@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from schemas.codec import decode_outcome, encode_entry, encode_outcome
-from schemas.deltas import Delta
-from schemas.outcome import Outcome
+from tailrace.schemas.codec import decode_outcome, encode_entry, encode_outcome
+from tailrace.schemas.deltas import Delta
+from tailrace.schemas.outcome import Outcome
+from tailrace.worker.interface.options import Options
 from tests.chat_reading import JsonObject, call_part, chunk, in_pieces, joined, read, sse
-from worker.interface.options import Options
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures" / "chat").glob("*.sse"))
 OPTIONS = st.sampled_from([Options(), Options(use_assistant_message=True, think_tags="reasoning")])

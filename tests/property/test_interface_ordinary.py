@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tailrace.worker.interface.options import Options
 from tests.chat_reading import JsonObject, call, call_part, chunk, in_pieces, joined, read, sse
-from worker.interface.options import Options
 
 PLAIN = Options(put_inner_thoughts_in_kwarg=False)
 FRAGMENTS = (

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.live import BUFFER_BYTES, BUFFER_ENTRIES, Live
-from producers.store import RawEntry
-from schemas.ids import BEGINNING, EntryId
+from tailrace.producers.live import BUFFER_BYTES, BUFFER_ENTRIES, Live
+from tailrace.producers.store import RawEntry
+from tailrace.schemas.ids import BEGINNING, EntryId
 
 PAGE = 4
 

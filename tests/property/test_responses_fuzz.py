@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.codec import decode_outcome, encode_entry, encode_outcome
-from schemas.deltas import AssistantDelta, Delta
-from worker.interface.options import Options
-from worker.interface.reader import StreamReader
+from tailrace.schemas.codec import decode_outcome, encode_entry, encode_outcome
+from tailrace.schemas.deltas import AssistantDelta, Delta
+from tailrace.worker.interface.options import Options
+from tailrace.worker.interface.reader import StreamReader
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "responses"
 OPTIONS = [Options(), Options(use_assistant_message=True), Options(put_inner_thoughts_in_kwarg=False)]

@@ -12,10 +12,10 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.codec import encode_outcome
-from schemas.deltas import AssistantDelta, Delta, ReasoningDelta
-from worker.interface.options import Options
-from worker.interface.reader import StreamReader
+from tailrace.schemas.codec import encode_outcome
+from tailrace.schemas.deltas import AssistantDelta, Delta, ReasoningDelta
+from tailrace.worker.interface.options import Options
+from tailrace.worker.interface.reader import StreamReader
 
 Event = dict[str, Any]
 

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from producers.api_keys import HEADER, KeyRing, new_key, parse_keys, parse_until
-from schemas.errors import SettingsError
+from tailrace.producers.api_keys import HEADER, KeyRing, new_key, parse_keys, parse_until
+from tailrace.schemas.errors import SettingsError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

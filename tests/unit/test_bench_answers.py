@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from bench.answers import KINDS, Kind
-from schemas.errors import UpstreamError
-from worker.interface.reader import StreamReader
+from tailrace.schemas.errors import UpstreamError
+from tailrace.worker.interface.reader import StreamReader
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas import deltas
-from schemas.codec import encode_entry, encode_outcome
-from schemas.deltas import Entry
-from schemas.keys import log_key, queue_state_key, rec_key
-from schemas.outcome import Outcome, ToolCall
+from tailrace.schemas import deltas
+from tailrace.schemas.codec import encode_entry, encode_outcome
+from tailrace.schemas.deltas import Entry
+from tailrace.schemas.keys import log_key, queue_state_key, rec_key
+from tailrace.schemas.outcome import Outcome, ToolCall
 from tests.fault.campaign import checker, figures, history, plan, verdicts
 from tests.fault.campaign.answers import Told, ToldCall
 from tests.fault.campaign.case import COUNTED_S

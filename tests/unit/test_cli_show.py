@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from producers.show import JsonView, TerminalView, wants_colours
-from producers.tail import Tailed
-from schemas.codec import encode_entry
-from schemas.deltas import (
+from tailrace.producers.show import JsonView, TerminalView, wants_colours
+from tailrace.producers.tail import Tailed
+from tailrace.schemas.codec import encode_entry
+from tailrace.schemas.deltas import (
     Accepted,
     AssistantDelta,
     AttemptStarted,

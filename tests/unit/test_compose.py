@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from schemas.settings import Settings
+from tailrace.schemas.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

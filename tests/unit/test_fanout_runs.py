@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from producers.fanout import Fanout, Place
-from producers.store import ProducerStore, RawEntry
-from schemas.errors import StoreError
-from schemas.ids import EntryId
-from schemas.push import encode_pushes
+from tailrace.producers.fanout import Fanout, Place
+from tailrace.producers.store import ProducerStore, RawEntry
+from tailrace.schemas.errors import StoreError
+from tailrace.schemas.ids import EntryId
+from tailrace.schemas.push import encode_pushes
 
 
 class Waiting(Place):

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from schemas import metrics
-from schemas.figures import (
+from tailrace.schemas import metrics
+from tailrace.schemas.figures import (
     Count,
     Figure,
     Histogram,
@@ -20,7 +20,7 @@ from schemas.figures import (
     gauge,
     of_process,
 )
-from schemas.metrics import METRICS, Metric, cause_label, error_label
+from tailrace.schemas.metrics import METRICS, Metric, cause_label, error_label
 
 _PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 

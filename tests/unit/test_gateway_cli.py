@@ -4,7 +4,11 @@ import sys
 
 import pytest
 
-from producers.root import main
+from tailrace.producers.root import main
+
+
+def _no_starlette(name: str) -> object | None:
+    return None if name == "starlette" else object()
 
 
 def test_without_the_extra_the_command_says_what_to_install(
@@ -12,7 +16,7 @@ def test_without_the_extra_the_command_says_what_to_install(
 ) -> None:
     # given an installation without the web's packages, if the gateway is called, expect one line that names the extra
     monkeypatch.setitem(sys.modules, "starlette", None)
-    monkeypatch.setattr("producers.gateway.cli.find_spec", lambda name: None if name == "starlette" else object())  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType] - as find_spec answers
+    monkeypatch.setattr("tailrace.producers.gateway.cli.find_spec", _no_starlette)
     assert main(["gateway", "--open"]) == 1
     said = capsys.readouterr().err
     assert "pip install 'tailrace[web]'" in said

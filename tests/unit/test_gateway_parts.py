@@ -9,12 +9,12 @@ from collections.abc import AsyncGenerator
 import pytest
 from starlette.types import Message
 
-from producers.gateway.access import Allowance, origins_of
-from producers.gateway.cursors import Places
-from producers.gateway.following import Piece, Pieces, frames_among
-from producers.gateway.outbox import Outbox
-from producers.gateway.stream import WRITE, End, EventStream, Limits
-from schemas.errors import CursorInvalid, SettingsError
+from tailrace.producers.gateway.access import Allowance, origins_of
+from tailrace.producers.gateway.cursors import Places
+from tailrace.producers.gateway.following import Piece, Pieces, frames_among
+from tailrace.producers.gateway.outbox import Outbox
+from tailrace.producers.gateway.stream import WRITE, End, EventStream, Limits
+from tailrace.schemas.errors import CursorInvalid, SettingsError
 from tests.until import until
 
 

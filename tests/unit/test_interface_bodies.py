@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from schemas.request import InterfaceOptions
+from tailrace.schemas.request import InterfaceOptions
+from tailrace.worker.interface.lines import LineDecoder
+from tailrace.worker.interface.options import Options
+from tailrace.worker.interface.reader import MAX_EVENT_BYTES, StreamReader
 from tests.chat_reading import chunk, read, sse
-from worker.interface.lines import LineDecoder
-from worker.interface.options import Options
-from worker.interface.reader import MAX_EVENT_BYTES, StreamReader
 
 
 @pytest.mark.parametrize("lead", [b"", b"\n", b" \r\n\n"])

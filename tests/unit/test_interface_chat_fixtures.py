@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas.codec import encode_outcome
-from schemas.deltas import Delta
+from tailrace.schemas.codec import encode_outcome
+from tailrace.schemas.deltas import Delta
 from tests.chat_reading import check_indexes, joined, read
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "chat"

@@ -2,10 +2,10 @@
 
 import pytest
 
+from tailrace.worker.interface.chat import ChatInterface
+from tailrace.worker.interface.chat_chunk import chunk_of
+from tailrace.worker.interface.options import Options
 from tests.chat_reading import call, chunk, shown
-from worker.interface.chat import ChatInterface
-from worker.interface.chat_chunk import chunk_of
-from worker.interface.options import Options
 
 
 def after_each(pieces: list[str], name: str = "find", options: Options | None = None) -> list[list[str]]:

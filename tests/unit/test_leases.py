@@ -5,7 +5,7 @@ from time import monotonic
 
 import pytest
 
-from worker.lease import Lease, Leases, Stop
+from tailrace.worker.lease import Lease, Leases, Stop
 
 OWNER = "of-worker-1"
 

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("demo", "producers", "schemas", "worker")
+SHIPPED = {".py", ".lua", ".tcss", ".sql", ".html", ".css", ".js"}
 COMMANDS = [
     *("cancel", "dead", "demo", "doctor", "gateway", "key", "replay", "result", "results"),
     *("simulator", "sink", "stats", "status", "submit", "tail", "top", "worker"),
@@ -38,19 +38,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
         yield archive
 
 
-def test_the_wheel_holds_every_module_script_and_marker(wheel: zipfile.ZipFile) -> None:
-    # given the packages as they stand, if a wheel is built, expect each of their files in it, and nothing beside them
-    wanted = {
-        str(path.relative_to(ROOT))
-        for package in PACKAGES
-        for pattern in ("*.py", "*.lua", "*.tcss", "*.sql", "*.html", "*.css", "*.js", "py.typed")
-        for path in (ROOT / package).rglob(pattern)
+def test_the_wheel_holds_one_package_with_every_module_script_and_marker(wheel: zipfile.ZipFile) -> None:
+    # given the folders as they stand, if a wheel is built, expect each of their files in it under `tailrace`
+    face = ROOT / "tailrace"
+    parts = [ROOT / link.name for link in face.iterdir() if link.is_symlink()]
+    wanted = {f"tailrace/{path.name}" for path in face.iterdir() if path.suffix in SHIPPED} | {"tailrace/py.typed"}
+    wanted |= {
+        f"tailrace/{path.relative_to(ROOT)}" for part in parts for path in part.rglob("*") if path.suffix in SHIPPED
     }
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert wanted <= held
-    assert {name.split("/")[0] for name in held} == set(PACKAGES)
-    assert {f"{package}/py.typed" for package in PACKAGES} <= held
-    assert any(name.startswith("schemas/lua/") for name in held)
+    assert {name.split("/")[0] for name in held} == {"tailrace"}
+    assert {part.name for part in parts} == {name.split("/")[1] for name in held if name.count("/") > 1}
 
 
 def test_every_command_of_the_root_command_can_be_called() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from demo.simulator.library import knows_model
-from producers.api_keys import new_key
-from producers.gateway.app import Gateway
-from producers.gateway.page import SCRIPTS, page
-from schemas.errors import SettingsError
-from schemas.settings import Settings
+from tailrace.demo.simulator.library import knows_model
+from tailrace.producers.api_keys import new_key
+from tailrace.producers.gateway.app import Gateway
+from tailrace.producers.gateway.page import SCRIPTS, page
+from tailrace.schemas.errors import SettingsError
+from tailrace.schemas.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "producers/gateway/page"
 

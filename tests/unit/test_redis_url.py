@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas.redis_url import parse_redis_url
+from tailrace.schemas.redis_url import parse_redis_url
 
 
 def test_sentinels_are_read_with_what_a_client_needs_beside_them() -> None:

@@ -12,10 +12,11 @@ from tests.chat_reading import call, chunk, sse
 
 ARGUMENTS = '{"inner_thoughts":"Hm.","message":"Hello"}'
 BODY = sse([call(0, ARGUMENTS, name="send_message", call_id="c1"), chunk(finish_reason="tool_calls")])
+COMMAND = [sys.executable, "-m", "tailrace.worker.replay"]
 
 
 def replay(*argv: str, given: bytes = b"") -> tuple[int, list[dict[str, Any]], str]:
-    run = subprocess.run([sys.executable, "-m", "worker.replay", *argv], input=given, capture_output=True, timeout=60)
+    run = subprocess.run([*COMMAND, *argv], input=given, capture_output=True, timeout=60)
     return run.returncode, [json.loads(line) for line in run.stdout.splitlines()], run.stderr.decode()
 
 
@@ -81,14 +82,17 @@ def test_a_file_that_cannot_be_read_is_one_line(path: str) -> None:
 
 
 def test_help_has_an_example() -> None:
-    run = subprocess.run([sys.executable, "-m", "worker.replay", "--help"], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0
     assert "example:" in run.stdout
 
 
 def test_it_starts_without_the_heavy_parts() -> None:
-    script = "import sys; from worker.replay import replay; replay(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    script = (
+        "import sys; from tailrace.worker.replay import replay; replay(sys.argv[1:]);"
+        "print(*sys.modules, file=sys.stderr)"
+    )
     run = subprocess.run([sys.executable, "-c", script, "-"], input=BODY, capture_output=True, timeout=60)
     loaded = set(run.stderr.decode().split())
-    assert "worker.interface.chat" in loaded
-    assert not loaded & {"openai", "arq", "redis", "pydantic", "asyncio", "worker.interface.responses"}
+    assert "tailrace.worker.interface.chat" in loaded
+    assert not loaded & {"openai", "arq", "redis", "pydantic", "asyncio", "tailrace.worker.interface.responses"}

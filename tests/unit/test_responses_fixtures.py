@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas.codec import encode_outcome
-from schemas.deltas import AssistantDelta, Delta, ReasoningDelta
-from worker.interface.options import Options
-from worker.interface.reader import StreamReader
+from tailrace.schemas.codec import encode_outcome
+from tailrace.schemas.deltas import AssistantDelta, Delta, ReasoningDelta
+from tailrace.worker.interface.options import Options
+from tailrace.worker.interface.reader import StreamReader
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "responses"
 NAMES = sorted(path.stem for path in FIXTURES.glob("*.sse"))

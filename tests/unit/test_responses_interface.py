@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas.codec import encode_outcome
-from schemas.deltas import AssistantDelta, Delta, ErrorInfo, ReasoningDelta, ToolCallDelta
-from schemas.errors import UpstreamProtocol, UpstreamRefused, UpstreamUnavailable
-from worker.interface.options import Options
-from worker.interface.response_event import event_of
-from worker.interface.responses import ResponsesInterface
-from worker.interface.responses_notes import MAX_NOTES, MAX_UNKNOWN_TYPES
+from tailrace.schemas.codec import encode_outcome
+from tailrace.schemas.deltas import AssistantDelta, Delta, ErrorInfo, ReasoningDelta, ToolCallDelta
+from tailrace.schemas.errors import UpstreamProtocol, UpstreamRefused, UpstreamUnavailable
+from tailrace.worker.interface.options import Options
+from tailrace.worker.interface.response_event import event_of
+from tailrace.worker.interface.responses import ResponsesInterface
+from tailrace.worker.interface.responses_notes import MAX_NOTES, MAX_UNKNOWN_TYPES
 
 Event = dict[str, Any]
 

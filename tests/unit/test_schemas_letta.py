@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.codec import decode_entry, encode_entry
-from schemas.deltas import (
+from tailrace.schemas.codec import decode_entry, encode_entry
+from tailrace.schemas.deltas import (
     FORMAT_VERSION,
     AssistantDelta,
     AttemptStarted,
@@ -19,8 +19,8 @@ from schemas.deltas import (
     ToolCallDelta,
     ToolCallPart,
 )
-from schemas.ids import message_id, otid
-from schemas.letta import LettaView
+from tailrace.schemas.ids import message_id, otid
+from tailrace.schemas.letta import LettaView
 
 A = uuid.UUID("0f8fad5b-d9cb-469f-a165-70867728950e")
 T = uuid.UUID("7c9e6679-7425-40de-944b-e07fc1f90ae7")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import RequestRejected, RequestTooLarge, SettingsError
-from schemas.json_values import find_fault
-from schemas.request import MAX_REQUEST_BYTES, GenerationRequest, decode_request, parse_request
-from schemas.settings import Settings
+from tailrace.schemas.errors import RequestRejected, RequestTooLarge, SettingsError
+from tailrace.schemas.json_values import find_fault
+from tailrace.schemas.request import MAX_REQUEST_BYTES, GenerationRequest, decode_request, parse_request
+from tailrace.schemas.settings import Settings
 
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 ASK: dict[str, Any] = {"api": "responses", "model": "m", "input": "hello"}

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import codec, scripts
-from schemas.deltas import (
+from tailrace.schemas import codec, scripts
+from tailrace.schemas.deltas import (
     FORMAT_VERSION,
     Accepted,
     AssistantDelta,
@@ -33,9 +33,9 @@ from schemas.deltas import (
     ToolCallPart,
     Usage,
 )
-from schemas.errors import CursorInvalid, RequestRejected, TailError
-from schemas.ids import ACCEPTED, BEGINNING, EntryId, check_request_id
-from schemas.outcome import Outcome, ToolCall, terminal_of
+from tailrace.schemas.errors import CursorInvalid, RequestRejected, TailError
+from tailrace.schemas.ids import ACCEPTED, BEGINNING, EntryId, check_request_id
+from tailrace.schemas.outcome import Outcome, ToolCall, terminal_of
 
 ENTRIES: list[tuple[LogEntry | ReaderEvent, str]] = [
     (

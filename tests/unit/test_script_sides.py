@@ -1,6 +1,6 @@
 """The queue may stand on another server than records and logs, so no script has keys of both."""
 
-from schemas import scripts
+from tailrace.schemas import scripts
 
 _OF_A_REQUEST = {"rec", "log"}
 

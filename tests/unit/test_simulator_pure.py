@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo.simulator import ScenarioError, chat
-from demo.simulator.call import made_up
-from demo.simulator.errors import ApiError, duration
-from demo.simulator.improvise import improvise
-from demo.simulator.library import NAMED, choose_scenario, knows_model
-from demo.simulator.plan import Plan, cut, make_plan
-from demo.simulator.playback import Beat, play, schedule
-from demo.simulator.request import Asked, read_body, read_chat, read_responses
-from demo.simulator.responses import Answer
-from demo.simulator.scenario import Chunking, Scenario, ToolCall, parse_scenario
-from demo.simulator.stored import Stored
+from tailrace.demo.simulator import ScenarioError, chat
+from tailrace.demo.simulator.call import made_up
+from tailrace.demo.simulator.errors import ApiError, duration
+from tailrace.demo.simulator.improvise import improvise
+from tailrace.demo.simulator.library import NAMED, choose_scenario, knows_model
+from tailrace.demo.simulator.plan import Plan, cut, make_plan
+from tailrace.demo.simulator.playback import Beat, play, schedule
+from tailrace.demo.simulator.request import Asked, read_body, read_chat, read_responses
+from tailrace.demo.simulator.responses import Answer
+from tailrace.demo.simulator.scenario import Chunking, Scenario, ToolCall, parse_scenario
+from tailrace.demo.simulator.stored import Stored
 
 WEATHER: dict[str, Any] = {
     "type": "function",

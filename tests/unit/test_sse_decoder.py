@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.interface.sse import Event, SSEDecoder
+from tailrace.worker.interface.sse import Event, SSEDecoder
 
 
 def events_of(pieces: list[bytes]) -> list[Event]:

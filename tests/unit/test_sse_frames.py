@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from producers import sse
-from schemas.codec import encode_entry, message_type
-from schemas.deltas import AssistantDelta, Gap
-from schemas.errors import TailError
+from tailrace.producers import sse
+from tailrace.schemas.codec import encode_entry, message_type
+from tailrace.schemas.deltas import AssistantDelta, Gap
+from tailrace.schemas.errors import TailError
 
 ENTRY = encode_entry(AssistantDelta(i=0, ms=4, content='a\nb "quoted" \u2028 <script> €'))
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from schemas import keys
-from schemas.errors import RequestRejected, SettingsError
-from schemas.request import decode_request, parse_request
-from schemas.settings import Settings
+from tailrace.schemas import keys
+from tailrace.schemas.errors import RequestRejected, SettingsError
+from tailrace.schemas.request import decode_request, parse_request
+from tailrace.schemas.settings import Settings
 
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 

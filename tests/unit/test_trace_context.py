@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from schemas.errors import RequestRejected
-from schemas.request import decode_request, parse_request
-from schemas.trace_context import TraceContext, ids_of, parse_traceparent
+from tailrace.schemas.errors import RequestRejected
+from tailrace.schemas.request import decode_request, parse_request
+from tailrace.schemas.trace_context import TraceContext, ids_of, parse_traceparent
 
 GIVEN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 REQUEST: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from schemas.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable
-from worker.interface.upstream_error import MAX_MESSAGE_CHARACTERS, NO_MESSAGE, from_error_object
+from tailrace.schemas.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable
+from tailrace.worker.interface.upstream_error import MAX_MESSAGE_CHARACTERS, NO_MESSAGE, from_error_object
 
 CASES: list[tuple[Any, int | None, type[UpstreamError], str, str]] = [
     ({"code": "rate_limit_exceeded", "message": "m"}, None, UpstreamUnavailable, "upstream_429", "provider"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from schemas.metrics import METRICS
+from tailrace.schemas.metrics import METRICS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus/rules.yml"

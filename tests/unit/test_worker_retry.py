@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from schemas.errors import (
+from tailrace.schemas.errors import (
     DeadlineExceeded,
     LogFull,
     RequestRejected,
@@ -13,7 +13,7 @@ from schemas.errors import (
     UpstreamRefused,
     UpstreamUnavailable,
 )
-from worker.retry import Backoff, Decision, decide
+from tailrace.worker.retry import Backoff, Decision, decide
 
 
 def unavailable(status: int | None = 500, retry_after_s: float | None = None) -> UpstreamUnavailable:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from worker.turns import TURN_S, Turn, Turns
+from tailrace.worker.turns import TURN_S, Turn, Turns
 
 
 class Clock:

@@ -7,7 +7,7 @@ or deltas. Text that is not JSON is never lost: it goes out as it is.
 from collections.abc import Callable
 from typing import Protocol
 
-from worker.interface.json_members import MemberScanner, StringDecoder, Token
+from tailrace.worker.interface.json_members import MemberScanner, StringDecoder, Token
 
 Sink = Callable[[str], None]
 

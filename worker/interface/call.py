@@ -6,10 +6,10 @@ between showing a tool call and showing assistant text. Knows nothing of chunks 
 
 import json
 
-from schemas.outcome import ToolCall
-from worker.interface.arguments import ArgumentsView, ArgumentsWithoutThoughts, AssistantText, PlainArguments
-from worker.interface.emit import Emitter
-from worker.interface.options import Options
+from tailrace.schemas.outcome import ToolCall
+from tailrace.worker.interface.arguments import ArgumentsView, ArgumentsWithoutThoughts, AssistantText, PlainArguments
+from tailrace.worker.interface.emit import Emitter
+from tailrace.worker.interface.options import Options
 
 _JSON = json.JSONDecoder(strict=False)
 

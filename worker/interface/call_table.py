@@ -19,9 +19,9 @@ or else the last call):
 import json
 import re
 
-from worker.interface.call import CallState
-from worker.interface.emit import Emitter
-from worker.interface.options import Options
+from tailrace.worker.interface.call import CallState
+from tailrace.worker.interface.emit import Emitter
+from tailrace.worker.interface.options import Options
 
 _ALIKE = 4
 """Ids of one server begin alike (`call_`, `toolu_`, `chatcmpl-tool-`); two pieces of one id do not."""

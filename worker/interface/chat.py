@@ -4,25 +4,25 @@ Owns the order within a chunk (reasoning, text, refusal, calls), which choice is
 servers differ, docs/providers.md says what is done. Knows nothing of SSE, HTTP and time.
 """
 
-from schemas.deltas import Delta, ErrorInfo, Usage
-from schemas.errors import UpstreamError, UpstreamUnavailable
-from schemas.outcome import Outcome, Status
-from worker.interface.call_table import FUNCTION_CALL_INDEX, CallTable
-from worker.interface.chat_chunk import CallPart, ChatChunk, Choice, ChunkDelta, decode_chunk
-from worker.interface.chat_texts import ChatTexts
-from worker.interface.emit import Emitter
-from worker.interface.finish_reasons import Ending, ending_of, is_reason
-from worker.interface.lenient import as_integer, as_object, loads
-from worker.interface.options import Options
-from worker.interface.parts import details_text
-from worker.interface.upstream_error import from_error_object
-from worker.interface.usage import read_usage
+from tailrace.schemas.deltas import Delta, ErrorInfo, Usage
+from tailrace.schemas.errors import UpstreamError, UpstreamUnavailable
+from tailrace.schemas.outcome import Outcome, Status
+from tailrace.worker.interface.call_table import FUNCTION_CALL_INDEX, CallTable
+from tailrace.worker.interface.chat_chunk import CallPart, ChatChunk, Choice, ChunkDelta, decode_chunk
+from tailrace.worker.interface.chat_texts import ChatTexts
+from tailrace.worker.interface.emit import Emitter
+from tailrace.worker.interface.finish_reasons import Ending, ending_of, is_reason
+from tailrace.worker.interface.lenient import as_integer, as_object, loads
+from tailrace.worker.interface.options import Options
+from tailrace.worker.interface.parts import details_text
+from tailrace.worker.interface.upstream_error import from_error_object
+from tailrace.worker.interface.usage import read_usage
 
 _KEEP_ALIVE_EVENTS = frozenset({"ping", "heartbeat", "keepalive", "keep-alive", "keep_alive"})
 
 
 class ChatInterface:
-    """One model call over Chat Completions (`worker.interface.protocol.Interface`).
+    """One model call over Chat Completions (`tailrace.worker.interface.protocol.Interface`).
 
     Args:
         options: of the request.

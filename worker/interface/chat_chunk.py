@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import msgspec
 
-from schemas.errors import UpstreamProtocol
-from worker.interface.lenient import as_integer, as_object, as_text, loads, whole, wholesome
-from worker.interface.parts import refusal_of, text_of, thinking_of
+from tailrace.schemas.errors import UpstreamProtocol
+from tailrace.worker.interface.lenient import as_integer, as_object, as_text, loads, whole, wholesome
+from tailrace.worker.interface.parts import refusal_of, text_of, thinking_of
 
 JsonObject = dict[str, Any]
 _SHOWN_BYTES = 120

@@ -5,9 +5,9 @@ Only what came by the lenient path can hold half a character, so the strict path
 
 from typing import Literal
 
-from worker.interface.emit import Emitter
-from worker.interface.surrogates import HalvesJoiner
-from worker.interface.think_tags import ThinkTagSplitter
+from tailrace.worker.interface.emit import Emitter
+from tailrace.worker.interface.surrogates import HalvesJoiner
+from tailrace.worker.interface.think_tags import ThinkTagSplitter
 
 
 class ChatTexts:

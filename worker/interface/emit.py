@@ -9,7 +9,7 @@ from enum import Enum, auto
 
 import msgspec
 
-from schemas.deltas import AssistantDelta, Delta, ReasoningDelta, ReasoningSource, ToolCallDelta, ToolCallPart
+from tailrace.schemas.deltas import AssistantDelta, Delta, ReasoningDelta, ReasoningSource, ToolCallDelta, ToolCallPart
 
 
 class _Kind(Enum):

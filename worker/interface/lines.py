@@ -1,6 +1,6 @@
 """Bodies that are no event stream: a chunk on each line, or one JSON document."""
 
-from worker.interface.sse import Event
+from tailrace.worker.interface.sse import Event
 
 
 class LineDecoder:

@@ -1,10 +1,10 @@
-"""What a request wants of the interface, as plain values. The same names as `schemas.request.InterfaceOptions`."""
+"""What a request wants of the interface, as plain values. The same names as `InterfaceOptions`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:  # pydantic is slow to import, and `tailrace replay` does without it
-    from schemas.request import InterfaceOptions
+    from tailrace.schemas.request import InterfaceOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Mistral's reasoning models send `[{"type": "thinking", "thinking": [{"type": "te
 
 from typing import Any, cast
 
-from worker.interface.lenient import as_object, as_text
+from tailrace.worker.interface.lenient import as_object, as_text
 
 _THINKING = frozenset(
     {"thinking", "reasoning", "reasoning_text", "reasoning.text", "reasoning.summary", "summary_text"}

@@ -2,9 +2,9 @@
 
 from typing import Protocol
 
-from schemas.deltas import Delta, ErrorInfo
-from schemas.errors import UpstreamError
-from schemas.outcome import Outcome
+from tailrace.schemas.deltas import Delta, ErrorInfo
+from tailrace.schemas.errors import UpstreamError
+from tailrace.schemas.outcome import Outcome
 
 
 class Interface(Protocol):

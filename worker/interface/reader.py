@@ -9,13 +9,13 @@ from typing import Literal
 
 import msgspec
 
-from schemas.deltas import Api, Delta, ErrorInfo
-from schemas.errors import UpstreamError, UpstreamProtocol
-from schemas.outcome import Outcome
-from worker.interface.lines import LineDecoder
-from worker.interface.options import Options
-from worker.interface.protocol import Interface
-from worker.interface.sse import Event, SSEDecoder
+from tailrace.schemas.deltas import Api, Delta, ErrorInfo
+from tailrace.schemas.errors import UpstreamError, UpstreamProtocol
+from tailrace.schemas.outcome import Outcome
+from tailrace.worker.interface.lines import LineDecoder
+from tailrace.worker.interface.options import Options
+from tailrace.worker.interface.protocol import Interface
+from tailrace.worker.interface.sse import Event, SSEDecoder
 
 Form = Literal["sse", "jsonl"]
 
@@ -192,9 +192,9 @@ def _page(page: bytes) -> str:
 
 def _interface(api: Api, options: Options) -> Interface:
     if api == "responses":
-        from worker.interface.responses import ResponsesInterface
+        from tailrace.worker.interface.responses import ResponsesInterface
 
         return ResponsesInterface(options)
-    from worker.interface.chat import ChatInterface
+    from tailrace.worker.interface.chat import ChatInterface
 
     return ChatInterface(options)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from worker.interface.lenient import as_integer, as_object, as_objects, as_text, loads, whole, wholesome
+from tailrace.worker.interface.lenient import as_integer, as_object, as_objects, as_text, loads, whole, wholesome
 
 JsonObject = dict[str, Any]
 

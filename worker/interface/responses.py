@@ -6,18 +6,18 @@ Owns what each event type means and how a response ends. The items do the rest: 
 
 from collections.abc import Mapping
 
-from schemas.deltas import Delta, ErrorInfo, Usage
-from schemas.errors import UpstreamError, UpstreamProtocol, UpstreamRefused
-from schemas.outcome import Outcome, Status, ToolCall
-from worker.interface.lenient import as_text
-from worker.interface.options import Options
-from worker.interface.response_event import JsonObject, ResponseEvent, ResponseObject, decode_event
-from worker.interface.responses_items import CallItem, HostedItem, TextItem
-from worker.interface.responses_ledger import Ledger
-from worker.interface.responses_notes import Notes
-from worker.interface.responses_text import Channel, Stage, text_of_part
-from worker.interface.upstream_error import from_error_object
-from worker.interface.usage import read_usage
+from tailrace.schemas.deltas import Delta, ErrorInfo, Usage
+from tailrace.schemas.errors import UpstreamError, UpstreamProtocol, UpstreamRefused
+from tailrace.schemas.outcome import Outcome, Status, ToolCall
+from tailrace.worker.interface.lenient import as_text
+from tailrace.worker.interface.options import Options
+from tailrace.worker.interface.response_event import JsonObject, ResponseEvent, ResponseObject, decode_event
+from tailrace.worker.interface.responses_items import CallItem, HostedItem, TextItem
+from tailrace.worker.interface.responses_ledger import Ledger
+from tailrace.worker.interface.responses_notes import Notes
+from tailrace.worker.interface.responses_text import Channel, Stage, text_of_part
+from tailrace.worker.interface.upstream_error import from_error_object
+from tailrace.worker.interface.usage import read_usage
 
 TRUNCATED = "the stream ended without a terminal event"
 _SHOWN_BYTES = 120
@@ -70,7 +70,7 @@ _SILENT = frozenset(
 
 
 class ResponsesInterface:
-    """One model call through the Responses API, as `worker.interface.protocol.Interface` describes it.
+    """One model call through the Responses API, as `tailrace.worker.interface.protocol.Interface` describes it.
 
     Args:
         options: how the answer is turned into deltas.

@@ -5,11 +5,11 @@ the pieces at once, and of a whole value what the pieces left out. Where the two
 outcome, with a note. Knows nothing of event types, nor of which item an event means: that is `responses.py`.
 """
 
-from schemas.outcome import ToolCall
-from worker.interface.call import CallState
-from worker.interface.lenient import as_text, is_shallow
-from worker.interface.response_event import JsonObject, arguments_text
-from worker.interface.responses_text import REASONING, REASONING_JOINT, Channel, Part, Stage, texts_of_item
+from tailrace.schemas.outcome import ToolCall
+from tailrace.worker.interface.call import CallState
+from tailrace.worker.interface.lenient import as_text, is_shallow
+from tailrace.worker.interface.response_event import JsonObject, arguments_text
+from tailrace.worker.interface.responses_text import REASONING, REASONING_JOINT, Channel, Part, Stage, texts_of_item
 
 
 class _Item:

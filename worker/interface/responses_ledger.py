@@ -6,10 +6,10 @@ Knows nothing of event types and of what items do with what they get.
 
 from collections.abc import Iterator
 
-from worker.interface.lenient import as_text
-from worker.interface.response_event import JsonObject
-from worker.interface.responses_items import CallItem, HostedItem, Item, TextItem, family_of
-from worker.interface.responses_text import Stage
+from tailrace.worker.interface.lenient import as_text
+from tailrace.worker.interface.response_event import JsonObject
+from tailrace.worker.interface.responses_items import CallItem, HostedItem, Item, TextItem, family_of
+from tailrace.worker.interface.responses_text import Stage
 
 CALL_FAMILIES = ("function_call", "custom_tool_call")
 TEXT_FAMILIES = ("message", "reasoning")

@@ -6,12 +6,12 @@ Knows nothing of items and events.
 from collections.abc import Callable
 from typing import Literal
 
-from worker.interface.emit import Emitter
-from worker.interface.lenient import as_objects, as_text, whole
-from worker.interface.options import Options
-from worker.interface.response_event import JsonObject
-from worker.interface.surrogates import HalvesJoiner
-from worker.interface.think_tags import ThinkTagSplitter
+from tailrace.worker.interface.emit import Emitter
+from tailrace.worker.interface.lenient import as_objects, as_text, whole
+from tailrace.worker.interface.options import Options
+from tailrace.worker.interface.response_event import JsonObject
+from tailrace.worker.interface.surrogates import HalvesJoiner
+from tailrace.worker.interface.think_tags import ThinkTagSplitter
 
 Channel = Literal["content", "refusal", "summary", "thought"]
 """What a text is: the answer, a refusal, a summary of the reasoning, or the reasoning itself."""

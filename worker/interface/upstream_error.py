@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
-from schemas.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable, Whose
-from worker.interface.lenient import is_shallow, whole
+from tailrace.schemas.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable, Whose
+from tailrace.worker.interface.lenient import is_shallow, whole
 
 MAX_MESSAGE_CHARACTERS = 2000
 NO_MESSAGE = "the model's server reported an error without a message"

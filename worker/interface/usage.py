@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.deltas import Usage
-from worker.interface.lenient import as_integer, as_object
+from tailrace.schemas.deltas import Usage
+from tailrace.worker.interface.lenient import as_integer, as_object
 
 _INPUT = ("prompt_tokens", "input_tokens")
 _OUTPUT = ("completion_tokens", "output_tokens")

@@ -13,16 +13,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from schemas.command_line import CommandParser
-from schemas.errors import StoreError
-from schemas.journal import log_to
-from schemas.keys import OUTBOX
-from schemas.results import SCHEMA_VERSION
-from schemas.settings import Settings
-from worker.sinking import database_of, sink_of
+from tailrace.schemas.command_line import CommandParser
+from tailrace.schemas.errors import StoreError
+from tailrace.schemas.journal import log_to
+from tailrace.schemas.keys import OUTBOX
+from tailrace.schemas.results import SCHEMA_VERSION
+from tailrace.schemas.settings import Settings
+from tailrace.worker.sinking import database_of, sink_of
 
 if TYPE_CHECKING:
-    from worker.results.database import Database
+    from tailrace.worker.results.database import Database
 
 MIGRATE_TIMEOUT_S = 600.0
 """An index on a large table takes its time."""
@@ -68,7 +68,7 @@ def sink(argv: Sequence[str]) -> int:
         "--check", action="store_true", help="only say whether one could work: database, its tables, and the outbox"
     )
     given = parser.parse_args(argv)
-    from worker.main import run
+    from tailrace.worker.main import run
 
     settings = Settings.from_environment(os.environ)
     log_to(sys.stderr, settings.log_format, settings.log_level)
@@ -78,8 +78,8 @@ def sink(argv: Sequence[str]) -> int:
 
 async def _check(settings: Settings) -> None:
     """For health checks. Raises a TailraceError that says what is missing."""
-    from worker.main import redis_client
-    from worker.redis_link import FAILURES, store_error
+    from tailrace.worker.main import redis_client
+    from tailrace.worker.redis_link import FAILURES, store_error
 
     database, queue = database_of(settings), redis_client(settings.queue_url)
     try:
@@ -96,8 +96,8 @@ async def _check(settings: Settings) -> None:
 
 
 async def _sink(settings: Settings) -> None:
-    from worker.main import redis_client
-    from worker.redis_link import address
+    from tailrace.worker.main import redis_client
+    from tailrace.worker.redis_link import address
 
     database = database_of(settings)
     queue, records = redis_client(settings.queue_url), redis_client(settings.log_url)
@@ -130,8 +130,8 @@ async def _migrate(database: "Database") -> int:
 
 
 async def _refused(*, again: bool) -> int:
-    from worker.main import redis_client
-    from worker.results.outbox import Outbox
+    from tailrace.worker.main import redis_client
+    from tailrace.worker.results.outbox import Outbox
 
     redis = redis_client(Settings.from_environment(os.environ).queue_url)
     try:

@@ -17,10 +17,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from schemas.errors import ResultsUnavailable, SettingsError
-from schemas.results import SCHEMA_VERSION, SQL_MISSING, results_place
-from schemas.results_table import engine_options, results
-from worker.results import migrations
+from tailrace.schemas.errors import ResultsUnavailable, SettingsError
+from tailrace.schemas.results import SCHEMA_VERSION, SQL_MISSING, results_place
+from tailrace.schemas.results_table import engine_options, results
+from tailrace.worker.results import migrations
 
 Row = Mapping[str, Any]
 

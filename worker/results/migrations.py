@@ -11,8 +11,8 @@ from importlib.resources import files
 from sqlalchemy import delete, insert, inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.results import SCHEMA_VERSION
-from schemas.results_table import version
+from tailrace.schemas.results import SCHEMA_VERSION
+from tailrace.schemas.results_table import version
 
 _LOCK = 7_245_722_352
 """PostgreSQL's advisory lock of whoever migrates: any number that nobody else takes."""
@@ -53,4 +53,4 @@ def statements(number: int, dialect: str) -> Iterator[str]:
 
 @cache
 def _source(number: int, dialect: str) -> str:
-    return (files("worker.results") / "sql" / f"{number:04}.{dialect}.sql").read_text()
+    return (files("tailrace.worker.results") / "sql" / f"{number:04}.{dialect}.sql").read_text()

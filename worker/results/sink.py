@@ -10,13 +10,13 @@ from contextlib import suppress
 from time import monotonic
 from typing import TypeVar
 
-from schemas.errors import StoreError
-from schemas.journal import fields
-from schemas.results import row_of
-from worker.results.database import Database, Refused
-from worker.results.outbox import BATCH, Outbox, Taken
-from worker.retry import Backoff
-from worker.telemetry import event, fault
+from tailrace.schemas.errors import StoreError
+from tailrace.schemas.journal import fields
+from tailrace.schemas.results import row_of
+from tailrace.worker.results.database import Database, Refused
+from tailrace.worker.results.outbox import BATCH, Outbox, Taken
+from tailrace.worker.retry import Backoff
+from tailrace.worker.telemetry import event, fault
 
 _T = TypeVar("_T")
 

@@ -3,7 +3,7 @@
 Knows requests, responses and connections. Knows nothing of what is asked, of proxies, of the SDK or of settings.
 """
 
-from worker.transport.body import Body
-from worker.transport.transport import BODY, Transport
+from tailrace.worker.transport.body import Body
+from tailrace.worker.transport.transport import BODY, Transport
 
 __all__ = ["BODY", "Body", "Transport"]

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import httpx2
 
-from worker.transport.connection import Connection
+from tailrace.worker.transport.connection import Connection
 
 
 class Body(httpx2.AsyncByteStream):

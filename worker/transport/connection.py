@@ -10,8 +10,8 @@ from typing import cast
 
 import httpx2
 
-from worker.transport.request import chunk_of, head_of
-from worker.transport.response import Head, ResponseReader
+from tailrace.worker.transport.request import chunk_of, head_of
+from tailrace.worker.transport.response import Head, ResponseReader
 
 MAX_WAITING_BYTES = 64 * 1024
 """Received and not read: beyond, reading the socket pauses."""

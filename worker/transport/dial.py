@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import httpx2
 
-from worker.transport.connection import Connection
+from tailrace.worker.transport.connection import Connection
 
 STAGGER_S = 0.25
 """How long one address is tried alone before the next joins (RFC 8305, 5)."""

@@ -7,9 +7,9 @@ from weakref import WeakSet
 
 import httpx2
 
-from worker.transport.body import Body
-from worker.transport.connection import Connection
-from worker.transport.dial import Origin, dial
+from tailrace.worker.transport.body import Body
+from tailrace.worker.transport.connection import Connection
+from tailrace.worker.transport.dial import Origin, dial
 
 KEPT_S = 4.0
 """How long a connection waits for its next request: shorter than servers wait, of whom many close after 5 s."""

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import cached_property
 
-from schemas.codec import decode_entry, decode_outcome
-from schemas.deltas import AttemptStarted, LogEntry
-from schemas.ids import EntryId
-from schemas.outcome import Outcome
+from tailrace.schemas.codec import decode_entry, decode_outcome
+from tailrace.schemas.deltas import AttemptStarted, LogEntry
+from tailrace.schemas.ids import EntryId
+from tailrace.schemas.outcome import Outcome
 from tests.fault.campaign.history import Answered, CancelCall, Disturbance, History, Reading, UpstreamCall
 from tests.fault.campaign.plan import FaultKind, PlannedRequest
 

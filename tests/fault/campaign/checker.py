@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from schemas import keys
-from schemas.deltas import TERMINALS, AttemptStarted, Gap, Stalled
+from tailrace.schemas import keys
+from tailrace.schemas.deltas import TERMINALS, AttemptStarted, Gap, Stalled
 from tests.fault.campaign.case import Case, cases
 from tests.fault.campaign.history import History, Seen
 from tests.fault.campaign.verdicts import VERDICTS

@@ -13,11 +13,11 @@ from arq.connections import ArqRedis
 from redis.asyncio import BlockingConnectionPool
 from redis.exceptions import RedisError
 
-from producers.client import Client
-from schemas import keys
-from schemas.codec import decode_job, encode_job
-from schemas.deltas import TERMINALS
-from schemas.errors import RequestConflict, StoreError, StoreUnavailable, TailraceError, UnknownRequest
+from tailrace.producers.client import Client
+from tailrace.schemas import keys
+from tailrace.schemas.codec import decode_job, encode_job
+from tailrace.schemas.deltas import TERMINALS
+from tailrace.schemas.errors import RequestConflict, StoreError, StoreUnavailable, TailraceError, UnknownRequest
 from tests.fault.campaign.history import Answered, CancelCall, Reading, Seen, Segment
 from tests.fault.campaign.plan import PlannedPoison, PlannedReader, PlannedRequest, Via
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from itertools import pairwise
 from statistics import median
 
-from schemas.deltas import AttemptStarted
+from tailrace.schemas.deltas import AttemptStarted
 from tests.fault.campaign.case import DEADLY, SILENT, Case, cases
 from tests.fault.campaign.history import Disturbance, History
 

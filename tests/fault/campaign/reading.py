@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from schemas.deltas import AssistantDelta, LogEntry, ReaderEvent, ReasoningDelta, ToolCallDelta
-from schemas.ids import EntryId
+from tailrace.schemas.deltas import AssistantDelta, LogEntry, ReaderEvent, ReasoningDelta, ToolCallDelta
+from tailrace.schemas.ids import EntryId
 
 
 class ShownCall(msgspec.Struct):

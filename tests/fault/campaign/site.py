@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.request import urlopen
 
-from demo.parts import clean_environment
-from demo.valkey import EmbeddedValkey, ValkeyError
+from tailrace.demo.parts import clean_environment
+from tailrace.demo.valkey import EmbeddedValkey, ValkeyError
 from tests.fault.campaign.history import Exit
 from tests.fault.campaign.plan import Form
 from tests.proxy import Proxy
@@ -24,8 +24,8 @@ from tests.until import until
 
 READY_S = 120.0  # a whole fleet that starts at once on a busy machine takes its time
 EXIT_S = 60.0
-_WORKER = (sys.executable, "-c", "import sys; from producers.cli import main; sys.exit(main())", "worker")
-_SIMULATOR = (sys.executable, "-m", "demo.simulator", "--port", "0", "--quiet")
+_WORKER = (sys.executable, "-m", "tailrace", "worker")
+_SIMULATOR = (sys.executable, "-m", "tailrace.demo.simulator", "--port", "0", "--quiet")
 
 
 class Worker:

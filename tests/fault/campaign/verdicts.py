@@ -6,9 +6,9 @@ from datetime import datetime
 from itertools import combinations
 from typing import Any, cast
 
-from schemas.codec import decode_entry
-from schemas.deltas import AttemptStarted
-from schemas.outcome import Outcome
+from tailrace.schemas.codec import decode_entry
+from tailrace.schemas.deltas import AttemptStarted
+from tailrace.schemas.outcome import Outcome
 from tests.fault.campaign.answers import Told
 from tests.fault.campaign.case import Case
 from tests.fault.campaign.history import UpstreamCall

@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tailrace.worker.transport import BODY, Body, Transport, dial
+from tailrace.worker.transport.connection import MAX_WAITING_BYTES, PIECE_BYTES
 from tests.certificates import Certificates, made_in
 from tests.http_server import Caller, saying, serving
 from tests.until import until
-from worker.transport import BODY, Body, Transport, dial
-from worker.transport.connection import MAX_WAITING_BYTES, PIECE_BYTES
 
 EVENTS = b"data: an event\n\n" * 1000
 PIECES = [b"one", b"two", b"end"]

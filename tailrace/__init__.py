@@ -1,0 +1,1 @@
+"""Tailrace: a message-queue stream worker for LLM answers."""

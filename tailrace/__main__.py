@@ -1,0 +1,8 @@
+"""`python -m tailrace`: the command `tailrace`, for an interpreter whose scripts are not on the path."""
+
+import sys
+
+from tailrace.producers.root import main
+
+if __name__ == "__main__":
+    sys.exit(main())
