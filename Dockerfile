@@ -6,6 +6,8 @@ RUN pip wheel --no-cache-dir --require-hashes -r requirements.lock -w /wheels
 COPY pyproject.toml README.md ./
 COPY tailrace tailrace
 COPY schemas schemas
+COPY broker broker
+COPY telemetry telemetry
 COPY worker worker
 COPY producers producers
 COPY demo demo

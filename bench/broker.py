@@ -14,8 +14,8 @@ from arq.jobs import serialize_job
 from redis.asyncio import ConnectionPool
 
 from bench.figures import BenchError
+from tailrace.broker import keys
 from tailrace.demo.valkey import HOST, EmbeddedValkey
-from tailrace.schemas import keys
 from tailrace.schemas.codec import decode_job, encode_job
 
 T = TypeVar("T")

@@ -1,7 +1,7 @@
 """`bench decode`: what it costs to read the model's stream, before anything is written.
 
-CPU of this process: the SDK's objects, as most code reads them; the worker's own way (`worker/upstream.py` and the
-interface's reader, deltas included) over each transport there is; and the floor. The feeder is another process.
+CPU of this process: the SDK's objects, as most code reads them; the worker's own way (`worker/upstream/upstream.py` and
+the interface's reader, deltas included) over each transport there is; and the floor. The feeder is another process.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ from bench.statistics import interleaved, median
 from tailrace.demo.parts import clean_environment
 from tailrace.schemas.request import GenerationRequest, parse_request
 from tailrace.schemas.settings import Settings
+from tailrace.worker.app import upstream_of
 from tailrace.worker.interface.options import Options
 from tailrace.worker.interface.reader import StreamReader
-from tailrace.worker.main import upstream_of
-from tailrace.worker.upstream_client import TransportName
+from tailrace.worker.upstream.client import TransportName
 
 SDK, FLOOR = "SDK, async for chunk", "the floor"
 OURS = "the worker's reading"

@@ -17,7 +17,7 @@ import msgspec
 import uvloop
 
 from bench.feeder import Plan
-from tailrace.schemas.keys import log_key
+from tailrace.broker.keys import log_key
 
 MAX_COMMIT = 512
 MAX_WAITING = 8 * MAX_COMMIT

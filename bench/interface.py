@@ -16,8 +16,8 @@ from bench.answers import KINDS, Answer, Kind
 from bench.figures import Report
 from bench.statistics import flatness, interleaved, median
 from tailrace.schemas.errors import UpstreamError
-from tailrace.worker.interface.chat import ChatInterface
-from tailrace.worker.interface.chat_chunk import ChatChunk, decode_chunk
+from tailrace.worker.interface.chat.chat_interface import ChatInterface
+from tailrace.worker.interface.chat.chunk import ChatChunk, decode_chunk
 from tailrace.worker.interface.reader import StreamReader
 
 SIZES = (100, 1_000, 20_000)

@@ -13,9 +13,9 @@ from bench.feeder import Plan
 from bench.figures import BenchError, Report
 from bench.path import FLOOR, HTTPX, NAIVE, OURS, Plant
 from bench.tails_reader import rss_bytes
+from tailrace.broker.keys import QUEUE
 from tailrace.schemas.codec import decode_entry, encode_entry
 from tailrace.schemas.deltas import DELTAS, AssistantDelta, AttemptStarted
-from tailrace.schemas.keys import QUEUE
 from tailrace.schemas.letta import LettaView
 
 RSS_KIB = 60.0

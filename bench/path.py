@@ -19,9 +19,9 @@ from bench.figures import BenchError
 from bench.floor import Work
 from bench.log_reader import Lateness
 from bench.programs import Fleet, Program, cpu_s
+from tailrace.broker import keys
 from tailrace.demo.parts import clean_environment
 from tailrace.producers.client import Client
-from tailrace.schemas import keys
 
 OURS, HTTPX = "tailrace worker", "tailrace worker over httpx"
 NAIVE, FLOOR = "the naive worker", "the floor"

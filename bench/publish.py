@@ -23,9 +23,9 @@ from bench.programs import Fleet, cpu_s
 from bench.publish_ways import Way, by_hand, entries, one_by_one, ours
 from bench.statistics import interleaved, median
 from bench.tails_writer import prepare
+from tailrace.broker import keys
 from tailrace.demo.parts import clean_environment
 from tailrace.demo.valkey import EmbeddedValkey
-from tailrace.schemas import keys, push
 
 BATCH = 64
 THIN, THIN_RATE = 500, 20.0
@@ -159,7 +159,7 @@ def _listener(url: str) -> Fleet:
 def _listen(url: str) -> None:
     parts = urlsplit(url)
     with socket.create_connection((parts.hostname, parts.port)) as connection:
-        channels = " ".join(push.channel(number) for number in range(keys.PUSH_SHARDS))
+        channels = " ".join(keys.push_channel(number) for number in range(keys.PUSH_SHARDS))
         connection.sendall(f"SUBSCRIBE {channels}\r\n".encode())
         connection.recv(1 << 16)
         print("ready", flush=True)

@@ -13,9 +13,9 @@ import hiredis
 from redis.asyncio import Redis
 
 from bench.tails_writer import TOKEN
-from tailrace.schemas.keys import ENTRY_FIELD, log_key
-from tailrace.worker.commit_line import CommitLine, xadd, xadd_prefix
-from tailrace.worker.publisher import Publisher
+from tailrace.broker.keys import ENTRY_FIELD, log_key
+from tailrace.worker.publish.commit_line import CommitLine, xadd, xadd_prefix
+from tailrace.worker.publish.publisher import Publisher
 
 _ENDLESS = 1 << 40
 

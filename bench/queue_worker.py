@@ -15,10 +15,10 @@ from arq.connections import RedisSettings
 from arq.typing import StartupShutdown, WorkerCoroutine
 from arq.worker import Worker, func
 
+from tailrace.broker.keys import JOB_FUNCTION
 from tailrace.schemas.codec import decode_job, encode_job
-from tailrace.schemas.keys import JOB_FUNCTION
-from tailrace.worker.lease import Lease
-from tailrace.worker.queue import LeasedWorker
+from tailrace.worker.queue.leased_worker import LeasedWorker
+from tailrace.worker.queue.leases import Lease
 
 
 async def _job(ctx: dict[Any, Any], _request_id: str, hold_s: float = 0.0) -> None:

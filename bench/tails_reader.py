@@ -15,11 +15,11 @@ import msgspec
 import uvloop
 
 from bench.statistics import percentile
-from tailrace.producers import tail as tails
 from tailrace.producers.client import Client
-from tailrace.producers.fanout import Fanout
 from tailrace.producers.store import ProducerStore
-from tailrace.producers.tail import Tailed
+from tailrace.producers.tail import log_tail as tails
+from tailrace.producers.tail.fanout.fanout import Fanout
+from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.deltas import AssistantDelta
 from tailrace.schemas.ids import BEGINNING, EntryId
 

@@ -14,13 +14,13 @@ from time import monotonic, monotonic_ns
 import uvloop
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import log_key, rec_key
 from tailrace.schemas.codec import encode_entry
 from tailrace.schemas.deltas import FORMAT_VERSION, Accepted, AssistantDelta, AttemptStarted, MessageIds
 from tailrace.schemas.errors import TailraceError
-from tailrace.schemas.keys import log_key, rec_key
-from tailrace.worker.commit_line import Batch, CommitLine
-from tailrace.worker.log_writer import LogWriter
-from tailrace.worker.publisher import Publisher
+from tailrace.worker.publish.commit_line import Batch, CommitLine
+from tailrace.worker.publish.log_writer import LogWriter
+from tailrace.worker.publish.publisher import Publisher
 
 TOKEN = "bench"  # noqa: S105 -- names the owner of an attempt; nothing is secret here
 _LIFE_S = 600

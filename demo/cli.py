@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 from types import FrameType
 
-from tailrace.schemas.command_line import CommandParser
+from tailrace.command_line import CommandParser
 
 _EXAMPLE = """\
 tailrace demo

@@ -11,8 +11,8 @@ from contextlib import ExitStack
 
 from tailrace.demo.parts import DemoError, Part, run
 from tailrace.demo.stage import set_up
-from tailrace.producers.show import TerminalView, wants_colours
-from tailrace.producers.tail import Tailed
+from tailrace.producers.cli.show import TerminalView, wants_colours
+from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.codec import decode_entry
 from tailrace.schemas.deltas import TERMINALS
 

@@ -7,8 +7,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from tailrace.schemas.deltas import Api, ErrorInfo
-from tailrace.schemas.keys import DEFAULT_PRIORITY
-from tailrace.schemas.request import Priority
+from tailrace.schemas.priority import DEFAULT_PRIORITY, Priority
 from tailrace.schemas.results import Stored
 
 RequestStatus = Literal["queued", "running", "completed", "incomplete", "failed", "cancelled"]

@@ -12,8 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
-from tailrace.producers import overview
-from tailrace.producers import tail as tails
+from tailrace.broker.keys import OUTBOX_LIFETIME_S, lane_of
 from tailrace.producers.answers import (
     COUNTS,
     RECORD_FIELDS,
@@ -24,23 +23,24 @@ from tailrace.producers.answers import (
     status_of,
     status_of_stored,
 )
-from tailrace.producers.assembled import Assembled
-from tailrace.producers.collapsed import collapsed
-from tailrace.producers.dead import DeadLetters
-from tailrace.producers.enqueue import Enqueuer
-from tailrace.producers.fanout import Fanout, Following
-from tailrace.producers.letta import LettaItem, letta
-from tailrace.producers.snapshot import Snapshot, snapshot, snapshot_of
-from tailrace.producers.stalled import StallWatch
+from tailrace.producers.queue import overview
+from tailrace.producers.queue.dead_letters import DeadLetters
+from tailrace.producers.queue.enqueue import Enqueuer
 from tailrace.producers.store import Glimpse, ProducerStore
-from tailrace.producers.tail import Tailed
+from tailrace.producers.tail import log_tail as tails
+from tailrace.producers.tail.assembled import Assembled
+from tailrace.producers.tail.collapsed import collapsed
+from tailrace.producers.tail.fanout.fanout import Fanout, Following
+from tailrace.producers.tail.letta import LettaItem, letta
+from tailrace.producers.tail.log_tail import Tailed
+from tailrace.producers.tail.snapshot import Snapshot, snapshot, snapshot_of
+from tailrace.producers.tail.stalled import StallWatch
 from tailrace.producers.tokens import Grant, TokenSigner
 from tailrace.producers.tracing import current_traceparent
 from tailrace.schemas import codec
 from tailrace.schemas.deltas import FORMAT_VERSION, Accepted, Cancelled, ReaderEvent
 from tailrace.schemas.errors import RequestConflict, RequestRejected, SettingsError, StoreError, UnknownRequest
 from tailrace.schemas.ids import BEGINNING, REQUEST_ID_PATTERN, EntryId
-from tailrace.schemas.keys import OUTBOX_LIFETIME_S, lane_of
 from tailrace.schemas.outcome import UNFILLED, Outcome
 from tailrace.schemas.request import GenerationRequest, decode_request, parse_request
 from tailrace.schemas.results import SQL_MISSING, Stored
@@ -260,7 +260,7 @@ class Client:
         """As `open_tail`, with items of another form: for who passes entries on, and need not decode them.
 
         Args:
-            form: as of `tailrace.producers.tail.tail`.
+            form: as of `tailrace.producers.tail.log_tail.tail`.
             request_id: the request.
             after: the cursor of the last item seen.
         """
@@ -332,7 +332,7 @@ class Client:
         _check_known_form(request_id)
         found = await self._results.find(request_id) if self._results is not None else None
         if found is None:
-            raise tails.unknown(request_id)
+            raise UnknownRequest.of(request_id)
         return found
 
     async def reach(self) -> None:
@@ -382,7 +382,7 @@ class Client:
                 status: Any = verdict.text("status")
                 return CancelVerdict("finished", status)
             case _:
-                raise tails.unknown(request_id)
+                raise UnknownRequest.of(request_id)
 
     async def status(self, request_id: str) -> Status:
         """Where a request stands.
@@ -460,7 +460,7 @@ class Client:
         _check_known_form(request_id)
         record = await self._fanout.record(request_id, *fields)
         if record is None:
-            raise tails.unknown(request_id)
+            raise UnknownRequest.of(request_id)
         return record
 
 
@@ -494,7 +494,7 @@ def _cursor(request_id: str, after: str | None) -> EntryId:
 def _check_known_form(request_id: str) -> None:
     """An id of another form can never have been accepted, and must not become part of a key."""
     if REQUEST_ID_PATTERN.match(request_id) is None:
-        raise tails.unknown(request_id)
+        raise UnknownRequest.of(request_id)
 
 
 def _results(url: str, timeout_s: float) -> "Results":

@@ -15,11 +15,11 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
+from tailrace.broker.cluster import ClusterRedis, Nodes, is_cluster
+from tailrace.broker.connections import CLUSTER, at_node, connection_options
+from tailrace.broker.scripts import Argument, Script
 from tailrace.schemas.errors import SettingsError, StoreError, StoreFull, StoreRefused, StoreUnavailable
-from tailrace.schemas.redis_cluster import ClusterRedis, Nodes, is_cluster
 from tailrace.schemas.redis_url import OF_A_CLUSTER, Node, parse_redis_url
-from tailrace.schemas.redis_way import CLUSTER, at_node, connection_options
-from tailrace.schemas.scripts import Argument, Script
 
 _RETRY_PAUSE_S = 0.05
 _PASSING = ("BUSY", "UNBLOCKED", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")

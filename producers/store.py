@@ -6,14 +6,14 @@ Knows keys, scripts and the stream's form. Knows nothing of requests' content, o
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from tailrace.producers.queue_store import ProducerQueue
+from tailrace.broker import keys, scripts
+from tailrace.broker.cluster import is_cluster
+from tailrace.broker.scripts import Argument, Script, Verdict
+from tailrace.producers.queue.queue_store import ProducerQueue
 from tailrace.producers.redis_link import Link
-from tailrace.schemas import keys, scripts
 from tailrace.schemas.errors import SettingsError
 from tailrace.schemas.ids import EntryId
-from tailrace.schemas.redis_cluster import is_cluster
 from tailrace.schemas.redis_url import QUEUE_OF_A_CLUSTER
-from tailrace.schemas.scripts import Argument, Script, Verdict
 
 PAGE_ENTRIES = 500
 """Entries read at once: bounds what a reader holds in memory and how long Redis is busy with one of them."""

@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 from tailrace.producers.answers import CancelVerdict, Status, Submitted
-from tailrace.producers.assembled import Assembled
 from tailrace.producers.client import DEFAULT_AWAY_LIMIT_S, DEFAULT_TIMEOUT_S, Client
-from tailrace.producers.dead import LISTED_MAX, DeadLetter, DeadLetterContent
-from tailrace.producers.letta import LettaItem
-from tailrace.producers.snapshot import Snapshot
-from tailrace.producers.tail import Tailed
+from tailrace.producers.queue.dead_letters import LISTED_MAX, DeadLetter, DeadLetterContent
+from tailrace.producers.tail.assembled import Assembled
+from tailrace.producers.tail.letta import LettaItem
+from tailrace.producers.tail.log_tail import Tailed
+from tailrace.producers.tail.snapshot import Snapshot
 from tailrace.schemas.outcome import Outcome
 from tailrace.schemas.request import GenerationRequest
 from tailrace.schemas.settings import DEFAULT_RETENTION_S, DEFAULT_RUN_LIMIT_S, Settings

@@ -22,7 +22,7 @@ TailraceError
     └── CursorInvalid        not a cursor of this log
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 Whose = Literal["caller", "operator", "provider"]
 
@@ -161,6 +161,11 @@ class UnknownRequest(TailError):
     """No request has this id, or its lifetime is over."""
 
     code = "unknown_request"
+
+    @classmethod
+    def of(cls, request_id: str) -> Self:
+        """The error for an id without a record and log."""
+        return cls(f"no request has the id {request_id[:80]!r}, or its lifetime is over")
 
 
 class CursorInvalid(TailError):

@@ -11,7 +11,7 @@ from tailrace.schemas.deltas import Api
 from tailrace.schemas.errors import RequestRejected, RequestTooLarge
 from tailrace.schemas.ids import check_request_id
 from tailrace.schemas.json_values import find_fault
-from tailrace.schemas.keys import DEFAULT_PRIORITY
+from tailrace.schemas.priority import DEFAULT_PRIORITY, Priority
 from tailrace.schemas.trace_context import parse_traceparent
 
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
@@ -20,7 +20,6 @@ MAX_TIMEOUT_S = 86_400.0
 TENANT_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
 JsonObject = dict[str, Any]
-Priority = Literal["high", "normal", "low"]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 _ALWAYS_STREAMED = "leave it out: Tailrace always streams"

@@ -12,7 +12,7 @@ import msgspec
 
 from tailrace.schemas.deltas import ErrorInfo
 from tailrace.schemas.outcome import Outcome
-from tailrace.schemas.request import Priority
+from tailrace.schemas.priority import Priority
 
 SCHEMA_VERSION = 1
 """What the migrations in `worker/results/sql` come to. Whoever writes wants this one and no other."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from tailrace.schemas.errors import SettingsError
-from tailrace.schemas.journal import Form, Level
+from tailrace.schemas.log_options import LogFormat, LogLevel
 from tailrace.schemas.redis_url import QUEUE_OF_A_CLUSTER, parse_redis_url
 from tailrace.schemas.request import check_tenant
 from tailrace.schemas.results import check_results_url
@@ -88,8 +88,8 @@ class Settings(BaseModel):
     max_log_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
     publish_buffer_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
     trace_content: bool = False
-    log_format: Form = "human"
-    log_level: Level = "info"
+    log_format: LogFormat = "human"
+    log_level: LogLevel = "info"
     metrics_port: int | None = Field(default=None, ge=0, le=65_535)
     metrics_host: str = "127.0.0.1"
     results_url: SecretStr = SecretStr("")

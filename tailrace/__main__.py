@@ -2,7 +2,7 @@
 
 import sys
 
-from tailrace.producers.root import main
+from tailrace.producers.cli.root import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,9 +6,9 @@ from types import MappingProxyType
 
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import log_key, rec_key
+from tailrace.broker.slots import SLOTS, slot_of
 from tailrace.demo.valkey import EmbeddedValkey
-from tailrace.schemas.keys import log_key, rec_key
-from tailrace.schemas.slots import SLOTS, slot_of
 from tests.tls_rig import free_port
 from tests.until import until
 

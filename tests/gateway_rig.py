@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from tailrace.producers.api_keys import new_key
+from tailrace.producers.gateway.access.api_keys import new_key
 from tailrace.producers.gateway.app import Gateway
 from tailrace.producers.gateway.server import GatewayServer, listen
 from tailrace.schemas.settings import Settings

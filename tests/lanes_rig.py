@@ -7,12 +7,12 @@ from time import time_ns
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
+from tailrace.broker import keys
+from tailrace.broker.scripts import ClaimedJob
 from tailrace.producers.store import ProducerStore
-from tailrace.schemas import keys
 from tailrace.schemas.codec import encode_job
-from tailrace.schemas.scripts import ClaimedJob
-from tailrace.worker.lease import Lease
-from tailrace.worker.queue_store import QueueStore
+from tailrace.worker.queue.leases import Lease
+from tailrace.worker.queue.queue_store import QueueStore
 from tests.queue_rig import lease_of
 from tests.until import until
 

@@ -11,12 +11,12 @@ from arq.typing import WorkerCoroutine
 from arq.worker import Function, func
 from redis.asyncio import ConnectionPool
 
-from tailrace.schemas import keys
+from tailrace.broker import keys
+from tailrace.broker.scripts import ClaimedJob
 from tailrace.schemas.codec import decode_job, encode_job
-from tailrace.schemas.scripts import ClaimedJob
-from tailrace.worker.lease import Lease
-from tailrace.worker.queue import LeasedWorker
-from tailrace.worker.queue_store import QueueStore
+from tailrace.worker.queue.leased_worker import LeasedWorker
+from tailrace.worker.queue.leases import Lease
+from tailrace.worker.queue.queue_store import QueueStore
 
 DEADLINE_S = 15.0
 LONG_S = 60.0

@@ -9,14 +9,14 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import log_key, rec_key
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
-from tailrace.producers.tail import Tailed
+from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.deltas import AssistantDelta, AttemptStarted, ReasoningDelta, ToolCallDelta
-from tailrace.schemas.keys import log_key, rec_key
 from tailrace.schemas.outcome import Outcome
 from tailrace.schemas.settings import Settings
-from tailrace.worker.main import run_worker
+from tailrace.worker.app import run_worker
 
 KEY = "a.key:that-must-not-appear-0123456789"
 """In no form that keys usually have, so that nothing but knowing it keeps it out."""

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from redis.asyncio import Redis
 
-from tailrace.schemas import scripts
+from tailrace.broker import scripts
+from tailrace.broker.keys import log_key, push_channel, push_shard, rec_key
+from tailrace.broker.scripts import Script, Verdict
 from tailrace.schemas.codec import encode_entry, encode_outcome
 from tailrace.schemas.deltas import (
     FORMAT_VERSION,
@@ -17,10 +19,8 @@ from tailrace.schemas.deltas import (
     ToolCallPart,
 )
 from tailrace.schemas.ids import EntryId
-from tailrace.schemas.keys import log_key, rec_key
 from tailrace.schemas.outcome import UNFILLED, Outcome, Status, terminal_of
-from tailrace.schemas.push import channel, encode_pushes, shard
-from tailrace.schemas.scripts import Script, Verdict
+from tailrace.schemas.push import encode_pushes
 
 IDS = MessageIds("message-11111111-1111-4111-8111-1111111111ff", "message-22222222-2222-4222-8222-2222222222ff")
 
@@ -71,7 +71,7 @@ class Scribe:
             await pipe.execute()
         if pushed:
             told = encode_pushes([(self._request_id, first.attempt, first.seq, raws)])
-            await self._redis.publish(channel(shard(self._request_id)), told)
+            await self._redis.publish(push_channel(push_shard(self._request_id)), told)
 
     async def finish(self, status: Status = "completed", outcome: Outcome | None = None) -> Verdict:
         """Writes terminal and outcome."""

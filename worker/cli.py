@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from tailrace.schemas.command_line import CommandParser, say
+from tailrace.broker.keys import QUEUE
+from tailrace.command_line import CommandParser, say
 from tailrace.schemas.errors import StoreUnavailable, TailraceError
-from tailrace.schemas.journal import log_to
-from tailrace.schemas.keys import QUEUE
 from tailrace.schemas.settings import Settings
+from tailrace.telemetry.logging import log_to
 from tailrace.worker.redis_link import CONNECT_TIMEOUT_S, address, blocking_pool
 
 CHILD = "--child-of-a-fleet"
@@ -101,8 +101,8 @@ def _port(text: str) -> int:
 
 def _run(settings: Settings, processes: int, *, is_child: bool, voice: int | None) -> int:
     # Imported here: --help and --check need neither arq nor the SDK, which take a second to load.
+    from tailrace.worker.app import run, run_fleet, run_worker
     from tailrace.worker.fleet import child_command, when_the_parent_dies
-    from tailrace.worker.main import run, run_fleet, run_worker
 
     log_to(sys.stderr, settings.log_format, settings.log_level)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Protocol
 
-from tailrace.worker.retry import Backoff
+from tailrace.broker.backoff import Backoff
 
 STABLE_S = 30.0
 """A child that ran for so long had started well: its death counts as the first again."""

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from redis import exceptions as refusals
 from redis.asyncio import BlockingConnectionPool, Redis
 
+from tailrace.broker.cluster import ClusterRedis, Nodes, is_cluster
+from tailrace.broker.connections import CLUSTER, connection_options
 from tailrace.schemas.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
-from tailrace.schemas.redis_cluster import ClusterRedis, Nodes, is_cluster
 from tailrace.schemas.redis_url import OF_A_CLUSTER
-from tailrace.schemas.redis_way import CLUSTER, connection_options
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 10.0

@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 
 import msgspec
 
-from tailrace.schemas.command_line import CommandParser, say
+from tailrace.command_line import CommandParser, say
 from tailrace.schemas.deltas import Api, Delta
 from tailrace.worker.interface.options import Options
 from tailrace.worker.interface.reader import StreamReader

@@ -1,6 +1,6 @@
 """`OpenAIStreamingInterface`: the interface as a drop-in for one stream of OpenAI's SDK, without queue, log or worker.
 
-A thin shell round `tailrace.worker.interface.chat`: it awaits chunks, knows the time, makes ids and closes the stream.
+A thin shell round `worker/interface/chat/`: it awaits chunks, knows the time, makes ids and closes the stream.
 Its constructor, `process` and accessors have the names that Letta's servers know.
 """
 
@@ -15,8 +15,8 @@ from tailrace.schemas.deltas import FORMAT_VERSION, AttemptStarted, Delta, Error
 from tailrace.schemas.ids import message_id
 from tailrace.schemas.letta import LettaView
 from tailrace.schemas.outcome import Outcome
-from tailrace.worker.interface.chat import ChatInterface
-from tailrace.worker.interface.chat_chunk import ChatChunk, chunk_of
+from tailrace.worker.interface.chat.chat_interface import ChatInterface
+from tailrace.worker.interface.chat.chunk import ChatChunk, chunk_of
 from tailrace.worker.interface.options import Options
 
 if TYPE_CHECKING:  # importing openai's types loads the whole client

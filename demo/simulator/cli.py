@@ -12,9 +12,9 @@ import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from tailrace.command_line import CommandParser
 from tailrace.demo.simulator.ledger import Entry
 from tailrace.demo.simulator.server import Simulator
-from tailrace.schemas.command_line import CommandParser
 
 _EXAMPLE = """\
 tailrace simulator --port 8080

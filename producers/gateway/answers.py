@@ -13,7 +13,7 @@ import msgspec
 from starlette.responses import Response
 
 from tailrace.producers.answers import Status
-from tailrace.producers.gateway.access import AccessDenied
+from tailrace.producers.gateway.access.access import AccessDenied
 from tailrace.schemas.errors import (
     CursorInvalid,
     RequestConflict,
@@ -23,8 +23,8 @@ from tailrace.schemas.errors import (
     TailraceError,
     UnknownRequest,
 )
-from tailrace.schemas.journal import fields
 from tailrace.schemas.outcome import Outcome
+from tailrace.telemetry.logging import fields
 
 _log = logging.getLogger("tailrace.gateway")
 

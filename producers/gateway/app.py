@@ -19,18 +19,25 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from tailrace.producers.client import Client
-from tailrace.producers.fanout import Following
-from tailrace.producers.gateway.access import Access, AccessDenied, Allowance, KeyFile, is_from_elsewhere, origins_of
+from tailrace.producers.gateway.access.access import (
+    Access,
+    AccessDenied,
+    Allowance,
+    KeyFile,
+    is_from_elsewhere,
+    origins_of,
+)
 from tailrace.producers.gateway.answers import Limit, of_error, refusal
 from tailrace.producers.gateway.metrics import GatewayCounts
 from tailrace.producers.gateway.page import page
 from tailrace.producers.gateway.routes import FULL_RETRY_MS, MAX_HEAD_BYTES, routes
-from tailrace.producers.gateway.stream import End, EventStream, Frames, Limits
+from tailrace.producers.gateway.streams.event_stream import End, EventStream, Frames, Limits
+from tailrace.producers.tail.fanout.fanout import Following
 from tailrace.producers.tokens import TokenSigner
 from tailrace.schemas.errors import SettingsError, TailraceError
-from tailrace.schemas.figures import Figure
-from tailrace.schemas.journal import fields
 from tailrace.schemas.settings import Settings
+from tailrace.telemetry.logging import fields
+from tailrace.telemetry.metric_samples import Figure
 
 _log = logging.getLogger("tailrace.gateway")
 
@@ -105,7 +112,7 @@ class Gateway:
             return self._client
 
     def figures(self) -> list[Figure]:
-        """What it has counted and how it stands, for `tailrace.schemas.figures.exposition`."""
+        """What it has counted and how it stands, for `tailrace.telemetry.metric_samples.exposition`."""
         following = self._client.following if self._client is not None else Following(0, 0, 0)
         return self._counts.figures(len(self._streams), following)
 

@@ -13,10 +13,10 @@ from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 
-from tailrace.producers.api_keys import HEADER, ApiKey, new_key, parse_keys, parse_until
-from tailrace.schemas.command_line import CommandParser
+from tailrace.command_line import CommandParser
+from tailrace.producers.gateway.access.api_keys import HEADER, ApiKey, new_key, parse_keys, parse_until
 from tailrace.schemas.errors import SettingsError
-from tailrace.schemas.journal import log_to
+from tailrace.telemetry.logging import log_to
 
 WEB_MISSING = "the extra `web` is not installed: pip install 'tailrace[web]'"
 

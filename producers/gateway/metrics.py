@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from tailrace.producers.fanout import Following
-from tailrace.schemas import metrics
-from tailrace.schemas.figures import CONTENT_TYPE, Figure, Tally, exposition, gauge
+from tailrace.producers.tail.fanout.fanout import Following
+from tailrace.telemetry import metrics
+from tailrace.telemetry.metric_samples import CONTENT_TYPE, Figure, Tally, exposition, gauge
 
 
 class GatewayCounts:

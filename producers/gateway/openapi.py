@@ -8,7 +8,7 @@ import msgspec
 from pydantic.json_schema import models_json_schema
 
 from tailrace.producers.gateway import answers
-from tailrace.producers.snapshot import Snapshot
+from tailrace.producers.tail.snapshot import Snapshot
 from tailrace.schemas.deltas import LogEntry, ReaderEvent
 from tailrace.schemas.errors import Whose
 from tailrace.schemas.request import GenerationRequest

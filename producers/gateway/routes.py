@@ -15,23 +15,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tailrace.producers import sse
 from tailrace.producers.answers import Status
 from tailrace.producers.gateway import answers
-from tailrace.producers.gateway.access import AccessDenied, Caller
+from tailrace.producers.gateway.access.access import AccessDenied, Caller
 from tailrace.producers.gateway.answers import Limit, as_json
-from tailrace.producers.gateway.cursors import Places
-from tailrace.producers.gateway.following import Pieces, Wanted, cursor_of, follow, frames, frames_among
 from tailrace.producers.gateway.openapi import document
 from tailrace.producers.gateway.page import Page
-from tailrace.producers.gateway.stream import come_back, spread_ms
-from tailrace.producers.tail import unknown
+from tailrace.producers.gateway.streams import sse
+from tailrace.producers.gateway.streams.cursors import Places
+from tailrace.producers.gateway.streams.event_stream import come_back, spread_ms
+from tailrace.producers.gateway.streams.following import Pieces, Wanted, cursor_of, follow, frames, frames_among
 from tailrace.producers.tokens import Grant
-from tailrace.schemas.errors import RequestRejected, StoreError
+from tailrace.schemas.errors import RequestRejected, StoreError, UnknownRequest
 from tailrace.schemas.ids import REQUEST_ID_PATTERN
-from tailrace.schemas.journal import fields
 from tailrace.schemas.request import MAX_REQUEST_BYTES, GenerationRequest, parse_request
 from tailrace.schemas.trace_context import parse_traceparent
+from tailrace.telemetry.logging import fields
 
 if TYPE_CHECKING:
     from tailrace.producers.gateway.app import Gateway
@@ -229,10 +228,10 @@ async def _seen(gateway: "Gateway", request: Request, request_id: str) -> Status
     if REQUEST_ID_PATTERN.match(request_id) is None or all(
         caller.request_id not in (None, request_id) for caller in callers
     ):
-        raise unknown(request_id)
+        raise UnknownRequest.of(request_id)
     state = await (await gateway.client()).status(request_id)
     if not any(caller.may_read(request_id, state.tenant) for caller in callers):
-        raise unknown(request_id)
+        raise UnknownRequest.of(request_id)
     return state
 
 

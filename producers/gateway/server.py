@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from tailrace.producers.gateway.app import Gateway
 from tailrace.producers.gateway.metrics import page
 from tailrace.producers.gateway.routes import MAX_BODY_BYTES, MAX_HEAD_BYTES
-from tailrace.producers.gateway.stream import ABORT, WRITE
+from tailrace.producers.gateway.streams.event_stream import ABORT, WRITE
 from tailrace.schemas.errors import SettingsError
 
 HEAD_TIMEOUT_S = 15.0

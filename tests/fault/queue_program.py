@@ -14,9 +14,9 @@ from typing import Any
 from arq.connections import ArqRedis
 from arq.worker import RetryJob, func
 
-from tailrace.schemas import keys
-from tailrace.worker.lease import Lease, Stop
-from tailrace.worker.queue import LeasedWorker
+from tailrace.broker import keys
+from tailrace.worker.queue.leased_worker import LeasedWorker
+from tailrace.worker.queue.leases import Lease, Stop
 
 EVENTS = "test:events"
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from tailrace.schemas import keys, scripts
+from tailrace.broker import keys, scripts
+from tailrace.broker.scripts import Argument, Script, Verdict
 from tailrace.schemas.codec import decode_entry, decode_outcome, encode_entry, encode_outcome
 from tailrace.schemas.deltas import (
     FORMAT_VERSION,
@@ -22,7 +23,6 @@ from tailrace.schemas.deltas import (
 )
 from tailrace.schemas.ids import EntryId
 from tailrace.schemas.outcome import UNFILLED, Outcome, Status, terminal_of
-from tailrace.schemas.scripts import Argument, Script, Verdict
 
 ID = "one"
 LEASE_MS = 60_000

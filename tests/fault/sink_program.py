@@ -9,8 +9,8 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-from tailrace.producers.root import main
-from tailrace.worker.queue_store import QueueStore
+from tailrace.producers.cli.root import main
+from tailrace.worker.queue.queue_store import QueueStore
 from tailrace.worker.results.database import Database
 from tailrace.worker.results.outbox import Outbox
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from redis import Redis
 
-from tailrace.schemas.scripts import Verdict
+from tailrace.broker.scripts import Verdict
 from tests.fault.races import Life, Order, Owner, Step, orders
 
 Lines = tuple[list[Step], ...]

@@ -10,13 +10,13 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
+from tailrace.broker.keys import log_key
 from tailrace.producers.client import Client
-from tailrace.producers.push_wire import PushWire
 from tailrace.producers.store import ProducerStore
-from tailrace.producers.tail import Tailed
+from tailrace.producers.tail.fanout.push_wire import PushWire
+from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.deltas import AssistantDelta, Completed
 from tailrace.schemas.errors import StoreUnavailable
-from tailrace.schemas.keys import log_key
 from tests.proxy import Proxy
 from tests.scribe import Scribe
 from tests.until import until

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from tailrace.demo.valkey import EmbeddedValkey
-from tailrace.producers.api_keys import new_key
+from tailrace.producers.gateway.access.api_keys import new_key
 from tests.gateway_rig import WAIT_S, Event, Served, events, gateway, reading
 from tests.rig import Rig, request_for, rig
 from tests.until import until

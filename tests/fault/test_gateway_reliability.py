@@ -21,10 +21,10 @@ import httpx2
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import log_key
 from tailrace.demo.simulator import Simulator
 from tailrace.demo.valkey import EmbeddedValkey
-from tailrace.producers.api_keys import new_key
-from tailrace.schemas.keys import log_key
+from tailrace.producers.gateway.access.api_keys import new_key
 from tests.fault.campaign.answers import Limits, draw
 from tests.fault.places import Place
 from tests.rig import KEY

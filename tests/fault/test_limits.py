@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import rec_key
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
 from tailrace.schemas.deltas import ErrorInfo, RetryScheduled
-from tailrace.schemas.keys import rec_key
 from tailrace.schemas.outcome import Outcome
 from tests.fault.workers import WAIT_S, Attached, client_of, worker_process
 from tests.rig import request_for

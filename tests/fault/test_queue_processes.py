@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 from arq.connections import ArqRedis
 
-from tailrace.schemas import keys
+from tailrace.broker import keys
 from tests.fault.queue_program import EVENTS
 from tests.fault.queue_workers import LEASE_S, Start, events, queue_workers
 from tests.queue_rig import left_behind, plain_client, wake

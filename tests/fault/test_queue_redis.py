@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from arq.connections import ArqRedis
 
+from tailrace.broker import keys, scripts
+from tailrace.broker.scripts import ClaimedJob, Script
 from tailrace.demo.valkey import EmbeddedValkey
-from tailrace.schemas import keys, scripts
 from tailrace.schemas.errors import StoreUnavailable
-from tailrace.schemas.scripts import ClaimedJob, Script
-from tailrace.worker.lease import Lease, Stop
-from tailrace.worker.queue_store import QueueStore
+from tailrace.worker.queue.leases import Lease, Stop
+from tailrace.worker.queue.queue_store import QueueStore
 from tests.proxy import Proxy
 from tests.queue_rig import DEADLINE_S, lease_of, left_behind, plain_client, running
 from tests.until import until
@@ -227,7 +227,7 @@ async def test_a_cancel_channel_that_fell_silent_is_replaced(
 ) -> None:
     # given a cancel connection through which nothing comes any more, not even its end, if a sign of life is due, expect
     # another connection, and the cancel published meanwhile found
-    monkeypatch.setattr("tailrace.worker.records.CHANNEL_CHECK_S", 0.1)
+    monkeypatch.setattr("tailrace.worker.queue.records.CHANNEL_CHECK_S", 0.1)
     jobs = Jobs()
     async with Proxy(redis_url) as proxy, running(proxy.url, jobs.generate, lease_s=LONG_S, poll_s=LONG_S):
         await client.enqueue_job("generate", _job_id="a")
@@ -251,7 +251,7 @@ async def test_a_drain_ends_also_while_the_server_is_away(
     lasting: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a running job and no server, if the worker drains, expect it to end all the same, and the lease to run out
-    monkeypatch.setattr("tailrace.worker.queue.HAND_BACK_S", 0.1)
+    monkeypatch.setattr("tailrace.worker.queue.leased_worker.HAND_BACK_S", 0.1)
     jobs = Jobs()
     async with plain_client(lasting.url) as client:
         async with running(lasting.url, jobs.generate, lease_s=0.5, drain_s=0.1) as worker:

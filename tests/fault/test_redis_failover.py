@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from tailrace.broker.keys import QUEUE, log_key
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
 from tailrace.schemas.deltas import Completed
 from tailrace.schemas.errors import CursorInvalid, UnknownRequest
-from tailrace.schemas.keys import QUEUE, log_key
 from tests.fault.pair import Pair, pair
 from tests.fault.workers import WAIT_S, Attached, client_of, worker_process
 from tests.rig import request_for

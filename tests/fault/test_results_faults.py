@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker import keys
 from tailrace.demo.simulator import Simulator
-from tailrace.schemas import keys
 from tailrace.schemas.outcome import Outcome
 from tests.fault.workers import WAIT_S, client_of, worker_process
 from tests.postgres import EmbeddedPostgres

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from arq.connections import ArqRedis
 
-from tailrace.schemas import keys
+from tailrace.broker import keys
 from tests.fault.queue_program import EVENTS
 from tests.fault.queue_workers import LEASE_S, Start, events, queue_workers
 from tests.lanes_rig import Lanes, lane_keys, lanes_at

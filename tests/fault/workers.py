@@ -11,7 +11,7 @@ from types import MappingProxyType
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
 from tailrace.producers.store import ProducerStore
-from tailrace.producers.tail import Tailed
+from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.deltas import AttemptStarted, Gap
 from tests.rig import KEY, shown
 

@@ -26,9 +26,10 @@ with atheris.instrument_imports(include=["worker", "schemas"]):
     from tailrace.schemas.codec import decode_outcome, encode_entry, encode_outcome
     from tailrace.schemas.deltas import Api, AssistantDelta, Delta, ReasoningDelta
     from tailrace.schemas.outcome import Outcome
-    from tailrace.worker.interface import chat, responses
+    from tailrace.worker.interface.chat import chat_interface as chat
     from tailrace.worker.interface.options import Options
     from tailrace.worker.interface.reader import Form, StreamReader
+    from tailrace.worker.interface.responses import responses_interface as responses
 
 INSTRUMENTED = (chat, responses)  # the reader imports them when it needs them, which would be too late
 WORDS = "x <think> </think> {} send_message inner_thoughts stop length error null call_1 function".split()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from tailrace.schemas.keys import rec_key
+from tailrace.broker.keys import rec_key
 from tailrace.schemas.outcome import Status
 from tailrace.schemas.request import decode_request
 from tests.scribe import ANSWER, Scribe

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker import keys, scripts
 from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.producers.client import Client
-from tailrace.producers.enqueue import Enqueuer
+from tailrace.producers.queue.enqueue import Enqueuer
 from tailrace.producers.store import ProducerStore
-from tailrace.schemas import codec, keys, scripts
+from tailrace.schemas import codec
 from tailrace.schemas.deltas import Accepted
 from tailrace.schemas.errors import (
     RequestConflict,
@@ -143,7 +144,7 @@ async def test_a_producers_clock_neither_delays_nor_prefers(
     client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch, ahead_ms: int
 ) -> None:
     # given a producer whose clock is wrong by an hour, expect its request due when the server says it was submitted
-    monkeypatch.setattr("tailrace.producers.enqueue.timestamp_ms", lambda: time.time_ns() // 10**6 + ahead_ms)
+    monkeypatch.setattr("tailrace.producers.queue.enqueue.timestamp_ms", lambda: time.time_ns() // 10**6 + ahead_ms)
     await client.submit({**HELLO, "id": "mine"})
     assert await redis.zscore(keys.QUEUE, "mine") == int(await redis.hget(keys.rec_key("mine"), "submitted_ms") or 0)
 
@@ -201,7 +202,7 @@ async def test_a_submit_that_breaks_before_the_queue_names_its_id(redis_url: str
             raise StoreUnavailable("gone")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("tailrace.producers.queue_store.ProducerQueue.enqueue", enqueue)
+            patch.setattr("tailrace.producers.queue.queue_store.ProducerQueue.enqueue", enqueue)
             with pytest.raises(StoreUnavailable) as caught:
                 await client.submit(HELLO)
         # expect the error to name the id, and a submit with it to put things right

@@ -14,13 +14,12 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import push_channel, push_shard, rec_key
 from tailrace.producers.client import Client
 from tailrace.producers.sync import SyncClient
 from tailrace.schemas.deltas import Completed, ErrorInfo
 from tailrace.schemas.errors import CursorInvalid, RequestRejected, StoreUnavailable, UnknownRequest
-from tailrace.schemas.keys import rec_key
-from tailrace.schemas.push import channel, shard
-from tailrace.worker.store import Store
+from tailrace.worker.attempt.request_store import Store
 from tests.scribe import ANSWER, Scribe
 
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "hello"}]
@@ -46,7 +45,7 @@ def followers(redis_url: str, request_id: str = "one") -> int:
 
     async def count() -> int:
         async with Redis.from_url(redis_url) as redis:
-            ((_, number),) = await redis.pubsub_numsub(channel(shard(request_id)))
+            ((_, number),) = await redis.pubsub_numsub(push_channel(push_shard(request_id)))
             return number
 
     return asyncio.run(count())

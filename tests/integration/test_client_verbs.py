@@ -7,15 +7,15 @@ from datetime import datetime
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker import keys
+from tailrace.broker.keys import push_channel, push_shard
 from tailrace.producers.answers import CancelVerdict
 from tailrace.producers.client import Client
 from tailrace.producers.store import ProducerStore
-from tailrace.schemas import keys
 from tailrace.schemas.codec import decode_entry
 from tailrace.schemas.deltas import Cancelled
 from tailrace.schemas.errors import StoreUnavailable
 from tailrace.schemas.outcome import Status as OutcomeStatus
-from tailrace.schemas.push import channel, shard
 from tests.proxy import Proxy
 from tests.scribe import ANSWER, IDS, Scribe
 from tests.until import until
@@ -62,7 +62,7 @@ async def test_a_result_is_waited_for_over_a_cut_connection(redis_url: str, redi
         waiting = asyncio.create_task(client.result(ID, wait_s=10))
 
         async def followed() -> bool:
-            ((_, followers),) = await redis.pubsub_numsub(channel(shard(ID)))
+            ((_, followers),) = await redis.pubsub_numsub(push_channel(push_shard(ID)))
             return followers == 1
 
         await until(followed)

@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 
 from tailrace.producers.store import ProducerStore
 from tailrace.schemas.errors import StoreUnavailable
+from tailrace.worker.attempt.request_store import Store
 from tailrace.worker.redis_link import FAILURES, store_error
-from tailrace.worker.store import Store
 from tests.rig import rig
 
 LONG = {"kind": "text", "chunks": 2000}

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import log_key
+from tailrace.broker.slots import slot_of
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
 from tailrace.schemas.deltas import Cancelled
 from tailrace.schemas.errors import SettingsError
-from tailrace.schemas.keys import log_key
 from tailrace.schemas.settings import Settings
-from tailrace.schemas.slots import slot_of
-from tailrace.worker.main import redis_client
+from tailrace.worker.app import redis_client
 from tests.cluster_rig import Cluster, cluster
 from tests.results_rig import engine_of, made, standing
 from tests.rig import KEY, WAIT_S, InProcessWorker, request_for, shown, worker_task

@@ -14,23 +14,23 @@ import pytest
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
+from tailrace.broker import keys
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
-from tailrace.producers.dead import DeadLetter
-from tailrace.schemas import keys
+from tailrace.producers.queue.dead_letters import DeadLetter
 from tailrace.schemas.codec import decode_job, encode_job
 from tailrace.schemas.deltas import ErrorInfo, Failed
 from tailrace.schemas.errors import RequestRejected, UnknownRequest
 from tailrace.schemas.outcome import Outcome
-from tailrace.worker.answer import TimeLimits
-from tailrace.worker.attempt import Plant
-from tailrace.worker.commit_line import CommitLine
-from tailrace.worker.dead import DeadLetters
-from tailrace.worker.lease import Lease
-from tailrace.worker.main import redis_client
-from tailrace.worker.publisher import Publisher
-from tailrace.worker.store import Store
-from tailrace.worker.upstream import Upstream
+from tailrace.worker.app import redis_client
+from tailrace.worker.attempt.attempt import Plant
+from tailrace.worker.attempt.dead_letters import DeadLetters
+from tailrace.worker.attempt.request_store import Store
+from tailrace.worker.publish.commit_line import CommitLine
+from tailrace.worker.publish.publisher import Publisher
+from tailrace.worker.queue.leases import Lease
+from tailrace.worker.upstream.response_body import TimeLimits
+from tailrace.worker.upstream.upstream import Upstream
 from tests.rig import KEY, request_for, worker_task
 from tests.scribe import ANSWER, Scribe
 from tests.until import until

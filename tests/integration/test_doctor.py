@@ -9,9 +9,9 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from tailrace.broker import keys
 from tailrace.demo.simulator import Simulator
 from tailrace.demo.valkey import EmbeddedValkey
-from tailrace.schemas import keys
 from tests.cluster_rig import cluster
 from tests.postgres import EmbeddedPostgres
 from tests.results_rig import made

@@ -8,17 +8,16 @@ from contextlib import aclosing
 import pytest
 from redis.asyncio import Redis
 
-from tailrace.producers import tail as tails
+from tailrace.broker.keys import PUSH, push_channel, push_shard
 from tailrace.producers.client import Client
-from tailrace.producers.fanout import Fanout
-from tailrace.producers.live import BUFFER_ENTRIES
 from tailrace.producers.store import ProducerStore
-from tailrace.producers.tail import Tailed
+from tailrace.producers.tail import log_tail as tails
+from tailrace.producers.tail.fanout.fanout import Fanout
+from tailrace.producers.tail.fanout.live_log import BUFFER_ENTRIES
+from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.deltas import AssistantDelta, Completed
 from tailrace.schemas.errors import StoreError, StoreRefused
 from tailrace.schemas.ids import BEGINNING
-from tailrace.schemas.keys import PUSH
-from tailrace.schemas.push import channel, shard
 from tests.scribe import ANSWER, Scribe
 from tests.until import until
 
@@ -54,7 +53,7 @@ async def hears(redis: Redis, *request_ids: str) -> None:
     """Waits until the channels of exactly these requests are heard."""
 
     async def so() -> bool:
-        return await heard_channels(redis) == {channel(shard(request_id)) for request_id in request_ids}
+        return await heard_channels(redis) == {push_channel(push_shard(request_id)) for request_id in request_ids}
 
     await until(so)
 
@@ -138,7 +137,7 @@ async def test_what_is_pushed_to_tails_that_wait_is_read_from_no_log(client: Cli
 
 async def test_only_channels_that_have_tails_are_heard(client: Client, producer: Client, redis: Redis) -> None:
     await producer.submit(id="two", model="m", messages=HELLO)
-    assert shard("two") != shard(ID)
+    assert push_shard("two") != push_shard(ID)
     one, two = Reader(client, ID), Reader(client, "two")
     await hears(redis, ID, "two")
     # if one of them ends, expect its channel to be left
@@ -233,7 +232,7 @@ async def test_pushes_that_come_twice_late_or_in_disorder_are_seen_once(client: 
     await scribe.begin()
     heard: list[bytes] = []
     async with redis.pubsub() as pubsub:
-        await pubsub.subscribe(channel(shard(ID)))
+        await pubsub.subscribe(push_channel(push_shard(ID)))
         for entry in ANSWER:
             await scribe.write([entry])
             async with asyncio.timeout(10):
@@ -241,7 +240,7 @@ async def test_pushes_that_come_twice_late_or_in_disorder_are_seen_once(client: 
                     pass
             heard.append(said["data"])
             for again in reversed(heard):
-                await redis.publish(channel(shard(ID)), again)
+                await redis.publish(push_channel(push_shard(ID)), again)
     await scribe.finish()
     assert await reader.to_its_end() == ALL
 
@@ -250,7 +249,7 @@ async def test_what_else_comes_on_a_channel_is_ignored(client: Client, redis: Re
     reader = Reader(client)
     await hears(redis, ID)
     for rubbish in (b"", b"hello", b"\x91\x94", b"\x91\x93\xa3one\x01\x02", b"\xc1"):
-        await redis.publish(channel(shard(ID)), rubbish)
+        await redis.publish(push_channel(push_shard(ID)), rubbish)
     await Scribe(redis, ID).answer()
     assert await reader.to_its_end() == ALL
 

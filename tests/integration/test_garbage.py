@@ -8,11 +8,11 @@ import pytest
 from redis.asyncio import Redis
 
 from bench.answers import KINDS, Kind
+from tailrace.broker.keys import log_key
 from tailrace.schemas.codec import encode_entry
-from tailrace.schemas.keys import log_key
-from tailrace.worker.commit_line import CommitLine
 from tailrace.worker.interface.reader import StreamReader
-from tailrace.worker.publisher import Publisher
+from tailrace.worker.publish.commit_line import CommitLine
+from tailrace.worker.publish.publisher import Publisher
 
 FEW, MANY = 200, 2_000
 PIECES = 20

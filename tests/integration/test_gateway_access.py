@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tailrace.producers.api_keys import new_key
 from tailrace.producers.client import Client
 from tailrace.producers.gateway import server
+from tailrace.producers.gateway.access.api_keys import new_key
 from tailrace.producers.gateway.app import Gateway
 from tailrace.producers.gateway.routes import MAX_BODY_BYTES, MAX_HEAD_BYTES
 from tailrace.producers.tokens import Grant, TokenSigner

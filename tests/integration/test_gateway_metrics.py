@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx2
 
-from tailrace.schemas.figures import Figure
-from tailrace.schemas.metrics import METRICS
+from tailrace.telemetry.metric_samples import Figure
+from tailrace.telemetry.metrics import METRICS
 from tests.gateway_rig import WAIT_S, events, gateway, reading
 from tests.rig import request_for, rig
 from tests.until import until

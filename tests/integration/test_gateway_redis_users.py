@@ -12,16 +12,16 @@ import yaml
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
+from tailrace.broker.keys import OUTBOX, log_key, rec_key
 from tailrace.demo.simulator import Simulator
 from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.producers.client import Client
-from tailrace.producers.snapshot import Snapshot
 from tailrace.producers.store import ProducerStore
-from tailrace.producers.tail import Tailed
+from tailrace.producers.tail.log_tail import Tailed
+from tailrace.producers.tail.snapshot import Snapshot
 from tailrace.schemas.deltas import Accepted, AssistantDelta, Completed, Stalled
-from tailrace.schemas.keys import OUTBOX, log_key, rec_key
-from tailrace.schemas.metrics import QUEUE_UP, REDIS_MEMORY
-from tailrace.worker.queue_sight import QueueSight
+from tailrace.telemetry.metrics import QUEUE_UP, REDIS_MEMORY
+from tailrace.worker.observe.queue_metrics import QueueSight
 from tailrace.worker.results.outbox import Outbox
 from tailrace.worker.results.sink import Sink
 from tests.gateway_rig import events, gateway, reading

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import log_key
 from tailrace.schemas.deltas import FORMAT_VERSION
-from tailrace.schemas.keys import log_key
 from tests.gateway_rig import Event, events, gateway, reading
 from tests.rig import request_for, rig
 from tests.until import until

@@ -13,11 +13,11 @@ import httpx2
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import lease_key
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
 from tailrace.schemas.ids import EntryId
-from tailrace.schemas.journal import JsonLines, fields, log_to
-from tailrace.schemas.keys import lease_key
+from tailrace.telemetry.logging import JsonLines, fields, log_to
 from tests.rig import KEY, request_for
 from tests.until import until
 

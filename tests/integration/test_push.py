@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker import keys
+from tailrace.broker.keys import log_key, push_channel, push_shard, rec_key
 from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.producers.client import Client
-from tailrace.schemas import keys
 from tailrace.schemas.errors import AttemptLost, StoreFull
-from tailrace.schemas.keys import log_key, rec_key
-from tailrace.schemas.push import channel, decode_pushes, shard
-from tailrace.worker.commit_line import CommitLine
-from tailrace.worker.log_writer import LogWriter
-from tailrace.worker.publisher import Publisher
+from tailrace.schemas.push import decode_pushes
+from tailrace.worker.publish.commit_line import CommitLine
+from tailrace.worker.publish.log_writer import LogWriter
+from tailrace.worker.publish.publisher import Publisher
 from tests.proxy import Proxy
 from tests.scribe import Scribe
 from tests.until import until
@@ -33,7 +33,10 @@ class Heard:
     def entries(self, request_id: str) -> list[tuple[str, bytes]]:
         """Ids and entries pushed for a request, in order."""
         pushes = [
-            one for name, said in self.messages for one in decode_pushes(said) if name == channel(shard(request_id))
+            one
+            for name, said in self.messages
+            for one in decode_pushes(said)
+            if name == push_channel(push_shard(request_id))
         ]
         return [
             (f"{attempt}-{seq + offset}", entry)
@@ -47,7 +50,7 @@ class Heard:
 async def hearing(redis: Redis) -> AsyncGenerator[Heard]:
     heard = Heard()
     async with redis.pubsub() as pubsub:
-        await pubsub.subscribe(*(channel(number) for number in range(keys.PUSH_SHARDS)))
+        await pubsub.subscribe(*(push_channel(number) for number in range(keys.PUSH_SHARDS)))
         confirmed = 0
 
         async def listen() -> None:
@@ -160,10 +163,10 @@ async def test_a_worker_that_may_not_ask_who_listens_pushes_all(redis: Redis, re
 async def test_where_nobody_listens_nothing_is_pushed(redis: Redis, redis_url: str) -> None:
     # given a listener on one channel, if logs of two channels are written, expect pushes on that one alone
     here = "a"
-    there = next(name for name in "bcdefgh" if shard(name) != shard(here))
+    there = next(name for name in "bcdefgh" if push_shard(name) != push_shard(here))
     await redis.config_resetstat()
     async with redis.pubsub() as pubsub, publishing(redis_url) as publisher:
-        await pubsub.subscribe(channel(shard(here)))
+        await pubsub.subscribe(push_channel(push_shard(here)))
         writers = [await begun(redis, publisher, name) for name in (here, there)]
         for turn in range(5):
             for writer in writers:
@@ -224,4 +227,4 @@ async def test_scripts_push_what_they_write(redis: Redis, redis_url: str) -> Non
         for request_id in ids:
             expected = (await log(redis, request_id))[1:]
             await until(lambda id=request_id, expected=expected: heard.entries(id) == expected)
-    assert {shard(request_id) for request_id in ids} == set(range(keys.PUSH_SHARDS))
+    assert {push_shard(request_id) for request_id in ids} == set(range(keys.PUSH_SHARDS))

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from arq.connections import ArqRedis
 
-from tailrace.schemas import keys
-from tailrace.worker.lease import Stop
-from tailrace.worker.queue_store import QueueStore
+from tailrace.broker import keys
+from tailrace.worker.queue.leases import Stop
+from tailrace.worker.queue.queue_store import QueueStore
 from tests.integration.test_queue_verbs import one
 from tests.integration.test_queue_worker import Gate
 from tests.queue_rig import Death, left_behind, plain_client, running, wake
@@ -183,7 +183,7 @@ async def test_blame_outlives_a_hook_that_fails(
     redis_url: str, client: ArqRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a job that was alone when its worker died, if on_dead fails at first, expect it told again, the job not run
-    monkeypatch.setattr("tailrace.worker.queue.DEAD_RETRY_S", 0.01)
+    monkeypatch.setattr("tailrace.worker.queue.leased_worker.DEAD_RETRY_S", 0.01)
     gate, told = Gate(), list[str]()
 
     async def on_dead(job_id: str, lease: Any, code: str, message: str) -> None:

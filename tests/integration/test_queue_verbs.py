@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 import pytest
 from arq.connections import ArqRedis
 
+from tailrace.broker import keys
+from tailrace.broker.scripts import Claim, ClaimedJob
 from tailrace.demo.valkey import EmbeddedValkey
-from tailrace.schemas import keys
 from tailrace.schemas.errors import AttemptLost, StoreFull
-from tailrace.schemas.scripts import Claim, ClaimedJob
-from tailrace.worker.lease import Lease
-from tailrace.worker.queue_store import QueueStore
-from tailrace.worker.records import Records
+from tailrace.worker.queue.leases import Lease
+from tailrace.worker.queue.queue_store import QueueStore
+from tailrace.worker.queue.records import Records
 from tests.queue_rig import LONG_S, lease_of, left_behind, plain_client
 from tests.until import until
 

@@ -8,9 +8,9 @@ import pytest
 from arq.connections import ArqRedis
 from arq.worker import Retry, RetryJob, func
 
-from tailrace.schemas import keys
-from tailrace.worker.lease import Lease, Stop
-from tailrace.worker.queue_store import QueueStore
+from tailrace.broker import keys
+from tailrace.worker.queue.leases import Lease, Stop
+from tailrace.worker.queue.queue_store import QueueStore
 from tests.queue_rig import DEADLINE_S, Death, left_behind, plain_client, running, wake
 from tests.until import until
 
@@ -182,7 +182,7 @@ async def test_a_hook_that_raises_loses_neither_job_nor_worker(
     redis_url: str, client: ArqRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given an on_dead that fails at first, if a dead job comes, expect it told again, and other jobs run
-    monkeypatch.setattr("tailrace.worker.queue.DEAD_RETRY_S", 0.01)
+    monkeypatch.setattr("tailrace.worker.queue.leased_worker.DEAD_RETRY_S", 0.01)
     calls: list[str] = []
 
     async def on_dead(job_id: str, lease: Lease, code: str, message: str) -> None:

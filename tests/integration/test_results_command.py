@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from tailrace.schemas.keys import OUTBOX
+from tailrace.broker.keys import OUTBOX
 from tailrace.schemas.outcome import Outcome
 from tailrace.schemas.results import Stored, row_of
 from tailrace.worker.results.database import Database

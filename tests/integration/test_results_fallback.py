@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker import keys
 from tailrace.producers.client import Client
 from tailrace.producers.sync import SyncClient
-from tailrace.schemas import keys
 from tailrace.schemas.codec import encode_outcome
 from tailrace.schemas.errors import ResultsUnavailable, SettingsError, UnknownRequest
 from tailrace.schemas.outcome import Outcome

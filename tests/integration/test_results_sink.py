@@ -9,17 +9,17 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
 
+from tailrace.broker import keys
+from tailrace.broker.backoff import Backoff
 from tailrace.producers.client import Client
-from tailrace.schemas import keys
 from tailrace.schemas.codec import encode_entry, encode_outcome
 from tailrace.schemas.deltas import Cancelled
 from tailrace.schemas.errors import StoreError
 from tailrace.schemas.outcome import UNFILLED, Outcome
+from tailrace.worker.attempt.request_store import Store
 from tailrace.worker.results.database import Database, Refused, Row
 from tailrace.worker.results.outbox import Outbox, Taken
 from tailrace.worker.results.sink import Sink
-from tailrace.worker.retry import Backoff
-from tailrace.worker.store import Store
 from tests.postgres import EmbeddedPostgres
 from tests.results_rig import engine_of, made, standing
 from tests.rig import WAIT_S, Rig, request_for, rig

@@ -9,12 +9,12 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
+from tailrace.broker import keys
+from tailrace.broker.scripts import BEGIN, CANCEL, FINISH, RELEASE, SUBMIT, Argument, Script, Verdict
 from tailrace.demo.valkey import EmbeddedValkey
-from tailrace.schemas import keys
 from tailrace.schemas.codec import encode_entry, encode_outcome
 from tailrace.schemas.deltas import FORMAT_VERSION, Accepted, AttemptStarted, Cancelled, MessageIds
 from tailrace.schemas.outcome import UNFILLED, Outcome, Status, terminal_of
-from tailrace.schemas.scripts import BEGIN, CANCEL, FINISH, RELEASE, SUBMIT, Argument, Script, Verdict
 
 ID = "r1"
 REC, LOG = keys.rec_key(ID), keys.log_key(ID)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker import keys
 from tailrace.demo.simulator import Simulator
+from tailrace.producers.cli.stats import lines
 from tailrace.producers.client import Client
-from tailrace.producers.overview import SILENT_S
-from tailrace.producers.stats_cli import lines
-from tailrace.schemas import keys
+from tailrace.producers.queue.overview import SILENT_S
 from tests.rig import KEY, request_for, worker_task
 from tests.until import until
 

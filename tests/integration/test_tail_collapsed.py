@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from tailrace.producers.assembled import Assembled, AssembledCall
+from tailrace.producers.cli.show import CollapsedView, JsonView
 from tailrace.producers.client import Client
-from tailrace.producers.show import CollapsedView, JsonView
-from tailrace.producers.tail import Tailed
+from tailrace.producers.tail.assembled import Assembled, AssembledCall
+from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.codec import encode_entry
 from tailrace.schemas.deltas import (
     AssistantDelta,

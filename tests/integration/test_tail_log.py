@@ -8,13 +8,13 @@ from contextlib import aclosing
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import log_key, rec_key
 from tailrace.producers.client import Client
 from tailrace.producers.store import PAGE_ENTRIES, ProducerStore
-from tailrace.producers.tail import Tailed
+from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.codec import encode_entry
 from tailrace.schemas.deltas import AssistantDelta, AttemptStarted, Completed, Delta, Gap, ReasoningDelta
 from tailrace.schemas.errors import CursorInvalid, TailError, UnknownRequest
-from tailrace.schemas.keys import log_key, rec_key
 from tailrace.schemas.outcome import UNFILLED, Outcome
 from tests.scribe import ANSWER, Scribe
 from tests.until import until

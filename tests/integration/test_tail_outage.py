@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.producers.client import Client
 from tailrace.producers.store import ProducerStore
-from tailrace.producers.tail import Tailed
+from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.deltas import AssistantDelta, Completed
 from tailrace.schemas.errors import StoreRefused, StoreUnavailable, UnknownRequest
 from tests.proxy import Proxy

@@ -8,9 +8,9 @@ import pytest
 from redis.asyncio import Redis
 
 from tailrace.producers.client import Client
-from tailrace.producers.snapshot import Snapshot
 from tailrace.producers.sync import SyncClient
-from tailrace.producers.tail import Tailed
+from tailrace.producers.tail.log_tail import Tailed
+from tailrace.producers.tail.snapshot import Snapshot
 from tailrace.schemas.codec import decode_outcome
 from tailrace.schemas.deltas import AssistantDelta, AttemptStarted, Completed, Delta, ReasoningDelta, ToolCallDelta
 from tailrace.schemas.errors import UnknownRequest

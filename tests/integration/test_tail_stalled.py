@@ -8,16 +8,17 @@ from itertools import pairwise
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker import keys
+from tailrace.broker.scripts import Verdict
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
-from tailrace.producers.stalled import StallWatch
 from tailrace.producers.store import ProducerStore
-from tailrace.producers.tail import Tailed
-from tailrace.schemas import keys
+from tailrace.producers.tail.log_tail import Tailed
+from tailrace.producers.tail.stalled import StallWatch
 from tailrace.schemas.deltas import Stalled, StalledWhy
 from tailrace.schemas.errors import StoreUnavailable
 from tailrace.schemas.ids import BEGINNING
-from tailrace.schemas.scripts import Verdict
+from tailrace.schemas.priority import DEFAULT_PRIORITY
 from tests.rig import KEY, request_for, worker_task
 from tests.scribe import Scribe
 from tests.until import until
@@ -116,7 +117,7 @@ async def test_a_request_that_is_nowhere_is_enqueued_by_its_reader(
 ) -> None:
     # given a record without a job, as a failover or a dead producer leaves it, expect its reader to mend it
     request_id = await submitted(client, **more)
-    lane = keys.lane_of(more.get("tenant"), more.get("priority", keys.DEFAULT_PRIORITY))
+    lane = keys.lane_of(more.get("tenant"), more.get("priority", DEFAULT_PRIORITY))
     await redis.delete(keys.QUEUE, keys.job_key(request_id), keys.lane_key(lane or "none"), keys.LANES)
     async with reading(client, request_id) as reader, Simulator(key=KEY) as simulator:
         await until(lambda: reader.told("lost"))

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 import pytest
 from arq.connections import ArqRedis
 
+from tailrace.broker import keys
 from tailrace.demo.valkey import EmbeddedValkey
-from tailrace.schemas import keys
 from tailrace.schemas.errors import StoreFull
-from tailrace.worker.queue_store import QueueStore
+from tailrace.worker.queue.queue_store import QueueStore
 from tests.lanes_rig import Lanes, lane_keys, lanes_at, tenants_of
 from tests.queue_rig import LONG_S, lease_of, left_behind, plain_client
 from tests.until import until

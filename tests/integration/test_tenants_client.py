@@ -10,15 +10,16 @@ import pytest
 from arq.connections import ArqRedis
 from arq.worker import Retry, RetryJob
 
+from tailrace.broker import keys
 from tailrace.demo.valkey import EmbeddedValkey
-from tailrace.producers.cli import status as status_command
-from tailrace.producers.cli import submit as submit_command
+from tailrace.producers.cli.requests import status as status_command
+from tailrace.producers.cli.requests import submit as submit_command
 from tailrace.producers.client import Client
-from tailrace.schemas import codec, keys
+from tailrace.schemas import codec
 from tailrace.schemas.errors import RequestConflict, StoreFull
 from tailrace.schemas.request import decode_request
-from tailrace.worker.lease import Lease, Stop
-from tailrace.worker.queue_store import QueueStore
+from tailrace.worker.queue.leases import Lease, Stop
+from tailrace.worker.queue.queue_store import QueueStore
 from tests.lanes_rig import Lanes, lane_keys, lanes_at
 from tests.queue_rig import LONG_S, left_behind, plain_client, running
 from tests.rig import rig

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tailrace.schemas import keys
-from tailrace.schemas.scripts import ClaimedJob
-from tailrace.worker.lease import Lease
-from tailrace.worker.queue_store import QueueStore
+from tailrace.broker import keys
+from tailrace.broker.scripts import ClaimedJob
+from tailrace.worker.queue.leases import Lease
+from tailrace.worker.queue.queue_store import QueueStore
 from tests.lanes_rig import Lanes, lanes_at
 from tests.queue_rig import LONG_S, left_behind, plain_client
 

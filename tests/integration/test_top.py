@@ -14,9 +14,9 @@ from textual.pilot import Pilot
 from textual.widgets import Label, TextArea
 
 from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.producers.cli.top.app import Confirm, Table, Top
+from tailrace.producers.cli.top.follow import Follow
 from tailrace.producers.client import Client
-from tailrace.producers.top.app import Confirm, Table, Top
-from tailrace.producers.top.follow import Follow
 from tests.queue_rig import plain_client
 from tests.rig import rig
 from tests.until import until

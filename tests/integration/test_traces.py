@@ -14,16 +14,16 @@ import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import rec_key
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
 from tailrace.producers.sync import SyncClient
 from tailrace.schemas.errors import SettingsError
-from tailrace.schemas.keys import rec_key
 from tailrace.schemas.request import decode_request
 from tailrace.schemas.settings import Settings
 from tailrace.schemas.trace_context import ids_of
-from tailrace.worker.main import traces_of
-from tailrace.worker.tracing import NoTraces
+from tailrace.worker.app import traces_of
+from tailrace.worker.observe.tracing import NoTraces
 from tests.gateway_rig import gateway
 from tests.otlp import Collector, attributes, collector
 from tests.rig import KEY, request_for
@@ -218,7 +218,7 @@ def test_nothing_is_loaded_where_nobody_asks() -> None:
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tailrace.worker.otel", None)
+    monkeypatch.setitem(sys.modules, "tailrace.worker.observe.otel", None)
     with pytest.raises(SettingsError, match=r"tailrace\[otel\]"):
         traces_of(Settings(), {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, "http://x/v1")
 

@@ -11,9 +11,9 @@ import pytest
 
 from tailrace.schemas.errors import SettingsError
 from tailrace.schemas.request import parse_request
-from tailrace.worker.answer import TimeLimits
-from tailrace.worker.upstream import Upstream
-from tailrace.worker.upstream_client import TransportName
+from tailrace.worker.upstream.client import TransportName
+from tailrace.worker.upstream.response_body import TimeLimits
+from tailrace.worker.upstream.upstream import Upstream
 from tests.certificates import made_in
 from tests.http_server import Caller, saying, serving
 

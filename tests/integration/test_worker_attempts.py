@@ -11,22 +11,22 @@ import pytest
 from arq.worker import Retry, RetryJob
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import log_key, rec_key
+from tailrace.broker.scripts import Verdict
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
 from tailrace.schemas.deltas import AttemptStarted
 from tailrace.schemas.ids import EntryId
-from tailrace.schemas.keys import log_key, rec_key
 from tailrace.schemas.outcome import Outcome
-from tailrace.schemas.scripts import Verdict
-from tailrace.worker.answer import TimeLimits
-from tailrace.worker.attempt import Plant
-from tailrace.worker.commit_line import CommitLine
-from tailrace.worker.job import Runner
-from tailrace.worker.lease import Lease, Stop
-from tailrace.worker.main import redis_client
-from tailrace.worker.publisher import Publisher
-from tailrace.worker.store import Store
-from tailrace.worker.upstream import Upstream
+from tailrace.worker.app import redis_client
+from tailrace.worker.attempt.attempt import Plant
+from tailrace.worker.attempt.job import Runner
+from tailrace.worker.attempt.request_store import Store
+from tailrace.worker.publish.commit_line import CommitLine
+from tailrace.worker.publish.publisher import Publisher
+from tailrace.worker.queue.leases import Lease, Stop
+from tailrace.worker.upstream.response_body import TimeLimits
+from tailrace.worker.upstream.upstream import Upstream
 from tests.proxy import Proxy
 from tests.rig import KEY, request_for, shown
 from tests.scribe import Scribe

@@ -14,15 +14,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
+from tailrace.broker import keys
 from tailrace.demo.simulator import Simulator
 from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.producers.client import Client
-from tailrace.schemas import keys
 from tailrace.schemas.deltas import AssistantDelta, ReasoningDelta, ToolCallDelta
 from tailrace.schemas.errors import SettingsError
-from tailrace.schemas.metrics import METRICS
-from tailrace.worker.metrics_port import Page, port
-from tailrace.worker.queue_sight import QueueSight
+from tailrace.telemetry.metrics import METRICS
+from tailrace.worker.observe.metrics_port import Page, port
+from tailrace.worker.observe.queue_metrics import QueueSight
 from tests.rig import KEY, Rig, request_for, rig, worker_task
 from tests.until import until
 

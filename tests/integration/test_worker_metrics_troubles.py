@@ -8,11 +8,12 @@ from time import monotonic
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker import keys
 from tailrace.demo.valkey import EmbeddedValkey
-from tailrace.schemas import keys, metrics
-from tailrace.schemas.figures import encode_figures, gauge
-from tailrace.worker.fleet_figures import SILENT_S, FleetFigures
-from tailrace.worker.queue_sight import ANSWER_S, QueueSight
+from tailrace.telemetry import metrics
+from tailrace.telemetry.metric_samples import encode_figures, gauge
+from tailrace.worker.observe.fleet_metrics import SILENT_S, FleetFigures
+from tailrace.worker.observe.queue_metrics import ANSWER_S, QueueSight
 from tests.integration.test_worker_metrics import SLOW, scraped, value
 from tests.rig import rig
 from tests.until import until
@@ -40,7 +41,7 @@ def test_a_process_that_says_nothing_any_more_does_not_count_as_well(monkeypatch
     heard.hear(1, encode_figures([]))
     assert heard.alive == 2
     later = monotonic() + SILENT_S + 1
-    monkeypatch.setattr("tailrace.worker.fleet_figures.monotonic", lambda: later)
+    monkeypatch.setattr("tailrace.worker.observe.fleet_metrics.monotonic", lambda: later)
     assert heard.alive == 0
     heard.hear(0, encode_figures([]))
     assert heard.alive == 1

@@ -12,10 +12,10 @@ from types import MappingProxyType
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import log_key
 from tailrace.demo.simulator import Simulator
 from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.producers.client import Client
-from tailrace.schemas.keys import log_key
 from tests.rig import KEY, request_for
 from tests.until import until
 

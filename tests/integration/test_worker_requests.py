@@ -11,10 +11,10 @@ import pytest
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import JOB_FUNCTION, QUEUE, log_key, rec_key
 from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.schemas.codec import decode_job, encode_job
 from tailrace.schemas.deltas import AttemptStarted, Cancelled, Completed, Failed, Incomplete, RetryScheduled
-from tailrace.schemas.keys import JOB_FUNCTION, QUEUE, log_key, rec_key
 from tailrace.schemas.outcome import Outcome
 from tests.proxy import Proxy
 from tests.rig import KEY, Rig, request_for, rig, shown, worker_task

@@ -10,9 +10,9 @@ import pytest
 from tailrace.demo.simulator import Simulator
 from tailrace.schemas.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable
 from tailrace.schemas.request import GenerationRequest, parse_request
-from tailrace.worker.answer import TimeLimits
-from tailrace.worker.upstream import Upstream
-from tailrace.worker.upstream_client import TransportName
+from tailrace.worker.upstream.client import TransportName
+from tailrace.worker.upstream.response_body import TimeLimits
+from tailrace.worker.upstream.upstream import Upstream
 from tests.proxy import Proxy
 from tests.rig import KEY, request_for
 from tests.until import until

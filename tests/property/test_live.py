@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.producers.live import BUFFER_BYTES, BUFFER_ENTRIES, Live
 from tailrace.producers.store import RawEntry
+from tailrace.producers.tail.fanout.live_log import BUFFER_BYTES, BUFFER_ENTRIES, Live
 from tailrace.schemas.ids import BEGINNING, EntryId
 
 PAGE = 4

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tailrace.producers.api_keys import HEADER, KeyRing, new_key, parse_keys, parse_until
+from tailrace.producers.gateway.access.api_keys import HEADER, KeyRing, new_key, parse_keys, parse_until
 from tailrace.schemas.errors import SettingsError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from tailrace.broker.keys import log_key, queue_state_key, rec_key
 from tailrace.schemas import deltas
 from tailrace.schemas.codec import encode_entry, encode_outcome
 from tailrace.schemas.deltas import Entry
-from tailrace.schemas.keys import log_key, queue_state_key, rec_key
 from tailrace.schemas.outcome import Outcome, ToolCall
 from tests.fault.campaign import checker, figures, history, plan, verdicts
 from tests.fault.campaign.answers import Told, ToldCall

@@ -6,7 +6,7 @@ from importlib.metadata import entry_points, version
 
 import pytest
 
-from tailrace.producers.root import GROUP, main
+from tailrace.producers.cli.root import GROUP, main
 
 NAMES = sorted(found.name for found in entry_points(group=GROUP))
 
@@ -21,7 +21,7 @@ def test_help_lists_every_command_on_a_line_of_its_own(capsys: pytest.CaptureFix
 
 def test_help_imports_no_command_and_nothing_heavy() -> None:
     program = (
-        "import sys; from tailrace.producers.root import main; main(['--help']);"
+        "import sys; from tailrace.producers.cli.root import main; main(['--help']);"
         "print(sorted({name.removeprefix('tailrace.').partition('.')[0] for name in sys.modules}), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)

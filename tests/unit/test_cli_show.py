@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tailrace.producers.show import JsonView, TerminalView, wants_colours
-from tailrace.producers.tail import Tailed
+from tailrace.producers.cli.show import JsonView, TerminalView, wants_colours
+from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.codec import encode_entry
 from tailrace.schemas.deltas import (
     Accepted,

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tailrace.worker import doctor_redis as judge
-from tailrace.worker.doctor_redis import Finding, Info, Level
+from tailrace.worker.doctor import redis_checks as judge
+from tailrace.worker.doctor.redis_checks import Finding, Info, Level
 
 GOOD: Info = {
     "redis_version": "7.2.4",

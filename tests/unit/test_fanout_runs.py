@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from tailrace.producers.fanout import Fanout, Place
 from tailrace.producers.store import ProducerStore, RawEntry
+from tailrace.producers.tail.fanout.fanout import Fanout, Place
 from tailrace.schemas.errors import StoreError
 from tailrace.schemas.ids import EntryId
 from tailrace.schemas.push import encode_pushes

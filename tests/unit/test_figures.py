@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tailrace.schemas import metrics
-from tailrace.schemas.figures import (
+from tailrace.telemetry import metrics
+from tailrace.telemetry.metric_samples import (
     Count,
     Figure,
     Histogram,
@@ -20,7 +20,7 @@ from tailrace.schemas.figures import (
     gauge,
     of_process,
 )
-from tailrace.schemas.metrics import METRICS, Metric, cause_label, error_label
+from tailrace.telemetry.metrics import METRICS, Metric, cause_label, error_label
 
 _PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 

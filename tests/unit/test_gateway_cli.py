@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tailrace.producers.root import main
+from tailrace.producers.cli.root import main
 
 
 def _no_starlette(name: str) -> object | None:

@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator
 import pytest
 from starlette.types import Message
 
-from tailrace.producers.gateway.access import Allowance, origins_of
-from tailrace.producers.gateway.cursors import Places
-from tailrace.producers.gateway.following import Piece, Pieces, frames_among
-from tailrace.producers.gateway.outbox import Outbox
-from tailrace.producers.gateway.stream import WRITE, End, EventStream, Limits
+from tailrace.producers.gateway.access.access import Allowance, origins_of
+from tailrace.producers.gateway.streams.cursors import Places
+from tailrace.producers.gateway.streams.event_stream import WRITE, End, EventStream, Limits
+from tailrace.producers.gateway.streams.following import Piece, Pieces, frames_among
+from tailrace.producers.gateway.streams.frame_buffer import Outbox
 from tailrace.schemas.errors import CursorInvalid, SettingsError
 from tests.until import until
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tailrace.worker.interface.chat import ChatInterface
-from tailrace.worker.interface.chat_chunk import chunk_of
+from tailrace.worker.interface.chat.chat_interface import ChatInterface
+from tailrace.worker.interface.chat.chunk import chunk_of
 from tailrace.worker.interface.options import Options
 from tests.chat_reading import call, chunk, shown
 

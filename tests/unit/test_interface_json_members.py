@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.worker.interface.json_members import MemberScanner, StringDecoder, Token
+from tailrace.worker.interface.calls.json_members import MemberScanner, StringDecoder, Token
 
 
 def tokens_of(*pieces: str) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from time import monotonic
 
 import pytest
 
-from tailrace.worker.lease import Lease, Leases, Stop
+from tailrace.worker.queue.leases import Lease, Leases, Stop
 
 OWNER = "of-worker-1"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tailrace.demo.simulator.library import knows_model
-from tailrace.producers.api_keys import new_key
+from tailrace.producers.gateway.access.api_keys import new_key
 from tailrace.producers.gateway.app import Gateway
 from tailrace.producers.gateway.page import SCRIPTS, page
 from tailrace.schemas.errors import SettingsError

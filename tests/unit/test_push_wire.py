@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from redis import exceptions as refusals
 
-from tailrace.producers import push_wire
-from tailrace.producers.push_wire import HOLD_BYTES, LARGE_READ_BYTES, PushWire
+from tailrace.producers.tail.fanout import push_wire
+from tailrace.producers.tail.fanout.push_wire import HOLD_BYTES, LARGE_READ_BYTES, PushWire
 from tests.until import until
 
 

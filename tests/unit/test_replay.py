@@ -94,5 +94,12 @@ def test_it_starts_without_the_heavy_parts() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script, "-"], input=BODY, capture_output=True, timeout=60)
     loaded = set(run.stderr.decode().split())
-    assert "tailrace.worker.interface.chat" in loaded
-    assert not loaded & {"openai", "arq", "redis", "pydantic", "asyncio", "tailrace.worker.interface.responses"}
+    assert "tailrace.worker.interface.chat.chat_interface" in loaded
+    assert not loaded & {
+        "openai",
+        "arq",
+        "redis",
+        "pydantic",
+        "asyncio",
+        "tailrace.worker.interface.responses.responses_interface",
+    }

@@ -10,9 +10,9 @@ from tailrace.schemas.codec import encode_outcome
 from tailrace.schemas.deltas import AssistantDelta, Delta, ErrorInfo, ReasoningDelta, ToolCallDelta
 from tailrace.schemas.errors import UpstreamProtocol, UpstreamRefused, UpstreamUnavailable
 from tailrace.worker.interface.options import Options
-from tailrace.worker.interface.response_event import event_of
-from tailrace.worker.interface.responses import ResponsesInterface
-from tailrace.worker.interface.responses_notes import MAX_NOTES, MAX_UNKNOWN_TYPES
+from tailrace.worker.interface.responses.event import event_of
+from tailrace.worker.interface.responses.notes import MAX_NOTES, MAX_UNKNOWN_TYPES
+from tailrace.worker.interface.responses.responses_interface import ResponsesInterface
 
 Event = dict[str, Any]
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.schemas import codec, scripts
+from tailrace.broker import scripts
+from tailrace.schemas import codec
 from tailrace.schemas.deltas import (
     FORMAT_VERSION,
     Accepted,

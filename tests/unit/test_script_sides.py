@@ -1,6 +1,6 @@
 """The queue may stand on another server than records and logs, so no script has keys of both."""
 
-from tailrace.schemas import scripts
+from tailrace.broker import scripts
 
 _OF_A_REQUEST = {"rec", "log"}
 

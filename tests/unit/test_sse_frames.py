@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tailrace.producers import sse
+from tailrace.producers.gateway.streams import sse
 from tailrace.schemas.codec import encode_entry, message_type
 from tailrace.schemas.deltas import AssistantDelta, Gap
 from tailrace.schemas.errors import TailError

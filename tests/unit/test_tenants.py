@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tailrace.schemas import keys
+from tailrace.broker import keys
 from tailrace.schemas.errors import RequestRejected, SettingsError
 from tailrace.schemas.request import decode_request, parse_request
 from tailrace.schemas.settings import Settings

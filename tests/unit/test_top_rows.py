@@ -3,9 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
-from tailrace.producers.overview import Overview, Run, SeenWorker, WaitingLane
-from tailrace.producers.top import rows
-from tailrace.schemas.report import WorkerReport
+from tailrace.producers.cli.top import rows
+from tailrace.producers.queue.overview import Overview, Run, SeenWorker, WaitingLane
+from tailrace.schemas.worker_report import WorkerReport
 
 
 def a_run(entries: int, *, attempt: int = 1, per_s: float = 5.0, model: str = "m") -> Run:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.worker.transport.response import MAX_QUIET_BYTES, ResponseReader
+from tailrace.worker.upstream.transport.response import MAX_QUIET_BYTES, ResponseReader
 
 BODY = b"data: one\n\ndata: two\n\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"

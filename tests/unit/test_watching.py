@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tailrace.schemas.metrics import METRICS
+from tailrace.telemetry.metrics import METRICS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus/rules.yml"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tailrace.worker.pace import LOOK_S, SPACINGS, Pace
+from tailrace.worker.publish.commit_spacing import LOOK_S, SPACINGS, Pace
 
 STEP_S = 0.0005
 (MOST_PER_S, MOST_S), (BUSY_PER_S, LESS_S) = SPACINGS

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tailrace.broker.backoff import Backoff
 from tailrace.schemas.errors import (
     DeadlineExceeded,
     LogFull,
@@ -13,7 +14,7 @@ from tailrace.schemas.errors import (
     UpstreamRefused,
     UpstreamUnavailable,
 )
-from tailrace.worker.retry import Backoff, Decision, decide
+from tailrace.worker.attempt.retry import Decision, decide
 
 
 def unavailable(status: int | None = 500, retry_after_s: float | None = None) -> UpstreamUnavailable:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tailrace.worker.turns import TURN_S, Turn, Turns
+from tailrace.worker.attempt.fair_scheduling import TURN_S, Turn, Turns
 
 
 class Clock:

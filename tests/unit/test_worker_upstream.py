@@ -9,8 +9,8 @@ import pytest
 
 from tailrace.schemas.errors import SettingsError
 from tailrace.schemas.request import GenerationRequest, parse_request
-from tailrace.worker.answer import TimeLimits
-from tailrace.worker.upstream import Upstream, retry_after_s, upstream_body, without_key
+from tailrace.worker.upstream.response_body import TimeLimits
+from tailrace.worker.upstream.upstream import Upstream, retry_after_s, upstream_body, without_key
 
 LIMITS = TimeLimits(1.0, 2.0, 3.0)
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}

@@ -192,9 +192,9 @@ def _page(page: bytes) -> str:
 
 def _interface(api: Api, options: Options) -> Interface:
     if api == "responses":
-        from tailrace.worker.interface.responses import ResponsesInterface
+        from tailrace.worker.interface.responses.responses_interface import ResponsesInterface
 
         return ResponsesInterface(options)
-    from tailrace.worker.interface.chat import ChatInterface
+    from tailrace.worker.interface.chat.chat_interface import ChatInterface
 
     return ChatInterface(options)

@@ -13,13 +13,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from tailrace.schemas.command_line import CommandParser
+from tailrace.broker.keys import OUTBOX
+from tailrace.command_line import CommandParser
 from tailrace.schemas.errors import StoreError
-from tailrace.schemas.journal import log_to
-from tailrace.schemas.keys import OUTBOX
 from tailrace.schemas.results import SCHEMA_VERSION
 from tailrace.schemas.settings import Settings
-from tailrace.worker.sinking import database_of, sink_of
+from tailrace.telemetry.logging import log_to
+from tailrace.worker.results.run_sink import database_of, sink_of
 
 if TYPE_CHECKING:
     from tailrace.worker.results.database import Database
@@ -68,7 +68,7 @@ def sink(argv: Sequence[str]) -> int:
         "--check", action="store_true", help="only say whether one could work: database, its tables, and the outbox"
     )
     given = parser.parse_args(argv)
-    from tailrace.worker.main import run
+    from tailrace.worker.app import run
 
     settings = Settings.from_environment(os.environ)
     log_to(sys.stderr, settings.log_format, settings.log_level)
@@ -78,7 +78,7 @@ def sink(argv: Sequence[str]) -> int:
 
 async def _check(settings: Settings) -> None:
     """For health checks. Raises a TailraceError that says what is missing."""
-    from tailrace.worker.main import redis_client
+    from tailrace.worker.app import redis_client
     from tailrace.worker.redis_link import FAILURES, store_error
 
     database, queue = database_of(settings), redis_client(settings.queue_url)
@@ -96,7 +96,7 @@ async def _check(settings: Settings) -> None:
 
 
 async def _sink(settings: Settings) -> None:
-    from tailrace.worker.main import redis_client
+    from tailrace.worker.app import redis_client
     from tailrace.worker.redis_link import address
 
     database = database_of(settings)
@@ -130,7 +130,7 @@ async def _migrate(database: "Database") -> int:
 
 
 async def _refused(*, again: bool) -> int:
-    from tailrace.worker.main import redis_client
+    from tailrace.worker.app import redis_client
     from tailrace.worker.results.outbox import Outbox
 
     redis = redis_client(Settings.from_environment(os.environ).queue_url)

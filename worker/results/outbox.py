@@ -14,15 +14,15 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from tailrace.schemas import keys
+from tailrace.broker import keys
 from tailrace.schemas.codec import decode_outcome
 from tailrace.schemas.errors import TailError
-from tailrace.schemas.keys import DEFAULT_PRIORITY
 from tailrace.schemas.outcome import Outcome
+from tailrace.schemas.priority import DEFAULT_PRIORITY
 from tailrace.schemas.results import Stored
+from tailrace.worker.attempt.request_store import Store
 from tailrace.worker.redis_link import FAILURES, store_error
 from tailrace.worker.results.database import Refused
-from tailrace.worker.store import Store
 
 _T = TypeVar("_T")
 

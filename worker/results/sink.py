@@ -10,13 +10,13 @@ from contextlib import suppress
 from time import monotonic
 from typing import TypeVar
 
+from tailrace.broker.backoff import Backoff
 from tailrace.schemas.errors import StoreError
-from tailrace.schemas.journal import fields
 from tailrace.schemas.results import row_of
+from tailrace.telemetry.logging import fields
+from tailrace.worker.observe.log_events import event, fault
 from tailrace.worker.results.database import Database, Refused
 from tailrace.worker.results.outbox import BATCH, Outbox, Taken
-from tailrace.worker.retry import Backoff
-from tailrace.worker.telemetry import event, fault
 
 _T = TypeVar("_T")
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tailrace.schemas import keys
+from tailrace.broker import keys
 from tailrace.schemas.deltas import TERMINALS, AttemptStarted, Gap, Stalled
 from tests.fault.campaign.case import Case, cases
 from tests.fault.campaign.history import History, Seen

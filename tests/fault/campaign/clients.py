@@ -13,8 +13,8 @@ from arq.connections import ArqRedis
 from redis.asyncio import BlockingConnectionPool
 from redis.exceptions import RedisError
 
+from tailrace.broker import keys
 from tailrace.producers.client import Client
-from tailrace.schemas import keys
 from tailrace.schemas.codec import decode_job, encode_job
 from tailrace.schemas.deltas import TERMINALS
 from tailrace.schemas.errors import RequestConflict, StoreError, StoreUnavailable, TailraceError, UnknownRequest

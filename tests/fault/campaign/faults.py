@@ -10,8 +10,8 @@ import time
 from collections.abc import Awaitable, Callable
 from hashlib import sha1
 
-from tailrace.schemas import scripts
-from tailrace.schemas.scripts import Script
+from tailrace.broker import scripts
+from tailrace.broker.scripts import Script
 from tests.fault.campaign.history import Disturbance
 from tests.fault.campaign.plan import CLIENTS, FaultKind, PlannedFault
 from tests.fault.campaign.site import Site, Worker

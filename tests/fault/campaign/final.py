@@ -5,7 +5,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from tailrace.schemas import keys
+from tailrace.broker import keys
 from tests.fault.campaign.history import KeyLeft, UpstreamCall
 from tests.fault.campaign.plan import Plan
 

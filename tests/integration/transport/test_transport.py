@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tailrace.worker.transport import BODY, Body, Transport, dial
-from tailrace.worker.transport.connection import MAX_WAITING_BYTES, PIECE_BYTES
+from tailrace.worker.upstream.transport import BODY, Body, Transport, dial
+from tailrace.worker.upstream.transport.connection import MAX_WAITING_BYTES, PIECE_BYTES
 from tests.certificates import Certificates, made_in
 from tests.http_server import Caller, saying, serving
 from tests.until import until

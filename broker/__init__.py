@@ -1,0 +1,1 @@
+"""The way to Redis that workers and producers share: connections, keys, scripts, errors. Knows neither side."""

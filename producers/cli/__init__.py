@@ -1,0 +1,1 @@
+"""The command `tailrace` and the commands of producers."""

@@ -1,0 +1,80 @@
+"""The screen that follows one request: the tail as `tailrace tail` prints it, in a pane. Bounded in what it keeps."""
+
+import io
+from contextlib import aclosing
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.widgets import Footer, TextArea
+
+from tailrace.producers.cli.show import TerminalView, visible
+from tailrace.producers.client import Client
+from tailrace.schemas.errors import TailraceError
+
+SHOWN_MAX = 200_000
+"""Characters kept; what is older scrolls away for good."""
+DRAW_EVERY_S = 0.1
+
+
+class _Pieces(io.StringIO):
+    """What the view writes, until it is drawn."""
+
+    def take(self) -> str:
+        """All of it, once."""
+        text = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        return text
+
+
+class Follow(Screen[None]):
+    """One request, from its beginning, live.
+
+    Args:
+        client: where to tail.
+        request_id: which one.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,backspace", "dismiss", "Back")]
+
+    def __init__(self, client: Client, request_id: str) -> None:
+        super().__init__()
+        self._client = client
+        self.request_id = request_id
+        self._pieces = _Pieces()
+        self._text = TextArea(read_only=True, soft_wrap=True, show_line_numbers=False, id="tail")
+        self._text.border_title = visible(request_id, None).replace("[", "\\[")
+
+    def compose(self) -> ComposeResult:
+        """The text and the keys."""
+        yield self._text
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Begins to tail."""
+        self._text.focus()
+        self.run_worker(self._tail(), exit_on_error=False)
+        self.set_interval(DRAW_EVERY_S, self._draw)
+
+    async def _tail(self) -> None:
+        view = TerminalView(self._pieces, colours=False)
+        try:
+            async with aclosing(self._client.tail(self.request_id)) as items:
+                async for item in items:
+                    view.show(item)
+        except TailraceError as error:
+            self._pieces.write(f"\n[cannot follow] {visible(str(error), None)}\n")
+
+    def _draw(self) -> None:
+        """Several times a second, whatever the rate of deltas: drawing costs more than they do."""
+        new = self._pieces.take()
+        if not new:
+            return
+        is_at_end = self._text.scroll_y >= self._text.max_scroll_y - 1
+        self._text.insert(new[-SHOWN_MAX:], self._text.document.end)
+        if (over := len(self._text.text) - SHOWN_MAX) > 0:
+            self._text.load_text(self._text.text[over:])
+        if is_at_end:
+            self._text.scroll_end(animate=False)

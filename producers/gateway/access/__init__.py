@@ -1,0 +1,1 @@
+"""Who asks the gateway, and what they may: API keys, tokens, rates."""

@@ -1,0 +1,1 @@
+"""Event streams: a request's log as frames, buffered for one reader."""

@@ -1,0 +1,1 @@
+"""The queue as producers use it: enqueueing, dead letters, the overview."""

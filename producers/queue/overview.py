@@ -1,0 +1,241 @@
+"""What goes on just now: what waits, what runs, who works, what died. For those who watch; nothing hangs on it.
+
+Reads what the store gives. Knows nothing of terminals or of how it is shown.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import msgspec
+
+from tailrace.broker import scripts
+from tailrace.broker.keys import WORKER_LIFETIME_S
+from tailrace.producers.store import Standing
+from tailrace.schemas.codec import decode_entry
+from tailrace.schemas.deltas import RetryScheduled
+from tailrace.schemas.errors import TailError
+from tailrace.schemas.priority import DEFAULT_PRIORITY
+from tailrace.schemas.worker_report import WorkerReport, decode_report
+
+LANES_MAX = 1_000
+RUNS_MAX = 200
+WORKERS_MAX = 1_000
+SILENT_S = 15.0
+"""A worker that has not reported for so long has died, hangs, or cannot reach Redis."""
+
+RECORD_FIELDS = ("status", "model", "tenant", "priority", "submitted_ms", "started_ms", "failures")
+
+RunState = Literal["running", "retrying", "handed_back", "unheld"]
+
+
+class WaitingLane(msgspec.Struct, frozen=True):
+    """What waits of one tenant in one class; `oldest_s`: how long the one that waits longest has."""
+
+    priority: str
+    tenant: str | None
+    waiting: int
+    oldest_s: float
+
+
+class SeenWorker(msgspec.Struct, frozen=True):
+    """A worker process; `silent_s`: since it said so."""
+
+    name: str
+    silent_s: float
+    is_silent: bool
+    report: WorkerReport
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that has begun.
+
+    Attributes:
+        id: the request.
+        state: `running` under a lease; `retrying`, it pauses before its next attempt; `handed_back`, it waits for a
+            worker once more; `unheld`, its lease has run out and nobody has taken it over yet.
+        attempt: the last one that began.
+        model: what it asks.
+        tenant: whose it is.
+        priority: its class.
+        age_s: since it was submitted.
+        running_s: since the last attempt began.
+        entries: of the last attempt.
+        entries_per_s: of the last attempt, from its begin.
+        failures: attempts that failed.
+        crashes: workers that died or hung with it.
+        why: why it pauses.
+        until: when it goes on, ISO 8601.
+    """
+
+    id: str
+    state: RunState
+    attempt: int
+    model: str
+    tenant: str | None
+    priority: str
+    age_s: float
+    running_s: float
+    entries: int
+    entries_per_s: float
+    failures: int
+    crashes: int
+    why: str | None = None
+    until: str | None = None
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """How things stand.
+
+    Attributes:
+        at_ms: when, by the server's clock.
+        waiting: requests that wait for a worker.
+        oldest_s: how long the one of them that waits longest has.
+        deferred: jobs that are due later and have not begun.
+        begun: requests that run or pause, all of them.
+        dead: how many stand in the dead-letter list.
+        outbox: outcomes that wait for the database, or are being written.
+        outbox_oldest_s: how long the one of them that waits longest has.
+        outbox_refused: outcomes that the database could not take.
+        lanes: what waits, by class and tenant.
+        workers: who works.
+        runs: what has begun, up to `RUNS_MAX`, those whose lease or pause ends first.
+    """
+
+    at_ms: int
+    waiting: int
+    oldest_s: float
+    deferred: int
+    begun: int
+    dead: int
+    outbox: int = 0
+    outbox_oldest_s: float = 0.0
+    outbox_refused: int = 0
+    lanes: list[WaitingLane]
+    workers: list[SeenWorker]
+    runs: list[Run]
+
+
+class Held(NamedTuple):
+    """What the queue knows of one that has begun."""
+
+    id: str
+    is_held: bool
+    is_handed_back: bool
+    attempt: int
+    crashes: int
+
+
+class QueueLook(Protocol):
+    """What an overview needs of the queue."""
+
+    async def overview(self, *, lanes_max: int, begun_max: int, workers_max: int) -> scripts.Overview:
+        """The queue's part."""
+        ...
+
+
+class RecordLook(Protocol):
+    """What it needs of records and logs."""
+
+    async def standings(self, request_ids: Sequence[str], fields: Sequence[str]) -> list[Standing]:
+        """What records and logs say of each."""
+        ...
+
+
+async def look(queue: QueueLook, records: RecordLook, *, runs_max: int = RUNS_MAX) -> Overview:
+    """How things stand now.
+
+    Args:
+        queue: where to look.
+        records: where to look for what it names.
+        runs_max: of how many that have begun, at most, record and log are looked at.
+
+    Raises:
+        StoreError: Redis could not be reached, or its user may not look at the queue.
+    """
+    seen = await queue.overview(lanes_max=LANES_MAX, begun_max=runs_max, workers_max=WORKERS_MAX)
+    return overview(seen, await records.standings([one.id for one in held(seen)], RECORD_FIELDS))
+
+
+def held(seen: scripts.Overview) -> list[Held]:
+    """Those that have begun."""
+    return [
+        Held(request_id.decode(errors="replace"), is_held == 1, is_handed_back == 1, attempt, crashes)
+        for request_id, is_held, is_handed_back, attempt, crashes in seen.runs
+    ]
+
+
+def overview(seen: scripts.Overview, standings: Sequence[Standing]) -> Overview:
+    """Puts together what the queue says and what records and logs say.
+
+    Args:
+        seen: the queue's part.
+        standings: of each of `held(seen)`, in that order.
+    """
+    lanes = sorted((_lane(*lane, seen.now_ms) for lane in seen.lanes), key=lambda lane: -lane.oldest_s)
+    workers = [found for worker in seen.workers if (found := _worker(*worker)) is not None]
+    return Overview(
+        at_ms=seen.now_ms,
+        waiting=sum(lane.waiting for lane in lanes),
+        oldest_s=max((lane.oldest_s for lane in lanes), default=0.0),
+        deferred=seen.deferred,
+        begun=seen.begun,
+        dead=seen.dead,
+        outbox=seen.outbox[0],
+        outbox_oldest_s=seen.outbox_age_s,
+        outbox_refused=seen.outbox[2],
+        lanes=lanes,
+        workers=sorted(workers, key=lambda worker: worker.name),
+        runs=[_run(one, standing, seen.now_ms) for one, standing in zip(held(seen), standings, strict=True)],
+    )
+
+
+def _lane(name: bytes, waiting: int, since_ms: bytes, now_ms: int) -> WaitingLane:
+    priority, _, tenant = name.decode(errors="replace").partition(":")
+    return WaitingLane(priority, tenant or None, waiting, max(now_ms - float(since_ms), 0.0) / 1000)
+
+
+def _worker(name: bytes, left_ms: int, said: bytes) -> SeenWorker | None:
+    try:
+        report = decode_report(said)
+    except ValueError:  # of another version
+        return None
+    silent_s = max(WORKER_LIFETIME_S - left_ms / 1000, 0.0)
+    return SeenWorker(name.decode(errors="replace"), silent_s, silent_s > SILENT_S, report)
+
+
+def _run(one: Held, standing: Standing, now_ms: int) -> Run:
+    record = {name: value.decode(errors="replace") for name, value in standing.record.items()}
+    pause = _pause(standing.last.raw) if standing.last else None
+    submitted_ms, started_ms = int(record.get("submitted_ms", now_ms)), int(record.get("started_ms", now_ms))
+    running_s = max(now_ms - started_ms, 0) / 1000
+    attempt, entries = (standing.last.id.attempt, standing.last.id.seq) if standing.last else (one.attempt, 0)
+    return Run(
+        id=one.id,
+        state=_state(one, is_pausing=pause is not None),
+        attempt=attempt,
+        model=record.get("model", ""),
+        tenant=record.get("tenant"),
+        priority=record.get("priority", DEFAULT_PRIORITY),
+        age_s=max(now_ms - submitted_ms, 0) / 1000,
+        running_s=running_s,
+        entries=entries,
+        entries_per_s=round(entries / running_s, 2) if running_s > 0 else 0.0,
+        failures=int(record.get("failures", 0)),
+        crashes=one.crashes,
+        why=pause.reason if pause else None,
+        until=pause.until if pause else None,
+    )
+
+
+def _state(one: Held, *, is_pausing: bool) -> RunState:
+    if one.is_held:
+        return "retrying" if is_pausing else "running"
+    return "handed_back" if one.is_handed_back else "unheld"
+
+
+def _pause(last: bytes) -> RetryScheduled | None:
+    try:
+        entry = decode_entry(last)
+    except TailError:  # of another version
+        return None
+    return entry if isinstance(entry, RetryScheduled) else None

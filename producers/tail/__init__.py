@@ -1,0 +1,1 @@
+"""Reading one log: live and replayed, whole or collapsed, from any cursor."""

@@ -1,0 +1,1 @@
+"""All tails of a client on a few connections."""

@@ -1,0 +1,381 @@
+"""All tails of a client on three connections: one hears what is pushed, two read what stands in the logs (of a cluster:
+two for each node).
+
+The log is the truth and the replay; the push channel brings the live part. A reader joins the live part where the log,
+read since its channel is subscribed, ends; it goes back to the log when a push is missing, which the gapless entry ids
+tell, or when it falls behind what is kept. What was pushed last may be missing with nothing behind it to tell: so the
+ends of quiet logs are looked at now and then, all in one go.
+
+Knows who waits for what. `live.py` knows how pushes join, `tail.py` what entries mean, `push_line.py` and
+`log_lines.py` their connections.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha1
+from math import inf
+from typing import Any, NamedTuple
+
+from redis import exceptions as refusals
+
+from tailrace.broker import scripts
+from tailrace.broker.keys import HEALTH, QUEUE, lane_of, lease_key, log_key, push_shard, rec_key
+from tailrace.broker.scripts import Verdict
+from tailrace.producers.store import PAGE_ENTRIES, Glimpse, ProducerStore, RawEntry
+from tailrace.producers.tail.fanout.cluster_lines import lines_of
+from tailrace.producers.tail.fanout.live_log import Live
+from tailrace.producers.tail.fanout.log_lines import CLOSED, LogLines
+from tailrace.producers.tail.fanout.push_line import PushLine
+from tailrace.schemas.errors import StoreError, StoreRefused, StoreUnavailable
+from tailrace.schemas.ids import EntryId
+from tailrace.schemas.outcome import ENDED
+from tailrace.schemas.priority import DEFAULT_PRIORITY
+from tailrace.schemas.push import Push, decode_pushes
+
+_PAGE = b"%d" % PAGE_ENTRIES
+_RETRY_PAUSE_S = 0.05
+_TICK_S = 0.25
+_SIGNS_SHA = sha1(scripts.SIGNS.text.encode(), usedforsecurity=False).hexdigest().encode()
+_SIGNS_FIELDS = ("attempt", "submitted_ms", "tenant", "priority")
+_LOOKS_AT_ONCE = 1_000
+"""Logs whose ends are asked for in one round trip."""
+
+
+class Following(NamedTuple):
+    """How much a client follows.
+
+    Attributes:
+        tails: readers.
+        requests: how many requests they read.
+        fell_behind: how often one was too slow for the live part and went on from the log, so far.
+    """
+
+    tails: int
+    requests: int
+    fell_behind: int
+
+
+class Fanout:
+    """The tails of one client, in one event loop.
+
+    Args:
+        store: whose Redis it is. Its `wait_s` is how long a log may be quiet before its end is looked at.
+    """
+
+    def __init__(self, store: ProducerStore) -> None:
+        self._store = store
+        self._lines = lines_of(store.link)
+        is_one = store.queue.link is store.link
+        self._queue_lines = self._lines if is_one else LogLines(store.queue.link)
+        self._lives: dict[str, Live] = {}
+        self._push_line = PushLine(store.link, self)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._busy = asyncio.Event()
+        self.tick_s = min(_TICK_S, store.wait_s / 2)
+        self.ended: StoreError | None = None
+        self.fell_behind = 0
+
+    @property
+    def following(self) -> Following:
+        """How much is followed now."""
+        return Following(sum(len(live.readers) for live in self._lives.values()), self.requests, self.fell_behind)
+
+    @property
+    def requests(self) -> int:
+        """How many requests are followed."""
+        return len(self._lives)
+
+    async def close(self) -> None:
+        """Ends everything; tails that still run end with an error."""
+        self.ended = StoreError(CLOSED)
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._lines.close()
+        await self._queue_lines.close()
+        for live in self._lives.values():
+            live.wake()
+
+    def place(self, request_id: str) -> "Place":
+        """A reader of one log, as `tail.tail` wants one; before its first read it costs nothing."""
+        return Place(self, request_id)
+
+    async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
+        """One consistent look at a log; None when there is none."""
+        log, at, began = log_key(request_id).encode(), b"%d-%d" % cursor, b"%d-0" % cursor.attempt
+        commands = [
+            (b"MULTI",),
+            (b"XRANGE", log, b"-", b"+", b"COUNT", b"1"),
+            (b"XREVRANGE", log, b"+", b"-", b"COUNT", b"1"),
+            (b"XRANGE", log, at, at),
+            (b"XRANGE", log, b"(" + at, b"+", b"COUNT", b"1"),
+            (b"XRANGE", log, began, began),
+            (b"EXEC",),
+        ]
+        answers = await self._ask(commands, entries=5)
+        first, last, *others = (_entries(answer)[0] if answer else None for answer in answers[-1])
+        return Glimpse(first, last, *others) if first is not None and last is not None else None
+
+    async def signs(self, request_id: str) -> Verdict:
+        """Whether anybody works on a request: words of `scripts.SIGNS`, or `ended`."""
+        record = await self.record(request_id, *_SIGNS_FIELDS)
+        if record is None or record["status"].decode() in ENDED:
+            return Verdict("ended", {})
+        found = await self._queue_signs(request_id, record)
+        if found.word == "lost":  # or it has ended meanwhile
+            record = await self.record(request_id)
+            if record is None or record["status"].decode() in ENDED:
+                return Verdict("ended", {})
+        return found
+
+    async def _queue_signs(self, request_id: str, record: Mapping[str, bytes]) -> Verdict:
+        tenant, priority = record.get("tenant"), record.get("priority", DEFAULT_PRIORITY.encode())
+        places, values = scripts.SIGNS.call(
+            lease=lease_key(request_id),
+            queue=QUEUE,
+            health=HEALTH,
+            id=request_id,
+            lane=lane_of(tenant.decode() if tenant else None, priority.decode()) or "",
+            since_ms=record["submitted_ms"] if record["attempt"] == b"0" else 0,
+        )
+        rest = [part if isinstance(part, bytes) else str(part).encode() for part in (len(places), *places, *values)]
+        try:
+            (answer,) = await self._queue_lines.ask([(b"EVALSHA", _SIGNS_SHA, *rest)], entries=1)
+        except StoreRefused as error:
+            if not isinstance(error.__cause__, refusals.NoScriptError):
+                raise
+            (answer,) = await self._queue_lines.ask([(b"EVAL", scripts.SIGNS.text.encode(), *rest)], entries=1)
+        return scripts.SIGNS.verdict(answer)
+
+    async def record(self, request_id: str, *fields: str) -> dict[str, bytes] | None:
+        """As `ProducerStore.record`: fields that are set; None when there is no record."""
+        names = ("status", *fields)
+        command = (b"HMGET", rec_key(request_id).encode(), *(name.encode() for name in names))
+        (values,) = await self._ask([command], entries=1)
+        if values[0] is None:
+            return None
+        return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+    async def page(self, request_id: str, first: EntryId, last: EntryId) -> list[RawEntry]:
+        """Up to a page of entries from `first` to `last`, both included."""
+        command = (b"XRANGE", log_key(request_id).encode(), b"%d-%d" % first, b"%d-%d" % last, b"COUNT", _PAGE)
+        (answer,) = await self._ask([command], entries=PAGE_ENTRIES)
+        return _entries(answer)
+
+    async def behind(self, request_id: str, after: EntryId) -> list[RawEntry]:
+        """Up to a page of entries behind `after`. Not asked again: who reads on has to know of a lost connection."""
+        command = (b"XRANGE", log_key(request_id).encode(), b"(%d-%d" % after, b"+", b"COUNT", _PAGE)
+        (answer,) = await self._lines.ask([command], entries=PAGE_ENTRIES)
+        return _entries(answer)
+
+    async def _ask(self, commands: Sequence[Sequence[bytes]], *, entries: int) -> list[Any]:
+        """Asks once more when the connection is lost: one that was idle may have been closed meanwhile."""
+        try:
+            return await self._lines.ask(commands, entries=entries)
+        except StoreUnavailable:
+            await asyncio.sleep(_RETRY_PAUSE_S)
+            return await self._lines.ask(commands, entries=entries)
+
+    def join(self, request_id: str, place: "Place") -> Live:
+        """Begins to follow a request for a place."""
+        live = self._lives.get(request_id)
+        if live is None:
+            live = self._lives[request_id] = Live(push_shard(request_id))
+            self._push_line.add(live.shard)
+            self._busy.set()
+            if not self._tasks and self.ended is None:
+                works = (self._push_line.run, self._look_after_quiet, self._tell_time)
+                self._tasks = [asyncio.create_task(work(), name=f"tails: {work.__name__}") for work in works]
+        live.readers.append(place)
+        return live
+
+    def leave(self, request_id: str, place: "Place", live: Live) -> None:
+        """A place is no more; with the last one of its request, what was kept goes too."""
+        live.readers.remove(place)
+        if not live.readers:
+            del self._lives[request_id]
+            self._push_line.remove(live.shard)
+
+    def hears(self, live: Live) -> bool:
+        """Whether everything that is pushed for this request from now on will be heard."""
+        return self._push_line.hears(live.shard)
+
+    def pushed(self, messages: Sequence[bytes]) -> None:
+        """Messages on channels: entries of requests, some of which may be followed here.
+
+        What all of them bring of one request is one run, and one wake-up of each of its readers.
+        """
+        lives = self._lives
+        runs: dict[str, Push] = {}
+        for message in messages:
+            with suppress(ValueError):  # somebody else's message: whoever it kept one from finds it in the log
+                for push in decode_pushes(message):
+                    request_id, attempt, seq, entries = push
+                    if request_id not in lives:
+                        continue
+                    before = runs.get(request_id)
+                    if before is None:
+                        runs[request_id] = push
+                    elif before[1] == attempt and before[2] + len(before[3]) == seq:
+                        before[3].extend(entries)
+                    else:
+                        lives[request_id].push(*before[1:])
+                        runs[request_id] = push
+        for request_id, attempt, seq, entries in runs.values():
+            lives[request_id].push(attempt, seq, entries)
+
+    def heard(self, number: int) -> None:
+        """A channel is subscribed: who waits for that may read the log and join."""
+        self.ended = None
+        for live in self._lives.values():
+            if live.floor is None and live.shard == number:
+                live.wake()
+
+    def lost(self, refusal: StoreRefused | None) -> None:
+        """Nothing is heard for now; what comes back may be another server. Every reader looks."""
+        self.ended = refusal
+        for live in self._lives.values():
+            live.lose()
+            live.wake()
+
+    async def _look_after_quiet(self) -> None:
+        """Looks at the ends of logs of which nothing was heard for a while, many in one round trip."""
+        while True:
+            await self._has_work(self._store.wait_s / 2)
+            quiet = [(request_id, live) for request_id, live in self._lives.items() if not live.fresh]
+            for live in self._lives.values():
+                live.fresh = False
+            for start in range(0, len(quiet), _LOOKS_AT_ONCE):
+                await self._look(quiet[start : start + _LOOKS_AT_ONCE])
+
+    async def _tell_time(self) -> None:
+        """One clock for the waits of all readers: a timer for each would cost more than the delta it waits for."""
+        while True:
+            await self._has_work(self.tick_s)
+            for live in tuple(self._lives.values()):
+                for place in live.readers:
+                    place.tick()
+
+    async def _has_work(self, pause_s: float) -> None:
+        """Pauses, and for as long as nobody follows anything."""
+        if not self._lives:
+            self._busy.clear()
+            await self._busy.wait()
+        await asyncio.sleep(pause_s)
+
+    async def _look(self, quiet: Sequence[tuple[str, Live]]) -> None:
+        known = [live.seen for _, live in quiet]
+        # Where a log cannot be asked, every reader of it has to look for itself, and is told what is wrong.
+        answers = await self._lines.ends([log_key(request_id).encode() for request_id, _ in quiet])
+        for (_, live), seen, answer in zip(quiet, known, answers, strict=True):
+            if live.fresh:
+                continue
+            last = _entries(answer)[0].id if answer else None
+            if last is None or (seen is not None and last < seen):
+                live.lose()
+                live.wake()
+            elif last != seen:
+                live.detach()
+                live.wake()
+
+
+class Place:
+    """One tail's place: reads its request from the live part, and from the log what is not there."""
+
+    def __init__(self, fanout: Fanout, request_id: str) -> None:
+        self._fanout = fanout
+        self._request_id = request_id
+        self._live: Live | None = None
+        self._epoch = 0
+        self._ticks = inf
+        self._is_live = False
+        self._loop = asyncio.get_running_loop()
+        self.position = EntryId(0, 0)
+        self._waiter: asyncio.Future[Sequence[RawEntry]] | None = None
+
+    async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
+        """As `Fanout.glimpse`."""
+        return await self._fanout.glimpse(request_id, cursor)
+
+    def leave(self) -> None:
+        """The tail is over."""
+        live, self._live = self._live, None
+        if live is not None:
+            self._fanout.leave(self._request_id, self, live)
+
+    def tick(self) -> None:
+        """Some time has passed."""
+        self._ticks -= 1
+        if self._ticks <= 0:
+            self.wake()
+
+    def hand(self, run: Sequence[RawEntry]) -> bool:
+        """Takes what follows on its position, if it waits; whether it did."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is None or waiter.done():
+            return False
+        waiter.set_result(run)
+        return True
+
+    def wake(self) -> None:
+        """There is something to look at."""
+        self.hand(())
+
+    async def read(self, request_id: str, after: EntryId, wait_s: float | None) -> Sequence[RawEntry] | None:
+        """The next entries behind `after`, waiting for them; words as of `tail.LogReader`.
+
+        Raises:
+            StoreError: Redis is away, refuses, or the client is closed.
+        """
+        self.position = after
+        live = self._live
+        if live is None:
+            live = self._live = self._fanout.join(request_id, self)
+            self._epoch = live.epoch
+        self._ticks = inf if wait_s is None else wait_s / self._fanout.tick_s
+        while self._epoch == live.epoch:
+            entries = live.behind(after)
+            if entries is None:
+                if self._is_live and live.floor is not None and live.floor.attempt == after.attempt:
+                    self._fanout.fell_behind += 1
+                entries = await self._from_log(live, after)
+                self._is_live = live.floor is not None and len(entries) < PAGE_ENTRIES
+            elif not entries:
+                entries = await self._news()
+            if entries:
+                return entries
+            if self._ticks <= 0:
+                return None
+        self._epoch = live.epoch
+        return ()
+
+    async def _from_log(self, live: Live, after: EntryId) -> Sequence[RawEntry]:
+        """What the log has. Where it ends, the live part begins, if every push since was heard."""
+        hears, epoch, floor = self._fanout.hears(live), live.epoch, live.floor
+        entries = await self._fanout.behind(self._request_id, after)
+        if epoch == live.epoch and floor is live.floor:
+            if hears and not entries:
+                live.start(after)
+            elif hears and len(entries) < PAGE_ENTRIES and floor is None:
+                live.start(entries[-1].id)
+            elif not entries and not self._fanout.hears(live):
+                return await self._news()
+        return entries
+
+    def _news(self) -> asyncio.Future[Sequence[RawEntry]]:
+        """What is pushed next behind the position; nothing where it is time to look, or that of a read is over."""
+        if self._fanout.ended is not None:
+            raise type(self._fanout.ended)(str(self._fanout.ended))
+        self._waiter = self._loop.create_future()
+        return self._waiter
+
+
+def _entries(answer: Sequence[Any]) -> list[RawEntry]:
+    entries: list[RawEntry] = []
+    for entry_id, fields in answer:
+        attempt, _, seq = entry_id.partition(b"-")
+        entries.append(RawEntry(EntryId(int(attempt), int(seq)), fields[1]))
+    return entries

@@ -1,0 +1,216 @@
+"""One tool call in the making: name, id and arguments come in fragments, what is to be shown goes to the emitter.
+
+Owns the order (reasoning, then the name with the id, then the arguments), the holding back of the name, and the choice
+between showing a tool call and showing assistant text. Knows nothing of chunks or events.
+"""
+
+import json
+
+from tailrace.schemas.outcome import ToolCall
+from tailrace.worker.interface.calls.arguments import (
+    ArgumentsView,
+    ArgumentsWithoutThoughts,
+    AssistantText,
+    PlainArguments,
+)
+from tailrace.worker.interface.emit import Emitter
+from tailrace.worker.interface.options import Options
+
+_JSON = json.JSONDecoder(strict=False)
+
+
+class CallState:
+    """One call of a response.
+
+    Args:
+        number: which call of the response, from 0; stands in its deltas.
+        emitter: gets what is to be shown.
+        options: of the request.
+        kind: `function`, or another kind of call, whose input is free text that nothing is taken out of.
+    """
+
+    __slots__ = (
+        "_blank",
+        "_emitter",
+        "_held",
+        "_id",
+        "_name",
+        "_nameable",
+        "_named",
+        "_options",
+        "_raw",
+        "_view",
+        "_waiting",
+        "arguments_size",
+        "kind",
+        "number",
+    )
+
+    def __init__(self, number: int, emitter: Emitter, options: Options, kind: str = "function") -> None:
+        self.number = number
+        self.kind = kind
+        self._emitter = emitter
+        self._options = options
+        self._name = ""
+        self._id = ""
+        self._raw: list[str] = []
+        self.arguments_size = 0
+        """How many characters of arguments have come."""
+        self._blank = True
+        self._view: ArgumentsView | None = None  # None as long as it is not known how to show the call
+        self._held: list[str] = []  # arguments from before that
+        self._nameable = False  # no reasoning comes before the name
+        self._named = False
+        self._waiting: list[str] = []  # arguments to be shown after the name
+
+    @property
+    def tool_name(self) -> str:
+        """The name as far as it is known."""
+        return self._name
+
+    @property
+    def call_id(self) -> str:
+        """The provider's id as far as it is known."""
+        return self._id
+
+    @property
+    def begun(self) -> bool:
+        """Some of the arguments have come."""
+        return bool(self._raw)
+
+    @property
+    def arguments_text(self) -> str:
+        """All of the arguments so far, raw."""
+        return "".join(self._raw)
+
+    @property
+    def closed(self) -> bool:
+        """The arguments so far are a whole JSON object."""
+        if self._view is not None and self._view.closed is not None:
+            return self._view.closed
+        return bool(self._raw) and self._raw[-1].rstrip().endswith("}") and _is_json(self.arguments_text)
+
+    def name(self, fragment: str) -> None:
+        """A fragment of the name; one that equals all of it so far is a repetition."""
+        if not fragment or fragment == self._name:
+            return
+        self._name += fragment
+        if self._named:
+            self._emitter.tool_name(self.number, fragment, None)
+        elif self._view is None:
+            self._decide()
+        else:
+            self._show_name()
+
+    def id(self, fragment: str) -> None:
+        """A fragment of the id; one that equals all of it so far is a repetition."""
+        if not fragment or fragment == self._id:
+            return
+        self._id += fragment
+        if self._named:
+            self._emitter.tool_name(self.number, None, fragment)
+
+    def arguments(self, fragment: str) -> None:
+        """A fragment of the arguments."""
+        if not fragment:
+            return
+        self._raw.append(fragment)
+        self.arguments_size += len(fragment)
+        if self._blank and not fragment.isspace():
+            self._blank = False
+        if self._view is not None:
+            self._view.feed(fragment)
+        else:
+            self._held.append(fragment)
+            self._decide()
+
+    def drain(self) -> None:
+        """The call ends here, whole or not. Arguments that never came are `{}`."""
+        if self._blank and self.kind == "function":
+            self.arguments("{}")
+        if self._view is None:
+            self._show_as(assistant=self._is_assistant(self._name))
+        if self._view is not None:
+            self._view.drain()
+        self._nameable = True
+        self._show_name(even_empty=True)
+
+    def result(self, whole: bool) -> ToolCall:
+        """The call for the outcome, to be asked for after `drain`.
+
+        Args:
+            whole: the model came to its end; where it did not, no call counts as complete.
+        """
+        arguments = self.arguments_text
+        complete = whole and (self.kind != "function" or _is_json(arguments))
+        return ToolCall(self._id or None, self._name, arguments, complete, self.kind)
+
+    def _is_assistant(self, name: str) -> bool:
+        options = self._options
+        return options.use_assistant_message and self.kind == "function" and name == options.assistant_message_tool_name
+
+    def _decide(self) -> None:
+        """Chooses how to show the call, once its name can no longer become, or cease to be, the assistant tool's."""
+        options = self._options
+        if options.use_assistant_message and self.kind == "function":
+            if self._is_assistant(self._name):
+                if self._held:
+                    self._show_as(assistant=True)
+                return
+            if options.assistant_message_tool_name.startswith(self._name):
+                return
+        self._show_as(assistant=False)
+
+    def _show_as(self, *, assistant: bool) -> None:
+        options = self._options
+        takes_out = options.put_inner_thoughts_in_kwarg and self.kind == "function"
+        thoughts_key = options.inner_thoughts_kwarg if takes_out else None
+        view: ArgumentsView
+        if assistant:
+            content_key = options.assistant_message_tool_kwarg
+            view = AssistantText(content_key, thoughts_key, self._say, self._thought)
+        elif thoughts_key is not None:
+            view = ArgumentsWithoutThoughts(thoughts_key, self._show, self._thought, self._make_nameable)
+        else:
+            view = PlainArguments(self._show)
+        self._view = view
+        if isinstance(view, PlainArguments):
+            self._make_nameable()
+        held, self._held = "".join(self._held), []
+        view.feed(held)
+
+    def _thought(self, text: str) -> None:
+        self._emitter.reasoning(text, "non_reasoner_model", self.number)
+
+    def _say(self, text: str) -> None:
+        self._emitter.content(text, self.number)
+
+    def _show(self, text: str) -> None:
+        if self._named:
+            self._emitter.tool_arguments(self.number, text)
+        elif text:
+            self._waiting.append(text)
+
+    def _make_nameable(self) -> None:
+        if not self._nameable:
+            self._nameable = True
+            self._show_name()
+
+    def _show_name(self, *, even_empty: bool = False) -> None:
+        """The name with the id, then what waited for it. A call shown as assistant text has none."""
+        if self._named or not self._nameable or not (self._name or even_empty):
+            return
+        if isinstance(self._view, AssistantText):
+            return
+        self._named = True
+        self._emitter.tool_name(self.number, self._name, self._id or None)
+        waiting, self._waiting = self._waiting, []
+        self._emitter.tool_arguments(self.number, "".join(waiting))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        _JSON.decode(text)
+    except (ValueError, RecursionError):  # nested too deeply: nobody downstream can read it either
+        return False
+    return True

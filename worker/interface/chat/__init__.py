@@ -1,0 +1,1 @@
+"""Chat Completions: chunks in, deltas out."""

@@ -1,0 +1,1 @@
+"""The Responses API: events in, deltas out."""

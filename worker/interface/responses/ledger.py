@@ -1,0 +1,138 @@
+"""Which item an event means: by item id, by output index, or by what it can only be.
+
+Servers name items by either, change ids from event to event, leave the index out, or give every item the same one.
+Knows nothing of event types and of what items do with what they get.
+"""
+
+from collections.abc import Iterator
+
+from tailrace.worker.interface.lenient import as_text
+from tailrace.worker.interface.responses.event import JsonObject
+from tailrace.worker.interface.responses.items import CallItem, HostedItem, Item, TextItem, family_of
+from tailrace.worker.interface.responses.text import Stage
+
+CALL_FAMILIES = ("function_call", "custom_tool_call")
+TEXT_FAMILIES = ("message", "reasoning")
+
+
+class Ledger:
+    """The items of one response in the order they appeared."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._items: list[Item] = []
+        self._calls = 0
+        self._hosted = 0
+        self._last: tuple[tuple[str, str | None, int | None], Item] | None = None
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items)
+
+    def text(self, family: str, item_id: str | None, index: int | None) -> TextItem:
+        """The message or reasoning item meant by an event; a new one where none was announced."""
+        item = self._find_or_add(family, item_id, index)
+        if not isinstance(item, TextItem):
+            raise TypeError(f"{family} is no family of texts")
+        return item
+
+    def call(self, family: str, item_id: str | None, index: int | None) -> CallItem:
+        """The tool call meant by an event; a new one where none was announced."""
+        item = self._find_or_add(family, item_id, index)
+        if not isinstance(item, CallItem):
+            raise TypeError(f"{family} is no family of calls")
+        return item
+
+    def added(self, fields: JsonObject, index: int | None) -> None:
+        """An item was announced. One that is here already, by its id and index, is not added twice."""
+        family, item_id = family_of(fields), as_text(fields.get("id")) or None
+        known = self._find(family, item_id, index, exactly=True)
+        if known is None or known.finished is not None:
+            known = self._add(family, item_id, index)
+        known.announce(fields)
+
+    def finished(self, fields: JsonObject, index: int | None) -> None:
+        """A whole item came with its own `done` event."""
+        family, item_id = family_of(fields), as_text(fields.get("id")) or None
+        item = self._by_call_id(fields, self._items) or self._find(family, item_id, index)
+        if item is None:
+            item = self._add(family, item_id, index)
+            item.announce(fields)
+        item.finish(fields)
+
+    def output(self, items: list[JsonObject]) -> None:
+        """The whole output, from the terminal event: each item is matched with one that is here, or is new."""
+        left = list(self._items)
+        matched: list[tuple[int, JsonObject, Item | None]] = []
+        for position, fields in enumerate(items):
+            item = self._exactly(fields, position, left)
+            if item is not None:
+                left.remove(item)
+            matched.append((position, fields, item))
+        for position, fields, exact in matched:
+            item = exact or next((each for each in left if each.family == family_of(fields)), None)
+            if item is None:
+                item = self._add(family_of(fields), as_text(fields.get("id")) or None, position)
+                item.announce(fields)
+            elif exact is None:
+                left.remove(item)
+            item.finish(fields)
+
+    def _exactly(self, fields: JsonObject, position: int, items: list[Item]) -> Item | None:
+        if by_call := self._by_call_id(fields, items):
+            return by_call
+        alike = [item for item in items if item.family == family_of(fields)]
+        item_id = as_text(fields.get("id"))
+        by_id = (item for item in alike if item_id and item.id == item_id)
+        return next(by_id, None) or next((item for item in alike if item.index == position), None)
+
+    def _by_call_id(self, fields: JsonObject, items: list[Item]) -> CallItem | None:
+        call_id = as_text(fields.get("call_id"))
+        for item in items:
+            if call_id and isinstance(item, CallItem) and item.call_id == call_id:
+                return item
+        return None
+
+    def _find_or_add(self, family: str, item_id: str | None, index: int | None) -> Item:
+        key = (family, item_id, index)
+        if self._last is not None and self._last[0] == key:
+            return self._last[1]
+        item = self._find(family, item_id or None, index) or self._add(family, item_id or None, index)
+        self._last = (key, item)
+        return item
+
+    def _find(self, family: str, item_id: str | None, index: int | None, *, exactly: bool = False) -> Item | None:
+        """The item that fits best: by id and index, by id, by index, and last, where there is no index to go by, the
+        newest that is not finished.
+        """
+        best: Item | None = None
+        best_fit = 0
+        for item in reversed(self._items):
+            if item.family != family:
+                continue
+            same_id = item_id is not None and item_id in _names(item)
+            same_index = index is not None and item.index == index
+            adrift = (index is None or item.index is None) and item.finished is None
+            fit = 4 if same_id and same_index else 3 if same_id else 2 if same_index else 1 if adrift else 0
+            if fit > best_fit:
+                best, best_fit = item, fit
+        return None if exactly and best_fit < 4 else best
+
+    def _add(self, family: str, item_id: str | None, index: int | None) -> Item:
+        item: Item
+        if family in TEXT_FAMILIES:
+            item = TextItem(family, self._stage)
+        elif family in CALL_FAMILIES:
+            item = CallItem(family, self._calls, self._stage)
+            self._calls += 1
+        else:
+            self._hosted += 1
+            item = HostedItem(family, -self._hosted, self._stage)
+        item.id, item.index = item_id, index
+        self._items.append(item)
+        self._last = None
+        return item
+
+
+def _names(item: Item) -> tuple[str | None, ...]:
+    """What an event may call the item; some servers give the call id for the item's."""
+    return (item.id, item.call_id) if isinstance(item, CallItem) else (item.id,)

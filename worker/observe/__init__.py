@@ -1,0 +1,1 @@
+"""What a worker tells operators: counts, metrics, traces, log events, reports."""

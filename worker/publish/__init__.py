@@ -1,0 +1,1 @@
+"""From deltas to the log: the entries of all running attempts, written in group commits."""

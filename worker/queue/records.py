@@ -1,0 +1,98 @@
+"""What the queue's side of a worker asks of records: cancels, and whether an end still stands. They may be elsewhere.
+
+Every call is bounded in time. Nothing is tried again here. Knows nothing of leases' times.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from tailrace.broker import keys
+from tailrace.broker.cluster import is_cluster
+from tailrace.schemas.errors import StoreUnavailable
+from tailrace.schemas.outcome import ENDED
+from tailrace.worker.queue.leases import Lease
+from tailrace.worker.redis_link import FAILURES, REPLY_TIMEOUT_S, client_of, store_error
+
+_T = TypeVar("_T")
+
+CONNECTIONS = 4
+CHANNEL_CHECK_S = 5.0
+"""A cancel channel that was silent for so long is asked for a sign of life, and given up when it is silent again."""
+
+
+class Records:
+    """Every method raises StoreError when Redis does not do what it was asked.
+
+    Args:
+        url: the Redis or Valkey with records and logs.
+        lease_s: a look at the records of running jobs may take a third of it.
+    """
+
+    def __init__(self, url: str, *, lease_s: float) -> None:
+        self._look_s = min(max(lease_s / 3, 0.5), REPLY_TIMEOUT_S)
+        reply_s = self._look_s / 2 if is_cluster(url) else None  # one node that hangs must not take the others' time
+        self._looks = client_of(url, CONNECTIONS, reply_s=reply_s)
+        self._channel = client_of(url, 1, reply_s=self._look_s)
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._looks.aclose(close_connection_pool=True)
+        await self._channel.aclose(close_connection_pool=True)
+
+    async def asked_to_cancel(self, leases: Sequence[Lease]) -> frozenset[str]:
+        """Which of these requests somebody wants cancelled, by their records, each in a slot of its own.
+
+        Where only some can be looked up the others wait for the next look.
+        """
+
+        async def marks() -> list[bytes | Exception | None]:
+            async with self._looks.pipeline(transaction=False) as together:
+                for lease in leases:
+                    together.hget(keys.rec_key(lease.request_id), "cancel")
+                answers = await together.execute(raise_on_error=False)
+            refused = [answer for answer in answers if isinstance(answer, Exception)]
+            if answers and len(refused) == len(answers):
+                raise refused[0]
+            return answers
+
+        answers = await self._look(marks)
+        return frozenset(
+            lease.request_id for lease, mark in zip(leases, answers, strict=True) if isinstance(mark, bytes) and mark
+        )
+
+    async def has_lost_end(self, request_id: str) -> bool:
+        """Whether a request that has ended stands as one that has not: a failover may have lost what came last."""
+        status = await self._look(lambda: self._looks.hget(keys.rec_key(request_id), "status"))
+        return status is not None and status.decode() not in ENDED
+
+    async def cancels(self) -> AsyncGenerator[str | None, None]:
+        """Request ids to cancel as they are published; None after each subscription."""
+        async with self._channel.pubsub() as channel:
+            await _ask(lambda: channel.subscribe(keys.CANCEL_CHANNEL))
+            asked = False
+            while True:
+                message = await _ask(lambda: channel.get_message(timeout=CHANNEL_CHECK_S))
+                if message is None:
+                    if asked:
+                        raise StoreUnavailable("the connection that hears cancels does not answer")
+                    await _ask(channel.ping)
+                elif message["type"] == "subscribe":
+                    yield None
+                elif message["type"] == "message":
+                    yield message["data"].decode()
+                asked = message is None
+
+    async def _look(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        async def bounded() -> _T:
+            async with asyncio.timeout(self._look_s):
+                return await call()
+
+        return await _ask(bounded)
+
+
+async def _ask(call: Callable[[], Awaitable[_T]]) -> _T:
+    try:
+        return await call()
+    except FAILURES as error:
+        raise store_error(error) from error

@@ -1,0 +1,87 @@
+"""Composes a sink and runs it beside whatever else a process does. Imports a database only where one is set."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from redis.asyncio import Redis
+
+from tailrace.broker.keys import OUTBOX
+from tailrace.schemas.errors import SettingsError
+from tailrace.schemas.results import SQL_MISSING
+from tailrace.schemas.settings import Settings
+from tailrace.worker.redis_link import FAILURES, store_error
+from tailrace.worker.results.hold import Hold
+
+if TYPE_CHECKING:
+    from tailrace.worker.results.database import Database
+    from tailrace.worker.results.sink import Sink
+
+
+@asynccontextmanager
+async def sinking(settings: Settings, queue: Redis, records: Redis, hold: Hold) -> AsyncGenerator[None]:
+    """Inside it outcomes are written, where the settings name a database for them.
+
+    Args:
+        settings: of this process.
+        queue: a client of the Redis with the queue.
+        records: a client of that with the records.
+        hold: learns here whether there is an outbox.
+
+    Raises:
+        SettingsError: the database cannot be used, or the extra for it is not installed.
+        StoreError: Redis is away.
+    """
+    if not settings.results_url.get_secret_value():
+        try:
+            hold.is_on = bool(await queue.exists(OUTBOX))
+        except FAILURES as error:
+            raise store_error(error) from error
+        yield
+        return
+    database = database_of(settings)
+    sink = await sink_of(settings, queue, records, database)
+    hold.is_on = True
+    running = asyncio.create_task(sink.run(), name="sink")
+    try:
+        yield
+    finally:
+        sink.stop()
+        await asyncio.wait({running}, timeout=settings.results_timeout_s)
+        running.cancel()
+        await asyncio.wait({running})
+        await database.close()
+
+
+async def sink_of(settings: Settings, queue: Redis, records: Redis, database: "Database") -> "Sink":
+    """A sink for that database; from here on there is an outbox.
+
+    Raises:
+        StoreError: Redis is away, or refuses.
+    """
+    from tailrace.worker.results.outbox import Outbox
+    from tailrace.worker.results.sink import CLAIMS_PER_TIMEOUT, Sink
+
+    claim_s = CLAIMS_PER_TIMEOUT * settings.results_timeout_s
+    outbox = Outbox(queue, records, claim_s=claim_s)
+    await outbox.open()
+    return Sink(outbox, database, look_s=claim_s / 3)
+
+
+def database_of(settings: Settings) -> "Database":
+    """The database of the settings.
+
+    Raises:
+        SettingsError: none is set, or it cannot be used, or the extra for it is not installed.
+    """
+    url = settings.results_url.get_secret_value()
+    if not url:
+        raise SettingsError(
+            "TAILRACE_RESULTS_URL: is not set; give for example postgresql+asyncpg://user@host/database"
+        )
+    try:
+        from tailrace.worker.results.database import Database
+    except ImportError as error:
+        raise SettingsError(SQL_MISSING) from error
+    return Database(url, timeout_s=settings.results_timeout_s)
