@@ -10,7 +10,6 @@ Glossary (`<id>` is the request id; the braces are a cluster hash tag, so both k
     arq:job:<id>          arq's envelope, msgpack; its argument is the request id; arq's lifetime
     arq:in-progress:<id>  the lease: its owner's token; lives as long as the lease
     arq:retry:<id>        arq's count of starts, of a stock worker only: ours count attempts; arq's lifetime, 88,400 s
-    arq:result:<id>       arq's result, for job functions that keep one (`generate` does not); as long as they say
     arq:abort             sorted set of arq's own aborts, which we do not look at; an id leaves it with its job
     arq:queue:health-check  arq's sign of life, by any worker; a little longer than the pause between two
     tr:queue:state:<id>   hash: what claim knows of a job: attempt (number minted last), crashes, crashed (the attempts
@@ -116,11 +115,6 @@ def retry_key(request_id: str) -> str:
 def queue_state_key(request_id: str) -> str:
     """What claim knows of a job."""
     return f"tr:queue:state:{request_id}"
-
-
-def result_key(request_id: str) -> str:
-    """arq's result."""
-    return f"arq:result:{request_id}"
 
 
 def lane_of(tenant: str | None, priority: str) -> str | None:

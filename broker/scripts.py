@@ -161,8 +161,8 @@ CLAIM = _script(
 RENEW = _script("renew", "queue", "lease_ms leases", "renewed", lanes=True)
 ACKNOWLEDGE = _script(
     "acknowledge",
-    "queue lease state job retry result abort outbox",
-    "id token attempt kept kept_ms",
+    "queue lease state job retry abort outbox",
+    "id token attempt",
     "acknowledged again stale unfinished",
     lanes=True,
 )

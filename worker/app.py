@@ -141,7 +141,7 @@ def _worker(
         ready(settings)
 
     return LeasedWorker(
-        [func(generate, name=JOB_FUNCTION, keep_result=0)],
+        [func(generate, name=JOB_FUNCTION)],
         redis_url=settings.queue_url,
         log_url=settings.log_url,
         on_dead=runner.bury,

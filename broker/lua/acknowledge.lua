@@ -1,8 +1,8 @@
--- acknowledge: the job is done with, and everything of it leaves the queue; its result stays if it is to be kept.
+-- acknowledge: the job is done with, and everything of it leaves the queue.
 -- The owner may: who holds the token, or whose lease ran out while nobody has taken the job since.
 -- With that the request goes into the outbox, where there is one: a request that has ended and is not there still has its
 -- job, so whoever gets that does this again.
--- KEYS queue lease state job retry result abort outbox   ARGV id token attempt kept kept_ms (0: no result is kept, -1: for ever)
+-- KEYS queue lease state job retry abort outbox   ARGV id token attempt
 -- -> acknowledged outbox (1: there is one) | again | stale | unfinished
 local queue, lease, state, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local holder = redis.call('GET', lease)
@@ -19,12 +19,6 @@ if status and not is_terminal(status) then return {'unfinished'} end
 redis.call('DEL', lease, state, KEYS[4], KEYS[5])
 redis.call('ZREM', queue, id)
 redis.call('ZREM', WATCHED, id)
-redis.call('ZREM', KEYS[7], id)
+redis.call('ZREM', KEYS[6], id)
 if at[3] then free_slot(at[3], id) end
-local kept_ms = tonumber(ARGV[5])
-if kept_ms > 0 then
-  redis.call('SET', KEYS[6], ARGV[4], 'PX', kept_ms)
-elseif kept_ms < 0 then
-  redis.call('SET', KEYS[6], ARGV[4])
-end
-return {'acknowledged', 'outbox', put_out(KEYS[8], id)}
+return {'acknowledged', 'outbox', put_out(KEYS[7], id)}

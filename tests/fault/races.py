@@ -70,7 +70,6 @@ class Life:
             "state": keys.queue_state_key(ID),
             "job": keys.job_key(ID),
             "retry": keys.retry_key(ID),
-            "result": keys.result_key(ID),
             "abort": keys.ABORT,
             "outbox": keys.OUTBOX,
         }
@@ -285,9 +284,7 @@ class Owner:
     def leave(self) -> None:
         """Acknowledges, or hands back, as its course demands."""
         who = {"id": ID, "token": self._token, "attempt": self._attempt}
-        if self._leaves == "acknowledge" and (
-            self._life.run(scripts.ACKNOWLEDGE, **who, kept=b"", kept_ms=0).word == "unfinished"
-        ):
+        if self._leaves == "acknowledge" and self._life.run(scripts.ACKNOWLEDGE, **who).word == "unfinished":
             self._leaves = "hand_back"
         if self._leaves == "hand_back":
             self._life.run(scripts.HAND_BACK, **who, delay_ms=0, why="retry", wake_life_s=60, state_life_s=60)

@@ -7,32 +7,25 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from time import time_ns
 from typing import Any, NamedTuple
 
 from arq.cron import CronJob
-from arq.jobs import SerializationError, deserialize_job_raw, serialize_result
+from arq.jobs import SerializationError, deserialize_job_raw
 from arq.utils import ms_to_datetime
-from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
+from arq.worker import Function, Retry, RetryJob
 
-from tailrace.broker import keys
 from tailrace.broker.scripts import ClaimedJob
-from tailrace.schemas.codec import decode_job, encode_job
+from tailrace.schemas.codec import decode_job
 from tailrace.telemetry.logging import fields
 from tailrace.worker.queue.leases import Lease, Stop
 from tailrace.worker.queue.quarantine import is_deadly
-
-FOR_EVER_MS = -1
 
 _logger = logging.getLogger("tailrace.job")
 
 
 @dataclass(frozen=True)
 class Acknowledge:
-    """The job is done with. `result` is arq's, kept for `result_ms` (-1: for ever), None where none is kept."""
-
-    result: bytes | None = None
-    result_ms: int = 0
+    """The job is done with."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,6 @@ class Dead:
 
     code: str
     message: str
-    acknowledge: Acknowledge = Acknowledge()
 
 
 End = Acknowledge | HandBack | Dead
@@ -79,7 +71,6 @@ class JobCall:
         self._job = job
         self._lease = lease
         self._max_crashes = max_crashes
-        self._started_ms = _now_ms()
 
     async def end(self, ctx: Mapping[Any, Any]) -> End:
         """Calls the function and says how the job ends. It raises nothing: being cancelled is a hand-back, too.
@@ -91,7 +82,7 @@ class JobCall:
         if isinstance(call, Dead):
             return call
         try:
-            result = await call.function.coroutine(self._context(ctx, call), *call.args, **call.kwargs)
+            await call.function.coroutine(self._context(ctx, call), *call.args, **call.kwargs)
         except Retry as retry:
             end: End = HandBack(retry.defer_score or 0, "retry")
         except (RetryJob, asyncio.CancelledError):
@@ -100,10 +91,9 @@ class JobCall:
             Exception
         ) as error:  # of whatever kind: the job has failed, the worker goes on; its text stays in our log
             _logger.exception("job %s failed", self._job.id, extra=fields("job_failed", self._job.id))
-            kept = self._kept(call, error, success=False)
-            end = Dead("job_failed", f"the job function failed with {type(error).__name__}: see the worker's log", kept)
+            end = Dead("job_failed", f"the job function failed with {type(error).__name__}: see the worker's log")
         else:
-            end = self._kept(call, result, success=True)
+            end = Acknowledge()
         return self._despite(end)
 
     def _despite(self, end: End) -> End:
@@ -141,29 +131,3 @@ class JobCall:
             "score": self._job.score,
             "lease": self._lease,
         }
-
-    def _kept(self, call: _Call, result: Any, *, success: bool) -> Acknowledge:
-        """arq's result, for a function registered with `keep_result`."""
-        for_ever, kept_s = call.function.keep_result_forever, call.function.keep_result_s
-        if not for_ever and not kept_s:
-            return Acknowledge()
-        payload = serialize_result(
-            call.function.name,
-            call.args,
-            call.kwargs,
-            self._lease.attempt,
-            call.enqueued_ms,
-            success,
-            result if success else JobExecutionFailed(repr(result)),
-            self._started_ms,
-            _now_ms(),
-            f"{self._job.id}:{call.function.name}",
-            keys.QUEUE,
-            self._job.id,
-            serializer=encode_job,
-        )
-        return Acknowledge(payload, FOR_EVER_MS if for_ever else round((kept_s or 0) * 1000))
-
-
-def _now_ms() -> int:
-    return time_ns() // 1_000_000

@@ -54,7 +54,7 @@ class LeasedWorker(Worker):
     `lease.stopped`, and ends in one of these ways: it returns (the job is acknowledged); it raises `RetryJob` (handed
     back, due at once) or `Retry(defer=...)` (handed back, due later). Anything else it raises is a failure: `on_dead`
     is told, then the job is acknowledged. When the lease is lost, whatever it does changes nothing in the queue.
-    arq's limits on tries and on a job's time do not apply.
+    arq's limits on tries and on a job's time do not apply, and no result is kept.
 
     Args:
         functions: job functions, as arq takes them.
@@ -121,7 +121,6 @@ class LeasedWorker(Worker):
             on_shutdown=on_shutdown,
             handle_signals=False,
             max_jobs=max_jobs,
-            keep_result=0,
             poll_delay=poll_s,
             health_check_interval=health_check_s,
             ctx=ctx,
@@ -272,9 +271,9 @@ class LeasedWorker(Worker):
             match await self._call(job, lease, name):
                 case HandBack() as back:
                     await self._hand_back(lease, back)
-                case Acknowledge() as done:
+                case Acknowledge():
                     self.jobs_complete += 1
-                    await self._acknowledge(lease, done)
+                    await self._acknowledge(lease)
                 case Dead() as dead:
                     await self._bury(lease, dead)
         finally:
@@ -318,9 +317,9 @@ class LeasedWorker(Worker):
             await self._hand_back(lease, HandBack(round(DEAD_RETRY_S * 1000), lease.why))
         else:
             self.jobs_failed += 1
-            await self._acknowledge(lease, dead.acknowledge)
+            await self._acknowledge(lease)
 
-    async def _acknowledge(self, lease: Lease, done: Acknowledge) -> None:
+    async def _acknowledge(self, lease: Lease) -> None:
         lease.is_parting = True
 
         async def once(_: int) -> bool:
@@ -328,7 +327,7 @@ class LeasedWorker(Worker):
             # mend that.
             if self._is_split and await self._records.has_lost_end(lease.request_id):
                 return await self._store.hand_back(lease, delay_ms=0, why="end_lost")
-            return await self._store.acknowledge(lease, result=done.result, result_ms=done.result_ms)
+            return await self._store.acknowledge(lease)
 
         ours = await insist("acknowledge", once)
         verb = "acknowledged" if ours else "not ours"

@@ -123,13 +123,8 @@ class QueueStore:
         )
         return frozenset(verdict.fields)
 
-    async def acknowledge(self, lease: Lease, *, result: bytes | None = None, result_ms: int = 0) -> bool:
+    async def acknowledge(self, lease: Lease) -> bool:
         """The job is done with. Where Redis has lost the end of its request, in a failover, it is handed back instead.
-
-        Args:
-            lease: the owner's.
-            result: arq's result, where it is to be kept.
-            result_ms: how long; -1 for ever.
 
         Returns:
             False when the job is another's by now: it was left alone.
@@ -142,14 +137,11 @@ class QueueStore:
             state=keys.queue_state_key(job_id),
             job=keys.job_key(job_id),
             retry=keys.retry_key(job_id),
-            result=keys.result_key(job_id),
             abort=keys.ABORT,
             outbox=keys.OUTBOX,
             id=job_id,
             token=lease.token,
             attempt=lease.attempt,
-            kept=result or b"",
-            kept_ms=result_ms if result else 0,
         )
         if verdict.word == "acknowledged":
             self._hold.is_on = verdict.number("outbox") == 1
