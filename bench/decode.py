@@ -24,10 +24,10 @@ from bench.statistics import interleaved, median
 from tailrace.demo.parts import clean_environment
 from tailrace.schemas.request import GenerationRequest, parse_request
 from tailrace.schemas.settings import Settings
-from tailrace.worker.app import upstream_of
 from tailrace.worker.interface.options import Options
 from tailrace.worker.interface.reader import StreamReader
 from tailrace.worker.upstream.client import TransportName
+from tailrace.worker.wiring import upstream_of
 
 SDK, FLOOR = "SDK, async for chunk", "the floor"
 OURS = "the worker's reading"

@@ -101,7 +101,8 @@ def _port(text: str) -> int:
 
 def _run(settings: Settings, processes: int, *, is_child: bool, voice: int | None) -> int:
     # Imported here: --help and --check need neither arq nor the SDK, which take a second to load.
-    from tailrace.worker.app import run, run_fleet, run_worker
+    from tailrace.worker.app import run_fleet, run_worker
+    from tailrace.worker.event_loop import run_on_uvloop
     from tailrace.worker.fleet import child_command, when_the_parent_dies
 
     log_to(sys.stderr, settings.log_format, settings.log_level)
@@ -112,7 +113,7 @@ def _run(settings: Settings, processes: int, *, is_child: bool, voice: int | Non
         await run_worker(settings, os.environ, voice=voice)
 
     if processes == 1:
-        run(alone())
+        run_on_uvloop(alone())
     else:
         asyncio.run(
             run_fleet(settings, os.environ, child_command([CHILD, "--max-jobs", str(settings.max_jobs)]), processes)

@@ -16,7 +16,7 @@ from tailrace.producers.client import Client
 from tailrace.schemas.deltas import Cancelled
 from tailrace.schemas.errors import SettingsError
 from tailrace.schemas.settings import Settings
-from tailrace.worker.app import redis_client
+from tailrace.worker.wiring import redis_client
 from tests.cluster_rig import Cluster, cluster
 from tests.results_rig import engine_of, made, standing
 from tests.rig import KEY, WAIT_S, InProcessWorker, request_for, shown, worker_task

@@ -22,7 +22,6 @@ from tailrace.schemas.codec import decode_job, encode_job
 from tailrace.schemas.deltas import ErrorInfo, Failed
 from tailrace.schemas.errors import RequestRejected, UnknownRequest
 from tailrace.schemas.outcome import Outcome
-from tailrace.worker.app import redis_client
 from tailrace.worker.attempt.attempt import Plant
 from tailrace.worker.attempt.dead_letters import DeadLetters
 from tailrace.worker.attempt.request_store import Store
@@ -31,6 +30,7 @@ from tailrace.worker.publish.publisher import Publisher
 from tailrace.worker.queue.leases import Lease
 from tailrace.worker.upstream.response_body import TimeLimits
 from tailrace.worker.upstream.upstream import Upstream
+from tailrace.worker.wiring import redis_client
 from tests.rig import KEY, request_for, worker_task
 from tests.scribe import ANSWER, Scribe
 from tests.until import until

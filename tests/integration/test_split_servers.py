@@ -17,10 +17,10 @@ from tailrace.producers.store import ProducerStore
 from tailrace.schemas.deltas import Cancelled, ErrorInfo, Stalled
 from tailrace.schemas.errors import StoreRefused, StoreUnavailable
 from tailrace.schemas.settings import Settings
-from tailrace.worker.app import check_servers
 from tailrace.worker.attempt.request_store import Store
 from tailrace.worker.queue.leases import Lease
 from tailrace.worker.results.outbox import Outbox
+from tailrace.worker.wiring import check_servers
 from tests.gateway_rig import gateway
 from tests.queue_rig import plain_client, running
 from tests.results_rig import engine_of, made, standing

@@ -22,8 +22,8 @@ from tailrace.schemas.errors import SettingsError
 from tailrace.schemas.request import decode_request
 from tailrace.schemas.settings import Settings
 from tailrace.schemas.trace_context import ids_of
-from tailrace.worker.app import traces_of
 from tailrace.worker.observe.tracing import NoTraces
+from tailrace.worker.wiring import traces_of
 from tests.gateway_rig import gateway
 from tests.otlp import Collector, attributes, collector
 from tests.rig import KEY, request_for

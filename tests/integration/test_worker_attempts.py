@@ -18,7 +18,6 @@ from tailrace.producers.client import Client
 from tailrace.schemas.deltas import AttemptStarted
 from tailrace.schemas.ids import EntryId
 from tailrace.schemas.outcome import Outcome
-from tailrace.worker.app import redis_client
 from tailrace.worker.attempt.attempt import Plant
 from tailrace.worker.attempt.job import Runner
 from tailrace.worker.attempt.request_store import Store
@@ -27,6 +26,7 @@ from tailrace.worker.publish.publisher import Publisher
 from tailrace.worker.queue.leases import Lease, Stop
 from tailrace.worker.upstream.response_body import TimeLimits
 from tailrace.worker.upstream.upstream import Upstream
+from tailrace.worker.wiring import redis_client
 from tests.proxy import Proxy
 from tests.rig import KEY, request_for, shown
 from tests.scribe import Scribe

@@ -17,12 +17,12 @@ from tailrace.broker.keys import push_channel
 from tailrace.schemas.errors import ResultsUnavailable, SettingsError, StoreError, StoreRefused, UpstreamError
 from tailrace.schemas.push import encode_pushes
 from tailrace.schemas.settings import Settings
-from tailrace.worker.app import redis_client, upstream_of
 from tailrace.worker.attempt.request_store import Store
 from tailrace.worker.doctor import redis_checks as judge
 from tailrace.worker.doctor.redis_checks import Finding
 from tailrace.worker.redis_link import CONNECT_TIMEOUT_S, FAILURES, address, store_error
 from tailrace.worker.results.run_sink import database_of
+from tailrace.worker.wiring import redis_client, upstream_of
 
 PINGS = 7
 NOBODY = "doctor"

@@ -68,18 +68,18 @@ def sink(argv: Sequence[str]) -> int:
         "--check", action="store_true", help="only say whether one could work: database, its tables, and the outbox"
     )
     given = parser.parse_args(argv)
-    from tailrace.worker.app import run
+    from tailrace.worker.event_loop import run_on_uvloop
 
     settings = Settings.from_environment(os.environ)
     log_to(sys.stderr, settings.log_format, settings.log_level)
-    run(_check(settings) if given.check else _sink(settings))
+    run_on_uvloop(_check(settings) if given.check else _sink(settings))
     return 0
 
 
 async def _check(settings: Settings) -> None:
     """For health checks. Raises a TailraceError that says what is missing."""
-    from tailrace.worker.app import redis_client
     from tailrace.worker.redis_link import FAILURES, store_error
+    from tailrace.worker.wiring import redis_client
 
     database, queue = database_of(settings), redis_client(settings.queue_url)
     try:
@@ -96,8 +96,8 @@ async def _check(settings: Settings) -> None:
 
 
 async def _sink(settings: Settings) -> None:
-    from tailrace.worker.app import redis_client
     from tailrace.worker.redis_link import address
+    from tailrace.worker.wiring import redis_client
 
     database = database_of(settings)
     queue, records = redis_client(settings.queue_url), redis_client(settings.log_url)
@@ -130,8 +130,8 @@ async def _migrate(database: "Database") -> int:
 
 
 async def _refused(*, again: bool) -> int:
-    from tailrace.worker.app import redis_client
     from tailrace.worker.results.outbox import Outbox
+    from tailrace.worker.wiring import redis_client
 
     redis = redis_client(Settings.from_environment(os.environ).queue_url)
     try:

@@ -1,0 +1,144 @@
+"""Makes the parts of a worker from the settings: Redis clients, publisher, the client of the model's server, traces.
+
+Also checks that the Redis servers can be used. Starts nothing: `app.py` runs the parts, `doctor/` and `results/cli.py`
+use some of them. Knows neither the queue nor the processes of a fleet.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from redis.asyncio import Redis
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+
+from tailrace.broker.cluster import ClusterRedis
+from tailrace.broker.keys import ENTRY_FIELD, log_key
+from tailrace.schemas.errors import SettingsError, StoreError, StoreRefused, StoreUnavailable
+from tailrace.schemas.redis_url import OF_A_CLUSTER, Node
+from tailrace.schemas.settings import Settings
+from tailrace.worker.attempt.request_store import Store
+from tailrace.worker.observe.counts import Counts
+from tailrace.worker.observe.tracing import NoTraces, Traces
+from tailrace.worker.publish.cluster_publisher import Publishers
+from tailrace.worker.publish.commit_line import CommitLine
+from tailrace.worker.publish.publisher import Peers, Publisher
+from tailrace.worker.redis_link import REPLY_TIMEOUT_S, address, client_of, store_error
+from tailrace.worker.upstream.response_body import TimeLimits
+from tailrace.worker.upstream.upstream import Upstream
+
+COMMAND_CONNECTIONS = 16
+"""For the scripts that begin, finish and release a request; when all are in use, the next caller waits for one."""
+
+_CHECKED_ID = "startup-check"
+_logger = logging.getLogger("tailrace.worker")
+
+
+def publisher_of(settings: Settings, redis: Redis, counts: Counts) -> Publisher | Publishers:
+    """The publisher: one per process, or one per node of a cluster.
+
+    Args:
+        settings: of this process.
+        redis: the client of the Redis with the logs; on a cluster, its map of nodes is shared with the publisher.
+        counts: of this process.
+    """
+
+    def at(node: Node | None = None, peers: Peers | None = None) -> Publisher:
+        return Publisher(
+            CommitLine(settings.log_url, node),
+            buffer_bytes=settings.publish_buffer_bytes,
+            max_entries=settings.max_log_entries,
+            max_bytes=settings.max_log_bytes,
+            counts=counts,
+            peers=peers,
+        )
+
+    if isinstance(redis, ClusterRedis):
+        return Publishers(redis.nodes, at, buffer_bytes=settings.publish_buffer_bytes)
+    return at()
+
+
+def upstream_of(settings: Settings, environment: Mapping[str, str], counts: Counts | None = None) -> Upstream:
+    """The client for the model's server.
+
+    Raises:
+        SettingsError: the API key is missing, or the base URL is wrong.
+    """
+    limits = TimeLimits(settings.connect_timeout_s, settings.first_byte_timeout_s, settings.idle_timeout_s)
+    return Upstream.from_environment(environment, limits, settings.max_jobs, settings.upstream_transport, counts)
+
+
+def traces_of(settings: Settings, environment: Mapping[str, str], base_url: str) -> Traces:
+    """OpenTelemetry traces where the environment names an endpoint, otherwise traces that keep nothing.
+
+    Raises:
+        SettingsError: the extra `otel` is not installed, or the environment asks for an unsupported protocol.
+    """
+    endpoints = (f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT" for signal in ("", "TRACES_", "METRICS_"))
+    if not any(map(environment.get, endpoints)) or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return NoTraces()
+    if environment.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf") != "http/protobuf":
+        raise SettingsError("OTEL_EXPORTER_OTLP_PROTOCOL: only http/protobuf is supported")
+    try:
+        from tailrace.worker.observe.otel import OtelTraces  # only here: it takes a fifth of a second to load
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set, and the extra `otel` is not installed: pip install 'tailrace[otel]'"
+        ) from error
+    return OtelTraces(environment, base_url, content=settings.trace_content)
+
+
+def redis_client(url: str) -> Redis:
+    """A client of a server or a cluster whose every wait has a limit."""
+    return client_of(url, COMMAND_CONNECTIONS, reply_s=REPLY_TIMEOUT_S)
+
+
+async def check_servers(settings: Settings) -> None:
+    """Checks the Redis of the queue and the one of the logs. Raises as `check_redis` does."""
+    for url, name in settings.servers().items():
+        redis = redis_client(url)
+        try:
+            await check_redis(redis, url, name)
+        finally:
+            await redis.aclose(close_connection_pool=True)
+
+
+async def check_redis(redis: Redis, url: str, setting: str) -> None:
+    """Checks that a Redis answers, accepts writes and runs scripts. Logs a warning if it may evict keys.
+
+    Args:
+        redis: a client of it.
+        url: its URL, for messages.
+        setting: the name of the setting that has the URL, for messages.
+
+    Raises:
+        StoreUnavailable: it does not answer.
+        StoreRefused: it is a read-only replica, or the user lacks permissions.
+        StoreFull: it is out of memory.
+    """
+    where = f"{address(url)} ({setting})"
+    try:
+        # Writes nothing, because there is no such log; Redis still refuses it where it refuses writes.
+        await redis.xadd(log_key(_CHECKED_ID), {ENTRY_FIELD: ""}, nomkstream=True)
+        await Store(redis, patience_s=0).release(_CHECKED_ID, 0, "")
+        policy = await _eviction_policy(redis)
+    except ReadOnlyError as error:
+        raise StoreRefused(f"the Redis at {where} is a read-only replica: name the primary") from error
+    except StoreError as error:
+        raise type(error)(f"the Redis at {where}: {error}") from error
+    except (RedisError, OSError) as error:
+        ours = store_error(error)
+        if isinstance(ours, StoreUnavailable):
+            raise StoreUnavailable(f"no Redis answers at {where}: {error}") from error
+        raise type(ours)(f"the Redis at {where}: {ours}") from error
+    if policy not in (None, "noeviction"):
+        _logger.warning("the Redis at %s may evict logs (maxmemory-policy %s): set noeviction", where, policy)
+
+
+async def _eviction_policy(redis: Redis) -> str | None:
+    """Its `maxmemory_policy`; None if the user may not run INFO. Raises StoreRefused for a node of a cluster."""
+    try:
+        info = await redis.info("memory", "cluster")
+    except ResponseError:
+        return None
+    if info.get("cluster_enabled") and not isinstance(redis, ClusterRedis):
+        raise StoreRefused(OF_A_CLUSTER)
+    return info.get("maxmemory_policy")
