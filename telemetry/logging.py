@@ -1,6 +1,7 @@
-"""The journal: log lines, for people or for programs, one a verb, with the request's id. Never a key, never a text.
+"""Log lines, for people or for programs. Each has an event name, and the request's id where it is about one.
 
-A line says the same in both forms. Who logs gives a sentence for people, and with `fields` what is in it for programs.
+Owns both formats and the levels. A caller logs a message for people and passes `fields` for programs. No line contains
+a key or a text of a request.
 """
 
 import json
@@ -11,53 +12,61 @@ from typing import TextIO
 from tailrace.schemas.log_options import LogFormat, LogLevel
 
 _FIELDS = "tailrace_fields"
-_TROUBLED = ("opentelemetry",)
-"""Libraries that warn of each try of theirs; that they gave up is an error."""
-_LOUD = ("arq", "openai", "httpx2", "httpcore2", "redis", "uvicorn")
-"""Libraries that tell at INFO what we tell better, or print a job's arguments."""
+_ERRORS_ONLY = ("opentelemetry",)
+"""Libraries that warn of each failed try; only giving up is worth a line."""
+_WARNINGS_ONLY = ("arq", "openai", "httpx2", "httpcore2", "redis", "uvicorn")
+"""Libraries whose INFO lines repeat ours or contain a job's arguments."""
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: `at`, `level`, `logger`; of our own lines `verb`, `request_id` where it is about one, and
-    what else they say; of others `message`. `trace` where an error is told."""
+    """One JSON object a line.
+
+    All lines have `at`, `level` and `logger`. Our own have `event`, `request_id` where they are about one request, and
+    further fields; lines of libraries have `message`. A line about an exception has `trace`.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The line, in ASCII, so that no character in it can end it or change its direction."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        told = {"at": at, "level": record.levelname.lower(), "logger": record.name}
-        told |= getattr(record, _FIELDS, None) or {"message": record.getMessage()}
+        line = {"at": at, "level": record.levelname.lower(), "logger": record.name}
+        line |= getattr(record, _FIELDS, None) or {"message": record.getMessage()}
         if record.exc_info:
-            told["trace"] = self.formatException(record.exc_info)
-        return json.dumps(told, default=str)  # in ASCII: nothing in it ends a line, turns it round or cannot be written
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def human_lines() -> logging.Formatter:
+    """Time, level, event name (`-` for lines of libraries) and message."""
+    form = f"{{asctime}} {{levelname:<7}} {{{_FIELDS}[event]}} {{message}}"
+    return logging.Formatter(form, style="{", defaults={_FIELDS: {"event": "-"}})
 
 
 def log_to(stream: TextIO, form: LogFormat = "human", level: LogLevel = "info") -> None:
-    """Sends the process's log lines to a stream. `level` is of our own; of libraries warnings or errors alone."""
-    human = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
+    """Sends the process's log lines to a stream. `level` applies to our lines; libraries log warnings or errors."""
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonLines() if form == "json" else human)
+    handler.setFormatter(JsonLines() if form == "json" else human_lines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("tailrace").setLevel(level.upper())
-    for name in _LOUD:
+    for name in _WARNINGS_ONLY:
         logging.getLogger(name).setLevel(logging.WARNING)
-    for name in _TROUBLED:
+    for name in _ERRORS_ONLY:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def fields(verb: str, request_id: str | None = None, /, **more: object) -> dict[str, object]:
-    """What a line says, for programs: the `extra` of a call of a logger.
+def fields(event: str, request_id: str | None = None, /, **more: object) -> dict[str, object]:
+    """The `extra` of a logger's call: what the line contains for programs.
 
     Args:
-        verb: what happens.
-        request_id: of which request.
-        more: what else; what is None is left out.
+        event: the event's name in snake_case, a literal; docs/logging.md lists all.
+        request_id: the request it is about.
+        more: further fields; those that are None are left out.
     """
-    named = {"verb": verb, "request_id": request_id, **more}
+    named = {"event": event, "request_id": request_id, **more}
     return {_FIELDS: {name: _plain(value) for name, value in named.items() if value is not None}}
 
 
 def _plain(value: object) -> object:
-    """As JSON shows it: of all that is no number and no truth value, what people are shown."""
+    """Numbers and booleans as they are, all else as text."""
     return value if isinstance(value, bool | int | float) else str(value)

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Protocol
 
 from tailrace.broker.backoff import Backoff
+from tailrace.telemetry.logging import fields
 
 STABLE_S = 30.0
 """A child that ran for so long had started well: its death counts as the first again."""
@@ -93,7 +94,12 @@ class Fleet:
             self.deaths += 1
             deaths = 1 if monotonic() - started > STABLE_S else deaths + 1
             pause_s = RESTART.pause_s(deaths)
-            _logger.error("a worker process ended unexpectedly (exit %s); another starts in %.1f s", code, pause_s)
+            _logger.error(
+                "a worker process ended unexpectedly (exit %s); another starts in %.1f s",
+                code,
+                pause_s,
+                extra=fields("worker_process_died", exit_code=code, restart_in_s=round(pause_s, 1)),
+            )
             try:
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()
@@ -158,7 +164,7 @@ def when_the_parent_dies(call: Callable[[], None]) -> None:
     def readable() -> None:
         if not os.read(stdin, 1):
             loop.remove_reader(stdin)
-            _logger.error("the parent of this worker process has died")
+            _logger.error("the parent of this worker process has died", extra=fields("parent_process_died"))
             call()
 
     loop.add_reader(stdin, readable)

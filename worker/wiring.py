@@ -15,6 +15,7 @@ from tailrace.broker.keys import ENTRY_FIELD, log_key
 from tailrace.schemas.errors import SettingsError, StoreError, StoreRefused, StoreUnavailable
 from tailrace.schemas.redis_url import OF_A_CLUSTER, Node
 from tailrace.schemas.settings import Settings
+from tailrace.telemetry.logging import fields
 from tailrace.worker.attempt.request_store import Store
 from tailrace.worker.observe.counts import Counts
 from tailrace.worker.observe.tracing import NoTraces, Traces
@@ -130,7 +131,12 @@ async def check_redis(redis: Redis, url: str, setting: str) -> None:
             raise StoreUnavailable(f"no Redis answers at {where}: {error}") from error
         raise type(ours)(f"the Redis at {where}: {ours}") from error
     if policy not in (None, "noeviction"):
-        _logger.warning("the Redis at %s may evict logs (maxmemory-policy %s): set noeviction", where, policy)
+        _logger.warning(
+            "the Redis at %s may evict logs (maxmemory-policy %s): set noeviction",
+            where,
+            policy,
+            extra=fields("redis_may_evict", redis=where, policy=policy),
+        )
 
 
 async def _eviction_policy(redis: Redis) -> str | None:

@@ -26,7 +26,7 @@ from tailrace.schemas.errors import (
 from tailrace.schemas.outcome import Outcome
 from tailrace.telemetry.logging import fields
 
-_log = logging.getLogger("tailrace.gateway")
+_logger = logging.getLogger("tailrace.gateway")
 
 _STATUS: Mapping[type[TailraceError], int] = MappingProxyType(
     {
@@ -114,7 +114,7 @@ def of_error(error: TailraceError) -> Response:
             status = next((number for kind, number in _STATUS.items() if isinstance(error, kind)), 500)
     if status < 500:
         return refusal(error.code, str(error), error.whose, status, headers)
-    _log.error("%s: %s", error.code, error, extra=fields("refused", code=error.code, why=error))
+    _logger.error("%s: %s", error.code, error, extra=fields("call_failed", code=error.code, why=error))
     if status == 503:
         headers["retry-after"] = str(STORE_RETRY_S)
     return refusal(error.code, "this cannot be served just now; try again", error.whose, status, headers)

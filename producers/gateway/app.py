@@ -39,7 +39,7 @@ from tailrace.schemas.settings import Settings
 from tailrace.telemetry.logging import fields
 from tailrace.telemetry.metric_samples import Figure
 
-_log = logging.getLogger("tailrace.gateway")
+_logger = logging.getLogger("tailrace.gateway")
 
 Connect = Callable[[], Awaitable[Client]]
 
@@ -147,16 +147,24 @@ class Gateway:
             self._streams.discard(stream)
             self._counts.ended.add(end)
             after_s = time.monotonic() - began_s
-            said = fields(
-                f"stream_{end}",
-                what if len(followers) == 1 else None,
-                requests=len(followers),
-                s=round(after_s, 3),
-                code=why and why.code,
-                why=why,
-            )
             level, because = (logging.INFO, "") if why is None else (logging.WARNING, f": {why}")
-            _log.log(level, "stream %s %s after %.1f s%s", what, end, after_s, because, extra=said)
+            _logger.log(
+                level,
+                "stream %s %s after %.1f s%s",
+                what,
+                end,
+                after_s,
+                because,
+                extra=fields(
+                    "stream_ended",
+                    what if len(followers) == 1 else None,
+                    end=end,
+                    requests=len(followers),
+                    s=round(after_s, 3),
+                    code=why and why.code,
+                    why=why,
+                ),
+            )
 
         stream = EventStream(followers, self.limits, ended)
         self._streams.add(stream)
@@ -182,8 +190,14 @@ class Gateway:
                 path = scope["path"].encode("unicode_escape").decode()
                 self._counts.responses.add(str(message["status"]))
                 named = scope.get("path_params", {}).get("id")
-                said = fields("answered", named, method=scope["method"], path=path, status=message["status"])
-                _log.info("%s %s %d", scope["method"], path, message["status"], extra=said)
+                method, status = scope["method"], message["status"]
+                _logger.info(
+                    "%s %s %d",
+                    method,
+                    path,
+                    status,
+                    extra=fields("call_answered", named, method=method, path=path, status=status),
+                )
             await send(message)
 
         return tell

@@ -16,7 +16,9 @@ from pathlib import Path
 from tailrace.command_line import CommandParser
 from tailrace.producers.gateway.access.api_keys import HEADER, ApiKey, new_key, parse_keys, parse_until
 from tailrace.schemas.errors import SettingsError
-from tailrace.telemetry.logging import log_to
+from tailrace.telemetry.logging import fields, log_to
+
+_logger = logging.getLogger("tailrace.gateway")
 
 WEB_MISSING = "the extra `web` is not installed: pip install 'tailrace[web]'"
 
@@ -146,8 +148,8 @@ async def _serve(host: str, port: int, metrics_port: int | None, *, is_open: boo
         metrics = None
         if metrics_port is not None:
             metrics = more.enter_context(listen(settings.metrics_host, metrics_port))
-            at = f"{_shown(settings.metrics_host)}:{metrics.getsockname()[1]}"
-            logging.getLogger("tailrace.gateway").info("metrics at http://%s/metrics", at)
+            at = f"http://{_shown(settings.metrics_host)}:{metrics.getsockname()[1]}/metrics"
+            _logger.info("metrics at %s", at, extra=fields("metrics_served", url=at))
         print(f"tailrace gateway listens on http://{_shown(host)}:{listener.getsockname()[1]}", flush=True)
         await serve(served, listener, metrics)
     return 0

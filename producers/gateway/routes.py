@@ -45,7 +45,7 @@ MAX_FOLLOWED = 50
 BODY_TIMEOUT_S = 30.0
 FULL_RETRY_MS = 5_000
 
-_log = logging.getLogger("tailrace.gateway")
+_logger = logging.getLogger("tailrace.gateway")
 _ENDED = ("completed", "incomplete", "failed", "cancelled")
 _YES = ("1", "true")
 
@@ -90,7 +90,9 @@ class Streams:
         wanted = _owned(parse_request(await _body(request)), caller, request.headers.get("idempotency-key"))
         wanted = _traced(wanted, request.headers.get("traceparent"))
         submitted = await (await self._gateway.client()).submit(wanted)
-        _log.info("submitted %s", submitted.id, extra=fields("submitted", submitted.id, standing=submitted.standing))
+        _logger.info(
+            "submitted %s", submitted.id, extra=fields("request_submitted", submitted.id, standing=submitted.standing)
+        )
         links = _links(request, submitted.id)
         answer = answers.Submitted(submitted.id, submitted.status, submitted.standing, links)
         if self._gateway.tokens is not None and asked != "none":

@@ -366,5 +366,5 @@ async def test_a_fault_of_ours_ends_no_sink(
             request_id = await at.submit()
             await at.outcome(request_id)
         await until(lambda: _stands(engine, request_id))
-    assert "KeyError at" in caplog.text
+    assert "error=KeyError place=" in caplog.text
     assert "secret" not in caplog.text

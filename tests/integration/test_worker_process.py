@@ -75,7 +75,7 @@ def pid_of(ready: str) -> int:
 
 
 async def test_it_says_when_it_is_ready_works_and_drains(redis_url: str) -> None:
-    """given: SIGTERM while a request runs / expect: it comes to its end, one log line a verb, exit code 0."""
+    """given: SIGTERM while a request runs / expect: it ends, one log line an event, exit code 0."""
     async with (
         Simulator() as simulator,
         await Client.connect(redis_url) as client,
@@ -92,7 +92,8 @@ async def test_it_says_when_it_is_ready_works_and_drains(redis_url: str) -> None
         code, said = await worker.ended()
     assert code == 0
     lines = [line for line in said.splitlines() if request_id in line]
-    assert [verb for line in lines for verb in ("began", "finished") if f" {verb} " in line] == ["began", "finished"]
+    events = ["attempt_started", "attempt_finished"]
+    assert [event for line in lines for event in events if f" {event} " in line] == events
     assert KEY not in said
     assert TEXT not in said
 

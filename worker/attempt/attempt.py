@@ -35,8 +35,8 @@ from tailrace.worker.attempt.fair_scheduling import Turn, Turns
 from tailrace.worker.attempt.request_store import Begun, Store
 from tailrace.worker.interface.options import Options
 from tailrace.worker.interface.reader import StreamReader
-from tailrace.worker.observe import log_events as telemetry
 from tailrace.worker.observe.counts import Counts
+from tailrace.worker.observe.log_events import log_event, log_internal_error
 from tailrace.worker.observe.tracing import NoTraces, Traces
 from tailrace.worker.publish.cluster_publisher import Publishers
 from tailrace.worker.publish.publisher import Publisher
@@ -140,7 +140,7 @@ class Attempt:
         )
         if isinstance(begun, Verdict):
             return begun
-        telemetry.event("began", lease.request_id, attempt=lease.attempt, why=why)
+        log_event("attempt_started", lease.request_id, attempt=lease.attempt, why=why)
         plant.counts.attempts.add(cause_label(why))
         if why == "first":
             plant.counts.queue_wait.observe(begun.waited_s)
@@ -235,8 +235,14 @@ class Attempt:
             self._lease.token, terminal_id, outcome, ms=ms, dead=dead and outcome.status == "failed"
         )
         code = outcome.error.code if outcome.error else None
-        telemetry.event(
-            verdict.word, self._lease.request_id, status=outcome.status, code=code, entry=terminal_id, ms=ms
+        log_event(
+            "attempt_finished",
+            self._lease.request_id,
+            verdict=verdict.word,
+            status=outcome.status,
+            code=code,
+            entry=terminal_id,
+            ms=ms,
         )
         if verdict.word in ("finished", "again"):  # again: the reply to our first sending was lost
             self._plant.counts.outcomes.add(outcome.status, error_label(code))
@@ -251,7 +257,7 @@ class Attempt:
             StoreError: Redis is away for too long.
         """
         verdict = await self._plant.store.release(self._lease.request_id, self._number, self._lease.token)
-        telemetry.event(verdict.word, self._lease.request_id, attempt=self._number)
+        log_event("attempt_released", self._lease.request_id, attempt=self._number, verdict=verdict.word)
         self._plant.counts.drained.value += 1
 
     def close(self) -> None:
@@ -334,7 +340,7 @@ class Attempt:
             case TailraceError():
                 return Ended(End.FAILED, error)
             case _:  # a fault of ours: the request must not pay with silence
-                telemetry.fault(self._lease.request_id, error)
+                log_internal_error(self._lease.request_id, error)
                 return Ended(End.FAILED, TailraceError(f"a fault in the worker ({type(error).__name__})"))
 
     def _judge(self, ended: Ended) -> Ended:

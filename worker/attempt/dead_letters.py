@@ -16,7 +16,7 @@ from tailrace.schemas.request import GenerationRequest, decode_request
 from tailrace.telemetry.metrics import error_label
 from tailrace.worker.attempt.attempt import Plant
 from tailrace.worker.attempt.request_store import Begun
-from tailrace.worker.observe import log_events as telemetry
+from tailrace.worker.observe.log_events import log_event
 from tailrace.worker.queue.leases import Lease
 
 Included = Literal["poison", "failed"]
@@ -67,7 +67,7 @@ class DeadLetters:
         wire_code, whose = _CODES.get(code, (code, "operator"))
         error = ErrorInfo(wire_code, message, whose)
         verdict = await self._terminal(lease, error)
-        telemetry.event("dead", lease.request_id, code=wire_code, record=verdict.word)
+        log_event("request_given_up", lease.request_id, code=wire_code, verdict=verdict.word)
         await self.bury(lease, error, with_envelope=code in _OF_THE_ENVELOPE)
 
     async def bury(self, lease: Lease, error: ErrorInfo, *, with_envelope: bool = False) -> None:
@@ -81,7 +81,7 @@ class DeadLetters:
         verdict = await self._plant.store.bury(
             lease.request_id, error, crashes=lease.crashes, with_envelope=with_envelope
         )
-        telemetry.event(verdict.word, lease.request_id)
+        log_event("dead_letter_checked", lease.request_id, verdict=verdict.word)
 
     async def _terminal(self, lease: Lease, error: ErrorInfo) -> Verdict:
         """The terminal of a request, in an attempt of its own where the one that stands has deltas."""

@@ -17,7 +17,7 @@ from tailrace.telemetry.metrics import error_label
 from tailrace.worker.attempt.attempt import END_OF_STOP, Attempt, End, Ended, Plant, error_info
 from tailrace.worker.attempt.dead_letters import DeadLetters, Included
 from tailrace.worker.attempt.retry import Decision, decide
-from tailrace.worker.observe import log_events as telemetry
+from tailrace.worker.observe.log_events import log_event
 from tailrace.worker.queue.leases import Lease
 
 RUNNER = "tailrace_runner"
@@ -77,14 +77,14 @@ class Runner:
                 await self._submit(lease.request_id, given)
             await self._attempts(lease)
         except RequestRejected as error:  # nobody can be told: there is no log
-            telemetry.event("rejected", lease.request_id, code=error.code)
+            log_event("request_rejected", lease.request_id, code=error.code)
             await self._list(lease, error)
         except AttemptLost as error:
             # Not done with: after a failover it may be that nobody else has it.
-            telemetry.event("lost", lease.request_id, attempt=lease.attempt, why=error)
+            log_event("attempt_lost", lease.request_id, attempt=lease.attempt, why=error)
             raise RetryJob from error
         except StoreError as error:
-            telemetry.event("put back", lease.request_id, attempt=lease.attempt, why=error)
+            log_event("request_put_back", lease.request_id, attempt=lease.attempt, why=error)
             raise Retry(defer=STORE_PAUSE_S) from error
 
     async def bury(self, request_id: str, lease: Lease, code: str, message: str) -> None:
@@ -114,7 +114,7 @@ class Runner:
             retention_s=self._retention_s,
         )
         if verdict.word == "conflict":  # the id is another request's: that one is run, as it stands
-            telemetry.event("conflict", request_id)
+            log_event("request_id_conflict", request_id)
 
     async def _attempts(self, lease: Lease) -> None:
         why = lease.why
@@ -171,8 +171,8 @@ class Runner:
         )
         pause_s = f"{decision.pause_s:.2f}" if decision.again else None
         code = error_info(error).code
-        telemetry.event(
-            "failed", lease.request_id, attempt=lease.attempt, code=code, retry_in_s=pause_s, why=decision.why
+        log_event(
+            "attempt_failed", lease.request_id, attempt=lease.attempt, code=code, retry_in_s=pause_s, why=decision.why
         )
         return decision
 
@@ -186,7 +186,7 @@ class Runner:
 
     async def _not_begun(self, lease: Lease, verdict: Verdict) -> None:
         """The log is not ours to write: the request has ended, or is gone."""
-        telemetry.event(verdict.word, lease.request_id, attempt=lease.attempt, began=False)
+        log_event("attempt_not_started", lease.request_id, attempt=lease.attempt, verdict=verdict.word)
         # It has no record; or it has ended, and whoever ended it may have died before it was listed.
         await self._list(lease, UnknownRequest("no request has this id, or its lifetime is over"))
 

@@ -24,6 +24,7 @@ from tailrace.schemas.errors import StoreRefused
 from tailrace.schemas.ids import EntryId
 from tailrace.schemas.outcome import Outcome, terminal_of
 from tailrace.schemas.request import GenerationRequest
+from tailrace.telemetry.logging import fields
 from tailrace.worker.redis_link import FAILURES, PATIENCE_S, store_error
 from tailrace.worker.results.hold import Hold
 
@@ -217,7 +218,13 @@ async def patiently(verb: str, once: Callable[[], Awaitable[Any]], patience_s: f
             if isinstance(ours, StoreRefused) or monotonic() + pause_s > end:
                 raise ours from error
             if tries == 1:
-                _logger.warning("cannot %s (%s); trying again for %g s", verb, ours, patience_s)
+                _logger.warning(
+                    "cannot %s (%s); trying again for %g s",
+                    verb,
+                    ours,
+                    patience_s,
+                    extra=fields("store_retry", action=verb, why=ours, patience_s=patience_s),
+                )
         await asyncio.sleep(pause_s)
 
 

@@ -1,28 +1,40 @@
-"""Log lines of the worker: one a verb, with the request's id. Never a key, never a text of a request."""
+"""Log lines of the worker that are about one request: event name, request id, fields. Never a key or a text.
+
+Owns the form of these lines; telemetry/logging.py owns how they are written.
+"""
 
 import logging
 
-from tailrace.telemetry.logging import fields as told
+from tailrace.telemetry.logging import fields
 
 _logger = logging.getLogger("tailrace.worker")
 
 
-def event(verb: str, request_id: str, /, *, level: int = logging.INFO, **fields: object) -> None:
-    """One line: the verb, the request, then `name=value`."""
+def log_event(event: str, request_id: str, /, *, level: int = logging.INFO, **more: object) -> None:
+    """Logs an event of a request.
+
+    Args:
+        event: its name in snake_case, a literal; docs/logging.md lists all.
+        request_id: the request.
+        level: of `logging`.
+        more: further fields; those that are None are left out.
+    """
     if _logger.isEnabledFor(level):
-        shown = [f"{name}={value}" for name, value in fields.items() if value is not None]
-        _logger.log(level, "%-9s %s", verb, " ".join((request_id, *shown)), extra=told(verb, request_id, **fields))
+        pairs = [f"{name}={value}" for name, value in more.items() if value is not None]
+        _logger.log(level, "%s", " ".join((request_id, *pairs)), extra=fields(event, request_id, **more))
 
 
-def fault(request_id: str, error: BaseException) -> None:
-    """A fault of ours: its kind and the place in the code, without its message, which may quote texts."""
+def log_internal_error(request_id: str, error: BaseException) -> None:
+    """Logs a bug: its type and its place in the code, without its message, which may quote texts."""
     places: list[str] = []
     trace = error.__traceback__
     while trace is not None:
         places.append(f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}")
         trace = trace.tb_next
-    where = " > ".join(places[-6:])
-    kind = type(error).__name__
-    _logger.error(
-        "%-9s %s %s at %s", "fault", request_id, kind, where, extra=told("fault", request_id, kind=kind, where=where)
+    log_event(
+        "internal_error",
+        request_id,
+        level=logging.ERROR,
+        error=type(error).__name__,
+        place=" > ".join(places[-6:]),
     )

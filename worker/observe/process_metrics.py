@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from tailrace.schemas.settings import Settings
 from tailrace.telemetry import metrics
+from tailrace.telemetry.logging import fields
 from tailrace.telemetry.metric_samples import CONTENT_TYPE, Figure, exposition, gauge, of_process
 from tailrace.worker.observe.fleet_metrics import Voice
 from tailrace.worker.observe.metrics_port import Page, port
@@ -75,5 +76,6 @@ async def served(
         return Page(b"ok\n") if is_well() else Page(b"a process does not run, or hangs\n", 503)
 
     async with port(settings.metrics_host, settings.metrics_port, {"/metrics": show, "/healthz": health}) as number:
-        _logger.info("metrics at http://%s:%d/metrics", settings.metrics_host, number)
+        url = f"http://{settings.metrics_host}:{number}/metrics"
+        _logger.info("metrics at %s", url, extra=fields("metrics_served", url=url))
         yield

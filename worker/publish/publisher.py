@@ -16,6 +16,7 @@ from typing import Protocol, Self
 from tailrace.broker.backoff import Backoff
 from tailrace.schemas.errors import AttemptLost, StoreFull, StoreUnavailable, TailraceError
 from tailrace.telemetry import metrics
+from tailrace.telemetry.logging import fields
 from tailrace.telemetry.metric_samples import Figure
 from tailrace.worker.observe.counts import Counts
 from tailrace.worker.publish.commit_line import Batch, Elsewhere, Fence
@@ -307,9 +308,18 @@ class Publisher:
         why = next((result for result in missed if not isinstance(result, Elsewhere)), None)
         if why is not None and self._waits_since is None:
             self._waits_since = monotonic()
-            _logger.warning("cannot write entries, %d bytes wait (%s); trying again", self.buffered_bytes, why)
+            size = self.buffered_bytes
+            _logger.warning(
+                "cannot write entries (%s), %d bytes are buffered; trying again",
+                why,
+                size,
+                extra=fields("entries_not_written", buffered_bytes=size, why=why),
+            )
         elif why is None and self._waits_since is not None:
-            _logger.warning("entries are written again, after %.1f s", monotonic() - self._waits_since)
+            away_s = round(monotonic() - self._waits_since, 1)
+            _logger.warning(
+                "entries are written again, after %.1f s", away_s, extra=fields("entries_written_again", away_s=away_s)
+            )
             self._waits_since = None
 
     async def _not_lost(self, batches: list[WriterBatch]) -> list[WriterBatch]:

@@ -152,7 +152,12 @@ class LeasedWorker(Worker):
         self._drains += 1
         self.allow_pick_jobs = False
         running = len(self.tasks)
-        _logger.info("draining, call %d: %d jobs run", self._drains, running, extra=fields("draining", running=running))
+        _logger.info(
+            "draining (call %d), %d jobs are running",
+            self._drains,
+            running,
+            extra=fields("draining", call=self._drains, running=running),
+        )
         self._claims.stop()
 
     async def main(self) -> None:
@@ -258,10 +263,10 @@ class LeasedWorker(Worker):
         self._change.tell()
         if not task.cancelled() and (error := task.exception()):
             _logger.error(
-                "job %s left the worker with an error of ours",
+                "job %s ended with an internal error",
                 name,
                 exc_info=error,
-                extra=fields("fault", name.rpartition(":")[0]),
+                extra=fields("internal_error", name.rpartition(":")[0]),
             )
 
     async def _run(self, job: ClaimedJob, lease: Lease, name: str, trial: Trial | Elsewhere | None) -> None:
@@ -300,19 +305,19 @@ class LeasedWorker(Worker):
 
     async def _bury(self, lease: Lease, dead: Dead) -> None:
         _logger.warning(
-            "job %s is dead, %s: %s",
+            "job %s cannot be run (%s): %s",
             lease.request_id,
             dead.code,
             dead.message,
-            extra=fields("given_up", lease.request_id, code=dead.code, why=dead.message),
+            extra=fields("job_given_up", lease.request_id, code=dead.code, why=dead.message),
         )
         try:
             await self._on_dead(lease.request_id, lease, dead.code, dead.message)
         except Exception:  # a hook that raises must neither end the worker nor lose the job
             _logger.exception(
-                "on_dead failed for job %s; it is tried again",
+                "cannot end job %s; it is tried again",
                 lease.request_id,
-                extra=fields("not_ended", lease.request_id),
+                extra=fields("job_not_ended", lease.request_id),
             )
             await self._hand_back(lease, HandBack(round(DEAD_RETRY_S * 1000), lease.why))
         else:
@@ -330,27 +335,32 @@ class LeasedWorker(Worker):
             return await self._store.acknowledge(lease)
 
         ours = await insist("acknowledge", once)
-        verb = "acknowledged" if ours else "not ours"
         _logger.info(
             "job %s, attempt %d: %s",
             lease.request_id,
             lease.attempt,
-            verb,
-            extra=fields(verb, lease.request_id, attempt=lease.attempt),
+            "acknowledged" if ours else "belongs to another worker",
+            extra=fields("job_acknowledged", lease.request_id, attempt=lease.attempt, owned=ours),
         )
 
     async def _hand_back(self, lease: Lease, back: HandBack) -> None:
         self.jobs_retried += 1
         lease.is_parting = True
         ours = await insist("hand back", lambda _: self._store.hand_back(lease, delay_ms=back.delay_ms, why=back.why))
-        verb = "handed back" if ours else "not ours"
         _logger.info(
-            "job %s, attempt %d: %s, %s",
+            "job %s, attempt %d: %s (%s)",
             lease.request_id,
             lease.attempt,
-            verb,
+            "handed back" if ours else "belongs to another worker",
             back.why,
-            extra=fields(verb, lease.request_id, attempt=lease.attempt, why=back.why, delay_ms=back.delay_ms),
+            extra=fields(
+                "job_handed_back",
+                lease.request_id,
+                attempt=lease.attempt,
+                owned=ours,
+                why=back.why,
+                delay_ms=back.delay_ms,
+            ),
         )
 
     # Draining
@@ -370,7 +380,7 @@ class LeasedWorker(Worker):
             _logger.error(
                 "job %s could not be handed back in time",
                 name,
-                extra=fields("not_handed_back", name.rpartition(":")[0]),
+                extra=fields("job_not_handed_back", name.rpartition(":")[0]),
             )
             task.cancel()
         await self._change.until(lambda: not self.tasks, self._lease_s)

@@ -193,7 +193,9 @@ class Leases:
             except StoreError as error:
                 failures += 1
                 self._unanswered_since = min(self._unanswered_since, monotonic())
-                _logger.warning("leases not renewed (%s); trying again", error)
+                _logger.warning(
+                    "cannot renew leases (%s); trying again", error, extra=fields("leases_not_renewed", why=error)
+                )
                 pause_s = _RETRY.pause_s(failures)
             else:
                 failures, pause_s = 0, self._lease_s / RENEWALS_PER_LEASE
@@ -235,7 +237,9 @@ class Leases:
             try:
                 await self.look_for_cancels()
             except StoreError as error:
-                _logger.warning("cancels cannot be looked up (%s); trying again", error)
+                _logger.warning(
+                    "cannot look up cancels (%s); trying again", error, extra=fields("cancels_not_looked_up", why=error)
+                )
 
     def _lose(self, lease: Lease, why: str) -> None:
         if self._running.get(lease.request_id) is lease and lease.ends_at > -inf:
@@ -272,5 +276,9 @@ class Leases:
                         lease.stop(Stop.CANCELLED)
             except StoreError as error:
                 failures += 1
-                _logger.warning("cancels are not heard (%s), they are looked up; subscribing again", error)
+                _logger.warning(
+                    "cannot subscribe to cancels (%s); they are looked up until that works again",
+                    error,
+                    extra=fields("cancels_not_subscribed", why=error),
+                )
                 await asyncio.sleep(_RETRY.pause_s(failures))

@@ -152,12 +152,12 @@ class Trials:
             noted = lone is not None and await self._note(lone, alone=True)
             for lease in trial.members:
                 _logger.warning(
-                    "job %s, attempt %d: on trial with %d others, its workers have died or hung %d times",
+                    "job %s, attempt %d: quarantined with %d others, its workers have died or hung %d times",
                     lease.request_id,
                     lease.attempt,
                     len(trial.members) - 1,
                     lease.crashes,
-                    extra=fields("on_trial", lease.request_id, attempt=lease.attempt, crashes=lease.crashes),
+                    extra=fields("job_quarantined", lease.request_id, attempt=lease.attempt, crashes=lease.crashes),
                 )
             self._began |= dict.fromkeys(trial.members, monotonic())
             trial.begin()

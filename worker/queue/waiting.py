@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from tailrace.broker.backoff import Backoff
 from tailrace.schemas.errors import StoreError
+from tailrace.telemetry.logging import fields
 
 _T = TypeVar("_T")
 
@@ -52,5 +53,5 @@ async def insist(verb: str, call: Callable[[int], Awaitable[_T]]) -> _T:
 
 async def bear(error: StoreError, verb: str, failures: int) -> None:
     """Logs a failure and pauses before the next try."""
-    _logger.warning("cannot %s (%s); trying again", verb, error)
+    _logger.warning("cannot %s (%s); trying again", verb, error, extra=fields("store_retry", action=verb, why=error))
     await asyncio.sleep(_RETRY.pause_s(failures))

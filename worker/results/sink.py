@@ -14,7 +14,7 @@ from tailrace.broker.backoff import Backoff
 from tailrace.schemas.errors import StoreError
 from tailrace.schemas.results import row_of
 from tailrace.telemetry.logging import fields
-from tailrace.worker.observe.log_events import event, fault
+from tailrace.worker.observe.log_events import log_event, log_internal_error
 from tailrace.worker.results.database import Database, Refused
 from tailrace.worker.results.outbox import BATCH, Outbox, Taken
 
@@ -61,7 +61,7 @@ class Sink:
             try:
                 await self._run()
             except Exception as error:
-                fault("sink", error)
+                log_internal_error("sink", error)
                 await self._pause(RETRY.cap_s)
 
     async def _run(self) -> None:
@@ -101,13 +101,14 @@ class Sink:
 
     def _say(self, refused: Sequence[Refused], gone: Sequence[str]) -> None:
         for one in refused:
-            event("refused", one.request_id, level=logging.ERROR, by=self._database.place, why=one.why)
+            log_event("outcome_refused", one.request_id, level=logging.ERROR, by=self._database.place, why=one.why)
         for request_id in gone:
-            event("no record", request_id, level=logging.WARNING, why="no outcome to be written, or none any more")
+            log_event("outcome_missing", request_id, level=logging.WARNING, why="its record has no outcome, or is gone")
         if monotonic() - self._said_at >= SAY_S or not self._said:
             place, count = self._database.place, self.written - self._said
-            extra = fields("wrote", outcomes=count, place=place)
-            _logger.info("%-9s %d outcomes to %s", "wrote", count, place, extra=extra)
+            _logger.info(
+                "%d outcomes to %s", count, place, extra=fields("outcomes_written", outcomes=count, place=place)
+            )
             self._said_at, self._said = monotonic(), self.written
 
     async def _patiently(self, verb: str, call: Callable[[], Awaitable[_T]]) -> _T | None:
@@ -119,15 +120,23 @@ class Sink:
             except StoreError as error:
                 failures += 1
                 if said != (said := str(error)):
-                    line = "cannot %s (%s); trying again, what has ended waits in the outbox"
-                    _logger.warning(line, verb, error, extra=fields("waits", to=verb, why=said))
+                    _logger.warning(
+                        "cannot %s (%s); trying again, outcomes wait in the outbox",
+                        verb,
+                        error,
+                        extra=fields("sink_waiting", action=verb, why=said),
+                    )
                 if await self._pause(RETRY.pause_s(failures)):
                     return None
             else:
                 if failures:
-                    away_s = monotonic() - began
-                    extra = fields("goes on", to=verb, away_s=round(away_s, 1))
-                    _logger.info("can %s again, after %.1f s", verb, away_s, extra=extra)
+                    away_s = round(monotonic() - began, 1)
+                    _logger.info(
+                        "can %s again, after %.1f s",
+                        verb,
+                        away_s,
+                        extra=fields("sink_resumed", action=verb, away_s=away_s),
+                    )
                 return answer
 
     async def _pause(self, pause_s: float) -> bool:

@@ -14,8 +14,9 @@ from typing import NamedTuple
 from tailrace.producers.gateway.access.api_keys import KeyRing, parse_keys
 from tailrace.producers.tokens import TokenInvalid, TokenSigner
 from tailrace.schemas.errors import SettingsError, TailraceError, Whose
+from tailrace.telemetry.logging import fields
 
-_log = logging.getLogger("tailrace.gateway")
+_logger = logging.getLogger("tailrace.gateway")
 
 _LOOK_AGAIN_S = 1.0
 _KEY_PREFIX = "trk_"
@@ -127,7 +128,11 @@ class KeyFile:
             try:
                 self._look()
             except SettingsError as error:
-                _log.error("the API keys stay as they were: %s", error)
+                _logger.error(
+                    "cannot read the API keys again (%s); those read before stay valid",
+                    error,
+                    extra=fields("api_keys_not_reloaded", why=error),
+                )
         return self._ring
 
     def _look(self) -> None:

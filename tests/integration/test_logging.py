@@ -1,4 +1,4 @@
-"""Log lines for programs: every line of a worker and a gateway is an object, those of a request have its id."""
+"""JSON log lines: every line of a worker and a gateway is an object, and those about a request have its id."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from tailrace.broker.keys import lease_key
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
 from tailrace.schemas.ids import EntryId
-from tailrace.telemetry.logging import JsonLines, fields, log_to
+from tailrace.telemetry.logging import JsonLines, fields, human_lines, log_to
 from tests.rig import KEY, request_for
 from tests.until import until
 
@@ -25,11 +25,11 @@ TAILRACE = Path(sys.executable).with_name("tailrace")
 WAIT_S = 30.0
 PRIVATE = "a sentence that only the user may read"
 SLOW = {"steps": [{"kind": "text", "chunks": 2000}], "pace": {"chunks_per_s": 20}}
-FAULTS: Mapping[str, Any] = {"faults": [{"kind": "status", "status": 429, "retry_after_s": 0.01, "calls": 1}]}
+LIMITED_ONCE: Mapping[str, Any] = {"faults": [{"kind": "status", "status": 429, "retry_after_s": 0.01, "calls": 1}]}
 
 
 async def started(*arguments: str, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
-    """A command that logs for programs, once it is ready."""
+    """A command that logs JSON, once it is ready."""
     child = await asyncio.create_subprocess_exec(
         TAILRACE,
         *arguments,
@@ -43,8 +43,8 @@ async def started(*arguments: str, environment: Mapping[str, str]) -> asyncio.su
     return child
 
 
-async def said(child: asyncio.subprocess.Process) -> list[dict[str, Any]]:
-    """Ends it; all its lines."""
+async def logged(child: asyncio.subprocess.Process) -> list[dict[str, Any]]:
+    """Terminates the command and returns all lines it has logged."""
     child.terminate()
     async with asyncio.timeout(WAIT_S):
         _, errors = await child.communicate()
@@ -55,7 +55,7 @@ async def said(child: asyncio.subprocess.Process) -> list[dict[str, Any]]:
 
 
 async def test_every_line_of_a_worker_parses_and_has_its_request(redis_url: str, redis: Redis) -> None:
-    """given: requests that complete, are tried again, lose their lease / expect: their verbs, in order."""
+    """given: requests that complete, are retried, lose their lease / expect: the events of each, in order."""
     async with Simulator(key=KEY) as simulator, await Client.connect(redis_url) as client:
         environment = {
             "TAILRACE_REDIS_URL": redis_url,
@@ -67,29 +67,29 @@ async def test_every_line_of_a_worker_parses_and_has_its_request(redis_url: str,
         worker = await started("worker", environment=environment)
         messages = [{"role": "user", "content": PRIVATE}]
         quick = (await client.submit(request_for(messages=messages))).id
-        again = (await client.submit(request_for(FAULTS, messages=messages))).id
+        retried = (await client.submit(request_for(LIMITED_ONCE, messages=messages))).id
         slow = (await client.submit(request_for(SLOW, messages=messages))).id
-        for request_id in (quick, again):
+        for request_id in (quick, retried):
             assert await client.result(request_id, wait_s=WAIT_S) is not None
         await until(lambda: len(simulator.ledger.entries()) == 4)
-        await redis.set(lease_key(slow), "somebody else's")
+        await redis.set(lease_key(slow), "another worker's")
 
         await until(lambda: all(entry.ended != "open" for entry in simulator.ledger.entries()))
-        lines = await said(worker)
-    assert all({"at", "level", "logger"} <= line.keys() and ("verb" in line or "message" in line) for line in lines)
-    verbs = {
-        request_id: [line["verb"] for line in lines if line.get("request_id") == request_id]
-        for request_id in (quick, again, slow)
+        lines = await logged(worker)
+    assert all({"at", "level", "logger"} <= line.keys() and ("event" in line or "message" in line) for line in lines)
+    events = {
+        request_id: [line["event"] for line in lines if line.get("request_id") == request_id]
+        for request_id in (quick, retried, slow)
     }
-    assert verbs[quick] == ["began", "finished", "acknowledged"]
-    assert verbs[again] == ["began", "failed", "began", "finished", "acknowledged"]
-    assert verbs[slow][:2] == ["began", "lease_lost"]
-    # nothing names a request without having its id where programs look for it
+    assert events[quick] == ["attempt_started", "attempt_finished", "job_acknowledged"]
+    assert events[retried] == ["attempt_started", "attempt_failed", *events[quick]]
+    assert events[slow][:2] == ["attempt_started", "lease_lost"]
+    # a line that contains a request's id has it as request_id, too
     for line in lines:
-        for request_id in verbs:
+        for request_id in events:
             assert request_id not in json.dumps(line) or line.get("request_id") == request_id
-    finished = next(line for line in lines if line["verb"] == "finished" and line["request_id"] == quick)
-    assert (finished["status"], finished["entry"][:2]) == ("completed", "1-")
+    finished = next(line for line in lines if line["event"] == "attempt_finished" and line["request_id"] == quick)
+    assert (finished["verdict"], finished["status"], finished["entry"][:2]) == ("finished", "completed", "1-")
     assert isinstance(finished["ms"], int)
 
 
@@ -103,43 +103,57 @@ async def test_every_line_of_a_gateway_parses_and_has_its_request(
         submitted = (await http.post("/v1/streams", json=body)).json()
         assert (await http.get(f"{submitted['links']['self']}?token=secret")).status_code == 200
         assert (await http.get("/v1/streams/odd%0A%E2%80%AEname")).status_code == 404
-    lines = await said(gateway)
+    lines = await logged(gateway)
     ours = [line for line in lines if line["logger"] == "tailrace.gateway"]
-    assert [(line["verb"], line.get("request_id"), line.get("status")) for line in ours] == [
-        ("submitted", submitted["id"], None),
-        ("answered", None, 202),
-        ("answered", submitted["id"], 200),
-        ("answered", "odd\n\u202ename", 404),
+    assert [(line["event"], line.get("request_id"), line.get("status")) for line in ours] == [
+        ("request_submitted", submitted["id"], None),
+        ("call_answered", None, 202),
+        ("call_answered", submitted["id"], 200),
+        ("call_answered", "odd\n\u202ename", 404),
     ]
     assert "secret" not in json.dumps(lines)
 
 
-def test_a_line_is_one_line_whatever_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = JsonLines()
-    record = logging.makeLogRecord({"msg": "two\nlines \ud800 \u202e", "levelname": "INFO", "name": "somebody"})
-    line = shown.format(record)
+def test_a_json_line_is_one_line_whatever_it_contains() -> None:
+    record = logging.makeLogRecord({"msg": "two\nlines \ud800 \u202e", "levelname": "INFO", "name": "library"})
+    line = JsonLines().format(record)
     assert line.isascii()
     assert "\n" not in line
     assert json.loads(line)["message"] == "two\nlines \ud800 \u202e"
-    ours = logging.makeLogRecord(
-        {"msg": "x", "levelname": "ERROR", **fields("began", "r1", why=ValueError("v"), entry=EntryId(1, 2), code=None)}
-    )
-    told = json.loads(shown.format(ours))
-    assert (told["verb"], told["request_id"], told["why"], told["level"]) == ("began", "r1", "v", "error")
-    assert told["entry"] == "1-2"
-    assert "code" not in told
-    assert "message" not in told
 
 
-def test_a_level_is_of_our_own_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_of_ours_has_event_and_fields_in_place_of_the_message() -> None:
+    extra = fields("attempt_started", "r1", why=ValueError("v"), entry=EntryId(1, 2), ms=3, code=None)
+    record = logging.makeLogRecord({"msg": "x", "levelname": "ERROR", "name": "tailrace.worker", **extra})
+    line = json.loads(JsonLines().format(record))
+    del line["at"]
+    assert line == {
+        "level": "error",
+        "logger": "tailrace.worker",
+        "event": "attempt_started",
+        "request_id": "r1",
+        "why": "v",
+        "entry": "1-2",
+        "ms": 3,
+    }
+
+
+def test_a_human_line_has_the_events_name() -> None:
+    ours = logging.makeLogRecord({"msg": "text", "levelname": "INFO", **fields("lease_lost", "r1")})
+    library = logging.makeLogRecord({"msg": "text", "levelname": "WARNING"})
+    assert human_lines().format(ours).endswith(" INFO    lease_lost text")
+    assert human_lines().format(library).endswith(" WARNING - text")
+
+
+def test_the_level_applies_to_lines_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     root, before = logging.getLogger(), logging.getLogger().handlers[:]
     try:
         log_to(sys.stderr, "json", "error")
-        logging.getLogger("tailrace.worker").warning("quiet")
-        logging.getLogger("tailrace.worker").error("loud")
-        logging.getLogger("somebody").info("quiet too")
-        logging.getLogger("opentelemetry.exporter").warning("it tries again: quiet as well")
-        assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == ["loud"]
+        logging.getLogger("tailrace.worker").warning("below the level")
+        logging.getLogger("tailrace.worker").error("logged")
+        logging.getLogger("library").info("not logged: a library's information")
+        logging.getLogger("opentelemetry.exporter").warning("not logged: each failed try")
+        assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == ["logged"]
     finally:
         root.handlers[:] = before
         logging.getLogger("tailrace").setLevel(logging.NOTSET)
