@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tailrace.worker.interface.options import Options
+from tailrace.schemas.interface_options import InterfaceOptions
 
 CHARS_A_CHUNK = 4  # about a token
 
@@ -42,7 +42,7 @@ class Kind:
     """A kind of answer, made in any length, and the options under which it is read."""
 
     name: str
-    options: Options
+    options: InterfaceOptions
     make: Callable[[int], Answer]
 
 
@@ -112,16 +112,18 @@ def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
 
 
 KINDS = (
-    Kind("arguments, inner thoughts taken out", Options(), tool_call),
-    Kind("arguments, many escapes", Options(), lambda chunks: tool_call(chunks, words_between_escapes=1)),
+    Kind("arguments, inner thoughts taken out", InterfaceOptions(), tool_call),
+    Kind("arguments, many escapes", InterfaceOptions(), lambda chunks: tool_call(chunks, words_between_escapes=1)),
     Kind(
         "arguments, assistant mode",
-        Options(use_assistant_message=True),
+        InterfaceOptions(use_assistant_message=True),
         lambda chunks: tool_call(chunks, name="send_message"),
     ),
-    Kind("arguments, nothing taken out", Options(put_inner_thoughts_in_kwarg=False), tool_call),
-    Kind("text", Options(), text),
-    Kind("reasoning", Options(), lambda chunks: text(chunks, lambda fragment: {"reasoning_content": fragment})),
-    Kind("reasoning details", Options(), lambda chunks: text(chunks, _details)),
-    Kind("text, think tags taken out", Options(think_tags="reasoning"), text),
+    Kind("arguments, nothing taken out", InterfaceOptions(put_inner_thoughts_in_kwarg=False), tool_call),
+    Kind("text", InterfaceOptions(), text),
+    Kind(
+        "reasoning", InterfaceOptions(), lambda chunks: text(chunks, lambda fragment: {"reasoning_content": fragment})
+    ),
+    Kind("reasoning details", InterfaceOptions(), lambda chunks: text(chunks, _details)),
+    Kind("text, think tags taken out", InterfaceOptions(think_tags="reasoning"), text),
 )

@@ -2,14 +2,25 @@
 
 import hashlib
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetPydanticSchema,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from tailrace.schemas.deltas import Api
 from tailrace.schemas.errors import RequestRejected, RequestTooLarge
 from tailrace.schemas.ids import check_request_id
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.json_values import find_fault
 from tailrace.schemas.priority import DEFAULT_PRIORITY, Priority
 from tailrace.schemas.trace_context import parse_traceparent
@@ -34,26 +45,11 @@ _REFUSED: dict[str, str] = {
 }
 
 
-class InterfaceOptions(BaseModel):
-    """How the model's answer is turned into deltas (docs/interface.md).
-
-    Attributes:
-        use_assistant_message: show a call of the assistant tool as assistant text.
-        put_inner_thoughts_in_kwarg: take the inner thoughts out of tool arguments and show them as reasoning.
-        assistant_message_tool_name: the assistant tool.
-        assistant_message_tool_kwarg: its argument that holds the text.
-        inner_thoughts_kwarg: the argument that holds the inner thoughts.
-        think_tags: `keep` leaves `<think>...</think>` in the text, `reasoning` makes it reasoning deltas.
-    """
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    use_assistant_message: bool = False
-    put_inner_thoughts_in_kwarg: bool = True
-    assistant_message_tool_name: Name = "send_message"
-    assistant_message_tool_kwarg: Name = "message"
-    inner_thoughts_kwarg: Name = "inner_thoughts"
-    think_tags: Literal["keep", "reasoning"] = "keep"
+def _accept_mapping(source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    """Accepts options as a mapping: strict mode takes only instances of a dataclass. The fields stay strict."""
+    schema = handler(source)
+    cast("dict[str, Any]", handler.resolve_ref_schema(schema))["strict"] = False
+    return schema
 
 
 class SharedParameters(BaseModel):
@@ -148,7 +144,7 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
 
     api: Api = "chat"
     id: str | None = None
-    interface: InterfaceOptions = InterfaceOptions()
+    interface: Annotated[InterfaceOptions, GetPydanticSchema(_accept_mapping)] = InterfaceOptions()
     tenant: str | None = None
     priority: Priority = DEFAULT_PRIORITY
     metadata: JsonObject | None = None
@@ -316,7 +312,7 @@ def _sentence(error: ValidationError) -> str:
     for finding in findings[:3]:
         place = ".".join(str(part) for part in finding["loc"])
         reason = finding["msg"].removeprefix("Value error, ")
-        if finding["type"] == "extra_forbidden":
+        if finding["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             reason = "unknown parameter; a vendor's own parameters go into extra_body"
         told.append(f"{place}: {reason}" if place and not reason.startswith(f"{place}:") else reason)
     more = f" (and {len(findings) - 3} more)" if len(findings) > 3 else ""

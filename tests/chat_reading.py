@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 from tailrace.schemas.deltas import AssistantDelta, Delta, ReasoningDelta, ToolCallDelta
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.outcome import Outcome
-from tailrace.worker.interface.options import Options
 from tailrace.worker.interface.reader import StreamReader
 
 JsonObject = dict[str, Any]
@@ -46,9 +46,9 @@ def in_pieces(body: bytes, cuts: Iterable[int]) -> list[bytes]:
     return [body[start:end] for start, end in pairwise(places)]
 
 
-def read(pieces: bytes | Sequence[bytes], options: Options | None = None) -> tuple[list[Delta], Outcome]:
+def read(pieces: bytes | Sequence[bytes], options: InterfaceOptions | None = None) -> tuple[list[Delta], Outcome]:
     """All deltas and the outcome of a body."""
-    reader = StreamReader("chat", options or Options())
+    reader = StreamReader("chat", options or InterfaceOptions())
     deltas: list[Delta] = []
     for piece in [pieces] if isinstance(pieces, bytes) else pieces:
         deltas += reader.feed(piece)

@@ -12,7 +12,7 @@ import msgspec
 
 from tailrace.command_line import CommandParser, say
 from tailrace.schemas.deltas import Api, Delta
-from tailrace.worker.interface.options import Options
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.worker.interface.reader import StreamReader
 
 PIECE_BYTES = 64 * 1024
@@ -37,7 +37,7 @@ def replay(argv: Sequence[str]) -> int:
         The exit code: 0; 1 when the outcome failed or the file cannot be read.
     """
     given = _parser().parse_args(argv)
-    options = Options(
+    options = InterfaceOptions(
         use_assistant_message=given.assistant_message,
         put_inner_thoughts_in_kwarg=not given.no_inner_thoughts,
         think_tags="reasoning" if given.think_tags else "keep",

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tailrace.schemas.deltas import FORMAT_VERSION, AttemptStarted, Delta, ErrorInfo, MessageIds, Usage
 from tailrace.schemas.ids import message_id
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.letta import LettaView
 from tailrace.schemas.outcome import Outcome
 from tailrace.worker.interface.chat.chat_interface import ChatInterface
 from tailrace.worker.interface.chat.chunk import ChatChunk, chunk_of
-from tailrace.worker.interface.options import Options
 
 if TYPE_CHECKING:  # importing openai's types loads the whole client
     from openai import AsyncStream
@@ -59,12 +59,12 @@ class OpenAIStreamingInterface:
         use_assistant_message: bool = False,
         put_inner_thoughts_in_kwarg: bool = True,
         *,
-        options: Options | None = None,
+        options: InterfaceOptions | None = None,
         make_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        chosen = options or Options(use_assistant_message, put_inner_thoughts_in_kwarg)
+        chosen = options or InterfaceOptions(use_assistant_message, put_inner_thoughts_in_kwarg)
         self.use_assistant_message = chosen.use_assistant_message
         self.put_inner_thoughts_in_kwarg = chosen.put_inner_thoughts_in_kwarg
         self.letta_assistant_message_id = message_id(str(make_uuid()))

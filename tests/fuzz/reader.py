@@ -25,9 +25,9 @@ atheris: Any = importlib.import_module("atheris")  # installed by whoever runs t
 with atheris.instrument_imports(include=["worker", "schemas"]):
     from tailrace.schemas.codec import decode_outcome, encode_entry, encode_outcome
     from tailrace.schemas.deltas import Api, AssistantDelta, Delta, ReasoningDelta
+    from tailrace.schemas.interface_options import InterfaceOptions
     from tailrace.schemas.outcome import Outcome
     from tailrace.worker.interface.chat import chat_interface as chat
-    from tailrace.worker.interface.options import Options
     from tailrace.worker.interface.reader import Form, StreamReader
     from tailrace.worker.interface.responses import responses_interface as responses
 
@@ -41,7 +41,7 @@ VALUES: tuple[Any, ...] = (
 SECONDS, SECONDS_PER_BYTE = 0.5, 0.0005  # instrumented code on a shared machine; what grows quadratically is far above
 
 
-def read(api: Api, options: Options, form: Form, pieces: list[bytes]) -> tuple[list[Delta], Outcome]:
+def read(api: Api, options: InterfaceOptions, form: Form, pieces: list[bytes]) -> tuple[list[Delta], Outcome]:
     """All deltas and the outcome of a body."""
     reader = StreamReader(api, options, form)
     deltas = [delta for piece in pieces for delta in reader.feed(piece)]
@@ -75,7 +75,7 @@ def check(api: Api, given: bytes) -> None:
             written as JSON, or it took too long for its size.
     """
     rng = random.Random(zlib.crc32(given))  # noqa: S311 - the same choices for the same input
-    options = Options(
+    options = InterfaceOptions(
         use_assistant_message=rng.random() < 0.5,
         put_inner_thoughts_in_kwarg=rng.random() < 0.6,
         think_tags=rng.choice(("keep", "reasoning")),

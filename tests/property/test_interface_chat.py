@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailrace.schemas.deltas import ReasoningDelta
-from tailrace.worker.interface.options import Options
+from tailrace.schemas.interface_options import InterfaceOptions
 from tests.chat_reading import Joined, call_part, check_indexes, chunk, in_pieces, joined, read
 
 KEY = "inner_thoughts"
@@ -198,7 +198,7 @@ def or_empty(arguments: str) -> str:
     return arguments if arguments.strip() else arguments + "{}"
 
 
-def truth(response: Response, options: Options) -> Joined:
+def truth(response: Response, options: InterfaceOptions) -> Joined:
     texts: Joined = {("reasoning", None): response.reasoning, ("content", None): response.content}
     texts["refusal", None] = response.refusal
     for number, told in enumerate(response.calls):
@@ -215,17 +215,17 @@ def truth(response: Response, options: Options) -> Joined:
 
 
 OPTIONS = [
-    Options(),
-    Options(use_assistant_message=True),
-    Options(put_inner_thoughts_in_kwarg=False),
-    Options(use_assistant_message=True, put_inner_thoughts_in_kwarg=False),
+    InterfaceOptions(),
+    InterfaceOptions(use_assistant_message=True),
+    InterfaceOptions(put_inner_thoughts_in_kwarg=False),
+    InterfaceOptions(use_assistant_message=True, put_inner_thoughts_in_kwarg=False),
 ]
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.data(), logical_responses(), st.sampled_from(OPTIONS))
 def test_any_cutting_gives_the_true_texts_and_outcome(
-    data: st.DataObject, response: Response, options: Options
+    data: st.DataObject, response: Response, options: InterfaceOptions
 ) -> None:
     pieces = body_of(data, response)
 
@@ -248,7 +248,7 @@ def test_any_cutting_gives_the_true_texts_and_outcome(
 @settings(max_examples=300, deadline=None)
 @given(st.data(), objects(), st.sampled_from(OPTIONS), st.sampled_from([TOOL, ASSISTANT]))
 def test_a_call_cut_off_anywhere_is_the_same_for_every_cutting(
-    data: st.DataObject, arguments: str, options: Options, name: str
+    data: st.DataObject, arguments: str, options: InterfaceOptions, name: str
 ) -> None:
     cut_off = arguments[: data.draw(st.integers(0, len(arguments)))]
     response = Response("", "", "", [Call("kz_0", name, cut_off)], "length")

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from tailrace.schemas.codec import decode_outcome, encode_entry, encode_outcome
 from tailrace.schemas.deltas import Delta
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.outcome import Outcome
-from tailrace.worker.interface.options import Options
 from tests.chat_reading import JsonObject, call_part, chunk, in_pieces, joined, read, sse
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures" / "chat").glob("*.sse"))
-OPTIONS = st.sampled_from([Options(), Options(use_assistant_message=True, think_tags="reasoning")])
+OPTIONS = st.sampled_from([InterfaceOptions(), InterfaceOptions(use_assistant_message=True, think_tags="reasoning")])
 
 WORDS = (
     "id model choices index delta message content role refusal reasoning text type reasoning_content reasoning_details "
@@ -59,11 +59,11 @@ def check(deltas: list[Delta], outcome: Outcome) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=8), OPTIONS)
-@example(b"\xef\xbb\xbf", [], Options())
-@example(b"data:\n\ndata\n\n:\n\nevent\nid\nretry: x\n\n\r\r\n", [3], Options())
-@example(b"data: " + b"[" * 200_000 + b"\n\n", [], Options())
-@example(b"{" * 100_000, [], Options())
-def test_random_bytes(body: bytes, cuts: list[int], options: Options) -> None:
+@example(b"\xef\xbb\xbf", [], InterfaceOptions())
+@example(b"data:\n\ndata\n\n:\n\nevent\nid\nretry: x\n\n\r\r\n", [3], InterfaceOptions())
+@example(b"data: " + b"[" * 200_000 + b"\n\n", [], InterfaceOptions())
+@example(b"{" * 100_000, [], InterfaceOptions())
+def test_random_bytes(body: bytes, cuts: list[int], options: InterfaceOptions) -> None:
     deltas, outcome = read(in_pieces(body, cuts), options)
 
     check(deltas, outcome)
@@ -73,7 +73,7 @@ def test_random_bytes(body: bytes, cuts: list[int], options: Options) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(anything, max_size=4), OPTIONS, st.booleans())
-def test_random_json(values: list[Any], options: Options, ascii_only: bool) -> None:
+def test_random_json(values: list[Any], options: InterfaceOptions, ascii_only: bool) -> None:
     events = [f"data: {json.dumps(value, ensure_ascii=ascii_only)}\n\n" for value in values]
     body = "".join(events).encode("utf-8", "surrogatepass")
 
@@ -82,7 +82,9 @@ def test_random_json(values: list[Any], options: Options, ascii_only: bool) -> N
 
 @settings(max_examples=400, deadline=None)
 @given(st.data(), OPTIONS)
-def test_a_chunk_of_the_wrong_shape_loses_nothing_that_came_before(data: st.DataObject, options: Options) -> None:
+def test_a_chunk_of_the_wrong_shape_loses_nothing_that_came_before(
+    data: st.DataObject, options: InterfaceOptions
+) -> None:
     model: JsonObject = chunk(
         content="later", reasoning="later", tool_calls=[call_part(0, '{"q":1}', name="find", call_id="kz_0")]
     ) | {"usage": {"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}}

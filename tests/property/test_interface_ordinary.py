@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tailrace.worker.interface.options import Options
+from tailrace.schemas.interface_options import InterfaceOptions
 from tests.chat_reading import JsonObject, call, call_part, chunk, in_pieces, joined, read, sse
 
-PLAIN = Options(put_inner_thoughts_in_kwarg=False)
+PLAIN = InterfaceOptions(put_inner_thoughts_in_kwarg=False)
 FRAGMENTS = (
     "1",
     "ha",

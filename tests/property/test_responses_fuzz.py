@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 
 from tailrace.schemas.codec import decode_outcome, encode_entry, encode_outcome
 from tailrace.schemas.deltas import AssistantDelta, Delta
-from tailrace.worker.interface.options import Options
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.worker.interface.reader import StreamReader
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "responses"
-OPTIONS = [Options(), Options(use_assistant_message=True), Options(put_inner_thoughts_in_kwarg=False)]
+OPTIONS = [
+    InterfaceOptions(),
+    InterfaceOptions(use_assistant_message=True),
+    InterfaceOptions(put_inner_thoughts_in_kwarg=False),
+]
 
 anything: st.SearchStrategy[Any] = st.recursive(
     st.none()
@@ -95,7 +99,7 @@ def line(event: Any) -> bytes:
     return b"data: " + json.dumps(event).encode() + b"\n\n"
 
 
-def read(body: bytes, options: Options, size: int) -> tuple[list[Delta], dict[str, Any]]:
+def read(body: bytes, options: InterfaceOptions, size: int) -> tuple[list[Delta], dict[str, Any]]:
     reader = StreamReader("responses", options)
     deltas: list[Delta] = []
     for start in range(0, len(body), size):
@@ -123,7 +127,7 @@ BEFORE = [
 
 
 @given(st.lists(events | anything, max_size=8), st.none() | ends, st.sampled_from(OPTIONS), st.integers(1, 400))
-def test_json_of_any_shape(given: list[Any], end: Any, options: Options, size: int) -> None:
+def test_json_of_any_shape(given: list[Any], end: Any, options: InterfaceOptions, size: int) -> None:
     # given: a message that is finished, then events of any shape, and perhaps an end
     body = b"".join(line(event) for event in [*BEFORE, *given, *([end] if end else [])])
     # if: it is read
@@ -136,7 +140,7 @@ def test_json_of_any_shape(given: list[Any], end: Any, options: Options, size: i
 @given(st.binary(max_size=300), st.integers(1, 50))
 def test_bytes_of_any_kind(given: bytes, size: int) -> None:
     # given: a message, then bytes; if: they are read
-    deltas, outcome = read(b"".join(map(line, BEFORE)) + given, Options(), size)
+    deltas, outcome = read(b"".join(map(line, BEFORE)) + given, InterfaceOptions(), size)
     # expect: the message
     assert text_of(deltas).startswith("The wheel turns.")
     assert (outcome["content"] or "").startswith("The wheel turns.")
@@ -146,10 +150,10 @@ def test_bytes_of_any_kind(given: bytes, size: int) -> None:
 def test_truncated_at_every_byte(name: str) -> None:
     # given: a body
     body = (FIXTURES / f"{name}.sse").read_bytes()
-    _, whole = read(body, Options(), len(body))
+    _, whole = read(body, InterfaceOptions(), len(body))
     for end in range(len(body)):
         # if: it ends early
-        deltas, outcome = read(body[:end], Options(), len(body))
+        deltas, outcome = read(body[:end], InterfaceOptions(), len(body))
         # expect: what came, as a beginning of the whole, in the deltas and in the outcome
         for kind in ("content", "reasoning", "refusal"):
             assert (whole[kind] or "").startswith(outcome[kind] or "")
@@ -160,10 +164,10 @@ def test_truncated_at_every_byte(name: str) -> None:
 def test_split_at_every_byte(name: str) -> None:
     # given: a body, and what it comes to
     body = (FIXTURES / f"{name}.sse").read_bytes()
-    _, whole = read(body, Options(), len(body))
+    _, whole = read(body, InterfaceOptions(), len(body))
     for at in range(1, len(body)):
         # if: it comes in two pieces
-        reader = StreamReader("responses", Options())
+        reader = StreamReader("responses", InterfaceOptions())
         reader.feed(body[:at])
         reader.feed(body[at:])
         reader.close()

@@ -1,12 +1,9 @@
 """Bodies that are no event stream, and where the reader stops."""
 
-import json
-
 import pytest
 
-from tailrace.schemas.request import InterfaceOptions
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.worker.interface.lines import LineDecoder
-from tailrace.worker.interface.options import Options
 from tailrace.worker.interface.reader import MAX_EVENT_BYTES, StreamReader
 from tests.chat_reading import chunk, read, sse
 
@@ -31,7 +28,7 @@ def test_lines_or_one_document(lead: bytes, body: bytes, events: list[bytes]) ->
 
 def test_nothing_is_read_after_done() -> None:
     # given: events after [DONE]; expect: the reader says that it needs no more, and reads no more
-    reader = StreamReader("chat", Options())
+    reader = StreamReader("chat", InterfaceOptions())
     deltas = reader.feed(sse([chunk(content="a", finish_reason="stop")]) + sse([chunk(content="b")]))
     assert reader.done
     assert deltas != []
@@ -41,7 +38,7 @@ def test_nothing_is_read_after_done() -> None:
 
 
 def test_nothing_is_read_after_a_failure_and_what_was_held_is_shown() -> None:
-    reader = StreamReader("chat", Options())
+    reader = StreamReader("chat", InterfaceOptions())
     held = chunk(tool_calls=[{"index": 0, "function": {"name": "find", "arguments": "{"}}])
     assert reader.feed(sse([held, {"error": {"message": "no", "code": 500}}, chunk(content="b")], done=False)) == []
     assert reader.failure is not None
@@ -52,7 +49,7 @@ def test_nothing_is_read_after_a_failure_and_what_was_held_is_shown() -> None:
 
 
 def test_an_event_without_end_is_a_failure() -> None:
-    reader = StreamReader("chat", Options())
+    reader = StreamReader("chat", InterfaceOptions())
     reader.feed(b"data: ")
     for _ in range(MAX_EVENT_BYTES // (1 << 22) + 1):
         reader.feed(b"x" * (1 << 22))
@@ -75,16 +72,8 @@ def test_an_empty_body() -> None:
 
 
 def test_cancelled_keeps_what_came() -> None:
-    reader = StreamReader("chat", Options())
+    reader = StreamReader("chat", InterfaceOptions())
     reader.feed(sse([chunk(content="a")], done=False))
     reader.close()
     outcome = reader.finish(cancelled=True)
     assert (outcome.status, outcome.content, outcome.error) == ("cancelled", "a", None)
-
-
-def test_options_have_the_names_and_defaults_of_a_request() -> None:
-    given = InterfaceOptions()
-    options = Options.of(given)
-    assert {name: getattr(options, name) for name in Options.__slots__} == given.model_dump()
-    assert options == Options()
-    assert json.loads(InterfaceOptions(think_tags="reasoning").model_dump_json())["think_tags"] == "reasoning"

@@ -12,7 +12,7 @@ import pytest
 
 from tailrace.schemas.codec import encode_outcome
 from tailrace.schemas.deltas import AssistantDelta, Delta, ReasoningDelta
-from tailrace.worker.interface.options import Options
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.worker.interface.reader import StreamReader
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "responses"
@@ -20,7 +20,7 @@ NAMES = sorted(path.stem for path in FIXTURES.glob("*.sse"))
 
 
 def read_in_pieces(body: bytes, size: int) -> tuple[list[Delta], dict[str, Any]]:
-    reader = StreamReader("responses", Options())
+    reader = StreamReader("responses", InterfaceOptions())
     deltas: list[Delta] = []
     for start in range(0, len(body), size):
         deltas += reader.feed(body[start : start + size])

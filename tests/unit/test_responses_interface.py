@@ -9,14 +9,14 @@ import pytest
 from tailrace.schemas.codec import encode_outcome
 from tailrace.schemas.deltas import AssistantDelta, Delta, ErrorInfo, ReasoningDelta, ToolCallDelta
 from tailrace.schemas.errors import UpstreamProtocol, UpstreamRefused, UpstreamUnavailable
-from tailrace.worker.interface.options import Options
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.worker.interface.responses.event import event_of
 from tailrace.worker.interface.responses.notes import MAX_NOTES, MAX_UNKNOWN_TYPES
 from tailrace.worker.interface.responses.responses_interface import ResponsesInterface
 
 Event = dict[str, Any]
 
-PLAIN = Options(put_inner_thoughts_in_kwarg=False)
+PLAIN = InterfaceOptions(put_inner_thoughts_in_kwarg=False)
 
 
 def added(name: str, index: int = 0) -> Event:
@@ -62,7 +62,7 @@ def shown(deltas: list[Delta]) -> list[tuple[str, Any]]:
 
 def test_inner_thoughts_come_as_reasoning_before_the_name() -> None:
     # given: a call with inner thoughts, in pieces
-    interface = ResponsesInterface(Options())
+    interface = ResponsesInterface(InterfaceOptions())
     # if: it streams
     deltas = feed(
         interface, added("grind"), piece('{"inner_th'), piece('oughts": "Hm'), piece('m.", "sacks": 2}'), end()
@@ -83,7 +83,7 @@ def test_inner_thoughts_come_as_reasoning_before_the_name() -> None:
 
 def test_without_inner_thoughts_the_name_comes_at_once() -> None:
     # given: the option off
-    interface = ResponsesInterface(Options(put_inner_thoughts_in_kwarg=False))
+    interface = ResponsesInterface(InterfaceOptions(put_inner_thoughts_in_kwarg=False))
     # if: a call is announced
     deltas = feed(interface, added("grind"))
     # expect: its name, before any argument
@@ -92,7 +92,7 @@ def test_without_inner_thoughts_the_name_comes_at_once() -> None:
 
 def test_assistant_mode_shows_the_message_as_text() -> None:
     # given: assistant mode, and a call of the assistant tool with an escape cut in two
-    interface = ResponsesInterface(Options(use_assistant_message=True))
+    interface = ResponsesInterface(InterfaceOptions(use_assistant_message=True))
     # if: it streams
     deltas = feed(interface, added("send_message"), piece('{"message": "One\\'), piece('nTwo"}'), end())
     # expect: decoded text, no tool call; the outcome has both, since the agent loop needs the call
@@ -105,7 +105,7 @@ def test_assistant_mode_shows_the_message_as_text() -> None:
 
 def test_in_assistant_mode_a_done_value_that_differs_gives_the_text() -> None:
     # given: pieces of the assistant tool's arguments, and a done value that says otherwise
-    interface = ResponsesInterface(Options(use_assistant_message=True))
+    interface = ResponsesInterface(InterfaceOptions(use_assistant_message=True))
     # if: both come
     feed(interface, added("send_message"), piece('{"message": "burn"}'), whole('{"message": "turn"}'), end())
     # expect: the outcome's text is that of the done value
@@ -116,7 +116,7 @@ def test_in_assistant_mode_a_done_value_that_differs_gives_the_text() -> None:
 
 def test_texts_that_interleave_stand_one_after_the_other_in_the_outcome() -> None:
     # given: two messages whose pieces alternate
-    interface = ResponsesInterface(Options())
+    interface = ResponsesInterface(InterfaceOptions())
     # if: they stream
     deltas = feed(interface, text("The ", 0), text("Slow", 1), text("wheel. ", 0), text("ly.", 1), end())
     # expect: deltas as they came, and an outcome that can be read
@@ -126,7 +126,7 @@ def test_texts_that_interleave_stand_one_after_the_other_in_the_outcome() -> Non
 
 def test_a_hosted_tool_has_a_number_below_zero() -> None:
     # given: a hosted tool between two calls of the caller's
-    interface = ResponsesInterface(Options())
+    interface = ResponsesInterface(InterfaceOptions())
     hosted = {"type": "response.output_item.added", "item": {"type": "web_search_call", "id": "ws_1"}}
     # if: they are announced
     deltas = feed(interface, added("grind"), piece("{}"), hosted, added("sweep", 2), piece("{}", 2), end())
@@ -138,7 +138,7 @@ def test_a_hosted_tool_has_a_number_below_zero() -> None:
 
 def test_nothing_after_the_terminal_event_counts() -> None:
     # given: a response that has ended
-    interface = ResponsesInterface(Options())
+    interface = ResponsesInterface(InterfaceOptions())
     feed(interface, text("The wheel."), end(id="resp_1", model="mill-1"))
     assert interface.ended
     # if: more comes
@@ -151,7 +151,7 @@ def test_nothing_after_the_terminal_event_counts() -> None:
 
 def test_a_half_call_is_drained_and_marked() -> None:
     # given: a stream that stops within a held-back key
-    interface = ResponsesInterface(Options())
+    interface = ResponsesInterface(InterfaceOptions())
     before = feed(interface, added("grind"), piece('{"inner'))
     # if: it is drained
     deltas = before + interface.drain(9)
@@ -166,7 +166,7 @@ def test_a_half_call_is_drained_and_marked() -> None:
 @pytest.mark.parametrize("cancelled", [True, False])
 def test_the_caller_of_finish_says_why_it_stopped(cancelled: bool) -> None:
     # given: a stream without an end
-    interface = ResponsesInterface(Options())
+    interface = ResponsesInterface(InterfaceOptions())
     feed(interface, text("The wh"))
     # if: whoever reads it stops, for a reason of their own
     stall = ErrorInfo("upstream_timeout", "nothing came for 30 s", "provider")
@@ -179,7 +179,7 @@ def test_the_caller_of_finish_says_why_it_stopped(cancelled: bool) -> None:
 
 def test_the_servers_own_error_goes_before_what_follows_from_it() -> None:
     # given: an error event, after which the server falls silent
-    interface = ResponsesInterface(Options())
+    interface = ResponsesInterface(InterfaceOptions())
     feed(interface, {"type": "error", "code": "server_error", "message": "The dam broke."})
     assert interface.failure is None
     # if: the reader gives up
@@ -192,7 +192,7 @@ def test_the_servers_own_error_goes_before_what_follows_from_it() -> None:
 
 def test_a_response_that_was_refused_is_not_tried_again() -> None:
     # given: a failed response with a reason that stays
-    interface = ResponsesInterface(Options())
+    interface = ResponsesInterface(InterfaceOptions())
     error = {"code": "invalid_prompt", "message": "Grain only."}
     # if: it ends
     feed(interface, {"type": "response.failed", "response": {"status": "failed", "error": error}})
@@ -202,7 +202,7 @@ def test_a_response_that_was_refused_is_not_tried_again() -> None:
 
 def test_data_that_is_no_json_is_a_protocol_error() -> None:
     # given: a stream in good order
-    interface = ResponsesInterface(Options())
+    interface = ResponsesInterface(InterfaceOptions())
     feed(interface, text("The wheel."))
     # if: an event cannot be read
     with pytest.raises(UpstreamProtocol, match="not JSON"):
@@ -214,7 +214,7 @@ def test_data_that_is_no_json_is_a_protocol_error() -> None:
 
 def test_notes_are_bounded() -> None:
     # given: a server that contradicts itself without end, with events of ever new types
-    interface = ResponsesInterface(Options())
+    interface = ResponsesInterface(InterfaceOptions())
     for index in range(3 * MAX_NOTES):
         feed(interface, text("a", index), {"type": "response.output_text.done", "output_index": index, "text": "b"})
         feed(interface, {"type": f"response.new_{index}"})
@@ -228,7 +228,7 @@ def test_notes_are_bounded() -> None:
 
 def test_an_item_nested_too_deeply_is_left_out_and_the_outcome_can_be_written() -> None:
     # given: a hosted item nested as deep as a decoder admits
-    interface = ResponsesInterface(Options())
+    interface = ResponsesInterface(InterfaceOptions())
     deep = '{"type":"response.output_item.done","output_index":0,"item":{"type":"x_call","id":"x","a":%s}}'
     # if: it comes
     interface.read("", (deep % ("[" * 300 + "]" * 300)).encode())
@@ -243,7 +243,7 @@ def test_an_item_nested_too_deeply_is_left_out_and_the_outcome_can_be_written() 
 def test_events_of_the_sdk_are_read_as_those_of_the_wire() -> None:
     # given: an event as an object dumped by the SDK has it, with nulls for what it does not know
     dumped = {"type": "response.output_text.delta", "delta": "The wheel.", "output_index": 0, "logprobs": None}
-    interface = ResponsesInterface(Options())
+    interface = ResponsesInterface(InterfaceOptions())
     # if: it is fed
     deltas = interface.feed(event_of(dumped), 5)
     # expect: the same delta, with the time given
@@ -254,7 +254,7 @@ def test_events_of_the_sdk_are_read_as_those_of_the_wire() -> None:
 
 def test_the_last_sequence_number_is_at_hand_while_the_response_streams() -> None:
     # given: numbered events
-    interface = ResponsesInterface(Options())
+    interface = ResponsesInterface(InterfaceOptions())
     created: Event = {"type": "response.created", "sequence_number": 0, "response": {"id": "resp_1"}}
     # if: some of them came
     feed(interface, created, text("The ") | {"sequence_number": 41})
@@ -264,7 +264,7 @@ def test_the_last_sequence_number_is_at_hand_while_the_response_streams() -> Non
 
 def test_think_tags_in_the_text_are_split_off_where_asked_for() -> None:
     # given: a server that leaves the reasoning in the text, the tags cut in two, and the option that asks for it
-    interface = ResponsesInterface(Options(think_tags="reasoning"))
+    interface = ResponsesInterface(InterfaceOptions(think_tags="reasoning"))
     # if: it streams, and ends on what might become a tag
     deltas = feed(interface, text("<thi"), text("nk>Hm.</th"), text("ink>Turn"), text("s <th"), text("Next.", 1), end())
     deltas += interface.drain()
@@ -276,7 +276,7 @@ def test_think_tags_in_the_text_are_split_off_where_asked_for() -> None:
 
 def test_think_tags_stay_in_the_text_unless_asked_for() -> None:
     # given: the same text, and no such option; expect: the text as it is
-    interface = ResponsesInterface(Options())
+    interface = ResponsesInterface(InterfaceOptions())
     feed(interface, text("<think>Hm.</think>Turns."), end())
     assert interface.finish().content == "<think>Hm.</think>Turns."
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailrace.schemas.errors import RequestRejected, RequestTooLarge, SettingsError
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.json_values import find_fault
 from tailrace.schemas.request import MAX_REQUEST_BYTES, GenerationRequest, decode_request, parse_request
 from tailrace.schemas.settings import Settings
@@ -141,6 +142,14 @@ def test_a_request_goes_there_and_back() -> None:
     for content in (HELLO, ASK, {**HELLO, "id": "mine", "metadata": {"a": [1, None, 0.5, "é"]}, "timeout_s": 5.0}):
         request = parse_request(content)
         assert decode_request(request.encoded()) == request
+
+
+def test_interface_options_are_one_object_from_request_to_interface() -> None:
+    request = parse_request({**HELLO, "interface": {"think_tags": "reasoning"}})
+    assert request.interface == InterfaceOptions(think_tags="reasoning")
+    assert GenerationRequest(**HELLO, interface=request.interface) == request
+    assert decode_request(request.encoded()).interface == request.interface
+    assert parse_request(json.dumps({**HELLO, "interface": {"think_tags": "reasoning"}})) == request
 
 
 @pytest.mark.parametrize("packed", [b"", b"\xc1", b"\x80", b"\x93\x01\x02\x03"])

@@ -28,12 +28,12 @@ from tailrace.schemas.errors import (
     UpstreamError,
 )
 from tailrace.schemas.ids import EntryId, message_id
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.outcome import UNFILLED
 from tailrace.schemas.request import GenerationRequest, decode_request
 from tailrace.telemetry.metrics import cause_label, error_label
 from tailrace.worker.attempt.fair_scheduling import Turn, Turns
 from tailrace.worker.attempt.request_store import Begun, Store
-from tailrace.worker.interface.options import Options
 from tailrace.worker.interface.reader import StreamReader
 from tailrace.worker.observe.counts import Counts
 from tailrace.worker.observe.log_events import log_event, log_internal_error
@@ -112,9 +112,9 @@ class Attempt:
         except RequestRejected as error:  # of a newer producer, perhaps
             self._unreadable = error
         self._reader = (
-            StreamReader(self.request.api, Options.of(self.request.interface))
+            StreamReader(self.request.api, self.request.interface)
             if self.request
-            else StreamReader("chat", Options())
+            else StreamReader("chat", InterfaceOptions())
         )
         self._writer = plant.publisher.open(lease.request_id, lease.attempt, lease.token, lease.holds)
         self._first_delta_at: str | None = None

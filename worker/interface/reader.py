@@ -11,9 +11,9 @@ import msgspec
 
 from tailrace.schemas.deltas import Api, Delta, ErrorInfo
 from tailrace.schemas.errors import UpstreamError, UpstreamProtocol
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.outcome import Outcome
 from tailrace.worker.interface.lines import LineDecoder
-from tailrace.worker.interface.options import Options
 from tailrace.worker.interface.protocol import Interface
 from tailrace.worker.interface.sse import Event, SSEDecoder
 
@@ -45,7 +45,7 @@ class StreamReader:
         form: `sse`; `jsonl` for a chunk on each line. A body that begins with `{` or `[` is read as lines in any case.
     """
 
-    def __init__(self, api: Api, options: Options, form: Form = "sse") -> None:
+    def __init__(self, api: Api, options: InterfaceOptions, form: Form = "sse") -> None:
         self.done = False
         """Nothing more is to come: stop reading."""
         self.failure: UpstreamError | None = None
@@ -190,7 +190,7 @@ def _page(page: bytes) -> str:
     return f"the body is a page, not an event stream: {text[:_SHOWN_CHARACTERS]!r}"
 
 
-def _interface(api: Api, options: Options) -> Interface:
+def _interface(api: Api, options: InterfaceOptions) -> Interface:
     if api == "responses":
         from tailrace.worker.interface.responses.responses_interface import ResponsesInterface
 

@@ -6,6 +6,7 @@ between showing a tool call and showing assistant text. Knows nothing of chunks 
 
 import json
 
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.outcome import ToolCall
 from tailrace.worker.interface.calls.arguments import (
     ArgumentsView,
@@ -14,7 +15,6 @@ from tailrace.worker.interface.calls.arguments import (
     PlainArguments,
 )
 from tailrace.worker.interface.emit import Emitter
-from tailrace.worker.interface.options import Options
 
 _JSON = json.JSONDecoder(strict=False)
 
@@ -46,7 +46,7 @@ class CallState:
         "number",
     )
 
-    def __init__(self, number: int, emitter: Emitter, options: Options, kind: str = "function") -> None:
+    def __init__(self, number: int, emitter: Emitter, options: InterfaceOptions, kind: str = "function") -> None:
         self.number = number
         self.kind = kind
         self._emitter = emitter

@@ -19,9 +19,9 @@ or else the last call):
 import json
 import re
 
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.worker.interface.calls.call import CallState
 from tailrace.worker.interface.emit import Emitter
-from tailrace.worker.interface.options import Options
 
 _ALIKE = 4
 """Ids of one server begin alike (`call_`, `toolu_`, `chatcmpl-tool-`); two pieces of one id do not."""
@@ -46,7 +46,7 @@ class CallTable:
 
     __slots__ = ("_by_id", "_by_index", "_emitter", "_in_chunk", "_last", "_options", "calls")
 
-    def __init__(self, emitter: Emitter, options: Options) -> None:
+    def __init__(self, emitter: Emitter, options: InterfaceOptions) -> None:
         self._emitter = emitter
         self._options = options
         self.calls: list[CallState] = []

@@ -6,6 +6,7 @@ servers differ, docs/providers.md says what is done. Knows nothing of SSE, HTTP 
 
 from tailrace.schemas.deltas import Delta, ErrorInfo, Usage
 from tailrace.schemas.errors import UpstreamError, UpstreamUnavailable
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.outcome import Outcome, Status
 from tailrace.worker.interface.calls.call_table import FUNCTION_CALL_INDEX, CallTable
 from tailrace.worker.interface.chat.chunk import CallPart, ChatChunk, Choice, ChunkDelta, decode_chunk
@@ -13,7 +14,6 @@ from tailrace.worker.interface.chat.texts import ChatTexts
 from tailrace.worker.interface.emit import Emitter
 from tailrace.worker.interface.finish_reasons import Ending, ending_of, is_reason
 from tailrace.worker.interface.lenient import as_integer, as_object, loads
-from tailrace.worker.interface.options import Options
 from tailrace.worker.interface.parts import details_text
 from tailrace.worker.interface.upstream_error import from_error_object
 from tailrace.worker.interface.usage import read_usage
@@ -28,7 +28,7 @@ class ChatInterface:
         options: of the request.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: InterfaceOptions) -> None:
         self._emitter = Emitter()
         self._calls = CallTable(self._emitter, options)
         self._texts = ChatTexts(self._emitter, options.think_tags)

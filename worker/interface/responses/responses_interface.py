@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from tailrace.schemas.deltas import Delta, ErrorInfo, Usage
 from tailrace.schemas.errors import UpstreamError, UpstreamProtocol, UpstreamRefused
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.outcome import Outcome, Status, ToolCall
 from tailrace.worker.interface.lenient import as_text
-from tailrace.worker.interface.options import Options
 from tailrace.worker.interface.responses.event import JsonObject, ResponseEvent, ResponseObject, decode_event
 from tailrace.worker.interface.responses.items import CallItem, HostedItem, TextItem
 from tailrace.worker.interface.responses.ledger import Ledger
@@ -76,7 +76,7 @@ class ResponsesInterface:
         options: how the answer is turned into deltas.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: InterfaceOptions) -> None:
         self._notes = Notes()
         self._stage = Stage(options, self._notes.add)
         self._items = Ledger(self._stage)

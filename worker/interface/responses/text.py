@@ -6,10 +6,10 @@ Knows nothing of items and events.
 from collections.abc import Callable
 from typing import Literal
 
+from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.worker.interface.chat.think_tags import ThinkTagSplitter
 from tailrace.worker.interface.emit import Emitter
 from tailrace.worker.interface.lenient import as_objects, as_text, whole
-from tailrace.worker.interface.options import Options
 from tailrace.worker.interface.responses.event import JsonObject
 from tailrace.worker.interface.surrogates import HalvesJoiner
 
@@ -144,7 +144,7 @@ class Stage:
         note: takes a sentence on where the server contradicted itself.
     """
 
-    def __init__(self, options: Options, note: Callable[[str], None]) -> None:
+    def __init__(self, options: InterfaceOptions, note: Callable[[str], None]) -> None:
         self.options = options
         self.emitter = Emitter()
         self.note = note

@@ -1,14 +1,18 @@
-"""What a request wants of the interface, as plain values. The same names as `InterfaceOptions`."""
+"""The options of the interface: the one definition that requests, the worker and `tailrace replay` share.
+
+A plain dataclass, which `GenerationRequest` validates and the interface reads: importing it does not import pydantic.
+"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-if TYPE_CHECKING:  # pydantic is slow to import, and `tailrace replay` does without it
-    from tailrace.schemas.request import InterfaceOptions
+from annotated_types import Len
+
+ToolName = Annotated[str, Len(1, 256)]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class InterfaceOptions:
     """How the model's answer is turned into deltas (docs/interface.md).
 
     Attributes:
@@ -21,21 +25,11 @@ class Options:
         think_tags: `keep` leaves `<think>...</think>` in the text, `reasoning` makes it reasoning deltas.
     """
 
+    __pydantic_config__: ClassVar = {"strict": True, "extra": "forbid"}
+
     use_assistant_message: bool = False
     put_inner_thoughts_in_kwarg: bool = True
-    assistant_message_tool_name: str = "send_message"
-    assistant_message_tool_kwarg: str = "message"
-    inner_thoughts_kwarg: str = "inner_thoughts"
+    assistant_message_tool_name: ToolName = "send_message"
+    assistant_message_tool_kwarg: ToolName = "message"
+    inner_thoughts_kwarg: ToolName = "inner_thoughts"
     think_tags: Literal["keep", "reasoning"] = "keep"
-
-    @classmethod
-    def of(cls, given: "InterfaceOptions") -> Self:
-        """The options of a request."""
-        return cls(
-            given.use_assistant_message,
-            given.put_inner_thoughts_in_kwarg,
-            given.assistant_message_tool_name,
-            given.assistant_message_tool_kwarg,
-            given.inner_thoughts_kwarg,
-            given.think_tags,
-        )
