@@ -16,7 +16,7 @@ from openai import AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 
 from tailrace.demo.simulator import Simulator
-from tailrace.worker.streaming import OpenAIStreamingInterface
+from tailrace.streaming import OpenAIStreamingInterface
 
 Message = dict[str, Any]
 
