@@ -1,7 +1,7 @@
 """What was counted, and how it is told: counters and histograms as plain numbers, figures of them, Prometheus' text.
 
 Pure. To count is an addition; what that means to Prometheus is worked out when somebody asks. The text is written here
-and not by a client library: that costs 40 lines, and spares every worker a dependency and its globals (decision 0083).
+and not by a client library: that costs 40 lines, and spares every worker a dependency and its globals.
 """
 
 from bisect import bisect_left

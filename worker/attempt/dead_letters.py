@@ -1,7 +1,8 @@
 """Dead letters: ends requests that the queue gives up, and lists what died for those who look after the system.
 
 Which failures belong into the list is decided here alone. The order is terminal first, entry second: whoever meets the
-job again, after a crash in between, repeats the second (docs/decisions/0040). Knows nothing of the queue's own keys.
+job again, after a crash in between, repeats the second (docs/decisions/retries-and-failures.md).
+Knows nothing of the queue's own keys.
 """
 
 from typing import Literal

@@ -2,7 +2,7 @@
 
 Owns the life of a job from its claim on. Knows nothing of what a request is, of logs or of the model's server.
 Of arq's Worker this keeps the registry of functions, the counters, the health check and the way to run it. Its claims,
-`run_job` and both finish paths know no owner: others stand in their place (docs/decisions/0010).
+`run_job` and both finish paths know no owner: others stand in their place (docs/decisions/leases-and-attempts.md).
 """
 
 import asyncio

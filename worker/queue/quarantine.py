@@ -1,7 +1,7 @@
 """Trials: jobs that may kill their worker begin in small company, and the last word on one falls when it is alone.
 
 Who dies takes all that runs beside it along, so a crash blames every job of its process. Nobody is convicted on that
-(docs/decisions/0044). Knows neither Redis nor what jobs do.
+(docs/decisions/retries-and-failures.md). Knows neither Redis nor what jobs do.
 """
 
 import asyncio
