@@ -52,6 +52,16 @@ def test_the_wheel_holds_one_package_with_every_module_script_and_marker(wheel: 
     assert {part.name for part in parts} == {name.split("/")[1] for name in held if name.count("/") > 1}
 
 
+def test_every_part_is_checked_and_shipped() -> None:
+    # given the links in `tailrace`, if pyproject.toml is read, expect each part checked, in the wheel and in the image
+    parts = {link.name for link in (ROOT / "tailrace").iterdir() if link.is_symlink()}
+    wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert {f"tailrace/{part}" for part in parts} <= set(PROJECT["tool"]["pyright"]["include"])
+    assert wheel["sources"] == {part: f"tailrace/{part}" for part in parts}
+    assert parts <= set(wheel["only-include"])
+    assert parts <= set(re.findall(r"^COPY (\w+) \1$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+
+
 def test_every_command_of_the_root_command_can_be_called() -> None:
     # given the project as installed, if the root command looks for its commands, expect each to import and be callable
     entries = importlib.metadata.entry_points(group="tailrace.commands")

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from redis import exceptions as refusals
 from redis.asyncio.connection import AbstractConnection
 
+from tailrace.broker.keys import push_channel, push_channel_pattern
 from tailrace.producers.redis_link import Link
 from tailrace.producers.tail.fanout.log_lines import packed
 from tailrace.producers.tail.fanout.push_wire import PushWire
-from tailrace.schemas import push
 from tailrace.schemas.errors import StoreError, StoreRefused
 
 _BACKOFF_BASE_S = 0.05
@@ -85,7 +85,7 @@ class PushLine:
                 async with self._connected() as wire:
                     raise await wire.lost
             except StoreRefused as error:
-                refusal = StoreRefused(f"{error}; tails need the channels {push.channel_pattern()}")
+                refusal = StoreRefused(f"{error}; tails need the channels {push_channel_pattern()}")
             except StoreError:
                 pass  # readers find out by themselves, as soon as they ask the log
             if self._is_connected or refusal is not None:
@@ -170,4 +170,4 @@ class PushLine:
             for shard in shards:
                 self._unanswered[shard] = self._unanswered.get(shard, 0) + 1
             self._heard -= shards
-            wire.send(packed([verb, *(push.channel(shard).encode() for shard in shards)]))
+            wire.send(packed([verb, *(push_channel(shard).encode() for shard in shards)]))
