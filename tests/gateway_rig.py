@@ -25,6 +25,7 @@ class Served:
     """A gateway that listens."""
 
     gateway: Gateway
+    settings: Settings
     server: GatewayServer
     url: str
     key: str
@@ -71,7 +72,7 @@ async def gateway(
             base_url=at, headers={"authorization": f"Bearer {shown}"}, timeout=WAIT_S
         ) as http:
             try:
-                yield Served(served, server, at, shown, keys_file, http)
+                yield Served(served, made, server, at, shown, keys_file, http)
             finally:
                 server.should_exit = True
                 async with asyncio.timeout(WAIT_S):

@@ -49,7 +49,7 @@ export type Links = { self: string; events: string; cancel: string }
 export type Submitted = {
   id: string
   status: string
-  standing: boolean
+  already_exists: boolean
   links: Links
   token?: string
   token_expires_at?: string
@@ -86,7 +86,7 @@ export class Tailrace {
     request: Record<string, unknown>,
     options?: { idempotencyKey?: string; grant?: "read" | "cancel" | "none" },
   ): Promise<Submitted>
-  look(id: string): Promise<Stream>
+  get(id: string): Promise<Stream>
   cancel(id: string): Promise<{ id: string; verdict: "ended" | "signalled" | "finished"; status: string }>
   tail(id: string, options?: TailOptions & { format?: "raw" }): AsyncGenerator<Tailed, void, void>
   tail(id: string, options: TailOptions & { format: "letta" }): AsyncGenerator<Tailed<Record<string, unknown>>, void, void>

@@ -35,7 +35,7 @@ export class Tailrace {
     return this.#json("POST", `/v1/streams${query}`, headers, JSON.stringify(request))
   }
 
-  async look(id) {
+  async get(id) {
     return this.#json("GET", `/v1/streams/${encodeURIComponent(id)}`)
   }
 

@@ -1,4 +1,4 @@
-"""The front door for the web: an ASGI application over a client. `app.py` composes it, `server.py` serves it.
+"""The gateway: an ASGI application that offers a client over HTTP. `app.py` composes it, `server.py` serves it.
 
-Needs the extra `web`; only this package imports Starlette and uvicorn, and nothing imports it before it is used.
+Needs the extra `web`. Only this package imports Starlette and uvicorn, and nothing imports it before it is used.
 """

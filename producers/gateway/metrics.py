@@ -1,4 +1,4 @@
-"""What a gateway counts, and the page on which it says so. Knows nothing of routes and of what streams say."""
+"""What a gateway counts, and the application that serves it as Prometheus metrics. Knows nothing of routes."""
 
 from collections.abc import Callable
 
@@ -13,21 +13,21 @@ from tailrace.telemetry.metric_samples import CONTENT_TYPE, Figure, Tally, expos
 
 
 class GatewayCounts:
-    """The counts of one gateway."""
+    """The counters of one gateway."""
 
     def __init__(self) -> None:
-        self.ended = Tally(metrics.STREAMS_ENDED, [(end,) for end in metrics.ENDS])
+        self.streams_ended = Tally(metrics.STREAMS_ENDED, [(end,) for end in metrics.ENDS])
         self.responses = Tally(metrics.RESPONSES)
 
     def figures(self, streams: int, following: Following) -> list[Figure]:
-        """All counts, and how it stands.
+        """The counters and gauges as samples.
 
         Args:
             streams: event streams that are open.
-            following: how much its client follows.
+            following: how much the gateway's client follows.
         """
         return [
-            *self.ended.figures(),
+            *self.streams_ended.figures(),
             *self.responses.figures(),
             gauge(metrics.STREAMS, streams),
             gauge(metrics.TAILS, following.tails),
@@ -36,8 +36,8 @@ class GatewayCounts:
         ]
 
 
-def page(figures: Callable[[], list[Figure]]) -> Starlette:
-    """An application that answers `GET /metrics`, for a port that is not the public's."""
+def metrics_app(figures: Callable[[], list[Figure]]) -> Starlette:
+    """An application that answers `GET /metrics`, for a port that is not public."""
 
     async def show(request: Request) -> Response:
         return PlainTextResponse(exposition(figures()), headers={"content-type": CONTENT_TYPE})

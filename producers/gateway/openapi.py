@@ -1,4 +1,4 @@
-"""The OpenAPI document (3.1). Schemas are made of the structs that are answered, so they cannot say anything else."""
+"""The OpenAPI document (3.1). Its schemas are generated from the structs that the routes return."""
 
 from functools import cache
 from importlib.metadata import version
@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from pydantic.json_schema import models_json_schema
 
-from tailrace.producers.gateway import answers
+from tailrace.producers.gateway import responses
 from tailrace.producers.tail.snapshot import Snapshot
 from tailrace.schemas.deltas import LogEntry, ReaderEvent
 from tailrace.schemas.errors import Whose
@@ -19,7 +19,7 @@ _REF = "#/components/schemas/{name}"
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """What was wrong: a word for programs, a sentence for people, and whose move is next."""
+    """`code` is for programs, `message` for people; `whose` says who can act on it."""
 
     code: str
     message: str
@@ -27,50 +27,62 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 class Error(msgspec.Struct, frozen=True):
-    """How every route answers what it cannot do."""
+    """The body of every error response."""
 
     error: ErrorBody
 
 
 class Health(msgspec.Struct, frozen=True):
-    """Of `/healthz` and `/readyz`."""
+    """The body of `/healthz` and `/readyz`."""
 
     status: str
 
 
 @cache
 def document() -> JsonObject:
-    """The document."""
+    """The OpenAPI document."""
     return {
         "openapi": "3.1.0",
         "info": {"title": "Tailrace gateway", "version": version("tailrace")},
         "security": [{"bearer": []}],
         "paths": {
             "/v1/streams": {"post": _submit()},
-            "/v1/streams/{id}": {"get": _look(), "parameters": [_ID]},
+            "/v1/streams/{id}": {"get": _get(), "parameters": [_ID]},
             "/v1/streams/{id}/cancel": {"post": _cancel(), "parameters": [_ID]},
             "/v1/streams/{id}/events": {"get": _events(), "parameters": [_ID]},
             "/v1/events": {"get": _events_of_several()},
-            "/healthz": {"get": _open("Whether the process lives.", Health, 200)},
-            "/readyz": {"get": _open("Whether it serves, with a Redis that answers.", Health, 200, 503)},
-            "/openapi.json": {"get": _open("This document.", None, 200)},
+            "/healthz": {"get": _public("Liveness of the process.", Health, 200)},
+            "/readyz": {"get": _public("Readiness: the gateway serves calls and Redis answers.", Health, 200, 503)},
+            "/openapi.json": {"get": _public("This document.", None, 200)},
         },
         "components": {
             "schemas": _schemas(),
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "description": "an API key, or a token of one request"},
-                "token": {"type": "apiKey", "in": "query", "name": "token", "description": "for EventSource"},
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key, or a token for one request.",
+                },
+                "token": {
+                    "type": "apiKey",
+                    "in": "query",
+                    "name": "token",
+                    "description": "A token, for `EventSource`, which cannot send headers.",
+                },
             },
         },
     }
 
 
 def _schemas() -> JsonObject:
-    answered = (answers.Submitted, answers.Stream, answers.CancelAnswer, Error, Health, Snapshot, LogEntry, ReaderEvent)
-    _, structs = msgspec.json.schema_components(answered, ref_template=_REF)
-    _, asked = models_json_schema([(GenerationRequest, "validation")], ref_template="#/components/schemas/{model}")
-    request = asked["$defs"]
-    request["GenerationRequest"]["properties"].pop("id")  # the gateway derives it
+    returned = (
+        *(responses.Submitted, responses.Stream, responses.CancelAnswer, Error, Health),
+        *(Snapshot, LogEntry, ReaderEvent),
+    )
+    _, structs = msgspec.json.schema_components(returned, ref_template=_REF)
+    _, models = models_json_schema([(GenerationRequest, "validation")], ref_template="#/components/schemas/{model}")
+    request = models["$defs"]
+    request["GenerationRequest"]["properties"].pop("id")  # the gateway chooses it
     return {**request, **structs}
 
 
@@ -92,44 +104,47 @@ _TEXT: JsonObject = {"type": "string"}
 def _submit() -> JsonObject:
     return {
         "operationId": "submit",
-        "summary": "Accept a request and put it on the queue.",
+        "summary": "Submit a request.",
         "parameters": [
             _parameter(
                 *("Idempotency-Key", {"type": "string", "minLength": 1, "maxLength": 255}),
-                "the same key and content give the standing request, with other content a conflict",
+                "Makes the submit idempotent: a repeated key with the same content returns the existing request, with "
+                "different content a conflict.",
                 "header",
             ),
             _parameter(
-                "grant", {"enum": ["read", "cancel", "none"], "default": "read"}, "what the answer's token allows"
+                "grant",
+                {"enum": ["read", "cancel", "none"], "default": "read"},
+                "What the token in the response allows.",
             ),
         ],
         "requestBody": {"required": True, "content": _json(_ref("GenerationRequest"))},
         "responses": {
             "202": {
-                **_answer("it stands", answers.Submitted),
-                "headers": {"Location": {"schema": _TEXT, "description": "where it can be looked at"}},
+                **_answer("The request was accepted, now or by an earlier submit.", responses.Submitted),
+                "headers": {"Location": {"schema": _TEXT, "description": "The path of the request."}},
             },
             **_errors(400, 401, 403, 408, 409, 413, 429, 431, 503),
         },
     }
 
 
-def _look() -> JsonObject:
+def _get() -> JsonObject:
     return {
-        "operationId": "look",
-        "summary": "Where a request stands, and its outcome once it has one.",
+        "operationId": "get",
+        "summary": "Get the state of a request, and its outcome once it has ended.",
         "security": _EITHER,
-        "responses": {"200": _answer("as it is now", answers.Stream), **_errors(401, 404, 431, 503)},
+        "responses": {"200": _answer("The current state.", responses.Stream), **_errors(401, 404, 431, 503)},
     }
 
 
 def _cancel() -> JsonObject:
     return {
         "operationId": "cancel",
-        "summary": "Stop a request, waiting or running.",
+        "summary": "Cancel a request, whether it is queued or running.",
         "responses": {
-            "200": _answer("it has ended, by this call or before it", answers.CancelAnswer),
-            "202": _answer("its worker has been told", answers.CancelAnswer),
+            "200": _answer("The request has ended, because of this call or earlier.", responses.CancelAnswer),
+            "202": _answer("Its worker was asked to stop.", responses.CancelAnswer),
             **_errors(401, 403, 404, 431, 503),
         },
     }
@@ -138,26 +153,30 @@ def _cancel() -> JsonObject:
 _EITHER: list[JsonObject] = [{"bearer": []}, {"token": []}]
 
 _FOLLOWING: list[JsonObject] = [
-    _parameter("Last-Event-ID", _TEXT, "the id of the last frame seen; counts more than `after`", "header"),
-    _parameter("after", _TEXT, "the same in the address; -1, or nothing, for the beginning"),
-    _parameter("snapshot", {"enum": ["0", "1"]}, "begin with one frame that has what came so far, merged"),
-    _parameter("format", {"enum": ["raw", "letta"], "default": "raw"}, "the entries as they are, or Letta's messages"),
+    _parameter("Last-Event-ID", _TEXT, "The id of the last frame seen. Takes precedence over `after`.", "header"),
+    _parameter("after", _TEXT, "The id of the last frame seen; -1 or absent for the beginning."),
+    _parameter(
+        "snapshot", {"enum": ["0", "1"]}, "Whether to begin with one frame that contains all deltas so far, merged."
+    ),
+    _parameter(
+        "format", {"enum": ["raw", "letta"], "default": "raw"}, "Entries as in the log, or deltas as Letta messages."
+    ),
 ]
 
 _STREAM: JsonObject = {
     "200": {
-        "description": "frames with `id` (the cursor), `event` (the entry's message_type) and `data` (the entry), "
-        "up to the terminal",
+        "description": "Frames up to the terminal. `id` is the cursor, `event` the entry's message_type, `data` the "
+        "entry.",
         "content": {"text/event-stream": {"schema": _TEXT}},
     },
-    "204": {"description": "the reader has seen the terminal: there is nothing to come back for"},
+    "204": {"description": "The reader has seen the terminal and need not reconnect."},
 }
 
 
 def _events() -> JsonObject:
     return {
         "operationId": "events",
-        "summary": "Follow a request, from the beginning or behind a cursor.",
+        "summary": "Follow a request from its beginning, or after a cursor.",
         "security": _EITHER,
         "parameters": _FOLLOWING,
         "responses": {**_STREAM, **_errors(400, 401, 404, 431, 503)},
@@ -165,17 +184,17 @@ def _events() -> JsonObject:
 
 
 def _events_of_several() -> JsonObject:
-    ids = _parameter("ids", _TEXT, "the requests, separated by commas", required=True)
+    ids = _parameter("ids", _TEXT, "Request ids, separated by commas.", required=True)
     return {
         "operationId": "eventsOfSeveral",
-        "summary": "Follow several requests on one connection; `data` has `request_id` and `entry_id` first.",
+        "summary": "Follow several requests on one connection; `data` begins with `request_id` and `entry_id`.",
         "security": _EITHER,
         "parameters": [ids, *_FOLLOWING],
         "responses": {**_STREAM, **_errors(400, 401, 404, 431, 503)},
     }
 
 
-def _open(summary: str, of: type | None, *statuses: int) -> JsonObject:
+def _public(summary: str, of: type | None, *statuses: int) -> JsonObject:
     described: JsonObject = {"description": summary, "content": _json({"type": "object"})}
     return {
         "summary": summary,
@@ -189,19 +208,19 @@ def _answer(description: str, of: type) -> JsonObject:
 
 
 def _errors(*statuses: int) -> JsonObject:
-    said = {
-        400: "something in the request is wrong; the message names it",
-        401: "no valid API key or token",
-        403: "the key or token does not allow this",
-        404: "no such request, or not the caller's",
-        408: "the body came too slowly",
-        409: "the Idempotency-Key stands with other content",
-        413: "the body is too large",
-        429: "too many submits; Retry-After says how long to wait",
-        431: "the headers are too large",
-        503: "not just now; Retry-After says when to come back",
+    descriptions = {
+        400: "The request is invalid; the message names what is wrong.",
+        401: "The API key or token is missing or invalid.",
+        403: "The API key or token does not allow this.",
+        404: "There is no such request, or the caller may not see it.",
+        408: "The body arrived too slowly.",
+        409: "The Idempotency-Key was used with different content.",
+        413: "The body is too large.",
+        429: "The tenant has submitted too often; see Retry-After.",
+        431: "The headers are too large.",
+        503: "The gateway cannot serve this now; see Retry-After.",
     }
-    return {str(status): _answer(said[status], Error) for status in statuses}
+    return {str(status): _answer(descriptions[status], Error) for status in statuses}
 
 
 def _json(schema: JsonObject) -> JsonObject:

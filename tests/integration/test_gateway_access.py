@@ -13,7 +13,7 @@ from tailrace.producers.client import Client
 from tailrace.producers.gateway import server
 from tailrace.producers.gateway.access.api_keys import new_key
 from tailrace.producers.gateway.app import Gateway
-from tailrace.producers.gateway.routes import MAX_BODY_BYTES, MAX_HEAD_BYTES
+from tailrace.producers.gateway.parameters import MAX_BODY_BYTES, MAX_HEAD_BYTES
 from tailrace.producers.tokens import Grant, TokenSigner
 from tailrace.schemas.errors import SettingsError, UnknownRequest
 from tailrace.schemas.settings import Settings
@@ -139,7 +139,7 @@ async def test_an_idempotency_key_is_its_tenants_own(redis_url: str, tmp_path: P
         shown, kept = new_key("initech")
         first = await served.submit(request_for(), **{"idempotency-key": "order 1"})
         again = await served.submit(request_for(), **{"idempotency-key": "order 1"})
-        assert (first["standing"], again["standing"]) == (False, True)
+        assert (first["already_exists"], again["already_exists"]) == (False, True)
         assert again["id"] == first["id"]
         conflict = await served.http.post(
             "/v1/streams", json=request_for(user="x"), headers={"idempotency-key": "order 1"}
@@ -149,7 +149,7 @@ async def test_an_idempotency_key_is_its_tenants_own(redis_url: str, tmp_path: P
         served.keys_file.write_text(f"{served.keys_file.read_text()}{kept.line}\n")
         await until(lambda: _is_known(served, shown))
         others = await served.submit(request_for(user="x"), **{"idempotency-key": "order 1", **bearer(shown)})
-        assert (others["standing"], others["id"] == first["id"]) == (False, False)
+        assert (others["already_exists"], others["id"] == first["id"]) == (False, False)
         for headers, body in (({"idempotency-key": 256 * "x"}, request_for()), ({}, request_for(id="mine"))):
             assert (await served.http.post("/v1/streams", json=body, headers=headers)).status_code == 400
 
@@ -264,7 +264,7 @@ async def test_the_log_names_no_secret(redis_url: str, tmp_path: Path, caplog: p
     assert "nothing\\nforged 404" in logged
     for secret in (token, token.rpartition(".")[2], served.key, served.key.rpartition("_")[2], SECRET):
         assert secret not in logged
-    assert SECRET not in repr(served.gateway.settings)
+    assert SECRET not in repr(served.settings)
 
 
 def test_a_gateway_that_nobody_could_call_is_not_made(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ async def check_resumed(tailrace: Rig, served: Served, script: str) -> None:
                     connection.transport.abort()
             if item["cursor"] == "1-10":
                 served.gateway.stop()
-                served.gateway.is_stopping = False
+                served.gateway.streams.is_stopping = False
     assert [item["cursor"] for item in told] == await tailrace.ids(submitted["id"])
     assert text_of(told) == 20 * TEXT
 
@@ -111,7 +111,7 @@ VERBS = """
 import { Tailrace, TailraceError } from "%(client)s"
 const client = new Tailrace("%(url)s", { token: "%(token)s" })
 const say = (value) => console.log(JSON.stringify(value))
-say((await client.look("%(id)s")).state.status)
+say((await client.get("%(id)s")).state.status)
 for (const call of [() => client.cancel("%(id)s"), () => client.submit({}), () => client.tail("nothing").next()])
   await call().then(say, (error) => say([error instanceof TailraceError, error.status, error.code]))
 """

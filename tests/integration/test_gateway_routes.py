@@ -158,7 +158,7 @@ async def test_only_so_many_streams_are_open(redis_url: str, tmp_path: Path) -> 
                 assert await second.all() == []
                 assert second.retries == [5000]
             assert (await served.http.get(path)).status_code == 503
-        await until(lambda: not served.gateway.is_full)
+        await until(lambda: not served.gateway.streams.is_full)
 
 
 async def test_of_many_that_come_at_once_only_so_many_are_let_in(redis_url: str, tmp_path: Path) -> None:

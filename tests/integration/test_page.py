@@ -113,7 +113,7 @@ async def test_connections_that_break_are_made_again_by_the_browser(
             await expect(field(card, "connection")).to_contain_text("away")
             await has_come_to(card, 30)
             served.gateway.stop()
-            served.gateway.is_stopping = False
+            served.gateway.streams.is_stopping = False
             await shows(card, tailrace)
 
 

@@ -14,7 +14,7 @@ def test_a_key_opens_for_its_tenant_and_is_kept_nowhere() -> None:
     shown, kept = new_key("acme")
     (read,) = parse_keys(HEADER + kept.line)
     assert read == kept
-    found = KeyRing([read]).find(shown, NOW)
+    found = KeyRing([read]).find_key(shown, NOW)
     assert found is not None
     assert found.tenant == "acme"
     assert shown.rpartition("_")[2] not in kept.line
@@ -24,10 +24,10 @@ def test_several_keys_of_a_tenant_stand_beside_each_other_and_end_apart() -> Non
     old, kept_old = new_key("acme", NOW + timedelta(days=1))
     new, kept_new = new_key("acme")
     ring = KeyRing(parse_keys(f"{kept_old.line}\n# the new one\n\n{kept_new.line}\n"))
-    assert ring.find(old, NOW) == kept_old
-    assert ring.find(new, NOW) == kept_new
-    assert ring.find(old, NOW + timedelta(days=1)) is None
-    assert ring.find(new, NOW + timedelta(days=1)) == kept_new
+    assert ring.find_key(old, NOW) == kept_old
+    assert ring.find_key(new, NOW) == kept_new
+    assert ring.find_key(old, NOW + timedelta(days=1)) is None
+    assert ring.find_key(new, NOW + timedelta(days=1)) == kept_new
 
 
 def test_no_other_key_opens() -> None:
@@ -36,7 +36,7 @@ def test_no_other_key_opens() -> None:
     prefix, key_id, secret = shown.split("_", 2)
     ring = KeyRing([kept])
     for given in (other, f"{prefix}_{key_id}_{other.split('_', 2)[2]}", f"{prefix}_{key_id}_", secret, "", kept.digest):
-        assert ring.find(given, NOW) is None
+        assert ring.find_key(given, NOW) is None
 
 
 @pytest.mark.parametrize("line", ["trk_0123456789ab_secret", "0123456789ab acme short", "0123456789ab a/b " + 64 * "0"])

@@ -9,66 +9,67 @@ from collections.abc import AsyncGenerator
 import pytest
 from starlette.types import Message
 
-from tailrace.producers.gateway.access.access import Allowance, origins_of
-from tailrace.producers.gateway.streams.cursors import Places
-from tailrace.producers.gateway.streams.event_stream import WRITE, End, EventStream, Limits
-from tailrace.producers.gateway.streams.following import Piece, Pieces, frames_among
-from tailrace.producers.gateway.streams.frame_buffer import Outbox
+from tailrace.producers.gateway.access.origins import parse_origins
+from tailrace.producers.gateway.access.submit_limit import SubmitLimit
+from tailrace.producers.gateway.streams.combined_cursor import CombinedCursor
+from tailrace.producers.gateway.streams.event_stream import WRITE, EventStream, StreamEnd, StreamLimits
+from tailrace.producers.gateway.streams.follow import FrameContent, FrameContents, frames_of_several
+from tailrace.producers.gateway.streams.frame_buffer import FrameBuffer
 from tailrace.schemas.errors import CursorInvalid, SettingsError
 from tests.until import until
 
 
 def test_an_event_id_of_several_requests_leads_back_to_each_place() -> None:
-    places = Places(["a", "b", "c"])
+    places = CombinedCursor(["a", "b", "c"])
     places.advance("a", "1-7", ended=False)
     event_id = places.advance("b", "2-3", ended=True)
-    back = Places(["c", "b", "a", "d"], event_id)
+    back = CombinedCursor(["c", "b", "a", "d"], event_id)
     assert [back.cursor(one) for one in "abcd"] == ["1-7", "2-3", None, None]
     assert [back.has_ended(one) for one in "abcd"] == [False, True, False, False]
     # given fewer requests, expect the places of the others let go
-    assert Places(["a"], event_id).advance("a", "1-8", ended=False).count(",") == 0
+    assert CombinedCursor(["a"], event_id).advance("a", "1-8", ended=False).count(",") == 0
 
 
 @pytest.mark.parametrize("event_id", ["1-7", "abc", "tag:one", "tag:1-7,", ":"])
 def test_an_event_id_that_is_none_of_ours_is_refused(event_id: str) -> None:
     with pytest.raises(CursorInvalid):
-        Places(["a"], event_id)
+        CombinedCursor(["a"], event_id)
 
 
 def test_an_allowance_is_used_up_by_one_tenant_and_comes_back_with_time() -> None:
-    allowance = Allowance(60)
-    assert [allowance.wait_s("acme", 0.0) for _ in range(60)] == [0.0] * 60
-    assert allowance.wait_s("acme", 0.0) == pytest.approx(1.0)
-    assert allowance.wait_s("initech", 0.0) == 0.0
-    assert allowance.wait_s("acme", 0.5) == pytest.approx(0.5)
-    assert allowance.wait_s("acme", 1.01) == 0.0
-    assert allowance.wait_s("acme", 1.01) > 0
+    limit = SubmitLimit(60)
+    assert [limit.take_submit("acme", 0.0) for _ in range(60)] == [0.0] * 60
+    assert limit.take_submit("acme", 0.0) == pytest.approx(1.0)
+    assert limit.take_submit("initech", 0.0) == 0.0
+    assert limit.take_submit("acme", 0.5) == pytest.approx(0.5)
+    assert limit.take_submit("acme", 1.01) == 0.0
+    assert limit.take_submit("acme", 1.01) > 0
 
 
 def test_an_allowance_of_zero_is_no_limit() -> None:
-    assert [Allowance(0).wait_s("acme", 0.0) for _ in range(1000)] == [0.0] * 1000
+    assert [SubmitLimit(0).take_submit("acme", 0.0) for _ in range(1000)] == [0.0] * 1000
 
 
 def test_origins_are_scheme_and_host() -> None:
-    assert origins_of("") == []
-    assert origins_of("https://a.example, http://localhost:3000") == ["https://a.example", "http://localhost:3000"]
+    assert parse_origins("") == []
+    assert parse_origins("https://a.example, http://localhost:3000") == ["https://a.example", "http://localhost:3000"]
     for wrong in ("*", "a.example", "https://a.example/", "https://*.example"):
         with pytest.raises(SettingsError, match="TAILRACE_GATEWAY_ORIGINS"):
-            origins_of(wrong)
+            parse_origins(wrong)
 
 
 async def test_a_full_outbox_makes_followers_wait_and_loses_nothing() -> None:
-    outbox = Outbox(limit_bytes=10)
+    buffer = FrameBuffer(limit_bytes=10)
     sent = [bytes([65 + number]) * 4 for number in range(20)]
 
     async def follow() -> None:
         for frame in sent:
-            await outbox.put(frame)
-        outbox.close(b"end")
+            await buffer.put_frame(frame)
+        buffer.close(b"end")
 
     following = asyncio.create_task(follow())
     taken: list[bytes] = []
-    while (piece := await outbox.take()) is not None:
+    while (piece := await buffer.take_frames()) is not None:
         assert len(piece) <= 10 + 4 + len(b"end")
         taken.append(piece)
     await following
@@ -77,10 +78,10 @@ async def test_a_full_outbox_makes_followers_wait_and_loses_nothing() -> None:
 
 
 async def test_a_closed_outbox_takes_nothing_more() -> None:
-    outbox = Outbox(limit_bytes=10)
-    outbox.close(b"end")
-    outbox.add(b"more")
-    assert [await outbox.take(), await outbox.take()] == [b"end", None]
+    buffer = FrameBuffer(limit_bytes=10)
+    buffer.close(b"end")
+    buffer.add_frame(b"more")
+    assert [await buffer.take_frames(), await buffer.take_frames()] == [b"end", None]
 
 
 class Connection:
@@ -118,8 +119,8 @@ async def test_frames_of_one_wake_up_are_written_at_once_and_in_one_piece() -> N
             yield frame
         await asyncio.Event().wait()
 
-    ended: list[End] = []
-    stream = EventStream([frames()], Limits(1000.0, 1000.0, 300), lambda end, _why: ended.append(end))
+    ended: list[StreamEnd] = []
+    stream = EventStream([frames()], StreamLimits(1000.0, 1000.0, 300), lambda end, _why: ended.append(end))
     scope = {"type": "http", "extensions": {WRITE: {"write": connection.write}}}
     running = asyncio.create_task(stream(scope, nobody_leaves, connection.send))
     await until(lambda: len(connection.written) == 2)  # the headers, the hint when to come back
@@ -150,7 +151,7 @@ async def test_what_is_written_at_once_and_what_has_to_wait_keep_their_order() -
                 await asyncio.sleep(0)
 
     filling = asyncio.create_task(fill_up_again_and_again())
-    stream = EventStream([frames()], Limits(1000.0, 1000.0, 40), lambda _end, _why: None)
+    stream = EventStream([frames()], StreamLimits(1000.0, 1000.0, 40), lambda _end, _why: None)
     scope = {"type": "http", "extensions": {WRITE: {"write": connection.write}}}
     await stream(scope, nobody_leaves, connection.send)
     filling.cancel()
@@ -159,14 +160,14 @@ async def test_what_is_written_at_once_and_what_has_to_wait_keep_their_order() -
 
 
 async def test_a_reader_that_takes_nothing_is_slow_also_where_all_is_written_at_once() -> None:
-    connection, ended = Connection(), list[End]()
+    connection, ended = Connection(), list[StreamEnd]()
 
     async def frames() -> AsyncGenerator[bytes, None]:
         while True:
             yield b"frame"
             await asyncio.sleep(0)
 
-    stream = EventStream([frames()], Limits(1000.0, 0.05, 40), lambda end, _why: ended.append(end))
+    stream = EventStream([frames()], StreamLimits(1000.0, 0.05, 40), lambda end, _why: ended.append(end))
     scope = {"type": "http", "extensions": {WRITE: {"write": connection.write}}}
     running = asyncio.create_task(stream(scope, nobody_leaves, connection.send))
     await until(lambda: connection.at_once > 3)
@@ -181,14 +182,14 @@ async def test_a_reader_that_takes_nothing_is_slow_also_where_all_is_written_at_
 
 async def test_an_event_id_over_several_requests_skips_nothing_however_slow_its_reader() -> None:
     ids = ["a", "b", "c", "d"]
-    places = Places(ids)
+    places = CombinedCursor(ids)
 
-    async def pieces(number: int) -> Pieces:
+    async def pieces(number: int) -> FrameContents:
         for seq in range(1, 60):
             for _ in range(seq * (number + 3) % 11):  # some come while others wait for room
                 await asyncio.sleep(0)
             raw = b'{"message_type":"assistant_message","content":"%b"}' % (b"x" * (seq * 37 % 200))
-            yield Piece(f"1-{seq}", b"assistant_message", raw)
+            yield FrameContent(f"1-{seq}", b"assistant_message", raw)
 
     written: list[bytes] = []
 
@@ -201,8 +202,8 @@ async def test_an_event_id_over_several_requests_skips_nothing_however_slow_its_
         await asyncio.Event().wait()
         return {}
 
-    followers = [frames_among(one, pieces(number), places) for number, one in enumerate(ids)]
-    stream = EventStream(followers, Limits(1000.0, 1000.0, 300), lambda _end, _why: None)
+    followers = [frames_of_several(one, pieces(number), places) for number, one in enumerate(ids)]
+    stream = EventStream(followers, StreamLimits(1000.0, 1000.0, 300), lambda _end, _why: None)
     await stream({"type": "http"}, receive, send)
     told = re.findall(rb"id: (.*)\nevent: .*\ndata: (.*)\n", b"".join(written))
     assert len(told) == len(ids) * 59
@@ -211,5 +212,5 @@ async def test_an_event_id_over_several_requests_skips_nothing_however_slow_its_
         entry = json.loads(data)
         seen[entry["request_id"]] = entry["entry_id"]
         # if the connection were lost here, I expect the reader to go on behind what it has, and nothing else
-        known = Places(ids, event_id.decode())
+        known = CombinedCursor(ids, event_id.decode())
         assert {one: known.cursor(one) for one in ids} == seen

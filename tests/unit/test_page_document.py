@@ -59,4 +59,5 @@ def test_a_page_with_keys_needs_tokens(tmp_path: Path) -> None:
     keys.write_text(kept.line)
     with pytest.raises(SettingsError, match="TAILRACE_TOKEN_SECRETS"):
         Gateway(Settings(gateway_keys_file=str(keys), gateway_page=True))
-    assert Gateway(Settings(gateway_keys_file=str(keys))).page is None
+    routes = Gateway(Settings(gateway_keys_file=str(keys))).routes
+    assert "/" not in [route.path for route in routes]

@@ -46,12 +46,12 @@ def test_line_ends_between_tokens_do_not_break_the_frame(line_end: str) -> None:
 
 
 def test_an_entry_among_those_of_several_requests_says_whose_it_is() -> None:
-    assert json.loads(sse.addressed(ENTRY, "one", "1-7")) == {
+    assert json.loads(sse.with_request_id(ENTRY, "one", "1-7")) == {
         "request_id": "one",
         "entry_id": "1-7",
         **json.loads(ENTRY),
     }
-    assert json.loads(sse.addressed(ENTRY, "one", None))["entry_id"] is None
+    assert json.loads(sse.with_request_id(ENTRY, "one", None))["entry_id"] is None
 
 
 def test_heartbeat_and_retry_are_no_events() -> None:

@@ -1,1 +1,1 @@
-"""Who asks the gateway, and what they may: API keys, tokens, rates."""
+"""Who calls the gateway and what they may do: API keys, tokens, origins, and a limit on submits."""

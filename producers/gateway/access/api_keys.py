@@ -1,7 +1,7 @@
-"""API keys of a web tier: how one is made, kept and recognised. Pure but for chance; the file is read elsewhere.
+"""API keys of web tiers: makes, parses and verifies them. Pure except for randomness; `key_file.py` reads the file.
 
-A key is `trk_<id>_<secret>`. The id finds its line; of the secret only the SHA-256 is kept. It is 32 random bytes, so a
-slow hash, which protects words that people choose, would protect nothing and cost every call.
+A key is `trk_<id>_<secret>`. The id finds the key's line in the file, which stores only the SHA-256 of the secret. The
+secret is 32 random bytes: a slow hash, made for passwords, would add no protection and would slow down every call.
 """
 
 import hmac
@@ -19,12 +19,12 @@ _KEY = re.compile(r"trk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
 _LINE = re.compile(r"([0-9a-f]{12}) (\S+) ([0-9a-f]{64})(?: until=(\S+))?\Z")
 
 HEADER = """\
-# API keys of the gateway: id, tenant, SHA-256 of the secret, and until when. `tailrace key` writes this file.
+# API keys of the gateway: id, tenant, SHA-256 of the secret, and expiry if any. Written by `tailrace key`.
 """
 
 
 class ApiKey(NamedTuple):
-    """A key as it is kept. `until` is None for one without an end."""
+    """A key as the file stores it. `until` is None for a key that does not expire."""
 
     id: str
     tenant: str
@@ -39,20 +39,23 @@ class ApiKey(NamedTuple):
 
 
 def new_key(tenant: str, until: datetime | None = None) -> tuple[str, ApiKey]:
-    """A key for a tenant: what its owner is given, which is kept nowhere, and what is kept.
+    """Makes a key for a tenant.
+
+    Returns:
+        The key to give to its owner, which is not stored, and the record of it for the file.
 
     Raises:
-        ValueError: the tenant's name cannot be used.
+        ValueError: the tenant's name is invalid.
     """
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     return f"trk_{key_id}_{secret}", ApiKey(key_id, check_tenant(tenant), _digest(secret), until)
 
 
 def parse_keys(text: str) -> list[ApiKey]:
-    """Reads the lines of a file; empty ones and those that begin with `#` say nothing.
+    """Parses the lines of a key file. Empty lines and lines that begin with `#` are skipped.
 
     Raises:
-        SettingsError: a line cannot be read. The message has its number and nothing of it: it may be a key by mistake.
+        SettingsError: a line is malformed. The message names its number but not its text, which may be a key.
     """
     found: dict[str, ApiKey] = {}
     for number, line in enumerate(map(str.strip, text.splitlines()), 1):
@@ -62,26 +65,26 @@ def parse_keys(text: str) -> list[ApiKey]:
         if key is None:
             raise SettingsError(f"line {number} of the API keys is not `<id> <tenant> <sha256> [until=<time>]`")
         if key.id in found:
-            raise SettingsError(f"line {number} of the API keys has the id of a line above")
+            raise SettingsError(f"line {number} of the API keys repeats the id of an earlier line")
         found[key.id] = key
     return list(found.values())
 
 
 def parse_until(text: str) -> datetime:
-    """Reads a time, ISO 8601; without an offset it is UTC.
+    """Parses an ISO 8601 time; UTC when it has no offset.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a time.
     """
     until = datetime.fromisoformat(text)
     return until if until.tzinfo else until.replace(tzinfo=UTC)
 
 
 class KeyRing:
-    """The keys that are valid.
+    """The keys of a file.
 
     Args:
-        keys: as they are kept.
+        keys: their records.
     """
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
@@ -90,8 +93,8 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def find(self, given: str, now: datetime) -> ApiKey | None:
-        """The key that was given, if it is one of ours and its time is not over."""
+    def find_key(self, given: str, now: datetime) -> ApiKey | None:
+        """The record of the given key; None when the key is unknown or has expired."""
         match = _KEY.match(given)
         if match is None:
             return None

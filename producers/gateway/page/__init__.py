@@ -1,7 +1,7 @@
-"""The page to watch: one document, made of the files beside this one, and the headers it goes out with.
+"""The page to watch: one HTML document, assembled from the files in this folder, and its response headers.
 
-`view.js` what a card shows, of entries alone · `blocks.js` long texts in blocks · `feed.js` the event stream ·
-`card.js` one request on the page · `scenarios.js` what can be picked · `page.js` the page · `index.html` · `style.css`
+`view.js` what a card shows, computed from entries · `blocks.js` splits long texts · `feed.js` the event stream ·
+`card.js` one request on the page · `scenarios.js` simulated answers · `page.js` the page · `index.html` · `style.css`
 """
 
 import re
@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 SCRIPTS = ("view.js", "blocks.js", "feed.js", "card.js", "scenarios.js", "page.js")
-"""In the order in which they need each other. Each is a module, for Node; on the page they are one script."""
+"""In order of their imports. Each is a module for Node's tests; the page contains them as one script."""
 
 _STYLE = '<link rel="stylesheet" href="style.css">'
 _SCRIPT = '<script type="module" src="page.js"></script>'
@@ -22,26 +22,26 @@ _EXPORT = re.compile(r"^export ", re.MULTILINE)
 
 
 class Page(NamedTuple):
-    """A document and the headers it needs."""
+    """The document and its response headers."""
 
     body: bytes
     headers: Mapping[str, str]
 
 
 def page(*, is_open: bool) -> Page:
-    """The page.
+    """Assembles the page.
 
-    Nothing runs on it but its own script, by its hash: no other script, no markup made of text (Trusted Types), nothing
-    from elsewhere, no frame around it. Source: Content Security Policy Level 3.
+    The Content Security Policy (Level 3) allows only the page's own script, by its hash: no other script, no HTML made
+    from text (Trusted Types), nothing loaded from other hosts, no framing.
 
     Args:
-        is_open: the gateway asks nobody for a key, so neither does the page.
+        is_open: the gateway needs no API key, so the page does not ask for one.
     """
     script = "".join(_EXPORT.sub("", _IMPORT.sub("", _read(name))) for name in SCRIPTS)
     style = _read("style.css")
-    html = _put(_read("index.html"), _ACCESS, "open" if is_open else "keys")
-    html = _put(html, _STYLE, f"<style>{style}</style>")
-    html = _put(html, _SCRIPT, f'<script type="module">{script}</script>')
+    html = _insert(_read("index.html"), _ACCESS, "open" if is_open else "keys")
+    html = _insert(html, _STYLE, f"<style>{style}</style>")
+    html = _insert(html, _SCRIPT, f'<script type="module">{script}</script>')
     policy = {
         "default-src": "'none'",
         "script-src": _hash(script),
@@ -70,9 +70,9 @@ def _read(name: str) -> str:
     return files(__name__).joinpath(name).read_text("utf-8")
 
 
-def _put(html: str, place: str, text: str) -> str:
+def _insert(html: str, place: str, text: str) -> str:
     before, found, after = html.partition(place)
-    assert found, place  # noqa: S101 - a test reads every page
+    assert found, place  # noqa: S101 - a test assembles both pages
     return before + text + after
 
 

@@ -1,1 +1,1 @@
-"""Event streams: a request's log as frames, buffered for one reader."""
+"""Event streams: the log of a request as SSE frames, buffered for one reader."""

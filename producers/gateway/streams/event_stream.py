@@ -1,7 +1,7 @@
-"""One event stream as an ASGI response: followers fill an outbox, one writer empties it into the connection.
+"""One event stream as an ASGI response: followers fill a buffer, one writer empties it into the connection.
 
-Owns heartbeats, the end of a connection that does not drain, and the ends of a stream. Knows nothing of HTTP routes, of
-who may read, and of what frames say.
+Owns heartbeats, the write timeout and the ways a stream can end. Knows nothing of routes, of access, and of what frames
+contain.
 """
 
 import asyncio
@@ -14,27 +14,29 @@ from typing import Literal, NamedTuple
 from starlette.types import Message, Receive, Scope, Send
 
 from tailrace.producers.gateway.streams import sse
-from tailrace.producers.gateway.streams.frame_buffer import Outbox
+from tailrace.producers.gateway.streams.frame_buffer import FrameBuffer
 from tailrace.schemas.errors import TailraceError
 
 ABORT = "tailrace.abort"
-"""Name of the ASGI extension of our server that drops a connection with all that waits in it."""
+"""The ASGI extension of our server that drops a connection together with its unsent data."""
 
 WRITE = "tailrace.write"
-"""Name of the one that writes a piece of a stream at once: `write(piece)` says whether the connection took it."""
+"""The ASGI extension of our server that writes a piece without waiting: `write(piece)` returns whether it was taken."""
 
 RETRY_MS = 1000
 RETRY_SPREAD_MS = 2000
-"""Readers come back after `RETRY_MS` to `RETRY_MS + RETRY_SPREAD_MS`, so that a restart is not met by all at once."""
+"""Readers reconnect after `RETRY_MS` to `RETRY_MS + RETRY_SPREAD_MS`, so that they do not all return at once."""
 
 PIECE_BYTES = 32 * 1024
-"""What is written at once, and has to drain in the time of a write: a frame may be megabytes, and its reader slow."""
+"""The largest piece written at once. The write timeout applies to each piece: a frame may be megabytes long."""
 
-End = Literal["ended", "left", "slow", "stopped", "broken"]
+StreamEnd = Literal["ended", "left", "slow", "stopped", "broken"]
+"""Why a stream ended: its requests ended, its reader left, its reader took nothing for too long, the gateway stopped,
+or a request could no longer be followed."""
 
 
-class Limits(NamedTuple):
-    """What one stream may take."""
+class StreamLimits(NamedTuple):
+    """The limits of one stream."""
 
     heartbeat_s: float
     write_timeout_s: float
@@ -49,45 +51,48 @@ class EventStream:
 
     Args:
         followers: sources of frames; closed with the stream.
-        limits: of this stream.
-        ended: told how the stream ended, and of one that broke, why.
+        limits: the limits of this stream.
+        on_end: called with the reason when the stream has ended, and with the error if it is `broken`.
     """
 
     def __init__(
-        self, followers: Sequence[Frames], limits: Limits, ended: Callable[[End, TailraceError | None], None]
+        self,
+        followers: Sequence[Frames],
+        limits: StreamLimits,
+        on_end: Callable[[StreamEnd, TailraceError | None], None],
     ) -> None:
         self._followers = followers
         self._limits = limits
-        self._ended = ended
-        self._outbox = Outbox(limits.buffer_bytes)
-        self._end: End = "ended"
-        self._why: TailraceError | None = None
-        self._silent = False
+        self._on_end = on_end
+        self._buffer = FrameBuffer(limits.buffer_bytes)
+        self._end: StreamEnd = "ended"
+        self._error: TailraceError | None = None
+        self._idle = False
 
     def stop(self) -> None:
-        """Ends the stream: what waits is still written, then a hint when to come back, here or elsewhere."""
-        self._close("stopped")
+        """Ends the stream: writes the buffered frames, then a hint when to reconnect, here or at another gateway."""
+        self._end_early("stopped")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The response."""
+        """Sends the response."""
         self._beat()
         try:
-            await send(start(200, sse.HEADERS))
+            await send(response_start(200, sse.HEADERS))
             if extension := scope.get("extensions", {}).get(WRITE):
-                self._outbox.write_now = partial(self._write_now, extension["write"])
-            self._outbox.add(sse.retry(spread_ms()))
+                self._buffer.write_now = partial(self._write_now, extension["write"])
+            self._buffer.add_frame(sse.retry(spread_retry_ms()))
             async with asyncio.TaskGroup() as tasks:
-                beside = [tasks.create_task(self._follow()), tasks.create_task(self._notice_leaving(receive))]
+                others = [tasks.create_task(self._follow()), tasks.create_task(self._watch_disconnect(receive))]
                 await self._write(send)
-                for task in beside:
+                for task in others:
                     task.cancel()
         finally:
-            self._outbox.write_now = None
-            self._beats.cancel()
-            self._ended(self._end, self._why)
+            self._buffer.write_now = None
+            self._heartbeat.cancel()
+            self._on_end(self._end, self._error)
         if self._end == "slow" and (extension := scope.get("extensions", {}).get(ABORT)):
             extension["abort"]()
-            await asyncio.sleep(0)  # the server sees the connection gone before it sees us return
+            await asyncio.sleep(0)  # the server notices the lost connection before this returns
 
     async def _follow(self) -> None:
         try:
@@ -95,34 +100,34 @@ class EventStream:
                 for frames in self._followers:
                     tasks.create_task(self._pass_on(frames))
         except* TailraceError as errors:
-            self._why = next(error for error in errors.exceptions if isinstance(error, TailraceError))
-            self._close("broken")
+            self._error = next(error for error in errors.exceptions if isinstance(error, TailraceError))
+            self._end_early("broken")
         else:
-            self._outbox.close()
+            self._buffer.close()
 
     async def _pass_on(self, frames: Frames) -> None:
         async with aclosing(frames):
             async for frame in frames:
-                await self._outbox.put(frame)
+                await self._buffer.put_frame(frame)
 
-    async def _notice_leaving(self, receive: Receive) -> None:
+    async def _watch_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self._end = "left"
-        self._outbox.close()
+        self._buffer.close()
 
     def _write_now(self, write: Callable[[bytes], bool], piece: bytes) -> bool:
         if len(piece) > PIECE_BYTES or not write(piece):
             return False
-        self._silent = False
+        self._idle = False
         return True
 
     async def _write(self, send: Send) -> None:
-        """Writes all that is not written at once, for as long as the reader takes it."""
+        """Writes what `_write_now` could not, until the stream ends or the reader is too slow."""
         try:
-            while (taken := await self._outbox.take()) is not None and self._end != "left":
+            while (taken := await self._buffer.take_frames()) is not None and self._end != "left":
                 for begin in range(0, len(taken), PIECE_BYTES):
-                    self._silent = False
+                    self._idle = False
                     await self._send(send, taken[begin : begin + PIECE_BYTES])
             if self._end != "left":
                 await self._send(send, b"", more=False)
@@ -133,29 +138,29 @@ class EventStream:
         async with asyncio.timeout(self._limits.write_timeout_s):
             await send({"type": "http.response.body", "body": body, "more_body": more})
 
-    def _close(self, end: End) -> None:
-        """Ends before the requests did; the reader is to come back."""
+    def _end_early(self, end: StreamEnd) -> None:
+        """Ends the stream before its requests have ended; the reader is expected to reconnect."""
         self._end = end
-        self._outbox.close(sse.retry(spread_ms()))
+        self._buffer.close(sse.retry(spread_retry_ms()))
 
     def _beat(self) -> None:
-        """Twice a heartbeat's time: what was silent since the last one gets a comment."""
-        if self._silent:
-            self._outbox.add(sse.HEARTBEAT)
-        self._silent = True
-        self._beats = asyncio.get_running_loop().call_later(self._limits.heartbeat_s / 2, self._beat)
+        """Runs twice per heartbeat interval and writes a comment if nothing was written since the last run."""
+        if self._idle:
+            self._buffer.add_frame(sse.HEARTBEAT)
+        self._idle = True
+        self._heartbeat = asyncio.get_running_loop().call_later(self._limits.heartbeat_s / 2, self._beat)
 
 
-async def come_back(send: Send, retry_ms: int) -> None:
-    """An event stream that is over at once, with a hint when to come back.
+async def send_retry(send: Send, retry_ms: int) -> None:
+    """Sends an event stream that contains only a hint when to reconnect.
 
-    For an `EventSource` any status but 200 is final, so this is how it is told that we cannot serve it just now.
+    An `EventSource` gives up for good on any status except 200, so this is how it learns to try again later.
     """
-    await send(start(200, sse.HEADERS))
+    await send(response_start(200, sse.HEADERS))
     await send({"type": "http.response.body", "body": sse.retry(retry_ms), "more_body": False})
 
 
-def start(status: int, headers: Mapping[str, str]) -> Message:
+def response_start(status: int, headers: Mapping[str, str]) -> Message:
     """The ASGI message that begins a response."""
     return {
         "type": "http.response.start",
@@ -164,6 +169,6 @@ def start(status: int, headers: Mapping[str, str]) -> Message:
     }
 
 
-def spread_ms() -> int:
-    """When to come back, different for each reader."""
-    return RETRY_MS + random.randrange(RETRY_SPREAD_MS)  # noqa: S311 - no secret hangs on it
+def spread_retry_ms() -> int:
+    """When to reconnect, random for each reader."""
+    return RETRY_MS + random.randrange(RETRY_SPREAD_MS)  # noqa: S311 - not a secret

@@ -1,21 +1,21 @@
-"""What waits to be written to one reader: frames, bounded in bytes. Whoever follows a request waits when it is full.
+"""The frames that wait to be written to one reader, bounded in bytes. Knows nothing of requests and of HTTP.
 
-A reader that falls behind so holds one buffer, and the tails behind it pause: nobody else waits for it.
+When the buffer is full, the tails that fill it pause. A slow reader therefore costs one buffer and delays nobody else.
 """
 
 import asyncio
 from collections.abc import Callable
 
 
-class Outbox:
-    """Frames on their way to one connection, from any number of followers to one writer.
+class FrameBuffer:
+    """Frames for one connection, from any number of followers to one writer.
 
     Args:
-        limit_bytes: `put` waits while so much is there; one frame of each follower may go beyond it.
+        limit_bytes: `put_frame` waits while this much is buffered; one frame of each follower may exceed it.
 
     Attributes:
-        write_now: writes a piece at once if the connection takes it at once, and says whether; None where there is no
-            such way. With it the writer is only woken for what it has to wait for.
+        write_now: writes a piece without waiting if the connection can take it, and returns whether it did; None where
+            the server offers no such way. With it the writer is woken only when it has to wait for the connection.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -31,18 +31,18 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         self.write_now: Callable[[bytes], bool] | None = None
 
-    async def put(self, frame: bytes) -> None:
-        """Adds a frame, and then waits until there is room for more.
+    async def put_frame(self, frame: bytes) -> None:
+        """Adds a frame, then waits until there is room for more.
 
-        In this order, for a frame's event id may tell the places of other followers as well: had one of them a frame
-        made and not added yet, the id would skip it.
+        The order matters. A frame's event id may contain the positions of other followers too: if one of them had made
+        a frame but not added it yet, the id would skip that frame.
         """
-        self.add(frame)
+        self.add_frame(frame)
         if self._bytes >= self._limit_bytes:
             await self._room.wait()
 
-    def add(self, frame: bytes) -> None:
-        """Adds a frame at once, full or not; after the end it is dropped."""
+    def add_frame(self, frame: bytes) -> None:
+        """Adds a frame at once, even if the buffer is full. After `close` the frame is dropped."""
         if self._closed:
             return
         self._frames.append(frame)
@@ -50,7 +50,7 @@ class Outbox:
         if self._bytes >= self._limit_bytes:
             self._room.clear()
         if not self._writer_waits or self._flushes:
-            return  # the writer looks before it waits
+            return  # the writer checks the buffer before it waits
         if self.write_now is None:
             self._filled.set()
         else:
@@ -58,14 +58,14 @@ class Outbox:
             self._loop.call_soon(self._flush)
 
     def close(self, last: bytes = b"") -> None:
-        """Nothing comes after what is there, and `last`."""
+        """Ends the buffer after the frames in it and `last`."""
         if last:
-            self.add(last)
+            self.add_frame(last)
         self._closed = True
         self._filled.set()
 
-    async def take(self) -> bytes | None:
-        """All that waits, in one piece, as soon as there is anything that was not written at once; None at the end."""
+    async def take_frames(self) -> bytes | None:
+        """Waits for frames that `write_now` has not written and returns them joined; None at the end."""
         while not self._frames:
             if self._closed:
                 return None
@@ -80,7 +80,7 @@ class Outbox:
         return taken
 
     def _flush(self) -> None:
-        """Writes what a wake-up of the followers has brought, all of it at once, unless the writer has it already."""
+        """Writes the frames of one wake-up of the followers in one piece, unless the writer has taken them already."""
         self._flushes = False
         if not self._writer_waits or not self._frames or self.write_now is None:
             return

@@ -1,6 +1,6 @@
-"""Answers that are not event streams: JSON bodies, and what each error of ours is in HTTP.
+"""Responses that are not event streams: JSON bodies, and the HTTP status of each error.
 
-An error of the operator's is told to the log, not to the caller: it may name hosts and users.
+The message of an operator's error goes to the log and not to the caller: it may name hosts and users.
 """
 
 import logging
@@ -13,7 +13,7 @@ import msgspec
 from starlette.responses import Response
 
 from tailrace.producers.answers import Status
-from tailrace.producers.gateway.access.access import AccessDenied
+from tailrace.producers.gateway.access.callers import AccessDenied
 from tailrace.schemas.errors import (
     CursorInvalid,
     RequestConflict,
@@ -38,24 +38,28 @@ _STATUS: Mapping[type[TailraceError], int] = MappingProxyType(
         StoreError: 503,
     }
 )
-"""The first that an error is an instance of counts."""
+"""The HTTP status of each kind of error; the first match counts."""
 
 STORE_RETRY_S = 2
 
 
 class Submitted(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer to a submit. `token` reads this request (or also cancels it) until `token_expires_at`."""
+    """The answer to a submit.
+
+    `already_exists`: an earlier submit with the same Idempotency-Key made this request. `token` lets its holder read
+    this request, and cancel it if asked for, until `token_expires_at`.
+    """
 
     id: str
     status: str
-    standing: bool
+    already_exists: bool
     links: dict[str, str]
     token: str | msgspec.UnsetType = msgspec.UNSET
     token_expires_at: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Stream(msgspec.Struct, frozen=True):
-    """Where a request stands, and its outcome once it has one."""
+    """The state of a request, and its outcome once it has ended."""
 
     id: str
     state: Status
@@ -64,15 +68,21 @@ class Stream(msgspec.Struct, frozen=True):
 
 
 class CancelAnswer(msgspec.Struct, frozen=True):
-    """The answer to a cancel: `ended`, `signalled` (its worker is told) or `finished` (it had ended before)."""
+    """The answer to a cancel: `ended` now, `signalled` (its worker was asked to stop) or `finished` (ended before)."""
 
     id: str
     verdict: str
     status: str
 
 
-class Limit(TailraceError):
-    """A limit of the gateway's own, with the HTTP status that says so."""
+class LimitExceeded(TailraceError):
+    """A call exceeds a limit of the gateway.
+
+    Args:
+        message: which limit.
+        status: the HTTP status of the response.
+        retry_after_s: seconds after which the caller may try again, if that helps.
+    """
 
     code = "limit"
 
@@ -83,8 +93,8 @@ class Limit(TailraceError):
         self.retry_after_s = retry_after_s
 
 
-def as_json(content: object, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})) -> Response:
-    """A JSON answer that nobody stores."""
+def json_response(content: object, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})) -> Response:
+    """A JSON response that must not be stored."""
     return Response(
         msgspec.json.encode(content),
         status,
@@ -93,28 +103,28 @@ def as_json(content: object, status: int = 200, headers: Mapping[str, str] = Map
     )
 
 
-def refusal(code: str, message: str, whose: str, status: int, headers: Mapping[str, str]) -> Response:
-    """An error as every route answers it."""
-    return as_json({"error": {"code": code, "message": message, "whose": whose}}, status, headers)
+def error_body(code: str, message: str, whose: str, status: int, headers: Mapping[str, str]) -> Response:
+    """An error in the form that every route uses."""
+    return json_response({"error": {"code": code, "message": message, "whose": whose}}, status, headers)
 
 
-def of_error(error: TailraceError) -> Response:
-    """The answer that says what was wrong."""
+def error_response(error: TailraceError) -> Response:
+    """The response to a call that failed with this error."""
     headers: dict[str, Any] = {}
     match error:
         case AccessDenied():
             status = error.status
             if status == 401:
                 headers["www-authenticate"] = "Bearer"
-        case Limit():
+        case LimitExceeded():
             status = error.status
             if error.retry_after_s is not None:
                 headers["retry-after"] = str(math.ceil(error.retry_after_s))
         case _:
             status = next((number for kind, number in _STATUS.items() if isinstance(error, kind)), 500)
     if status < 500:
-        return refusal(error.code, str(error), error.whose, status, headers)
+        return error_body(error.code, str(error), error.whose, status, headers)
     _logger.error("%s: %s", error.code, error, extra=fields("call_failed", code=error.code, why=error))
     if status == 503:
         headers["retry-after"] = str(STORE_RETRY_S)
-    return refusal(error.code, "this cannot be served just now; try again", error.whose, status, headers)
+    return error_body(error.code, "the gateway cannot serve this now; try again", error.whose, status, headers)

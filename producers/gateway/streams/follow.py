@@ -1,0 +1,179 @@
+"""From a request to the frames of its event stream: cursor, snapshot, format, gaps, and requests that have ended.
+
+Uses the client alone. Knows nothing of connections and of access.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from tailrace.producers.client import Client
+from tailrace.producers.gateway.streams import sse
+from tailrace.producers.gateway.streams.combined_cursor import CombinedCursor
+from tailrace.producers.tail.letta import LettaItem
+from tailrace.producers.tail.snapshot import Snapshot, forgotten_terminal, snapshot_of
+from tailrace.schemas.codec import decode_entry, encode_entry, message_type
+from tailrace.schemas.deltas import TERMINALS, Gap
+from tailrace.schemas.errors import CursorInvalid, UnknownRequest
+from tailrace.schemas.ids import ACCEPTED, EntryId
+from tailrace.schemas.letta import LettaView
+from tailrace.schemas.outcome import Outcome, terminal_of
+
+Format = Literal["raw", "letta"]
+
+_TERMINALS = frozenset(str(kind.__struct_config__.tag).encode() for kind in TERMINALS)
+_VERSIONED = frozenset({b"accepted", b"attempt_started"})
+
+FROM_BEGINNING = "-1"
+"""What `after` may be for the beginning of the log, besides being absent."""
+
+
+class FollowOptions(NamedTuple):
+    """How a caller wants to follow a request. `after` is None for the beginning."""
+
+    after: str | None = None
+    snapshot: bool = False
+    format: Format = "raw"
+
+
+class FrameContent(NamedTuple):
+    """What one frame is made of: the reader's cursor after it (None: unchanged), the event's name, its JSON."""
+
+    cursor: str | None
+    name: bytes
+    raw: bytes
+    is_terminal: bool = False
+
+
+FrameContents = AsyncGenerator[FrameContent, None]
+
+
+def parse_cursor(text: str | None) -> str | None:
+    """Checks a caller's cursor; None for the beginning.
+
+    Raises:
+        CursorInvalid: it is malformed.
+    """
+    if text is None or text in ("", FROM_BEGINNING):
+        return None
+    return str(EntryId.parse(text))
+
+
+async def follow(client: Client, request_id: str, options: FollowOptions, *, has_ended: bool) -> FrameContents | None:
+    """What a reader has yet to receive of a request; None when it has received the terminal.
+
+    A request that Redis has forgotten but the database of outcomes has not is followed from there: a gap if the reader
+    has a cursor, a snapshot, the terminal.
+
+    Raises:
+        UnknownRequest: no such id, or its lifetime is over.
+        StoreUnavailable: Redis or the database could not be reached.
+    """
+    try:
+        return await _follow_log(client, request_id, options, has_ended=has_ended)
+    except UnknownRequest:
+        if options.format == "letta":  # the ids of Letta messages were in the log
+            raise
+        outcome = await client.result(request_id)
+        if outcome is None:
+            raise
+        return _follow_outcome(outcome, options.after)
+
+
+async def _follow_log(
+    client: Client, request_id: str, options: FollowOptions, *, has_ended: bool
+) -> FrameContents | None:
+    if options.snapshot and options.after is None:
+        snapshot = await client.snapshot(request_id, merged=options.format == "letta")
+        contents = await _open_tail(client, request_id, snapshot.cursor, options.format)
+        return _prepend(_snapshot_content(snapshot, options.format), contents)
+    try:
+        contents = await _open_tail(client, request_id, options.after, options.format)
+    except CursorInvalid:  # the cursor is well-formed, so the log has lost the entry
+        gap = Gap(after=options.after or "", before=str(ACCEPTED))
+        contents = await _open_tail(client, request_id, None, options.format)
+        return _prepend(FrameContent(None, b"gap", encode_entry(gap)), contents)
+    if options.after is None or not has_ended:
+        return contents
+    first = await anext(contents, None)
+    return None if first is None else _prepend(first, contents)
+
+
+def _follow_outcome(outcome: Outcome, after: str | None) -> FrameContents | None:
+    terminal_id = str(forgotten_terminal(outcome))
+    if after == terminal_id:
+        return None
+    snapshot = snapshot_of(outcome)
+    terminal = encode_entry(terminal_of(outcome, 0))
+    contents = [FrameContent(terminal_id, message_type(terminal), terminal, is_terminal=True)]
+    if after != snapshot.cursor:
+        contents.insert(0, _snapshot_content(snapshot, "raw"))
+        if after is not None:
+            contents.insert(0, FrameContent(None, b"gap", encode_entry(Gap(after=after, before=terminal_id))))
+    return _iterate(contents)
+
+
+async def _iterate(contents: Sequence[FrameContent]) -> FrameContents:
+    for content in contents:
+        yield content
+
+
+async def frames(contents: FrameContents) -> AsyncGenerator[bytes, None]:
+    """The frames of a stream over one request: the event id is the cursor."""
+    async with aclosing(contents):
+        async for cursor, name, raw, _ in contents:
+            yield sse.frame(raw, name=name, event_id=cursor)
+
+
+async def frames_of_several(
+    request_id: str, contents: FrameContents, combined: CombinedCursor
+) -> AsyncGenerator[bytes, None]:
+    """The frames of one request on a stream over several: the event id is the combined cursor of all of them."""
+    async with aclosing(contents):
+        async for cursor, name, raw, is_terminal in contents:
+            event_id = None if cursor is None else combined.advance(request_id, cursor, ended=is_terminal)
+            yield sse.frame(sse.with_request_id(raw, request_id, cursor), name=name, event_id=event_id)
+
+
+async def _open_tail(client: Client, request_id: str, after: str | None, format: Format) -> FrameContents:
+    if format == "letta":
+        return _letta_contents(await client.open_letta(request_id, after))
+    return await client.open_tail_as(_raw_content, request_id, after)
+
+
+def _raw_content(cursor: str | None, raw: bytes, _event: object) -> FrameContent:
+    """An entry as the log has it. Only entries that carry the format's version are decoded, to check it."""
+    name = message_type(raw)
+    if name in _VERSIONED:
+        decode_entry(raw)
+    return FrameContent(cursor, name, raw, name in _TERMINALS)
+
+
+async def _letta_contents(items: AsyncGenerator[LettaItem, None]) -> FrameContents:
+    async with aclosing(items):
+        async for cursor, entry, message in items:
+            name: str = message["message_type"]
+            yield FrameContent(cursor, name.encode(), msgspec.json.encode(message), isinstance(entry, TERMINALS))
+
+
+async def _prepend(first: FrameContent, others: FrameContents) -> FrameContents:
+    async with aclosing(others):
+        yield first
+        async for content in others:
+            yield content
+
+
+def _snapshot_content(snapshot: Snapshot, format: Format) -> FrameContent:
+    if format == "raw":
+        return FrameContent(snapshot.cursor, b"snapshot", msgspec.json.encode(snapshot))
+    view = LettaView(snapshot.started) if snapshot.started else None
+    body = {
+        "message_type": "snapshot",
+        "v": snapshot.v,
+        "cursor": snapshot.cursor,
+        "attempt": snapshot.attempt,
+        "messages": [view.message(delta) for delta in snapshot.deltas] if view else [],
+    }
+    return FrameContent(snapshot.cursor, b"snapshot", msgspec.json.encode(body))
