@@ -143,10 +143,14 @@ class Gateway:
                 path = scope["path"].encode("unicode_escape").decode()
                 self._counts.responses.add(str(message["status"]))
                 request_id = scope.get("path_params", {}).get("id")
-                of_line = fields(
-                    "call_answered", request_id, method=scope["method"], path=path, status=message["status"]
+                method, status = scope["method"], message["status"]
+                _logger.info(
+                    "%s %s %d",
+                    method,
+                    path,
+                    status,
+                    extra=fields("call_answered", request_id, method=method, path=path, status=status),
                 )
-                _logger.info("%s %s %d", scope["method"], path, message["status"], extra=of_line)
             await send(message)
 
         return send_logged

@@ -86,15 +86,21 @@ class OpenStreams:
 
 def _log_end(request_ids: Sequence[str], end: StreamEnd, after_s: float, error: TailraceError | None) -> None:
     one = request_ids[0] if len(request_ids) == 1 else None
-    of_line = fields(
-        "stream_ended",
-        one,
-        end=end,
-        requests=len(request_ids),
-        s=round(after_s, 3),
-        code=error and error.code,
-        why=error,
-    )
     level, why = (logging.INFO, "") if error is None else (logging.WARNING, f": {error}")
-    name = one or f"of {len(request_ids)} requests"
-    _logger.log(level, "stream %s %s after %.1f s%s", name, end, after_s, why, extra=of_line)
+    _logger.log(
+        level,
+        "stream %s %s after %.1f s%s",
+        one or f"of {len(request_ids)} requests",
+        end,
+        after_s,
+        why,
+        extra=fields(
+            "stream_ended",
+            one,
+            end=end,
+            requests=len(request_ids),
+            s=round(after_s, 3),
+            code=error and error.code,
+            why=error,
+        ),
+    )
