@@ -1,7 +1,6 @@
 """What a producer's verbs answer: values, without Redis."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -9,6 +8,7 @@ import msgspec
 from tailrace.schemas.deltas import Api, ErrorInfo
 from tailrace.schemas.priority import DEFAULT_PRIORITY, Priority
 from tailrace.schemas.results import Stored
+from tailrace.schemas.times import iso_of_ms
 
 RequestStatus = Literal["queued", "running", "completed", "incomplete", "failed", "cancelled"]
 
@@ -82,7 +82,7 @@ def status_of_stored(stored: Stored) -> Status:
         priority=stored.priority,
         cancel_requested=outcome.status == "cancelled",
         submitted_at=outcome.submitted_at or "",
-        deadline_at=stored.deadline_at,
+        deadline_at=iso_of_ms(stored.deadline_ms),
         started_at=outcome.started_at,
         finished_at=outcome.finished_at,
         retry_of=outcome.retry_of,
@@ -114,10 +114,10 @@ def status_of(request_id: str, record: dict[str, bytes]) -> Status:
         tenant=record["tenant"].decode() if "tenant" in record else None,
         priority=priority,
         cancel_requested=record.get("cancel") == b"1",
-        submitted_at=_iso(record["submitted_ms"]),
-        deadline_at=_iso(record["deadline_ms"]),
-        started_at=_iso(record["started_ms"]) if "started_ms" in record else None,
-        finished_at=_iso(record["finished_ms"]) if "finished_ms" in record else None,
+        submitted_at=iso_of_ms(int(record["submitted_ms"])),
+        deadline_at=iso_of_ms(int(record["deadline_ms"])),
+        started_at=iso_of_ms(int(record["started_ms"])) if "started_ms" in record else None,
+        finished_at=iso_of_ms(int(record["finished_ms"])) if "finished_ms" in record else None,
         retry_of=record["retry_of"].decode() if "retry_of" in record else None,
         error=msgspec.json.decode(record["error"], type=ErrorInfo) if "error" in record else None,
     )
@@ -126,7 +126,3 @@ def status_of(request_id: str, record: dict[str, bytes]) -> Status:
 def counts_of(record: Mapping[str, bytes]) -> dict[str, Any]:
     """What the record counts, by the names of status and outcome."""
     return {name: int(record.get(name, 0)) for name in COUNTS}
-
-
-def _iso(ms: bytes) -> str:
-    return datetime.fromtimestamp(int(ms) / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -13,6 +13,7 @@ import msgspec
 from tailrace.schemas.deltas import ErrorInfo
 from tailrace.schemas.outcome import Outcome
 from tailrace.schemas.priority import Priority
+from tailrace.schemas.times import iso_of
 
 SCHEMA_VERSION = 1
 """What the migrations in `worker/results/sql` come to. Whoever writes wants this one and no other."""
@@ -38,13 +39,13 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
         outcome: what it came to.
         tenant: on whose behalf.
         priority: its class.
-        deadline_at: until when it had to end, ISO 8601, UTC.
+        deadline_ms: when it had to end at the latest, in milliseconds since 1970.
     """
 
     outcome: Outcome
     tenant: str | None
     priority: Priority
-    deadline_at: str
+    deadline_ms: int
 
     @property
     def error(self) -> ErrorInfo | None:
@@ -64,7 +65,7 @@ def row_of(stored: Stored) -> dict[str, Any]:
         "rest": {name: clean[name] for name in _REST},
         "tenant": stored.tenant,
         "priority": stored.priority,
-        "deadline_at": _moment(stored.deadline_at),
+        "deadline_at": datetime.fromtimestamp(stored.deadline_ms / 1000, UTC),
     }
 
 
@@ -80,7 +81,7 @@ def stored_of(row: Mapping[str, Any]) -> Stored:
         outcome=msgspec.convert(fields, Outcome),
         tenant=row["tenant"],
         priority=row["priority"],
-        deadline_at=_iso(row["deadline_at"]) or "",
+        deadline_ms=round(_aware(row["deadline_at"]).timestamp() * 1000),
     )
 
 
@@ -115,11 +116,12 @@ def _moment(text: str | None) -> datetime | None:
 
 
 def _iso(moment: datetime | None) -> str | None:
-    """SQLite keeps no zone: all times here are UTC."""
-    if moment is None:
-        return None
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return aware.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if moment is None else iso_of(_aware(moment))
+
+
+def _aware(moment: datetime) -> datetime:
+    """SQLite keeps no zone; all times here are UTC."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _clean(value: Any) -> tuple[Any, bool]:

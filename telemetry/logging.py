@@ -6,10 +6,10 @@ a key or a text of a request.
 
 import json
 import logging
-from datetime import UTC, datetime
 from typing import TextIO
 
 from tailrace.schemas.log_options import LogFormat, LogLevel
+from tailrace.schemas.times import iso_of_ms
 
 _FIELDS = "tailrace_fields"
 _ERRORS_ONLY = ("opentelemetry",)
@@ -27,8 +27,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, in ASCII, so that no character in it can end it or change its direction."""
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = {"at": at, "level": record.levelname.lower(), "logger": record.name}
+        line = {"at": iso_of_ms(int(record.created * 1000)), "level": record.levelname.lower(), "logger": record.name}
         line |= getattr(record, _FIELDS, None) or {"message": record.getMessage()}
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)

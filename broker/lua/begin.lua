@@ -25,5 +25,4 @@ else
   redis.call('PEXPIRE', log, life_ms)
 end
 return {word, 'request', at[4], 'cancel', at[5] or '0', 'submitted_ms', at[6], 'started_ms', tostring(started), 'deadline_ms', at[7],
-  'submitted_at', iso(tonumber(at[6])), 'started_at', iso(started),
   'failures', at[10] or '0', 'crashes', tostring(crashes), 'drains', at[12] or '0'}

@@ -5,7 +5,6 @@ Knows the order of steps of a retry. Knows nothing of Redis commands, and nothin
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
@@ -15,6 +14,7 @@ from tailrace.schemas.codec import decode_job
 from tailrace.schemas.deltas import ErrorInfo
 from tailrace.schemas.errors import RequestRejected, TailraceError, UnknownRequest
 from tailrace.schemas.request import GenerationRequest, decode_request, parse_request
+from tailrace.schemas.times import iso_of_ms
 
 LISTED_MAX = 1_000
 
@@ -185,10 +185,9 @@ def _no_letter(job_id: str) -> TailraceError:
 
 
 def _letter(job_id: str, fields: Mapping[str, bytes]) -> DeadLetter:
-    died_at = datetime.fromtimestamp(int(fields["died_ms"]) / 1000, UTC)
     return DeadLetter(
         id=job_id,
-        died_at=died_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        died_at=iso_of_ms(int(fields["died_ms"])),
         error=msgspec.json.decode(fields["error"], type=ErrorInfo),
         attempt=int(fields["attempt"]),
         failures=int(fields["failures"]),

@@ -41,7 +41,7 @@ async def test_tables_are_made_and_old_outcomes_deleted(tmp_path: Path) -> None:
     for number, days in enumerate((100, 99, 1)):
         at = (datetime.now(UTC) - timedelta(days=days)).isoformat()
         outcome = replace(ENDED, request_id=f"r{number}", finished_at=at)
-        stored = Stored(outcome=outcome, tenant=None, priority="normal", deadline_at="2026-01-01T00:15:00.000Z")
+        stored = Stored(outcome=outcome, tenant=None, priority="normal", deadline_ms=1_767_226_500_000)
         assert await database.write([row_of(stored)]) == []
     code, said, _ = await call(url, "prune", "--older-than", "90d", "--dry-run")
     assert (code, "2 outcomes would be deleted" in said, await database.count()) == (0, True, 3)

@@ -21,6 +21,8 @@ from tailrace.worker.results.database import Database
 from tests.results_rig import engine_of, made, standing
 from tests.until import until
 
+DEADLINE_MS = 1_767_226_500_000
+
 WHOLE = Outcome(
     status="failed",
     request_id="one",
@@ -52,7 +54,7 @@ WHOLE = Outcome(
     notes=("it contradicted itself",),
     metadata={"user": "u1", "deep": {"er": [True]}},
 )
-STORED = Stored(outcome=WHOLE, tenant="acme", priority="high", deadline_at="2026-01-01T00:15:00.000Z")
+STORED = Stored(outcome=WHOLE, tenant="acme", priority="high", deadline_ms=DEADLINE_MS)
 LEAST = Stored(
     outcome=Outcome(
         status="cancelled",
@@ -63,7 +65,7 @@ LEAST = Stored(
     ),
     tenant=None,
     priority="normal",
-    deadline_at="2026-01-01T00:15:00.000Z",
+    deadline_ms=DEADLINE_MS,
 )
 
 

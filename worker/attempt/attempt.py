@@ -7,7 +7,6 @@ Owns what stands between the first byte of an answer and its end in the log. Dec
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from enum import Enum
 from time import monotonic
 from typing import NamedTuple
@@ -31,6 +30,7 @@ from tailrace.schemas.ids import EntryId, message_id
 from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.outcome import UNFILLED
 from tailrace.schemas.request import GenerationRequest, decode_request
+from tailrace.schemas.times import iso_of_ms
 from tailrace.telemetry.metrics import cause_label, error_label
 from tailrace.worker.attempt.fair_scheduling import Turn, Turns
 from tailrace.worker.attempt.request_store import Begun, Store
@@ -117,8 +117,8 @@ class Attempt:
             else StreamReader("chat", InterfaceOptions())
         )
         self._writer = plant.publisher.open(lease.request_id, lease.attempt, lease.token, lease.holds)
-        self._first_delta_at: str | None = None
-        self._trace = plant.traces.attempt(lease.request_id, lease.attempt, why, self.request, begun.submitted_at)
+        self._first_delta_ms: int | None = None
+        self._trace = plant.traces.attempt(lease.request_id, lease.attempt, why, self.request, begun.submitted_ms)
         self.asked = False
         self.failures = begun.failures
         self.rest_s = 0.0
@@ -193,8 +193,8 @@ class Attempt:
         verdict = await self._plant.store.fail(self._lease.request_id, self._number, self._lease.token, self.failures)
         if verdict.word == "stale":
             raise AttemptLost(f"attempt {self._number} of {self._lease.request_id} is not the one recorded any more")
-        until = self._server_time(pause_s)
-        self._writer.append(encode_entry(RetryScheduled(self._ms(), self._number, reason, until)))
+        until_ms = self._server_ms() + round(pause_s * 1000)
+        self._writer.append(encode_entry(RetryScheduled(self._ms(), self._number, reason, iso_of_ms(until_ms))))
         await self._writer.flush()
         over_at = self._plant.clock() + pause_s
         await asyncio.wait({self._lease.stopped}, timeout=pause_s)
@@ -218,9 +218,9 @@ class Attempt:
             self._reader.finish(error=error_info(error) if error else None, cancelled=cancelled),
             request_id=self._lease.request_id,
             attempt=self._number,
-            submitted_at=self._begun.submitted_at,
-            started_at=self._begun.started_at,
-            first_delta_at=self._first_delta_at,
+            submitted_at=iso_of_ms(self._begun.submitted_ms),
+            started_at=iso_of_ms(self._begun.started_ms),
+            first_delta_at=None if self._first_delta_ms is None else iso_of_ms(self._first_delta_ms),
             finished_at=UNFILLED,
             failures=self.failures,
             crashes=self._begun.crashes,
@@ -313,20 +313,20 @@ class Attempt:
     @property
     def shown(self) -> bool:
         """Whether a delta of this attempt has been published."""
-        return self._first_delta_at is not None
+        return self._first_delta_ms is not None
 
     def _append(self, deltas: list[Delta]) -> None:
         if not deltas:
             return
-        if self._first_delta_at is None:
+        if self._first_delta_ms is None:
             self._trace.has_first_delta()
             after_s = self._plant.clock() - self._began
             self._plant.counts.upstream_first_delta.observe(after_s)
             self._plant.counts.first_delta.observe(self._begun.waited_s + after_s)
         for delta in deltas:
             self._writer.append(encode_entry(delta))
-            if self._first_delta_at is None:
-                self._first_delta_at = self._server_time(0.0)
+            if self._first_delta_ms is None:
+                self._first_delta_ms = self._server_ms()
         self._plant.counts.deltas.value += len(deltas)
 
     def _ended_by(self, error: BaseException | None) -> Ended:
@@ -357,10 +357,9 @@ class Attempt:
     def _ms(self) -> int:
         return round((self._plant.clock() - self._began) * 1000)
 
-    def _server_time(self, in_s: float) -> str:
-        """A time to come by the server's clock, which wrote when this attempt began."""
-        at = datetime.fromisoformat(self._begun.started_at) + timedelta(milliseconds=self._ms(), seconds=in_s)
-        return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    def _server_ms(self) -> int:
+        """Now by the clock of Redis, which gave the time at which this attempt began."""
+        return self._begun.started_ms + self._ms()
 
 
 def error_info(error: TailraceError) -> ErrorInfo:

@@ -14,6 +14,7 @@ from tailrace.schemas.errors import AttemptLost, DeadlineExceeded, RequestReject
 from tailrace.schemas.ids import EntryId, message_id
 from tailrace.schemas.outcome import UNFILLED, Outcome
 from tailrace.schemas.request import GenerationRequest, decode_request
+from tailrace.schemas.times import iso_of_ms
 from tailrace.telemetry.metrics import error_label
 from tailrace.worker.attempt.attempt import Plant
 from tailrace.worker.attempt.request_store import Begun
@@ -114,8 +115,8 @@ def _outcome(lease: Lease, begun: Begun, error: ErrorInfo) -> Outcome:
         status="failed",
         request_id=lease.request_id,
         attempt=lease.attempt,
-        submitted_at=begun.submitted_at,
-        started_at=begun.started_at,
+        submitted_at=iso_of_ms(begun.submitted_ms),
+        started_at=iso_of_ms(begun.started_ms),
         finished_at=UNFILLED,
         failures=begun.failures,
         crashes=begun.crashes,

@@ -6,7 +6,6 @@ Knows nothing of attempts' inner life, of commits or of the model's server.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from hashlib import sha1
 from time import monotonic
 from typing import Any, NamedTuple
@@ -38,10 +37,10 @@ class Begun(NamedTuple):
 
     request: bytes
     cancelled: bool
-    submitted_at: str
-    started_at: str
-    left_s: float
-    """Seconds from the begin to the request's deadline; negative when it has passed."""
+    submitted_ms: int
+    started_ms: int
+    deadline_ms: int
+    """Times by the clock of Redis, in milliseconds since 1970."""
     failures: int
     """Attempts that failed, whoever made them."""
     crashes: int
@@ -49,8 +48,13 @@ class Begun(NamedTuple):
 
     @property
     def waited_s(self) -> float:
-        """Seconds from submit to this begin, both by the server's clock."""
-        return (datetime.fromisoformat(self.started_at) - datetime.fromisoformat(self.submitted_at)).total_seconds()
+        """Seconds from submit to the begin of this attempt."""
+        return (self.started_ms - self.submitted_ms) / 1000
+
+    @property
+    def left_s(self) -> float:
+        """Seconds from the begin of this attempt to the request's deadline; negative if that has passed."""
+        return (self.deadline_ms - self.started_ms) / 1000
 
 
 class Store:
@@ -102,9 +106,9 @@ class Store:
         return Begun(
             request=verdict.fields["request"],
             cancelled=verdict.text("cancel") == "1",
-            submitted_at=verdict.text("submitted_at"),
-            started_at=verdict.text("started_at"),
-            left_s=(verdict.number("deadline_ms") - verdict.number("started_ms")) / 1000,
+            submitted_ms=verdict.number("submitted_ms"),
+            started_ms=verdict.number("started_ms"),
+            deadline_ms=verdict.number("deadline_ms"),
             failures=verdict.number("failures"),
             crashes=verdict.number("crashes"),
             drains=verdict.number("drains"),

@@ -9,7 +9,6 @@ import asyncio
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
 from threading import Thread
 from time import time_ns
 from typing import Any
@@ -86,10 +85,10 @@ class OtelTraces:
         self.server["server.port"] = server.port or (80 if server.scheme == "http" else 443)
 
     def attempt(
-        self, request_id: str, number: int, why: str, request: GenerationRequest | None, submitted_at: str
+        self, request_id: str, number: int, why: str, request: GenerationRequest | None, submitted_ms: int
     ) -> AttemptTrace:
         """As `Traces.attempt`."""
-        return _Attempt(self, _RequestTrace(self, request_id, request, submitted_at), number, why)
+        return _Attempt(self, _RequestTrace(self, request_id, request, submitted_ms), number, why)
 
     async def close(self) -> None:
         """Sends what has gathered. A collector that does not answer is not waited for: the worker goes."""
@@ -134,12 +133,12 @@ class _RequestTrace:
     """The span of a whole request, from submit to its end. Whoever ends it records it; all its parts know its ids."""
 
     def __init__(
-        self, traces: OtelTraces, request_id: str, request: GenerationRequest | None, submitted_at: str
+        self, traces: OtelTraces, request_id: str, request: GenerationRequest | None, submitted_ms: int
     ) -> None:
         self.traces, self.request = traces, request
         self.began_ns = time_ns()
         # By the clock of Redis, as every worker that has a part in it sees it; ours may be a little behind.
-        self.submitted_ns = min(round(datetime.fromisoformat(submitted_at).timestamp() * _S), self.began_ns)
+        self.submitted_ns = min(submitted_ms * 1_000_000, self.began_ns)
         self.attributes: Attributes = {"tailrace.request.id": request_id}
         if request is not None and request.tenant is not None:
             self.attributes["tailrace.tenant"] = request.tenant

@@ -34,7 +34,7 @@ class Traces(Protocol):
     """Where traces go."""
 
     def attempt(
-        self, request_id: str, number: int, why: str, request: GenerationRequest | None, submitted_at: str
+        self, request_id: str, number: int, why: str, request: GenerationRequest | None, submitted_ms: int
     ) -> AttemptTrace:
         """An attempt begins now.
 
@@ -43,7 +43,7 @@ class Traces(Protocol):
             number: of the attempt.
             why: it begins.
             request: what is asked; None where it cannot be read.
-            submitted_at: when the request was, ISO 8601, by the server's clock.
+            submitted_ms: when the request was submitted, by the clock of Redis.
         """
         ...
 
@@ -56,7 +56,7 @@ class NoTraces:
     """Nobody traces."""
 
     def attempt(
-        self, request_id: str, number: int, why: str, request: GenerationRequest | None, submitted_at: str
+        self, request_id: str, number: int, why: str, request: GenerationRequest | None, submitted_ms: int
     ) -> AttemptTrace:
         """As `Traces.attempt`."""
         return AttemptTrace()

@@ -6,7 +6,6 @@ Every method raises StoreError when Redis does not do what it was asked.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from time import time
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +19,7 @@ from tailrace.schemas.errors import TailError
 from tailrace.schemas.outcome import Outcome
 from tailrace.schemas.priority import DEFAULT_PRIORITY
 from tailrace.schemas.results import Stored
+from tailrace.schemas.times import iso_of_ms, ms_of_record
 from tailrace.worker.attempt.request_store import Store
 from tailrace.worker.redis_link import FAILURES, store_error
 from tailrace.worker.results.database import Refused
@@ -234,19 +234,14 @@ def _taken(entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Taken]:
 
 def _stored(request_id: str, record: Mapping[str, bytes | None]) -> Stored:
     outcome = decode_outcome(record["outcome"] or b"")
-    times = {"submitted_at": outcome.submitted_at or _iso(record["submitted_ms"])}
+    submitted_at = outcome.submitted_at or iso_of_ms(ms_of_record(record["submitted_ms"]))
     priority: Any = (record["priority"] or DEFAULT_PRIORITY.encode()).decode()
     return Stored(
-        outcome=msgspec.structs.replace(outcome, request_id=request_id, **times),
+        outcome=msgspec.structs.replace(outcome, request_id=request_id, submitted_at=submitted_at),
         tenant=record["tenant"].decode() if record["tenant"] is not None else None,
         priority=priority,
-        deadline_at=_iso(record["deadline_ms"]),
+        deadline_ms=ms_of_record(record["deadline_ms"]),
     )
-
-
-def _iso(ms: bytes | None) -> str:
-    at = datetime.fromtimestamp(int(ms or b"0") / 1000, UTC)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _note(why: str) -> bytes:
