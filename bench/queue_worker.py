@@ -66,7 +66,7 @@ async def _leased(redis_url: str, max_jobs: int) -> None:
         on_startup=_ready,
         handle_signals=False,
     )
-    await worker.async_run()
+    await worker.run()
 
 
 def end_with_stdin() -> None:

@@ -65,7 +65,7 @@ class Running:
     def __init__(self, worker: LeasedWorker, deaths: list[Death]) -> None:
         self.worker = worker
         self.deaths = deaths
-        self.task = asyncio.create_task(worker.async_run())
+        self.task = asyncio.create_task(worker.run())
 
     async def drained(self) -> None:
         """Drains and waits for the end."""
@@ -84,13 +84,14 @@ async def running(url: str, *functions: WorkerCoroutine | Function, **settings: 
         settings: of the worker.
     """
     deaths: list[Death] = []
+    ctx: dict[Any, Any] = {}
 
     async def on_dead(job_id: str, lease: Lease, code: str, message: str) -> None:
-        deaths.append(Death(job_id, code, await worker.pool.zscore(keys.QUEUE, job_id) is not None))
+        deaths.append(Death(job_id, code, await ctx["redis"].zscore(keys.QUEUE, job_id) is not None))
 
     times: dict[str, Any] = {"lease_s": 1.0, "poll_s": 0.2, "drain_s": 5.0, "handle_signals": False, "on_dead": on_dead}
     named = [job if isinstance(job, Function) else func(job, name=keys.JOB_FUNCTION) for job in functions]
-    worker = LeasedWorker(named, redis_url=url, **{**times, **settings})
+    worker = LeasedWorker(named, redis_url=url, ctx=ctx, **{**times, **settings})
     under_way = Running(worker, deaths)
     try:
         yield under_way

@@ -147,7 +147,7 @@ def _worker(
 
 
 async def _until_drained(worker: LeasedWorker, publisher: Publisher | Publishers) -> None:
-    running = asyncio.create_task(worker.async_run(), name="queue")
+    running = asyncio.create_task(worker.run(), name="queue")
     try:
         # The publisher ends first only because of a bug; without it no request can be finished.
         await asyncio.wait({running, publisher.task}, return_when=asyncio.FIRST_COMPLETED)

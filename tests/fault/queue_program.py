@@ -49,13 +49,14 @@ async def generate(ctx: dict[Any, Any], runs_s: float, kills: bool = False) -> N
 
 async def _main(url: str, settings: dict[str, Any]) -> None:
     job = func(generate, name=keys.JOB_FUNCTION)
+    ctx: dict[Any, Any] = {}
 
     async def on_dead(job_id: str, lease: Lease, code: str, message: str) -> None:
-        await _note(worker.pool, code, lease)
+        await _note(ctx["redis"], code, lease)
 
-    worker = LeasedWorker([job], redis_url=url, on_dead=on_dead, **settings)
+    worker = LeasedWorker([job], redis_url=url, on_dead=on_dead, ctx=ctx, **settings)
     try:
-        await worker.async_run()
+        await worker.run()
     finally:
         await worker.close()
 

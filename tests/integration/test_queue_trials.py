@@ -183,7 +183,7 @@ async def test_blame_outlives_a_hook_that_fails(
     redis_url: str, client: ArqRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a job that was alone when its worker died, if on_dead fails at first, expect it told again, the job not run
-    monkeypatch.setattr("tailrace.worker.queue.leased_worker.DEAD_RETRY_S", 0.01)
+    monkeypatch.setattr("tailrace.worker.queue.job_endings.DEAD_RETRY_S", 0.01)
     gate, told = Gate(), list[str]()
 
     async def on_dead(job_id: str, lease: Any, code: str, message: str) -> None:

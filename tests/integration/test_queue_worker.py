@@ -63,8 +63,8 @@ async def test_a_wake_up_token_starts_a_job_without_a_poll(redis_url: str, clien
     # given an idle worker whose next poll is far away, if a job comes with a token, expect it to start and end
     gate = Gate()
     gate.open.set()
-    async with running(redis_url, gate.generate, poll_s=NEVER_S) as worker:
-        await until(lambda: worker.worker.jobs_complete == 0 and gate.leases == [])
+    async with running(redis_url, gate.generate, poll_s=NEVER_S):
+        await until(lambda: listeners(client, 1))
         for job_id in "ab":
             await client.enqueue_job("generate", job_id, _job_id=job_id)
             await wake(client)
@@ -182,7 +182,7 @@ async def test_a_hook_that_raises_loses_neither_job_nor_worker(
     redis_url: str, client: ArqRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given an on_dead that fails at first, if a dead job comes, expect it told again, and other jobs run
-    monkeypatch.setattr("tailrace.worker.queue.leased_worker.DEAD_RETRY_S", 0.01)
+    monkeypatch.setattr("tailrace.worker.queue.job_endings.DEAD_RETRY_S", 0.01)
     calls: list[str] = []
 
     async def on_dead(job_id: str, lease: Lease, code: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""When a lease is lost, and when it is merely given up."""
+"""When a lease counts as lost."""
 
 from collections.abc import AsyncIterator, Sequence
 from time import monotonic
@@ -11,7 +11,7 @@ OWNER = "of-worker-1"
 
 
 class Gone:
-    """A server that knows none of the leases, as after an acknowledgement whose answer is still on its way."""
+    """A server that has none of the leases, as after an acknowledgement whose reply is still on its way."""
 
     async def renew(self, leases: Sequence[Lease]) -> frozenset[str]:
         return frozenset(lease.request_id for lease in leases)
@@ -27,15 +27,15 @@ async def no_next_attempt(_lease: Lease, above: int) -> int:
     return above + 1
 
 
-@pytest.mark.parametrize("is_parting", [False, True], ids=["running", "parting"])
-async def test_who_gives_a_lease_up_has_not_lost_it(is_parting: bool) -> None:
-    # given a renewal that overtakes the answer to an acknowledgement, expect no loss; of a lease whose job runs, one
+@pytest.mark.parametrize("is_ending", [False, True], ids=["running", "ending"])
+async def test_only_the_lease_of_a_running_job_is_lost(is_ending: bool) -> None:
+    # given a server without the lease, if it is renewed, expect it lost only while its job is not being ended
     gone = Gone()
     leases = Leases(gone, gone, lease_s=5.0)
     lease = Lease("r", attempt=1, token=OWNER, why="first", crashes=0, ends_at=monotonic() + 5.0, mint=no_next_attempt)
-    leases.add(lease)
-    lease.is_parting = is_parting
+    leases.add_lease(lease)
+    lease.is_ending = is_ending
     await leases.renew()
-    assert leases.lost == (0 if is_parting else 1)
-    assert lease.stopped.done() is not is_parting
-    assert is_parting or lease.stopped.result() is Stop.LEASE_LOST
+    assert leases.lost == (0 if is_ending else 1)
+    assert lease.stopped.done() is not is_ending
+    assert is_ending or lease.stopped.result() is Stop.LEASE_LOST

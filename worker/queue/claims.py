@@ -1,4 +1,4 @@
-"""Claims jobs for one worker, as many as it has room for, and waits for more. Knows nothing of how jobs run or end."""
+"""Claims jobs for one worker, up to its free slots, and waits for more. Knows nothing of how jobs run or end."""
 
 import asyncio
 import secrets
@@ -12,32 +12,32 @@ from tailrace.schemas.errors import StoreError
 from tailrace.worker.queue.waiting import Change, bear, insist
 
 CLAIMED_AT_ONCE = 16
-"""A burst is spread over the fleet: who claims this many wakes the next idle worker before it claims more."""
+"""Spreads a burst over the fleet: a claim that leaves due jobs wakes the next idle worker."""
 
 
 class ClaimStore(Protocol):
-    """What claims need of Redis."""
+    """The scripts and the wake-up list that claims need."""
 
     async def claim(self, limit: int, token: str, *, again: bool) -> Claim:
-        """Takes up to `limit` due jobs. Raises StoreError."""
+        """Claims up to `limit` due jobs. `again` repeats a call whose reply was lost. Raises StoreError."""
         ...
 
     async def wait_for_work(self, timeout_s: float) -> None:
-        """Returns with a wake-up token, or when `timeout_s` is over. Raises StoreError."""
+        """Returns when it took a wake-up token, or after `timeout_s` seconds. Raises StoreError."""
         ...
 
 
 class Claims:
-    """The claims of one worker.
+    """The claim loop of one worker.
 
     Args:
-        store: where the jobs are.
-        change: told when there may be room again; tells it when it has been woken.
-        room: how many jobs more may start.
-        start: starts one; called with the job, the token it was claimed with, and when its lease ends (monotonic).
-        sign_of_life: called after every look at the queue.
+        store: the queue.
+        change: notifies the loop that a slot may be free; the loop notifies it of a wake-up token.
+        free_slots: how many more jobs may start.
+        start_job: starts one; called with the job, the token it was claimed with, and when its lease ends (monotonic).
+        after_claim: called after every round of the loop.
         lease_s: how long a claim lasts without renewal.
-        poll_s: how often to look at the queue when no wake-up token came.
+        poll_s: how often the queue is looked at when no wake-up token came.
     """
 
     def __init__(
@@ -45,17 +45,17 @@ class Claims:
         store: ClaimStore,
         change: Change,
         *,
-        room: Callable[[], int],
-        start: Callable[[ClaimedJob, str, float], None],
-        sign_of_life: Callable[[], Awaitable[None]],
+        free_slots: Callable[[], int],
+        start_job: Callable[[ClaimedJob, str, float], None],
+        after_claim: Callable[[], Awaitable[None]],
         lease_s: float,
         poll_s: float,
     ) -> None:
         self._store = store
         self._change = change
-        self._room = room
-        self._start = start
-        self._sign_of_life = sign_of_life
+        self._free_slots = free_slots
+        self._start_job = start_job
+        self._after_claim = after_claim
         self._lease_s, self._poll_s = lease_s, poll_s
         self._stopped = False
         self._waiting: asyncio.Future[None] | None = None
@@ -63,30 +63,30 @@ class Claims:
 
     @property
     def waiting(self) -> asyncio.Future[None] | None:
-        """The read for a wake-up token, where there is one under way: whoever ends all this waits for its end."""
+        """The pending read for a wake-up token, if any. It must have ended before the connections are closed."""
         return self._waiting
 
     def stop(self) -> None:
-        """No more claims; one that is under way still starts what it takes."""
+        """Ends the loop. A claim that is under way still starts what it claims."""
         self._stopped = True
         self._stop_waiting()
         self._change.tell()
 
-    async def make(self) -> None:
-        """Claims until it is stopped."""
+    async def claim_until_stopped(self) -> None:
+        """Claims jobs whenever slots are free, until `stop`."""
         while not self._stopped:
-            room = self._room()
-            if room <= 0:
+            free = self._free_slots()
+            if free <= 0:
                 self._stop_waiting()
-                await self._change.until(lambda: self._room() > 0 or self._stopped, self._poll_s)
+                await self._change.until(lambda: self._free_slots() > 0 or self._stopped, self._poll_s)
             else:
-                claim = await self._claim(min(room, CLAIMED_AT_ONCE))
+                claim = await self._claim(min(free, CLAIMED_AT_ONCE))
                 if not claim.left and not self._stopped:
                     await self._wait_for_work(claim.next_s)
-            await self._sign_of_life()
+            await self._after_claim()
 
     async def _claim(self, limit: int) -> Claim:
-        """Claims and starts. Goes on until Redis answers: what was taken unheard would wait for its lease's end."""
+        """Claims and starts jobs. Retries until Redis answers, since jobs of a lost reply are already under a lease."""
         token, sent_at = f"{self._name}-{next(self._numbers)}", 0.0
 
         async def claim(failures: int) -> Claim:
@@ -96,13 +96,14 @@ class Claims:
 
         claimed = await insist("claim", claim)
         for job in claimed.jobs:
-            self._start(job, token, sent_at + self._lease_s)
+            self._start_job(job, token, sent_at + self._lease_s)
         return claimed
 
     async def _wait_for_work(self, next_s: float | None) -> None:
-        """Waits for a wake-up token, but no longer than until the next job is due, or the slow poll is.
+        """Waits for a wake-up token, until the next job is due, or for `poll_s` seconds.
 
-        The due time is our own timer's: the server looks at its timeouts ten times a second. The read goes on.
+        Our own timer watches the due time, because the server checks its timeouts only ten times a second. The read
+        stays pending when that timer ends the wait.
         """
         if self._waiting is None:
             self._waiting = asyncio.ensure_future(self._store.wait_for_work(self._poll_s))
@@ -119,6 +120,6 @@ class Claims:
             await bear(error, "wait for work", 1)
 
     def _stop_waiting(self) -> None:
-        """A token belongs to a worker that has a slot free."""
+        """Leaves the tokens to workers with a free slot."""
         if self._waiting:
             self._waiting.cancel()

@@ -1,51 +1,39 @@
-"""arq's Worker with leases in place of its claim loop: runs what it claims, acknowledges or hands back, drains.
+"""The worker's run loop: claims jobs under leases until it is told to drain, then ends or hands back what runs.
 
-Owns the life of a job from its claim on. Knows nothing of what a request is, of logs or of the model's server.
-Of arq's Worker this keeps the registry of functions, the counters, the health check and the way to run it. Its claims,
-`run_job` and both finish paths know no owner: others stand in their place (docs/decisions/leases-and-attempts.md).
+Owns when things begin and end. Knows nothing of what a request is, of logs or of the model's server.
 """
 
 import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from arq.typing import StartupShutdown, WorkerCoroutine
-from arq.worker import Function, Worker
-
-from tailrace.broker import keys
-from tailrace.broker.scripts import ClaimedJob
-from tailrace.schemas.codec import decode_job, encode_job
 from tailrace.telemetry import metrics
 from tailrace.telemetry.logging import fields
 from tailrace.telemetry.metric_samples import Figure
 from tailrace.worker.observe.reporter import Reporter, Standing
+from tailrace.worker.queue.arq_worker import ArqWorker, Function, WorkerCoroutine
 from tailrace.worker.queue.claims import Claims
-from tailrace.worker.queue.job_call import Acknowledge, Dead, End, HandBack, JobCall
-from tailrace.worker.queue.leases import Lease, Leases, Stop
-from tailrace.worker.queue.quarantine import TRIAL_S, Elsewhere, Trial, Trials
+from tailrace.worker.queue.job_endings import JobEndings, OnDead
+from tailrace.worker.queue.leases import Leases, Stop
+from tailrace.worker.queue.quarantine import TRIAL_S, Trials
 from tailrace.worker.queue.queue_store import QueueStore
 from tailrace.worker.queue.records import Records
-from tailrace.worker.queue.waiting import Change, insist
+from tailrace.worker.queue.running_jobs import RunningJobs
+from tailrace.worker.queue.waiting import Change
 from tailrace.worker.redis_link import FAILURES, store_error
 from tailrace.worker.results.hold import Hold
-
-OnDead = Callable[[str, Lease, str, str], Awaitable[None]]
 
 HAND_BACK_S = 10.0
 """From the end of the grace period until job functions that have not ended are cancelled."""
 
-DEAD_RETRY_S = 5.0
-"""When `on_dead` failed: until the job is given out once more."""
-
 _logger = logging.getLogger("tailrace.queue")
 
 
-class LeasedWorker(Worker):
-    """Runs the jobs of `arq:queue` under leases. `await async_run()` returns when it has drained; then `await close()`.
+class LeasedWorker:
+    """Runs the jobs of `arq:queue` under leases. `await run()` returns when it has drained; then `await close()`.
 
     Construct it inside a running event loop. SIGTERM and SIGINT drain; so does `drain()`. Each call and each signal
     after the first hurries: the second ends the grace period, the third cancels the job functions.
@@ -53,7 +41,7 @@ class LeasedWorker(Worker):
     A job function gets arq's `ctx` and in it `lease` (a `Lease`); `job_try` is the attempt's number. It watches
     `lease.stopped`, and ends in one of these ways: it returns (the job is acknowledged); it raises `RetryJob` (handed
     back, due at once) or `Retry(defer=...)` (handed back, due later). Anything else it raises is a failure: `on_dead`
-    is told, then the job is acknowledged. When the lease is lost, whatever it does changes nothing in the queue.
+    is called, then the job is acknowledged. When the lease is lost, whatever it does changes nothing in the queue.
     arq's limits on tries and on a job's time do not apply, and no result is kept.
 
     Args:
@@ -70,13 +58,12 @@ class LeasedWorker(Worker):
         drain_s: grace period for running jobs.
         tenant_limit: requests of one tenant that may run at once, on all workers together; 0 for no limit.
         tenant_limits: the same for single tenants.
-        max_crashes: leases of a job that may run out unanswered before it counts as one that kills its worker: the
-            last of them while it began alone (trial.py), unless it is the only one.
+        max_crashes: how many leases of a job may expire before it counts as one that kills its worker: the last of
+            them while it ran alone (quarantine.py), unless the limit is 1.
         trial_s: how long such a job begins alone; then others begin beside it.
         hold: is told whether there is an outbox of requests that have ended.
-        ctx: what job functions find in their `ctx`, beside arq's own; the same dictionary goes to the hooks.
-        on_startup: called with `ctx` before the first claim; what it raises comes out of `async_run`.
-        on_shutdown: called with `ctx` by `close`.
+        ctx: what job functions find in their `ctx`, beside arq's own; `redis` is added to it.
+        on_startup: called with `ctx` before the first claim; what it raises comes out of `run`.
         health_check_s: how often arq's health-check key is written.
         handle_signals: whether SIGTERM and SIGINT are taken over, from then on until the loop is closed.
     """
@@ -98,12 +85,11 @@ class LeasedWorker(Worker):
         trial_s: float = TRIAL_S,
         hold: Hold | None = None,
         ctx: dict[Any, Any] | None = None,
-        on_startup: StartupShutdown | None = None,
-        on_shutdown: StartupShutdown | None = None,
+        on_startup: Callable[[dict[Any, Any]], Awaitable[None]] | None = None,
         health_check_s: float = 30.0,
         handle_signals: bool = True,
     ) -> None:
-        self._store = QueueStore(
+        self._store = store = QueueStore(
             redis_url,
             lease_s=lease_s,
             poll_s=poll_s,
@@ -112,46 +98,42 @@ class LeasedWorker(Worker):
             hold=hold,
         )
         self._records = Records(log_url or redis_url, lease_s=lease_s)
-        self._is_split = log_url not in (None, redis_url)
-        super().__init__(
-            functions,
-            queue_name=keys.QUEUE,
-            redis_pool=self._store.arq,
-            on_startup=on_startup,
-            on_shutdown=on_shutdown,
-            handle_signals=False,
-            max_jobs=max_jobs,
-            poll_delay=poll_s,
-            health_check_interval=health_check_s,
-            ctx=ctx,
-            job_serializer=encode_job,
-            job_deserializer=decode_job,
-        )
-        self._leases = Leases(self._store, self._records, lease_s)
-        self._on_dead = on_dead
-        self._lease_s, self._drain_s = lease_s, drain_s
-        self._max_crashes = max_crashes
+        self._ctx = {} if ctx is None else ctx
+        self._ctx["redis"] = store.arq
+        self._on_startup = on_startup
+        self._max_jobs, self._lease_s, self._drain_s = max_jobs, lease_s, drain_s
         self._signals = (signal.SIGTERM, signal.SIGINT) if handle_signals else ()
         self._drains = 0
-        self._change = Change()  # a job has ended, or somebody wants us to drain
-        self._trials = Trials(self._store, self._change, max_crashes=max_crashes, trial_s=trial_s)
-        self._starts = 0
-        self._reporter = Reporter(self._store, self._standing)
-        self._claims = Claims(
-            self._store,
+        self._change = Change()  # a job has ended, or a drain was asked for
+        self._arq = ArqWorker(functions, store.arq, health_check_s=health_check_s)
+        self._leases = Leases(store, self._records, lease_s)
+        self._trials = Trials(store, self._change, max_crashes=max_crashes, trial_s=trial_s)
+        self._reporter = Reporter(store, self._standing)
+        self._jobs = RunningJobs(
+            store,
+            self._arq,
+            self._leases,
+            self._trials,
+            JobEndings(store, None if log_url in (None, redis_url) else self._records, self._arq, on_dead),
             self._change,
-            room=lambda: 0 if self._trials.under_way else self.max_jobs - len(self.tasks),
-            start=self._start,
-            sign_of_life=self._sign_of_life,
+            ctx=self._ctx,
+            max_crashes=max_crashes,
+        )
+        self._claims = Claims(
+            store,
+            self._change,
+            free_slots=self._free_slots,
+            start_job=self._jobs.start_job,
+            after_claim=self._record_health,
             lease_s=lease_s,
             poll_s=poll_s,
         )
 
     def drain(self) -> None:
-        """No more claims; running jobs get their grace period. Called again it hurries."""
+        """Ends claiming and gives running jobs their grace period. Further calls hurry (see the class)."""
         self._drains += 1
-        self.allow_pick_jobs = False
-        running = len(self.tasks)
+        self._jobs.is_draining = True
+        running = len(self._jobs)
         _logger.info(
             "draining (call %d), %d jobs are running",
             self._drains,
@@ -160,75 +142,44 @@ class LeasedWorker(Worker):
         )
         self._claims.stop()
 
-    async def main(self) -> None:
+    async def run(self) -> None:
         """Runs until it has drained.
 
         Raises:
             StoreError: Redis was not there at the start. Later it may go and come back.
         """
         await self._store.ping()
-        self.ctx["redis"] = self.pool
-        # Before the hook, which may say that we are ready: from then on a signal drains. They stay until the loop is
-        # closed: a signal repeated after the drain must not cut short how our caller closes what it has opened.
+        # Before on_startup, which may report that we are ready: from then on a signal drains. The handlers stay until
+        # the loop is closed, so that a repeated signal does not cut short how our caller closes what it has opened.
         for number in self._signals:
-            self.loop.add_signal_handler(number, self.drain)
-        if self.on_startup:
-            await self.on_startup(self.ctx)
-        keepers = [self._watched(work) for work in (*self._leases.keep(), self._reporter.keep())]
-        claimer = self._watched(self._claims.make())
+            asyncio.get_running_loop().add_signal_handler(number, self.drain)
+        if self._on_startup:
+            await self._on_startup(self._ctx)
+        keepers = [self._watched(work) for work in (*self._leases.upkeep(), self._reporter.keep())]
+        claimer = self._watched(self._claims.claim_until_stopped())
         try:
             await self._change.until(lambda: self._drains > 0)
-        except asyncio.CancelledError:  # our own caller is in a hurry; the jobs still have to be handed back
+        except asyncio.CancelledError:  # our caller ends us at once; the jobs still have to be handed back
             self._drains = 2
             self.drain()
             raise
         finally:
-            await self._drain(claimer)
+            await self._finish_jobs(claimer)
             for task in (claimer, *keepers, *([self._claims.waiting] if self._claims.waiting else [])):
-                await self._cancel(task)
+                await _cancel(task)
             await self._trials.close()
             await self._reporter.leave()
         for task in (claimer, *keepers):
             if not task.cancelled():
                 task.result()
 
-    def _watched(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task without which the worker cannot go on: if it breaks, the worker drains and `main` raises."""
-
-        def ended(task: asyncio.Task[None]) -> None:
-            self._change.tell()
-            if not task.cancelled() and task.exception():
-                self.drain()
-
-        task = self.loop.create_task(work)
-        task.add_done_callback(ended)
-        return task
-
     async def close(self) -> None:
-        """Calls `on_shutdown` and closes the connections."""
-        if self.on_shutdown:
-            await self.on_shutdown(self.ctx)
+        """Closes the connections."""
         await self._store.close()
         await self._records.close()
 
-    async def _sign_of_life(self) -> None:
-        try:
-            await self.record_health()
-        except FAILURES as error:
-            store_error(error)  # whoever claims next will say it; what is no failure of Redis's is raised
-            self._last_health_check = 0.0
-
-    def _standing(self) -> Standing:
-        return Standing(
-            max_jobs=self.max_jobs,
-            running=len(self._leases),
-            starts=self._starts,
-            renewed_ago_s=self._leases.renewed_ago_s,
-            draining=self._drains > 0,
-        )
-
     def figures(self) -> list[Figure]:
-        """What this worker has counted, and how it stands."""
+        """What this worker has counted, and its state."""
         standing = self._standing()
         return [
             Figure(metrics.STARTS.name, (), standing.starts),
@@ -239,154 +190,53 @@ class LeasedWorker(Worker):
             Figure(metrics.RENEWAL_AGE.name, (), standing.renewed_ago_s),
         ]
 
-    # Running
-
-    def _start(self, job: ClaimedJob, token: str, ends_at: float) -> None:
-        lease = Lease(
-            job.id,
-            attempt=job.attempt,
-            token=token,
-            why=job.why,
-            crashes=job.crashes,
-            ends_at=ends_at,
-            mint=self._store.next_attempt,
+    def _standing(self) -> Standing:
+        return Standing(
+            max_jobs=self._max_jobs,
+            running=len(self._leases),
+            starts=self._jobs.starts,
+            renewed_ago_s=self._leases.renewed_ago_s,
+            draining=self._drains > 0,
         )
-        self._leases.add(lease)
-        self._starts += 1
-        trial = self._trials.admit(job, lease)
-        name = f"{job.id}:{job.attempt}"  # the id alone is not unique: we may take over what we have lost ourselves
-        self.tasks[name] = task = self.loop.create_task(self._run(job, lease, name, trial), name=name)
-        task.add_done_callback(partial(self._ended, name))
 
-    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
-        del self.tasks[name]
-        self._change.tell()
-        if not task.cancelled() and (error := task.exception()):
-            _logger.error(
-                "job %s ended with an internal error",
-                name,
-                exc_info=error,
-                extra=fields("internal_error", name.rpartition(":")[0]),
-            )
+    def _free_slots(self) -> int:
+        return 0 if self._trials.under_way else self._max_jobs - len(self._jobs)
 
-    async def _run(self, job: ClaimedJob, lease: Lease, name: str, trial: Trial | Elsewhere | None) -> None:
+    async def _record_health(self) -> None:
         try:
-            if back := await self._not_now(lease, trial):
-                return await self._hand_back(lease, back)
-            match await self._call(job, lease, name):
-                case HandBack() as back:
-                    await self._hand_back(lease, back)
-                case Acknowledge():
-                    self.jobs_complete += 1
-                    await self._acknowledge(lease)
-                case Dead() as dead:
-                    await self._bury(lease, dead)
-        finally:
-            self._trials.left(lease, trial)
-            self._leases.remove(lease)
+            await self._arq.record_health()
+        except FAILURES as error:
+            store_error(error)  # the next claim logs it; what is no failure of Redis is raised
 
-    async def _not_now(self, lease: Lease, trial: Trial | Elsewhere | None) -> HandBack | None:
-        """Why a job does not begin: the signal came, or there is no place for a suspect, or it was stopped before."""
-        if self._drains:
-            return HandBack(0, lease.why)
-        if isinstance(trial, Elsewhere):
-            return HandBack(round(trial.delay_s * 1000), lease.why)
-        if trial is not None:
-            await trial.turn(lease)
-        stopped = lease.stopped.result() if lease.stopped.done() else Stop.CANCELLED
-        return None if stopped is Stop.CANCELLED else HandBack(0, lease.why)  # of a cancel its function is told
+    def _watched(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task without which the worker cannot go on: if it breaks, the worker drains and `run` raises."""
 
-    async def _call(self, job: ClaimedJob, lease: Lease, name: str) -> End:
-        self.job_tasks[name] = self.tasks[name]  # while it stands there it may be cancelled: a hand-back may not
-        try:
-            return await JobCall(self.functions, job, lease, self._max_crashes).end(self.ctx)
-        finally:
-            del self.job_tasks[name]
+        def ended(task: asyncio.Task[None]) -> None:
+            self._change.tell()
+            if not task.cancelled() and task.exception():
+                self.drain()
 
-    async def _bury(self, lease: Lease, dead: Dead) -> None:
-        _logger.warning(
-            "job %s cannot be run (%s): %s",
-            lease.request_id,
-            dead.code,
-            dead.message,
-            extra=fields("job_given_up", lease.request_id, code=dead.code, why=dead.message),
-        )
-        try:
-            await self._on_dead(lease.request_id, lease, dead.code, dead.message)
-        except Exception:  # a hook that raises must neither end the worker nor lose the job
-            _logger.exception(
-                "cannot end job %s; it is tried again",
-                lease.request_id,
-                extra=fields("job_not_ended", lease.request_id),
-            )
-            await self._hand_back(lease, HandBack(round(DEAD_RETRY_S * 1000), lease.why))
-        else:
-            self.jobs_failed += 1
-            await self._acknowledge(lease)
+        task = asyncio.create_task(work)
+        task.add_done_callback(ended)
+        return task
 
-    async def _acknowledge(self, lease: Lease) -> None:
-        lease.is_parting = True
+    async def _finish_jobs(self, claimer: asyncio.Task[None]) -> None:
+        """The drain: running jobs may end, then are asked to stop, then are cancelled, then are abandoned."""
 
-        async def once(_: int) -> bool:
-            # On one server the script looks. A failover after this look may leave a request without a job: its readers
-            # mend that.
-            if self._is_split and await self._records.has_lost_end(lease.request_id):
-                return await self._store.hand_back(lease, delay_ms=0, why="end_lost")
-            return await self._store.acknowledge(lease)
-
-        ours = await insist("acknowledge", once)
-        _logger.info(
-            "job %s, attempt %d: %s",
-            lease.request_id,
-            lease.attempt,
-            "acknowledged" if ours else "belongs to another worker",
-            extra=fields("job_acknowledged", lease.request_id, attempt=lease.attempt, owned=ours),
-        )
-
-    async def _hand_back(self, lease: Lease, back: HandBack) -> None:
-        self.jobs_retried += 1
-        lease.is_parting = True
-        ours = await insist("hand back", lambda _: self._store.hand_back(lease, delay_ms=back.delay_ms, why=back.why))
-        _logger.info(
-            "job %s, attempt %d: %s (%s)",
-            lease.request_id,
-            lease.attempt,
-            "handed back" if ours else "belongs to another worker",
-            back.why,
-            extra=fields(
-                "job_handed_back",
-                lease.request_id,
-                attempt=lease.attempt,
-                owned=ours,
-                why=back.why,
-                delay_ms=back.delay_ms,
-            ),
-        )
-
-    # Draining
-
-    async def _drain(self, claimer: asyncio.Task[None]) -> None:
         def idle() -> bool:
-            return claimer.done() and not self.tasks
+            return claimer.done() and not self._jobs
 
         await self._change.until(lambda: idle() or self._drains > 1, self._drain_s)
         self._leases.stop_all(Stop.DRAINED)
         await self._change.until(lambda: idle() or self._drains > 2, HAND_BACK_S)
-        for task in self.job_tasks.values():  # the job function ends here; what follows is its hand-back
-            task.cancel()
+        self._jobs.cancel_calls()
         await self._change.until(idle, self._lease_s)
-        for task in self.tasks.values():  # without Redis nothing can be handed back: the leases run out
-            name = task.get_name()
-            _logger.error(
-                "job %s could not be handed back in time",
-                name,
-                extra=fields("job_not_handed_back", name.rpartition(":")[0]),
-            )
-            task.cancel()
-        await self._change.until(lambda: not self.tasks, self._lease_s)
+        self._jobs.abandon()
+        await self._change.until(lambda: not self._jobs, self._lease_s)
 
-    async def _cancel(self, task: asyncio.Future[None]) -> None:
-        """Cancels until it is done: Python 3.11's `wait_for`, which redis-py sends with, can swallow a cancellation."""
-        while not task.done():
-            task.cancel()
-            await asyncio.wait({task}, timeout=0.1)
+
+async def _cancel(task: asyncio.Future[None]) -> None:
+    """Cancels until it is done: Python 3.11's `wait_for`, which redis-py sends with, can swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)

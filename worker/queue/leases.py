@@ -1,7 +1,7 @@
-"""Leases: the timed right to run an attempt. Renews those of the process, ends what is lost, hears cancels.
+"""Leases, the timed right to run an attempt: renews those of this process, ends lost ones, receives cancels.
 
-A lease is judged by our own monotonic clock, from before the round trip that won it was sent: so it ends here before it
-ends on the server, whoever hangs or is cut off in between. Knows neither Redis nor what runs under a lease.
+A lease is measured by our own monotonic clock, from before the claim or renewal was sent. So it ends here before it
+ends on the server, even when this process hangs or is cut off. Knows neither Redis nor what runs under a lease.
 """
 
 import asyncio
@@ -19,39 +19,40 @@ from tailrace.telemetry.logging import fields
 
 RENEWALS_PER_LEASE = 3
 RENEWED_AT_ONCE = 1_000
-"""Leases in one renewal: the server does nothing else meanwhile (some 5 µs a lease)."""
+"""Leases in one renewal script, which blocks the server for some 5 µs a lease."""
 
 _RETRY = Backoff(base_s=0.05, cap_s=1.0)
 _logger = logging.getLogger("tailrace.lease")
 
 
 class Stop(Enum):
-    """Why an attempt has to end before its end."""
+    """Why an attempt is asked to end early."""
 
     CANCELLED = "cancelled"
-    """Somebody asked: end the request, keep what there is."""
+    """A client cancelled the request: end it and keep what there is."""
     LEASE_LOST = "lease_lost"
-    """The right to run is gone: nothing more may be written, another worker takes over."""
+    """The lease is gone: write nothing more, another worker takes over."""
     DRAINED = "drained"
-    """The worker is going: hand the request back."""
+    """The worker drains: hand the request back."""
 
 
 class Lease:
-    """The right to run one attempt of a job; made by the queue, one for each job that starts.
+    """The right to run one attempt of a job. The queue makes one for each job that starts.
 
     Attributes:
-        request_id: the request, and the job.
-        attempt: the number of the attempt, minted by claim; grows with `next_attempt`.
+        request_id: id of the request and of the job.
+        attempt: the attempt's number, assigned by claim; `next_attempt` raises it.
         token: the owner's token, as `begin` and `finish` take it.
         why: why this attempt begins: `first`, `lease_expired`, `drained`, `retry`.
-        crashes: leases of this job that ran out unanswered, so far.
-        stopped: done as soon as the attempt has to end; the first reason stands.
-        cut_off: it ran out because Redis did not answer in time, and not because this process hung.
-        is_parting: the job is being acknowledged or handed back: that the server knows no such lease then is no loss.
+        crashes: leases of this job that have expired without a hand-back so far.
+        stopped: done with the first reason for which the attempt has to end.
+        cut_off: whether the lease expired because Redis did not answer in time, and not because this process hung.
+        is_ending: whether the job is being acknowledged or handed back; a lease that is then missing on the server is
+            not lost.
 
     Args:
-        ends_at: own monotonic time, in seconds, at which the right ends unless renewed.
-        mint: asks Redis for the next number, above the one given; `next_attempt` is its only caller.
+        ends_at: monotonic time, in seconds, at which the lease ends unless renewed.
+        mint: gets a new attempt number, above the one given, from Redis; only `next_attempt` calls it.
     """
 
     def __init__(
@@ -72,62 +73,62 @@ class Lease:
         self.crashes = crashes
         self.stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
         self.cut_off = False
-        self.is_parting = False
+        self.is_ending = False
         self._ends_at = ends_at
         self._mint = mint
 
     def holds(self) -> bool:
-        """Whether the right to run still stands, by our own clock: ask before every write."""
+        """Whether the lease is still valid by our own clock. Ask before every write."""
         return monotonic() < self._ends_at
 
     @property
     def ends_at(self) -> float:
-        """Own monotonic time, in seconds, at which the right ends unless renewed."""
+        """Monotonic time, in seconds, at which the lease ends unless renewed."""
         return self._ends_at
 
     def renewed(self, ends_at: float) -> None:
-        """The server has extended the lease. One that has ended here stays ended."""
+        """Notes that the server has extended the lease. A lease that has ended here stays ended."""
         if self.holds():
             self._ends_at = ends_at
 
     def stop(self, why: Stop) -> None:
-        """Asks the attempt to end. The first reason counts, but a lost lease ends the right to write at any time."""
+        """Asks the attempt to end. The first reason counts; `LEASE_LOST` also ends the lease at any time."""
         if why is Stop.LEASE_LOST:
             self._ends_at = -inf
         if not self.stopped.done():
             self.stopped.set_result(why)
 
     async def next_attempt(self, *, above: int = 0) -> int:
-        """Mints the next attempt number under the same lease, for an owner that tries again by itself.
+        """Gets the next attempt number under the same lease, for a retry on this worker.
 
         Args:
-            above: a number that the log has seen, where the queue may not know it.
+            above: the highest number in the log, which the queue may not know.
 
         Raises:
-            AttemptLost: the lease is another's, or has run out.
-            StoreError: Redis did not answer; it may be asked again (numbers may skip).
+            AttemptLost: the lease has expired or belongs to another worker.
+            StoreError: Redis did not answer. A repeated call is safe and may skip numbers.
         """
         self.attempt = await self._mint(self, above)
         return self.attempt
 
 
 class LeaseStore(Protocol):
-    """What leases need of Redis."""
+    """The script that leases need."""
 
     async def renew(self, leases: Sequence[Lease]) -> frozenset[str]:
-        """Extends the leases, token-checked: the ids of those that are gone. Raises StoreError."""
+        """Extends the leases whose token matches and returns the ids of the others. Raises StoreError."""
         ...
 
 
 class CancelStore(Protocol):
-    """What hears of cancels."""
+    """Where cancels are read."""
 
     async def asked_to_cancel(self, leases: Sequence[Lease]) -> frozenset[str]:
-        """Which of these requests somebody wants cancelled. Raises StoreError."""
+        """Returns the ids of those requests that a client has cancelled. Raises StoreError."""
         ...
 
     def cancels(self) -> AsyncIterator[str | None]:
-        """Request ids to cancel as they are published; None after each subscription. Raises StoreError."""
+        """Yields the ids of cancelled requests as published, and None after each subscription. Raises StoreError."""
         ...
 
 
@@ -135,8 +136,8 @@ class Leases:
     """The leases of this process.
 
     Args:
-        store: where they stand.
-        records: where cancels are heard of.
+        store: renews them.
+        records: where cancels are read.
         lease_s: how long a lease lasts without renewal, in seconds.
 
     Attributes:
@@ -149,26 +150,26 @@ class Leases:
         self._lease_s = lease_s
         self._running: dict[str, Lease] = {}
         self.lost = 0
-        self._at_once = asyncio.Event()
+        self._look_up_now = asyncio.Event()
         self._renewed_at = monotonic()
-        self._unanswered_since = inf  # by our own clock: the first renewal that failed since the last that did not
+        self._unanswered_since = inf  # monotonic time of the first failed renewal since the last answered one
 
     def __len__(self) -> int:
         return len(self._running)
 
     @property
     def renewed_ago_s(self) -> float:
-        """Seconds since the last renewal that was answered, whether or not there was a lease to renew."""
+        """Seconds since the last answered renewal. A round without leases counts as answered."""
         return monotonic() - self._renewed_at
 
-    def add(self, lease: Lease) -> None:
-        """From now on the lease is renewed, and cancels of its request are heard."""
-        if before := self._running.get(lease.request_id):  # we ourselves have taken over what we had lost
-            self._lose(before, "it ran out, and the job was claimed again")
+    def add_lease(self, lease: Lease) -> None:
+        """Renews the lease from now on and stops it when its request is cancelled."""
+        if before := self._running.get(lease.request_id):  # this worker claimed a job again that it had lost
+            self._lose(before, "it expired, and the job was claimed again")
         self._running[lease.request_id] = lease
 
-    def remove(self, lease: Lease) -> None:
-        """The job is done with, or handed back."""
+    def remove_lease(self, lease: Lease) -> None:
+        """Renews the lease no more: its job has left this worker."""
         if self._running.get(lease.request_id) is lease:
             del self._running[lease.request_id]
 
@@ -177,12 +178,12 @@ class Leases:
         for lease in list(self._running.values()):
             lease.stop(why)
 
-    def keep(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """What has to run as long as there are leases, each a task: renews, ends what has run out, hears cancels.
+    def upkeep(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        """Returns the background work, to be run as tasks: renews, ends expired leases, receives cancels.
 
-        Redis may come and go meanwhile. They end when they are cancelled.
+        Each runs until it is cancelled and survives outages of Redis.
         """
-        return self._renew_for_ever(), self._end_by_clock(), self._hear_cancels(), self._look_for_cancels()
+        return self._renew_for_ever(), self._end_expired(), self._receive_cancels(), self._look_up_cancels()
 
     async def _renew_for_ever(self) -> None:
         failures, pause_s = 0, self._lease_s / RENEWALS_PER_LEASE
@@ -202,10 +203,10 @@ class Leases:
                 self._unanswered_since, self._renewed_at = inf, monotonic()
 
     async def renew(self) -> None:
-        """Renews every lease that still holds.
+        """Renews every valid lease.
 
         Raises:
-            StoreError: Redis did not answer; what was not renewed ends by the clock.
+            StoreError: Redis did not answer; leases that were not renewed expire by the clock.
         """
         for batch in self._held():
             sent_at = monotonic()
@@ -213,29 +214,29 @@ class Leases:
             for lease in batch:
                 if lease.request_id not in lost:
                     lease.renewed(sent_at + self._lease_s)
-                elif not lease.is_parting:
-                    self._lose(lease, "the server says another has it, or nobody")
+                elif not lease.is_ending:
+                    self._lose(lease, "another worker holds it, or nobody does")
 
     def _held(self) -> list[list[Lease]]:
         held = [lease for lease in self._running.values() if lease.holds()]
         return [held[first : first + RENEWED_AT_ONCE] for first in range(0, len(held), RENEWED_AT_ONCE)]
 
-    async def look_for_cancels(self) -> None:
-        """Takes notice of cancels whose call was not heard. Raises StoreError."""
+    async def look_up_cancels(self) -> None:
+        """Stops attempts whose cancel was not received as a message. Raises StoreError."""
         for batch in self._held():
             cancelled = await self._records.asked_to_cancel(batch)
             for lease in batch:
                 if lease.request_id in cancelled:
                     lease.stop(Stop.CANCELLED)
 
-    async def _look_for_cancels(self) -> None:
+    async def _look_up_cancels(self) -> None:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._lease_s / RENEWALS_PER_LEASE):
-                    await self._at_once.wait()
-            self._at_once.clear()
+                    await self._look_up_now.wait()
+            self._look_up_now.clear()
             try:
-                await self.look_for_cancels()
+                await self.look_up_cancels()
             except StoreError as error:
                 _logger.warning(
                     "cannot look up cancels (%s); trying again", error, extra=fields("cancels_not_looked_up", why=error)
@@ -254,8 +255,8 @@ class Leases:
             lease.cut_off = self._unanswered_since < lease.ends_at
             lease.stop(Stop.LEASE_LOST)
 
-    async def _end_by_clock(self) -> None:
-        """Redis away, or this process hung: whoever still runs without a right is told to end."""
+    async def _end_expired(self) -> None:
+        """Stops attempts whose lease has expired, because Redis was unavailable or this process hung."""
         while True:
             latest = monotonic() + self._lease_s / RENEWALS_PER_LEASE
             ends_at = min((lease.ends_at for lease in self._running.values() if lease.holds()), default=latest)
@@ -264,14 +265,14 @@ class Leases:
                 if not lease.holds():
                     self._lose(lease, "it was not renewed in time")
 
-    async def _hear_cancels(self) -> None:
+    async def _receive_cancels(self) -> None:
         failures = 0
         while True:
             try:
                 async for request_id in self._records.cancels():
                     failures = 0
-                    if request_id is None:  # what was published before this is looked up, with the renewal
-                        self._at_once.set()
+                    if request_id is None:  # cancels published before the subscription are looked up
+                        self._look_up_now.set()
                     elif lease := self._running.get(request_id):
                         lease.stop(Stop.CANCELLED)
             except StoreError as error:

@@ -9,14 +9,13 @@ from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
-from arq.connections import ArqRedis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import ReadOnlyError
 
 from tailrace.broker import keys, scripts
 from tailrace.broker.scripts import Argument, Claim, Script, Verdict
-from tailrace.schemas.codec import decode_job, encode_job
 from tailrace.schemas.errors import AttemptLost
+from tailrace.worker.queue.arq_worker import arq_client
 from tailrace.worker.queue.leases import Lease
 from tailrace.worker.redis_link import FAILURES, blocking_pool, store_error
 from tailrace.worker.results.hold import Hold
@@ -70,7 +69,7 @@ class QueueStore:
         self._tenant_limits = msgspec.msgpack.encode(dict(tenant_limits))
         self._lease_ms = round(lease_s * 1000)
         reply_s = min(max(lease_s / 3, 0.5), REPLY_TIMEOUT_S)
-        self.arq = ArqRedis(self._pool(CONNECTIONS, reply_s), job_serializer=encode_job, job_deserializer=decode_job)
+        self.arq = arq_client(self._pool(CONNECTIONS, reply_s))
         # Renewals wait for nobody else's turn. Their limit spans the whole call, a new connection's greetings included:
         # one limit for each of these would let a call on a dead line outlast a short lease.
         self._renewals = Redis.from_pool(self._pool(1, None))
