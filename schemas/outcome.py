@@ -1,5 +1,9 @@
-"""The outcome: what is persisted when a stream ends, and the terminal entry that announces it."""
+"""The outcome of a request: what is persisted when its stream ends, and the terminal entry that announces it.
 
+Knows the forms in which an answer goes back to the model, but nothing of how an answer is read or stored.
+"""
+
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -18,19 +22,26 @@ from tailrace.schemas.deltas import (
 )
 
 UNFILLED = ""
-"""A time that the script which writes it fills in by the server's clock."""
+"""A time that the script which writes the outcome fills in from the server's clock."""
 
 Status = Literal["completed", "incomplete", "failed", "cancelled"]
 
 ENDED: frozenset[str] = frozenset(get_args(Status))
-"""What a record's status is once its request has ended."""
+"""The statuses of a record whose request has ended."""
 
 
 class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A tool call as the model made it. `arguments` is the raw text, inner thoughts included, `{}` if it gave none.
+    """A tool call as the model made it.
 
-    `complete` is False where the call was cut off: do not run the tool with it.
-    `kind` is `function`, or `custom` (arguments are free text). What hosted tools did stands in the outcome's `items`.
+    Attributes:
+        id: the provider's id; None if it gave none.
+        name: the tool's name.
+        arguments: the raw text, inner thoughts included; `{}` if the model gave none.
+        complete: False if the call was cut off: do not run the tool with it.
+        kind: `function`, or `custom`, whose arguments are free text. Calls of the provider's own tools are in the
+            outcome's `items`.
+        extra: other members of the call that must go back to the server, such as Gemini's `extra_content` (with the
+            thought signature) and `id` and `namespace` of a call in the Responses API.
     """
 
     id: str | None
@@ -38,18 +49,43 @@ class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
     arguments: str
     complete: bool
     kind: str = "function"
+    extra: dict[str, Any] | None = None
+
+
+class OutputItem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One item of an answer of the Responses API, in the order of the answer. Exactly one attribute is set.
+
+    Attributes:
+        item: its position in the outcome's `items`.
+        call: its position in the outcome's `tool_calls`.
+        message: a message of the assistant, as the server sent it.
+    """
+
+    item: int | None = None
+    call: int | None = None
+    message: dict[str, Any] | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, tag_field="kind", tag="outcome", kw_only=True):
-    """What a request came to. `content` is the text shown, assistant mode included.
+    """The result of a request.
 
-    `request_id`, `attempt` and the times are filled in when it is persisted; a replay has none. `UNFILLED` marks what a
-    script fills in by the server's clock: these fields stand before all text of others, so that it finds its own.
-    `first_delta_at` is when the attempt had its first delta, before it was written.
-    `failures` are attempts that failed, `crashes` workers that died or hung with it, `drains` workers that went and
-    handed it back; `retry_of` is the dead request that this one retries.
-    `items` keeps Responses items a caller must send back as they are, such as encrypted reasoning.
-    `notes` says where a server contradicted itself and what we chose.
+    `request_id`, `attempt` and the times are set when the outcome is persisted; a replay has none. `UNFILLED` marks the
+    times that a script fills in from the server's clock. They come before all text from outside, so that the script
+    finds its own marks.
+
+    Attributes:
+        first_delta_at: when the attempt produced its first delta, before it was written.
+        failures: how many attempts failed.
+        crashes: how many workers died or hung while they ran the request.
+        drains: how many workers handed the request back when they stopped.
+        retry_of: the id of the dead request that this one retries.
+        content: the text that was shown, in assistant mode the text of the assistant tool included.
+        items: items of a Responses answer that go back to the server as they are: reasoning, and the calls of the
+            provider's own tools.
+        notes: where the server contradicted itself, and what was chosen.
+        message_extra: members of the assistant message of a Chat Completions answer that must go back with its calls,
+            such as `reasoning_content` and `reasoning_details`. A `content` here replaces the one above.
+        output: the items of a Responses answer in order.
     """
 
     v: int = FORMAT_VERSION
@@ -79,6 +115,105 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="kind", tag="outcome", kw_o
     items: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     metadata: dict[str, Any] | None = None
+    message_extra: dict[str, Any] | None = None
+    output: tuple[OutputItem, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The text for the user: the content, or the refusal if there is no content; empty if there is neither."""
+        return self.content or self.refusal or ""
+
+    def as_messages(self, results: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        """The answer in the form in which it goes back to the model, for example after a tool call.
+
+        Append the list to the `messages` of a Chat Completions request, or to the `input` of a Responses request. It
+        has all that the server must get back: call ids, signatures, namespaces and reasoning. A call that is not
+        complete is left out.
+
+        Args:
+            results: the results of the tools by call id. They follow the answer as tool messages
+                (`function_call_output` items in the Responses API). The id of a call whose `id` is None is `call_<n>`,
+                where n is its position in `tool_calls`. Without `results` the answer comes alone.
+
+        Returns:
+            One assistant message and the tool messages, or the items of a Responses answer and the outputs; empty if
+            the answer has nothing that can go back.
+
+        Raises:
+            ValueError: `results` lacks a complete call, names a call that does not exist or is not complete, or the
+                server gave several calls one id.
+        """
+        calls = {position: call for position, call in enumerate(self.tool_calls) if call.complete}
+        sent = self._input_items(calls) if self.api == "responses" else self._chat_message(calls)
+        if results is None:
+            return sent
+        ids = {position: _call_id(position, call) for position, call in calls.items()}
+        _check_results(list(ids.values()), results)
+        result = _chat_result if self.api == "chat" else _output_item
+        return sent + [result(call, ids[position], results[ids[position]]) for position, call in calls.items()]
+
+    def _chat_message(self, calls: Mapping[int, ToolCall]) -> list[dict[str, Any]]:
+        if not calls and not self.text:
+            return []
+        message: dict[str, Any] = {"role": "assistant", "content": self.content}
+        if self.refusal:
+            message["refusal"] = self.refusal
+        if calls:
+            message |= self.message_extra or {}
+            message["tool_calls"] = [_chat_call(call, _call_id(position, call)) for position, call in calls.items()]
+        return [message]
+
+    def _input_items(self, calls: Mapping[int, ToolCall]) -> list[dict[str, Any]]:
+        items = list(self._output_items(calls))
+        while items and items[-1].get("type") == "reasoning":  # the server refuses reasoning that nothing follows
+            items.pop()
+        return items
+
+    def _output_items(self, calls: Mapping[int, ToolCall]) -> Iterator[dict[str, Any]]:
+        for entry in self.output:
+            if entry.message is not None:
+                yield dict(entry.message)
+            elif entry.item is not None:
+                yield dict(self.items[entry.item])
+            elif entry.call is not None and entry.call in calls:
+                yield _call_item(calls[entry.call], _call_id(entry.call, calls[entry.call]))
+
+
+def _call_id(position: int, call: ToolCall) -> str:
+    return call.id or f"call_{position}"
+
+
+def _check_results(ids: list[str], results: Mapping[str, str]) -> None:
+    if len(set(ids)) < len(ids):
+        raise ValueError("several calls of the answer have the same id: make their tool messages yourself")
+    if missing := [call_id for call_id in ids if call_id not in results]:
+        raise ValueError(f"results lacks the calls {', '.join(missing)}: the model needs a result of each")
+    if unknown := [call_id for call_id in results if call_id not in ids]:
+        raise ValueError(f"results names calls that the answer does not have, or not complete: {', '.join(unknown)}")
+
+
+def _chat_call(call: ToolCall, call_id: str) -> dict[str, Any]:
+    if call.kind == "custom":
+        part = {"type": "custom", "custom": {"name": call.name, "input": call.arguments}}
+    else:
+        part = {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    return {**(call.extra or {}), "id": call_id, **part}
+
+
+def _chat_result(call: ToolCall, call_id: str, result: str) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": call_id, "content": result}
+
+
+def _call_item(call: ToolCall, call_id: str) -> dict[str, Any]:
+    item = {"call_id": call_id, "name": call.name}
+    if call.kind == "custom":
+        return {**(call.extra or {}), "type": "custom_tool_call", **item, "input": call.arguments}
+    return {**(call.extra or {}), "type": "function_call", **item, "arguments": call.arguments}
+
+
+def _output_item(call: ToolCall, call_id: str, result: str) -> dict[str, Any]:
+    kind = "custom_tool_call_output" if call.kind == "custom" else "function_call_output"
+    return {"type": kind, "call_id": call_id, "output": result}
 
 
 def terminal_of(outcome: Outcome, ms: int) -> Terminal:
@@ -96,5 +231,5 @@ def terminal_of(outcome: Outcome, ms: int) -> Terminal:
         case "cancelled":
             return Cancelled(ms, outcome.finish_reason, outcome.usage)
         case "failed":
-            error = outcome.error or ErrorInfo("internal", "failed without a reason given", "operator")
+            error = outcome.error or ErrorInfo("internal", "the request failed without a reason", "operator")
             return Failed(ms, error, outcome.finish_reason, outcome.usage)

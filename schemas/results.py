@@ -29,7 +29,7 @@ _AS_THEY_ARE = (
     *("content", "refusal", "reasoning", "retry_of"),
 )
 _AS_JSON = ("usage", "tool_calls", "error", "metadata")
-_REST = ("v", "reasoning_source", "upstream_id", "upstream_sequence", "items", "notes")
+_REST = ("v", "reasoning_source", "upstream_id", "upstream_sequence", "items", "notes", "message_extra", "output")
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):

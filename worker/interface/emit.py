@@ -33,7 +33,18 @@ class _Piece(msgspec.Struct, frozen=True, gc=False):
 class Emitter:
     """Collects what is to be shown; `take` hands it out as deltas."""
 
-    __slots__ = ("_content", "_index", "_pieces", "_reasoning", "_refusal", "_source", "_type", "reasoning_source")
+    __slots__ = (
+        "_content",
+        "_index",
+        "_native_reasoning",
+        "_own_content",
+        "_pieces",
+        "_reasoning",
+        "_refusal",
+        "_source",
+        "_type",
+        "reasoning_source",
+    )
 
     def __init__(self) -> None:
         self._pieces: list[_Piece] = []
@@ -45,6 +56,9 @@ class Emitter:
         self._reasoning: defaultdict[int, list[str]] = defaultdict(list)
         self._content: defaultdict[int, list[str]] = defaultdict(list)
         self._refusal: list[str] = []
+        # Without what was taken out of calls; None as long as nothing was.
+        self._own_content: list[str] | None = None
+        self._native_reasoning: list[str] | None = None
         self.reasoning_source: ReasoningSource | None = None
         """Where the first piece of reasoning came from."""
 
@@ -53,6 +67,11 @@ class Emitter:
         if not text:
             return
         call = max(self._reasoning, default=0) if call is None else call
+        if source == "non_reasoner_model":
+            if self._native_reasoning is None:
+                self._native_reasoning = [self.reasoning_text or ""]
+        elif self._native_reasoning is not None:
+            self._native_reasoning.append(text)
         self._reasoning[call].append(text)
         self.reasoning_source = self.reasoning_source or source
         last = self._pieces[-1] if self._pieces else None
@@ -64,7 +83,12 @@ class Emitter:
     def content(self, text: str, call: int | None = None) -> None:
         """A piece of the text for the user; out of a call of the assistant's tool, or what stands beside the calls."""
         if text:
-            call = max(self._content, default=0) if call is None else call
+            if call is None:
+                call = max(self._content, default=0)
+                if self._own_content is not None:
+                    self._own_content.append(text)
+            elif self._own_content is None:
+                self._own_content = [self.content_text or ""]
             self._content[call].append(text)
             self._add(_Kind.CONTENT, text, call)
 
@@ -106,6 +130,16 @@ class Emitter:
     def content_text(self) -> str | None:
         """All text shown so far, call by call, None where there was none."""
         return _call_by_call(self._content)
+
+    @property
+    def own_content_text(self) -> str | None:
+        """The text shown so far but for what was taken out of calls, None where there was none."""
+        return self.content_text if self._own_content is None else "".join(self._own_content) or None
+
+    @property
+    def native_reasoning_text(self) -> str | None:
+        """The reasoning so far but for the inner thoughts of calls, None where there was none."""
+        return self.reasoning_text if self._native_reasoning is None else "".join(self._native_reasoning) or None
 
     @property
     def refusal_text(self) -> str | None:

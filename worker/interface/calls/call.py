@@ -5,6 +5,7 @@ between showing a tool call and showing assistant text. Knows nothing of chunks 
 """
 
 import json
+from typing import Any
 
 from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.outcome import ToolCall
@@ -42,6 +43,7 @@ class CallState:
         "_view",
         "_waiting",
         "arguments_size",
+        "extra",
         "kind",
         "number",
     )
@@ -56,6 +58,8 @@ class CallState:
         self._raw: list[str] = []
         self.arguments_size = 0
         """How many characters of arguments have come."""
+        self.extra: dict[str, Any] | None = None
+        """Other members of the call that must go back to the server."""
         self._blank = True
         self._view: ArgumentsView | None = None  # None as long as it is not known how to show the call
         self._held: list[str] = []  # arguments from before that
@@ -143,7 +147,7 @@ class CallState:
         """
         arguments = self.arguments_text
         complete = whole and (self.kind != "function" or _is_json(arguments))
-        return ToolCall(self._id or None, self._name, arguments, complete, self.kind)
+        return ToolCall(self._id or None, self._name, arguments, complete, self.kind, self.extra)
 
     def _is_assistant(self, name: str) -> bool:
         options = self._options

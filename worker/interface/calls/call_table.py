@@ -18,10 +18,12 @@ or else the last call):
 
 import json
 import re
+from typing import Any
 
 from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.worker.interface.calls.call import CallState
 from tailrace.worker.interface.emit import Emitter
+from tailrace.worker.interface.lenient import is_shallow, wholesome
 
 _ALIKE = 4
 """Ids of one server begin alike (`call_`, `toolu_`, `chatcmpl-tool-`); two pieces of one id do not."""
@@ -91,6 +93,12 @@ class CallTable:
         here.name(name)
         here.arguments(arguments)
         return True
+
+    def keep_extra(self, index: int | None, extra: dict[str, Any]) -> None:
+        """Members of a fragment that must go back to the server with its call."""
+        call = self._last if index is None else self._by_index.get(index, self._last)
+        if call is not None and is_shallow(extra):
+            call.extra = {**(call.extra or {}), **wholesome(extra)}
 
     def _find(
         self, here: CallState | None, index: int | None, call_id: str, name: str, arguments: str

@@ -4,12 +4,15 @@ Owns the order within a chunk (reasoning, text, refusal, calls), which choice is
 servers differ, docs/providers.md says what is done. Knows nothing of SSE, HTTP and time.
 """
 
+from typing import Any
+
 from tailrace.schemas.deltas import Delta, ErrorInfo, Usage
 from tailrace.schemas.errors import UpstreamError, UpstreamUnavailable
 from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.outcome import Outcome, Status
 from tailrace.worker.interface.calls.call_table import FUNCTION_CALL_INDEX, CallTable
 from tailrace.worker.interface.chat.chunk import CallPart, ChatChunk, Choice, ChunkDelta, decode_chunk
+from tailrace.worker.interface.chat.message_extra import MessageExtra
 from tailrace.worker.interface.chat.texts import ChatTexts
 from tailrace.worker.interface.emit import Emitter
 from tailrace.worker.interface.finish_reasons import Ending, ending_of, is_reason
@@ -32,6 +35,7 @@ class ChatInterface:
         self._emitter = Emitter()
         self._calls = CallTable(self._emitter, options)
         self._texts = ChatTexts(self._emitter, options.think_tags)
+        self._message_extra = MessageExtra()
         self._told_plainly = False  # reasoning came in a field of its own, so that details only repeat it
         self._choice: int | None = None
         self._upstream_id: str | None = None
@@ -129,7 +133,16 @@ class ChatInterface:
             upstream_id=self._upstream_id,
             error=error if status == "failed" else None,
             notes=tuple(self._notes),
+            message_extra=self._extra() if calls else None,
         )
+
+    def _extra(self) -> dict[str, Any] | None:
+        """What goes back with the calls; the content, too, where the text of calls was shown with it."""
+        emitter = self._emitter
+        extra = self._message_extra.members(emitter.native_reasoning_text)
+        if emitter.own_content_text != emitter.content_text:
+            extra["content"] = emitter.own_content_text
+        return extra or None
 
     def _status(self, error: ErrorInfo | None, cancelled: bool) -> Status:
         if cancelled:
@@ -205,6 +218,10 @@ class ChatInterface:
         self._finish_reason = reason
 
     def _read_delta(self, delta: ChunkDelta, loose: bool) -> None:
+        if delta.reasoning_content is not None:
+            self._message_extra.has_reasoning_content = True
+        if delta.reasoning_details or delta.thinking_blocks:
+            self._message_extra.add_blocks(delta.reasoning_details, delta.thinking_blocks)
         if delta.reasoning_content or delta.reasoning or delta.reasoning_text or delta.thinking:
             self._told_plainly = True
             self._texts.reasoning(self._one_reasoning(delta), loose)
@@ -243,6 +260,8 @@ class ChatInterface:
             loose: texts may have halves of pairs.
             summary: a delta stands beside it, so that it can only repeat.
         """
+        if message.reasoning_content is not None:
+            self._message_extra.has_reasoning_content = True
         emitter = self._emitter
         has_calls = bool(self._calls.calls)
         self._read_delta(
@@ -251,6 +270,7 @@ class ChatInterface:
                 refusal=self._left_out(message.refusal, emitter.refusal_text, summary),
                 reasoning=self._left_out(self._one_reasoning(message), emitter.reasoning_text, summary),
                 reasoning_details=None if emitter.reasoning_text else message.reasoning_details,
+                thinking_blocks=None if emitter.reasoning_text else message.thinking_blocks,
                 tool_calls=None if summary and has_calls else message.tool_calls,
                 function_call=None if summary and has_calls else message.function_call,
             ),
@@ -280,6 +300,8 @@ class ChatInterface:
             else:
                 name, arguments, kind = part.name, part.arguments, "function"
             self._add_call(index, part.id or "", name or "", arguments or "", kind, loose)
+            if part.extra_content:
+                self._calls.keep_extra(index, {"extra_content": part.extra_content})
 
     def _add_call(self, index: int | None, call_id: str, name: str, arguments: str, kind: str, loose: bool) -> None:
         if loose or self._texts.joining:

@@ -36,6 +36,7 @@ class CallPart(msgspec.Struct, frozen=True, gc=False):
     custom: FunctionPart | None = None
     name: str | None = None
     arguments: str | None = None
+    extra_content: JsonObject | None = None
 
 
 class ChunkDelta(msgspec.Struct, frozen=True, gc=False):
@@ -48,6 +49,7 @@ class ChunkDelta(msgspec.Struct, frozen=True, gc=False):
     reasoning_text: str | None = None
     thinking: str | None = None
     reasoning_details: list[JsonObject] | None = None
+    thinking_blocks: list[JsonObject] | None = None
     tool_calls: list[CallPart] | None = None
     function_call: FunctionPart | None = None
 
@@ -62,6 +64,7 @@ class ChunkDelta(msgspec.Struct, frozen=True, gc=False):
             or self.reasoning_text
             or self.thinking
             or self.reasoning_details
+            or self.thinking_blocks
             or self.tool_calls
             or self.function_call
         )
@@ -168,15 +171,16 @@ def _delta(given: Any) -> ChunkDelta | None:
         return None
     content = fields.get("content")
     calls = fields.get("tool_calls")
-    details = fields.get("reasoning_details")
+    reasoning_content = text_of(fields.get("reasoning_content"))
     return ChunkDelta(
         content=text_of(content),
         refusal=text_of(fields.get("refusal")) or refusal_of(content),
-        reasoning_content=text_of(fields.get("reasoning_content")) or thinking_of(content),
+        reasoning_content=reasoning_content,
         reasoning=text_of(fields.get("reasoning")),
         reasoning_text=text_of(fields.get("reasoning_text")),
-        thinking=text_of(fields.get("thinking")),
-        reasoning_details=_objects(details),
+        thinking=text_of(fields.get("thinking")) or (None if reasoning_content else thinking_of(content)),
+        reasoning_details=_objects(fields.get("reasoning_details")),
+        thinking_blocks=_objects(fields.get("thinking_blocks")),
         tool_calls=[_call(call) for call in _objects(calls) or []],
         function_call=_function(fields.get("function_call")),
     )
@@ -198,6 +202,7 @@ def _call(fields: JsonObject) -> CallPart:
         custom=_function(fields.get("custom")),
         name=_text(fields, "name"),
         arguments=_arguments(fields.get("arguments")),
+        extra_content=as_object(fields.get("extra_content")),
     )
 
 

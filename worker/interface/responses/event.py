@@ -25,6 +25,7 @@ class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
     usage: JsonObject | None = None
     error: Any = None
     incomplete_details: JsonObject | None = None
+    store: bool | None = None
 
 
 class ResponseEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +119,7 @@ def _response_of(fields: Mapping[str, Any]) -> ResponseObject:
         usage=wholesome(as_object(fields.get("usage"))),
         error=wholesome(fields.get("error")),
         incomplete_details=wholesome(as_object(fields.get("incomplete_details"))),
+        store=False if fields.get("store") is False else None,
     )
 
 

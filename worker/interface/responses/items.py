@@ -5,11 +5,16 @@ the pieces at once, and of a whole value what the pieces left out. Where the two
 outcome, with a note. Knows nothing of event types, nor of which item an event means: that is `responses.py`.
 """
 
+from msgspec.structs import replace
+
 from tailrace.schemas.outcome import ToolCall
 from tailrace.worker.interface.calls.call import CallState
 from tailrace.worker.interface.lenient import as_text, is_shallow
 from tailrace.worker.interface.responses.event import JsonObject, arguments_text
 from tailrace.worker.interface.responses.text import REASONING, REASONING_JOINT, Channel, Part, Stage, texts_of_item
+
+_CALL_MEMBERS = frozenset({"type", "call_id", "name", "arguments", "input"})
+"""What a call in the outcome has fields for."""
 
 
 class _Item:
@@ -105,6 +110,15 @@ class TextItem(_Item):
             if not self._repeats(channel):
                 for part in self._in_order(channel):
                     stage.say(channel, part, part.value)
+
+    def as_message(self) -> JsonObject | None:
+        """The message to send back to the server: the finished item, or what came of it; None if it has no text."""
+        if self.finished is not None:
+            return self.finished if self.finished.get("content") else None
+        texts = [{"type": "output_text", "text": part.value} for part in self._in_order("content")]
+        refusals = [{"type": "refusal", "refusal": part.value} for part in self._in_order("refusal")]
+        content = texts + refusals
+        return {"type": "message", "role": "assistant", "content": content} if content else None
 
     def _part(self, channel: Channel, index: int | None) -> Part:
         parts = self._parts.setdefault(channel, {})
@@ -234,7 +248,13 @@ class CallItem(_Item):
         call.arguments(self._part.value)
         call.drain()
         ended = completed or self.finished is not None or self._part.settled
-        return call.result(ended and self._status != "incomplete")
+        result = call.result(ended and self._status != "incomplete")
+        return replace(result, extra=self._extra())
+
+    def _extra(self) -> JsonObject | None:
+        """What the finished item has beside the call itself, such as its id and the tool's namespace."""
+        members = (self.finished or {}).items()
+        return {name: value for name, value in members if name not in _CALL_MEMBERS and value not in (None, "")} or None
 
     def _introduce(self, item: JsonObject) -> None:
         if self.call_id is None and (call_id := as_text(item.get("call_id"))):

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from tailrace.schemas.deltas import Delta, ErrorInfo, Usage
 from tailrace.schemas.errors import UpstreamError, UpstreamProtocol, UpstreamRefused
 from tailrace.schemas.interface_options import InterfaceOptions
-from tailrace.schemas.outcome import Outcome, Status, ToolCall
+from tailrace.schemas.outcome import Outcome, OutputItem, Status, ToolCall
 from tailrace.worker.interface.lenient import as_text
 from tailrace.worker.interface.responses.event import JsonObject, ResponseEvent, ResponseObject, decode_event
-from tailrace.worker.interface.responses.items import CallItem, HostedItem, TextItem
+from tailrace.worker.interface.responses.items import CallItem, TextItem
 from tailrace.worker.interface.responses.ledger import Ledger
 from tailrace.worker.interface.responses.notes import Notes
 from tailrace.worker.interface.responses.text import Channel, Stage, text_of_part
@@ -84,6 +84,7 @@ class ResponsesInterface:
         self._model: str | None = None
         self._usage: Usage | None = None
         self._sequence: int | None = None
+        self._stored = True
         self._reason: str | None = None
         self._end: str | None = None
         self._error: UpstreamError | None = None
@@ -152,7 +153,7 @@ class ResponsesInterface:
         """What the call came to. The server's own error goes before `error`, which then is only its consequence."""
         self.drain()
         stage = Stage(self._stage.options, self._notes.add)
-        calls = self._conclude(stage)
+        calls, items, output = self._conclude(stage)
         status, told = self._judge(error, cancelled)
         said = stage.emitter
         return Outcome(
@@ -169,8 +170,9 @@ class ResponsesInterface:
             upstream_id=self._id,
             upstream_sequence=self._sequence,
             error=told,
-            items=self._kept(),
+            items=tuple(items),
             notes=self._notes.all(),
+            output=tuple(output),
         )
 
     def _take(self, event: ResponseEvent) -> None:
@@ -228,6 +230,7 @@ class ResponsesInterface:
         if event.response is not None:
             self._id = event.response.id or self._id
             self._model = event.response.model or self._model
+            self._stored = self._stored and event.response.store is not False
             if event.response.usage:
                 self._usage = read_usage(event.response.usage, self._usage)
 
@@ -252,18 +255,35 @@ class ResponsesInterface:
     def _text_item(self, channel: Channel, event: ResponseEvent) -> TextItem:
         return self._items.text(_FAMILY_OF_CHANNEL[channel], event.item_id, event.output_index)
 
-    def _conclude(self, stage: Stage) -> list[ToolCall]:
+    def _conclude(self, stage: Stage) -> tuple[list[ToolCall], list[JsonObject], list[OutputItem]]:
+        """The calls, the items to keep (reasoning, hosted tools), and the order of everything that goes back."""
         calls: list[ToolCall] = []
+        items: list[JsonObject] = []
+        output: list[OutputItem] = []
         for item in self._items:
             if isinstance(item, CallItem):
                 call = item.conclude(stage, self._end == "completed")
                 if self._end == "completed" and not call.complete:
                     self._notes.add(f"the call of {call.name!r} is not whole, though the response is: incomplete")
+                output.append(OutputItem(call=len(calls)))
                 calls.append(call)
-            elif isinstance(item, TextItem):
+                continue
+            if isinstance(item, TextItem):
                 item.conclude(stage)
+                if item.family == "message":
+                    if message := item.as_message():
+                        output.append(OutputItem(message=message))
+                    continue
+            if item.finished is not None:
+                if self._goes_back(item.family, item.finished):
+                    output.append(OutputItem(item=len(items)))
+                items.append(item.finished)
         stage.drain()
-        return calls
+        return calls, items, output
+
+    def _goes_back(self, family: str, item: JsonObject) -> bool:
+        """Whether the server takes the item back: it cannot find reasoning by its id alone if it did not store it."""
+        return family != "reasoning" or self._stored or bool(item.get("encrypted_content"))
 
     def _judge(self, error: ErrorInfo | None, cancelled: bool) -> tuple[Status, ErrorInfo | None]:
         if cancelled:
@@ -275,14 +295,6 @@ class ResponsesInterface:
         if self._end is None:
             return "failed", ErrorInfo("upstream_truncated", TRUNCATED, "provider")
         return ("incomplete" if self._end == "incomplete" else "completed"), None
-
-    def _kept(self) -> tuple[JsonObject, ...]:
-        """The finished items a caller must send back as they are: reasoning, and what hosted tools left."""
-        return tuple(
-            item.finished
-            for item in self._items
-            if item.finished is not None and (isinstance(item, HostedItem) or item.family == "reasoning")
-        )
 
 
 def _place(channel: Channel, event: ResponseEvent) -> tuple[Channel, int | None]:
