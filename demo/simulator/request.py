@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, cast
 
 import msgspec
 
 from tailrace.demo.simulator.errors import ApiError, empty_array, invalid_type, missing_parameter, not_json
 from tailrace.demo.simulator.scenario import JsonObject
+
+_OUTPUTS = ("function_call_output", "custom_tool_call_output")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,31 @@ def read_chat(body: JsonObject) -> Asked:
     )
 
 
+def _check_output_items(items: list[JsonObject], *, starts_here: bool) -> None:
+    """Every output belongs to a call in the input, every call has an output, and something follows each reasoning item.
+
+    Args:
+        items: the input.
+        starts_here: whether the input is the whole conversation, so that it holds the calls of its outputs.
+    """
+    calls = [str(item.get("call_id")) for item in items if item.get("type") in ("function_call", "custom_tool_call")]
+    outputs = [str(item.get("call_id")) for item in items if item.get("type") in _OUTPUTS]
+    for call_id in outputs:
+        if starts_here and call_id not in calls:
+            raise ApiError(400, f"No tool call found for function call output with call_id {call_id}.", param="input")
+    for call_id in calls:
+        if call_id not in outputs:
+            raise ApiError(400, f"No tool output found for function call {call_id}.", param="input")
+    for item, following in zip_longest(items, items[1:], fillvalue={"role": "user"}):
+        if item.get("type") == "reasoning" and (following.get("type") in _OUTPUTS or _is_of_user(following)):
+            raise ApiError(400, f"Item '{item.get('id')}' of type 'reasoning' was provided without its required "
+                           "following item.", param="input")  # fmt: skip
+
+
+def _is_of_user(item: JsonObject) -> bool:
+    return item.get("role", "assistant") != "assistant"
+
+
 def read_responses(body: JsonObject) -> Asked:
     """A request to `/v1/responses`.
 
@@ -167,8 +195,10 @@ def read_responses(body: JsonObject) -> Asked:
     items: list[JsonObject] = (
         [{"role": "user", "content": given}] if isinstance(given, str) else _objects(given or [], "input")
     )
+    goes_on = body.get("previous_response_id") is not None or body.get("conversation") is not None
+    _check_output_items(items, starts_here=not goes_on)
     last: JsonObject = items[-1] if items else {}
-    result = last.get("output") if last.get("type") in ("function_call_output", "custom_tool_call_output") else None
+    result = last.get("output") if last.get("type") in _OUTPUTS else None
     return Asked(
         body=body,
         model=body["model"],

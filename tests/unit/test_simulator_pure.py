@@ -308,3 +308,29 @@ def test_a_cancelled_response_goes_no_further() -> None:
 def test_a_cancel_of_what_has_ended_changes_nothing() -> None:
     stored = background()
     assert stored.cancel(1000.0)["status"] == "completed"
+
+
+CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
+OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "done"}
+REASONING: dict[str, Any] = {"type": "reasoning", "id": "rs_1", "summary": []}
+USER = {"role": "user", "content": "Hello"}
+
+
+@pytest.mark.parametrize(
+    ("items", "reason"),
+    [
+        ([USER, OUTPUT], "No tool call found for function call output with call_id c1"),
+        ([USER, CALL], "No tool output found for function call c1"),
+        ([USER, REASONING], "without its required following item"),
+        ([REASONING, USER], "without its required following item"),
+    ],
+)
+def test_an_input_that_lacks_an_item_is_refused_as_openai_does(items: list[dict[str, Any]], reason: str) -> None:
+    with pytest.raises(ApiError, match=reason):
+        read_responses({"model": "sim", "input": items})
+
+
+def test_an_input_with_all_its_items_is_accepted() -> None:
+    assert read_responses({"model": "sim", "input": [USER, REASONING, CALL, OUTPUT]}).answers_tool == "done"
+    stored = {"model": "sim", "input": [OUTPUT], "previous_response_id": "resp_1"}
+    assert read_responses(stored).answers_tool == "done"
