@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from redis import exceptions as refusals
+from redis import exceptions as redis_errors
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 
@@ -23,7 +23,7 @@ LOOK_S = 1.0
 _REDIRECTS = 5
 _ANYWHERE = frozenset({"PING", "INFO", "TIME", "PUBLISH", "PUBSUB", "CLUSTER", "ROLE", "CONFIG"})
 _REDIRECT = re.compile(r"(MOVED|ASK) ([0-9]+) (\S*):([0-9]+)")
-_AWAY = (refusals.ConnectionError, refusals.TimeoutError, OSError)
+_AWAY = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
 
 
 class Redirect(NamedTuple):
@@ -36,7 +36,7 @@ class Redirect(NamedTuple):
 
 def redirect_of(error: object, of: Node) -> Redirect | None:
     """What a refusal by a node says of that; None where it is another refusal, or none."""
-    read = _REDIRECT.match(str(error)) if isinstance(error, refusals.ResponseError) else None
+    read = _REDIRECT.match(str(error)) if isinstance(error, redis_errors.ResponseError) else None
     return Redirect(int(read[2]), (read[3] or of[0], int(read[4])), read[1] == "ASK") if read else None
 
 
@@ -80,7 +80,7 @@ class Nodes:
             await self.learn()
         node = self._of_slots[slot]
         if node is None:
-            raise refusals.ConnectionError(f"no node of the cluster has slot {slot}")
+            raise redis_errors.ConnectionError(f"no node of the cluster has slot {slot}")
         return node
 
     def primaries(self) -> list[Node]:
@@ -122,12 +122,12 @@ class Nodes:
                         ranges = await redis.execute_command("CLUSTER SLOTS")
                     finally:
                         await redis.connection_pool.disconnect()
-            except (refusals.RedisError, OSError) as error:
+            except (redis_errors.RedisError, OSError) as error:
                 why = f"{node[0]}:{node[1]}: {error or type(error).__name__}"
                 continue
             self._take(ranges, node)
             return
-        raise refusals.ConnectionError(f"no node of the cluster says which has which slots ({why})")
+        raise redis_errors.ConnectionError(f"no node of the cluster says which has which slots ({why})")
 
     def _take(self, ranges: Sequence[Sequence[Any]], of: Node) -> None:
         found: list[Node | None] = [None] * SLOTS
@@ -208,10 +208,10 @@ class ClusterRedis(Redis):
         node = await self.nodes.find(_slot(commands[0][0]) or 0)
         try:
             return await self._pipe(node, commands, transaction=True)
-        except refusals.ResponseError as error:
+        except redis_errors.ResponseError as error:
             if "MOVED " in str(error) or "ASK " in str(error):
                 self.nodes.doubt()
-                raise refusals.ConnectionError("its slot moves to another node") from error
+                raise redis_errors.ConnectionError("its slot moves to another node") from error
             raise
         except BaseException:
             self.nodes.doubt()
@@ -228,7 +228,7 @@ class ClusterRedis(Redis):
         for _ in range(_REDIRECTS):
             try:
                 return await ask(self.at(node), asking)
-            except refusals.ResponseError as error:
+            except redis_errors.ResponseError as error:
                 redirect = redirect_of(error, node)
                 if redirect is None:
                     raise
@@ -243,7 +243,7 @@ class ClusterRedis(Redis):
             except BaseException:  # also a cancel: by whoever waited long enough
                 self.nodes.doubt()
                 raise
-        raise refusals.ConnectionError(f"the nodes do not agree on who has slot {slot}")
+        raise redis_errors.ConnectionError(f"the nodes do not agree on who has slot {slot}")
 
 
 Command = tuple[tuple[Any, ...], dict[str, Any]]

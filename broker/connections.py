@@ -1,31 +1,22 @@
-"""The way to the server that a URL names, to the primary that its Sentinels name, or to any node of a Cluster.
+"""Connections to the server a URL names, to the primary its Sentinels name, or to any node of a cluster.
 
-With `redis_cluster.py` all of this package that opens anything, since workers and producers share no other package.
+Knows how a connection finds its server. Knows nothing of slots (`cluster.py`) and of what is asked.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from redis import exceptions as refusals
+from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 from redis.asyncio.connection import Connection, SSLConnection, parse_url
 
-from tailrace.schemas.redis_url import Node, parse_redis_url
-
-CLUSTER = ("MOVED", "ASK ", "CROSSSLOT")
-"""So begin the refusals that only a node of a Redis Cluster gives."""
-
-_REFUSALS: dict[str, type[refusals.RedisError]] = {
-    "OOM": refusals.OutOfMemoryError,
-    "READONLY": refusals.ReadOnlyError,
-    "NOPERM": refusals.NoPermissionError,
-    "NOAUTH": refusals.AuthenticationError,
-    "LOADING": refusals.BusyLoadingError,
-}
-"""Refusals that mean something to us; any other is a `ResponseError`."""
+from tailrace.schemas.redis_url import REDIS_PORT, Node, named, parse_redis_url
 
 SENTINEL_TIMEOUT_S = 1.0
 """For connecting to one Sentinel, and for its answer; then the next one is asked."""
+
+_NODES_NAMED = 3
+"""A message lists no more nodes of a cluster than this."""
 
 
 def connection_options(url: str, *, connect_s: float, reply_s: float | None) -> dict[str, Any]:
@@ -66,17 +57,13 @@ def connection_options(url: str, *, connect_s: float, reply_s: float | None) -> 
     }
 
 
-def refusal(said: str) -> refusals.RedisError:
-    """What Redis refuses, as redis-py would raise it: without the code where the class says it.
-
-    For who reads replies without redis-py.
-
-    Args:
-        said: the error as Redis says it, without the leading `-`.
-    """
-    code, _, rest = said.partition(" ")
-    kind = _REFUSALS.get(code)
-    return refusals.ResponseError(said.removeprefix("ERR ")) if kind is None else kind(rest)
+def place_of(options: Mapping[str, Any]) -> str:
+    """Where connections with these options go, without user and password: fit for messages."""
+    if "sentinels" in options:
+        return f"{options['service']} of {named(options['sentinels'])}"
+    if "nodes" in options:
+        return f"the cluster of {named(options['nodes'][:_NODES_NAMED])}"
+    return options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', REDIS_PORT)}"
 
 
 def at_node(options: Mapping[str, Any], node: Node) -> dict[str, Any]:
@@ -116,15 +103,15 @@ class PrimaryConnection(Connection):
         await self.send_command("ROLE")
         role = await self.read_response()
         if role[0] != b"master":
-            raise refusals.ConnectionError(f"{self.host}:{self.port} is no primary any more")
+            raise redis_errors.ConnectionError(f"{self.host}:{self.port} is no primary any more")
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         """As `Connection.read_response`; the answer of a primary that has become a replica ends the connection."""
         try:
             return await super().read_response(*args, **options)
-        except refusals.ReadOnlyError as error:
+        except redis_errors.ReadOnlyError as error:
             await self.disconnect(nowait=True)
-            raise refusals.ConnectionError("the primary has become a replica") from error
+            raise redis_errors.ConnectionError("the primary has become a replica") from error
 
     async def _primary(self) -> tuple[str, int]:
         why = "none is named"
@@ -132,7 +119,7 @@ class PrimaryConnection(Connection):
             try:
                 async with Redis(host=host, port=port, **self._sentinel_options) as sentinel:
                     found = await sentinel.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", self._service)
-            except (refusals.RedisError, OSError) as error:
+            except (redis_errors.RedisError, OSError) as error:
                 why = str(error)
                 continue
             if found is not None:
@@ -140,7 +127,7 @@ class PrimaryConnection(Connection):
                 self._sentinels.insert(0, (host, port))
                 return found
             why = f"{host}:{port} knows no {self._service}"
-        raise refusals.ConnectionError(f"no Sentinel names the primary: {why}")
+        raise redis_errors.ConnectionError(f"no Sentinel names the primary: {why}")
 
 
 class PrimaryTlsConnection(PrimaryConnection, SSLConnection):
@@ -160,7 +147,7 @@ class AnyNodeConnection(Connection):
         super().__init__(**options)
 
     async def _connect(self) -> None:
-        why: Exception = refusals.ConnectionError("no node of the cluster is named")
+        why: Exception = redis_errors.ConnectionError("no node of the cluster is named")
         for node in tuple(self._nodes):
             self.host, self.port = node
             self._move(len(self._nodes))

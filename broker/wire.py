@@ -9,10 +9,10 @@ import asyncio
 from typing import Any
 
 import hiredis
-from redis import exceptions as refusals
+from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
-from tailrace.broker.connections import refusal
+from tailrace.broker.errors import reply_error
 
 _NO_REPLY = object()
 
@@ -62,12 +62,12 @@ class _Link(asyncio.Protocol):
 
     def __init__(self, transport: asyncio.WriteTransport) -> None:
         self._transport = transport
-        self._parser = hiredis.Reader(replyError=refusal, notEnoughData=_NO_REPLY)
+        self._parser = hiredis.Reader(replyError=reply_error, notEnoughData=_NO_REPLY)
         self._replies: list[Any] = []
         self._told = 0
         self._awaited = 0
         self._all: asyncio.Future[None] | None = None
-        self._lost: refusals.RedisError | None = None
+        self._lost: redis_errors.RedisError | None = None
 
     async def ask(self, commands: bytes, count: int) -> list[Any]:
         if self._lost is not None:
@@ -96,15 +96,15 @@ class _Link(asyncio.Protocol):
             while (reply := parsed()) is not _NO_REPLY:
                 replies.append(reply)
         except hiredis.ProtocolError:
-            self._lose(refusals.InvalidResponse("what it answers is not Redis' protocol"))
+            self._lose(redis_errors.InvalidResponse("what it answers is not Redis' protocol"))
             self._transport.abort()
         if self._all is not None and len(replies) >= self._awaited and not self._all.done():
             self._all.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lose(refusals.ConnectionError(f"the connection was lost ({exc or 'closed by the server'})"))
+        self._lose(redis_errors.ConnectionError(f"the connection was lost ({exc or 'closed by the server'})"))
 
-    def _lose(self, why: refusals.RedisError) -> None:
+    def _lose(self, why: redis_errors.RedisError) -> None:
         self._lost = self._lost or why
         if self._all is not None and not self._all.done():
             self._all.set_exception(why)

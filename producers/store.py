@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Self
 from tailrace.broker import keys, scripts
 from tailrace.broker.cluster import is_cluster
 from tailrace.broker.scripts import Argument, Script, Verdict
+from tailrace.producers.link import Link
 from tailrace.producers.queue.queue_store import ProducerQueue
-from tailrace.producers.redis_link import Link
 from tailrace.schemas.errors import SettingsError
 from tailrace.schemas.ids import EntryId
 from tailrace.schemas.redis_url import QUEUE_OF_A_CLUSTER

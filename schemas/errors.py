@@ -10,10 +10,10 @@ TailraceError
 │   ├── UpstreamRefused      400, 401, 403, 404, policy: trying again will not help
 │   └── UpstreamProtocol     what came is not a whole, well-formed stream
 ├── StoreError               Redis
-│   ├── StoreUnavailable     not there, or lost: the same commit may be sent again
-│   │   └── ResultsUnavailable   so is the database of outcomes; Redis has all that it lacks
+│   ├── StoreUnavailable     it cannot be reached or used for now: the same operation may be sent again
+│   │   └── ResultsUnavailable   the same of the database of outcomes; Redis keeps what it lacks
 │   ├── StoreFull            out of memory
-│   └── StoreRefused         read-only replica, missing rights, wrong password
+│   └── StoreRefused         missing rights, wrong password, not a Redis
 ├── AttemptLost              another attempt has begun, or the log is gone: stop writing
 ├── LogFull                  an attempt reached the maximum of entries or bytes of its log
 ├── DeadlineExceeded         the request's time, counted from submit, was over
@@ -35,6 +35,19 @@ class TailraceError(Exception):
 
     code: ClassVar[str] = "internal"
     whose: Whose = "operator"
+
+    def with_context(self, *, before: str = "", after: str = "") -> Self:
+        """A new error of the same class with more text around its message. All attributes are kept.
+
+        Without arguments it is a copy, for one error that is raised several times: each raise adds to its traceback.
+        """
+        return self.with_message(f"{before}{self}{after}")
+
+    def with_message(self, message: str) -> Self:
+        """A new error of the same class and attributes with another message."""
+        error = type(self).__new__(type(self), message)
+        error.__dict__.update(self.__dict__)
+        return error
 
 
 class SettingsError(TailraceError):
@@ -108,7 +121,10 @@ class StoreError(TailraceError):
 
 
 class StoreUnavailable(StoreError):
-    """Redis cannot be reached, or the connection was lost; the same commit may be sent again."""
+    """Redis cannot be reached, or cannot do it for now: a lost connection, a replica, a server that is loading.
+
+    The same operation may be sent again.
+    """
 
     code = "store_unavailable"
 
@@ -126,7 +142,7 @@ class StoreFull(StoreError):
 
 
 class StoreRefused(StoreError):
-    """Redis answers, but refuses: a read-only replica, missing rights, a wrong password."""
+    """Redis refuses, and will again: missing rights, a wrong password, a node of a cluster named as a server."""
 
     code = "store_refused"
 

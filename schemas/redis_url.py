@@ -4,6 +4,7 @@ Knows forms. Opens nothing.
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
@@ -89,7 +90,7 @@ def _of_sentinels(url: str) -> RedisUrl:
     path = re.fullmatch(r"/([A-Za-z0-9._-]+)(/[0-9]*)?", parts.path)
     if path is None:
         raise ValueError("needs what its Sentinels call the primary, and a database, such as /mymaster/0")
-    place = f"{path[1]} of {_named(nodes)}"
+    place = f"{path[1]} of {named(nodes)}"
     return RedisUrl(_plain(url, path[2] or ""), place, nodes, path[1])
 
 
@@ -98,7 +99,7 @@ def _of_cluster(url: str) -> RedisUrl:
     nodes = _nodes(parts.netloc, REDIS_PORT, "nodes of the cluster")
     if parts.path not in ("", "/", "/0"):
         raise ValueError("a cluster has database 0 alone: leave it out")
-    return RedisUrl(_plain(url, ""), f"the cluster of {_named(nodes)}", nodes=nodes)
+    return RedisUrl(_plain(url, ""), f"the cluster of {named(nodes)}", nodes=nodes)
 
 
 def _nodes(netloc: str, port: int, called: str) -> tuple[Node, ...]:
@@ -119,7 +120,8 @@ def _plain(url: str, path: str) -> str:
     return _checking_names(parts._replace(scheme=parts.scheme.partition("+")[0], netloc=first, path=path).geturl())
 
 
-def _named(nodes: tuple[Node, ...]) -> str:
+def named(nodes: Sequence[Node]) -> str:
+    """Servers as a message lists them."""
     return ", ".join(f"{host}:{port}" for host, port in nodes)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from arq.worker import func
 
 from tailrace.broker.keys import JOB_FUNCTION
+from tailrace.schemas.redis_url import parse_redis_url
 from tailrace.schemas.settings import Settings
 from tailrace.telemetry.metric_samples import Figure
 from tailrace.telemetry.metrics import PROCESS_DEATHS
@@ -24,7 +25,6 @@ from tailrace.worker.observe.process_metrics import served, told
 from tailrace.worker.publish.cluster_publisher import Publishers
 from tailrace.worker.publish.publisher import Publisher
 from tailrace.worker.queue.leased_worker import LeasedWorker
-from tailrace.worker.redis_link import address
 from tailrace.worker.results.hold import Hold
 from tailrace.worker.results.run_sink import sinking
 from tailrace.worker.wiring import check_servers, publisher_of, redis_client, traces_of, upstream_of
@@ -32,7 +32,7 @@ from tailrace.worker.wiring import check_servers, publisher_of, redis_client, tr
 
 def announce(settings: Settings) -> None:
     """Prints one line when the worker takes jobs. Scripts and tests wait for it."""
-    where = ", logs at ".join(map(address, settings.servers()))
+    where = ", logs at ".join(parse_redis_url(url).place for url in settings.servers())
     print(f"ready: pid {os.getpid()}, {settings.max_jobs} jobs at once, {where}", flush=True)
 
 

@@ -8,20 +8,18 @@ import sys
 from collections.abc import Sequence
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from tailrace.broker.keys import QUEUE
+from tailrace.broker.clients import asking, blocking_pool
+from tailrace.broker.keys import HEALTH
+from tailrace.broker.time_limits import REPLY_TIMEOUT_S
 from tailrace.command_line import CommandParser, say
-from tailrace.schemas.errors import StoreUnavailable, TailraceError
+from tailrace.schemas.errors import StoreError, TailraceError
+from tailrace.schemas.redis_url import parse_redis_url
 from tailrace.schemas.settings import Settings
 from tailrace.telemetry.logging import log_to
-from tailrace.worker.redis_link import CONNECT_TIMEOUT_S, address, blocking_pool
 
 CHILD = "--child-of-a-fleet"
 """Started by a fleet, which holds our stdin: not for people, so not in the help."""
-
-HEALTH_CHECK = f"{QUEUE}:health-check"
-"""arq's key for it (arq.constants.health_check_key_suffix, which is not worth loading arq for)."""
 
 _EXAMPLE = "OPENAI_API_KEY=... TAILRACE_REDIS_URL=redis://127.0.0.1:6379/0 tailrace worker --processes 2"
 _MORE = """\
@@ -122,23 +120,21 @@ def _run(settings: Settings, processes: int, *, is_child: bool, voice: int | Non
 
 
 def _check(settings: Settings) -> int:
-    where = address(settings.queue_url)
     try:
         sign = asyncio.run(_sign_of_life(settings.queue_url))
-    except (RedisError, OSError) as error:
-        raise StoreUnavailable(
-            f"no Redis answers at {where} ({settings.servers()[settings.queue_url]}): {error}"
-        ) from error
+    except StoreError as error:
+        raise error.with_context(before=f"{settings.servers()[settings.queue_url]}: ") from error
     if sign is None:
-        print(f"tailrace worker: no worker of {where} has given a sign of life lately", file=sys.stderr)
+        place = parse_redis_url(settings.queue_url).place
+        print(f"tailrace worker: no worker of {place} has given a sign of life lately", file=sys.stderr)
         return 1
     print(f"a worker is alive: {sign.decode(errors='replace')}")
     return 0
 
 
 async def _sign_of_life(url: str) -> bytes | None:
-    async with Redis.from_pool(blocking_pool(url, 1, reply_s=CONNECT_TIMEOUT_S)) as redis:
-        return await redis.get(HEALTH_CHECK)
+    async with Redis.from_pool(blocking_pool(url, 1, reply_s=REPLY_TIMEOUT_S)) as redis, asking(redis):
+        return await redis.get(HEALTH)
 
 
 def _alone(argv: Sequence[str]) -> int:

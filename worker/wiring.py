@@ -8,11 +8,13 @@ import logging
 from collections.abc import Mapping
 
 from redis.asyncio import Redis
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 
+from tailrace.broker.clients import asking, client_of, client_place
 from tailrace.broker.cluster import ClusterRedis
 from tailrace.broker.keys import ENTRY_FIELD, log_key
-from tailrace.schemas.errors import SettingsError, StoreError, StoreRefused, StoreUnavailable
+from tailrace.broker.time_limits import REPLY_TIMEOUT_S
+from tailrace.schemas.errors import SettingsError, StoreError, StoreRefused
 from tailrace.schemas.redis_url import OF_A_CLUSTER, Node
 from tailrace.schemas.settings import Settings
 from tailrace.telemetry.logging import fields
@@ -22,7 +24,6 @@ from tailrace.worker.observe.tracing import NoTraces, Traces
 from tailrace.worker.publish.cluster_publisher import Publishers
 from tailrace.worker.publish.commit_line import CommitLine
 from tailrace.worker.publish.publisher import Peers, Publisher
-from tailrace.worker.redis_link import REPLY_TIMEOUT_S, address, client_of, store_error
 from tailrace.worker.upstream.response_body import TimeLimits
 from tailrace.worker.upstream.upstream import Upstream
 
@@ -97,17 +98,16 @@ async def check_servers(settings: Settings) -> None:
     for url, name in settings.servers().items():
         redis = redis_client(url)
         try:
-            await check_redis(redis, url, name)
+            await check_redis(redis, name)
         finally:
             await redis.aclose(close_connection_pool=True)
 
 
-async def check_redis(redis: Redis, url: str, setting: str) -> None:
+async def check_redis(redis: Redis, setting: str) -> None:
     """Checks that a Redis answers, accepts writes and runs scripts. Logs a warning if it may evict keys.
 
     Args:
         redis: a client of it.
-        url: its URL, for messages.
         setting: the name of the setting that has the URL, for messages.
 
     Raises:
@@ -115,27 +115,23 @@ async def check_redis(redis: Redis, url: str, setting: str) -> None:
         StoreRefused: it is a read-only replica, or the user lacks permissions.
         StoreFull: it is out of memory.
     """
-    where = f"{address(url)} ({setting})"
+    place = client_place(redis)
     try:
-        # Writes nothing, because there is no such log; Redis still refuses it where it refuses writes.
-        await redis.xadd(log_key(_CHECKED_ID), {ENTRY_FIELD: ""}, nomkstream=True)
-        await Store(redis, patience_s=0).release(_CHECKED_ID, 0, "")
-        policy = await _eviction_policy(redis)
-    except ReadOnlyError as error:
-        raise StoreRefused(f"the Redis at {where} is a read-only replica: name the primary") from error
+        async with asking(redis):
+            # Writes nothing, because there is no such log; Redis still refuses it where it refuses writes.
+            await redis.xadd(log_key(_CHECKED_ID), {ENTRY_FIELD: ""}, nomkstream=True)
+            await Store(redis, patience_s=0).release(_CHECKED_ID, 0, "")
+            policy = await _eviction_policy(redis)
     except StoreError as error:
-        raise type(error)(f"the Redis at {where}: {error}") from error
-    except (RedisError, OSError) as error:
-        ours = store_error(error)
-        if isinstance(ours, StoreUnavailable):
-            raise StoreUnavailable(f"no Redis answers at {where}: {error}") from error
-        raise type(ours)(f"the Redis at {where}: {ours}") from error
+        if isinstance(error.__cause__, ReadOnlyError):
+            raise StoreRefused(f"{setting}: Redis at {place} is a read-only replica: name the primary") from error
+        raise error.with_context(before=f"{setting}: ") from error
     if policy not in (None, "noeviction"):
         _logger.warning(
-            "the Redis at %s may evict logs (maxmemory-policy %s): set noeviction",
-            where,
+            "Redis at %s may evict logs (maxmemory-policy %s): set noeviction",
+            place,
             policy,
-            extra=fields("redis_may_evict", redis=where, policy=policy),
+            extra=fields("redis_may_evict", redis=place, policy=policy),
         )
 
 
@@ -146,5 +142,5 @@ async def _eviction_policy(redis: Redis) -> str | None:
     except ResponseError:
         return None
     if info.get("cluster_enabled") and not isinstance(redis, ClusterRedis):
-        raise StoreRefused(OF_A_CLUSTER)
+        raise StoreRefused(f"Redis at {client_place(redis)}: {OF_A_CLUSTER}")
     return info.get("maxmemory_policy")

@@ -43,8 +43,8 @@ class Enqueuer:
                 request_id, lane, envelope, life_ms=max(1, round(lifetime_s * 1000)), since_ms=since_ms
             )
         except StoreError as error:
-            raise type(error)(
-                f"{error}; request {request_id} stands but may not be queued: submit it again with this id"
+            raise error.with_context(
+                after=f"; request {request_id} exists but may not be queued: submit it again with this id"
             ) from error
 
     async def mend(self, request_id: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from tailrace.broker import keys, scripts
 from tailrace.broker.scripts import Argument, Script, Verdict
-from tailrace.producers.redis_link import Link
+from tailrace.producers.link import Link
 
 _LETTER_FIELDS = ("error", "died_ms", "attempt", "failures", "crashes", "drains", "tenant")
 

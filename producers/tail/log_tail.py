@@ -3,13 +3,11 @@
 Sees Redis only through `LogReader`: the live part may come another way than by a blocking read of each tail's own.
 """
 
-import asyncio
-import random
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
+from tailrace.broker.backoff import Retries, retry_until_answered
 from tailrace.producers.store import Glimpse, RawEntry
 from tailrace.producers.tail.stalled import StallWatch
 from tailrace.schemas.codec import decode_entry, encode_entry
@@ -17,8 +15,6 @@ from tailrace.schemas.deltas import TERMINALS, Gap, LogEntry, ReaderEvent
 from tailrace.schemas.errors import CursorInvalid, StoreUnavailable, UnknownRequest
 from tailrace.schemas.ids import BEGINNING, EntryId
 
-_BACKOFF_BASE_S = 0.05
-_BACKOFF_CAP_S = 1.0
 _LAST_SEQ = 2**64 - 1
 
 _TERMINALS = frozenset(TERMINALS)
@@ -136,14 +132,14 @@ async def tail(
     if seen is None:
         seen = await look(reader, request_id, after)
     began = seen.beginning
-    outage = _Outage(away_limit_s)
+    outage = Retries("read", logged=False, patience_s=away_limit_s, retried=(StoreUnavailable,))
     wait_s = watch.look_s if watch is not None else None
     try:
         while not _ends_at(seen, position):
             try:
                 entries = await reader.read(request_id, position, wait_s)
             except StoreUnavailable as error:
-                await outage.bear(error)
+                await outage.log_and_back_off(error)
                 entries = ()  # what comes back has to be looked at first
             for entry in entries or ():
                 entry_id, raw = entry
@@ -159,7 +155,7 @@ async def tail(
                 if item.is_terminal:
                     return
             if entries is not None and not entries:
-                seen = await outage.survive(partial(_glimpse, reader, request_id, position))
+                seen = await retry_until_answered(partial(_glimpse, reader, request_id, position), outage)
                 position = resumed(position, began, seen)
             if watch is not None and not entries and (stalled := await watch.judge(position)):
                 yield form(None, encode_entry(stalled), stalled)
@@ -189,34 +185,3 @@ def follows(position: EntryId, entry_id: EntryId) -> bool:
     if entry_id.attempt == position.attempt:
         return entry_id.seq == position.seq + 1
     return entry_id.attempt > position.attempt and entry_id.seq == 0
-
-
-class _Outage:
-    """Tries again while Redis is away, up to a limit for each absence."""
-
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._began_s: float | None = None
-        self._ceiling_s = _BACKOFF_BASE_S
-
-    async def survive(self, ask: Callable[[], Awaitable[Glimpse]]) -> Glimpse:
-        """The answer, however long it takes, up to the limit."""
-        while True:
-            try:
-                answer = await ask()
-            except StoreUnavailable as error:
-                await self.bear(error)
-            else:
-                self._began_s, self._ceiling_s = None, _BACKOFF_BASE_S
-                return answer
-
-    async def bear(self, error: StoreUnavailable) -> None:
-        """Pauses before the next try, or says that it is enough."""
-        now_s = time.monotonic()
-        self._began_s = now_s if self._began_s is None else self._began_s
-        left_s = self._limit_s - (now_s - self._began_s)
-        if left_s <= 0:
-            raise StoreUnavailable(f"{error} (for {self._limit_s:g} s now)") from error
-        # Full jitter: the tails of a process must not all come back in the same instant.
-        await asyncio.sleep(min(left_s, random.uniform(0, self._ceiling_s)))  # noqa: S311 - no secret hangs on it
-        self._ceiling_s = min(2 * self._ceiling_s, _BACKOFF_CAP_S)

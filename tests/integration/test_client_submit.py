@@ -301,7 +301,7 @@ async def test_a_redis_that_refuses_or_is_full_is_told_and_takes_nothing() -> No
         async with Redis.from_url(url) as redis, await Client.connect(url) as client:
             # if it is a replica of another / expect what it cannot do to be said
             await redis.execute_command("REPLICAOF", "127.0.0.1", "1")
-            with pytest.raises(StoreRefused, match="read-only replica"):
+            with pytest.raises(StoreUnavailable, match="read-only replica"):
                 await client.submit(HELLO)
             await redis.execute_command("REPLICAOF", "NO", "ONE")
             await redis.config_set("maxmemory", 1)

@@ -8,10 +8,10 @@ import pytest
 import uvloop
 from redis.asyncio import Redis
 
+from tailrace.broker.errors import FAILURES, store_error
 from tailrace.producers.store import ProducerStore
 from tailrace.schemas.errors import StoreUnavailable
 from tailrace.worker.attempt.request_store import Store
-from tailrace.worker.redis_link import FAILURES, store_error
 from tests.rig import rig
 
 LONG = {"kind": "text", "chunks": 2000}
@@ -55,9 +55,9 @@ def test_a_write_to_a_closed_connection_is_a_lost_connection() -> None:
     # given uvloop's own error for it, expect ours for a Redis that is away; any other of its kind stays as it is
     error = closed_meanwhile()
     assert isinstance(error, FAILURES)
-    assert isinstance(store_error(error), StoreUnavailable)
+    assert isinstance(store_error(error, "place"), StoreUnavailable)
     with pytest.raises(RuntimeError, match="something else"):
-        store_error(RuntimeError("something else"))
+        store_error(RuntimeError("something else"), "place")
 
 
 async def test_a_verb_outlives_a_write_to_a_closed_connection(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,11 +219,11 @@ async def test_blame_is_given_out_until_an_outage_was_the_cause(client: ArqRedis
         await client.enqueue_job("generate", _job_id="a")
         job, lease = await one(short, "t")
         assert not job.blamed
-        assert await short.note_trial(lease, alone=True)
+        assert await short.note_quarantine(lease, alone=True)
         heir, _ = await one(long, "u")
         again = (await long.claim(1, "u", again=True)).jobs
         assert (heir.blamed, [job.blamed for job in again]) == (True, [True])
-        assert not await short.note_trial(lease, alone=True)
+        assert not await short.note_quarantine(lease, alone=True)
         assert await trial(client, "a") == b"blamed"
         lease.cut_off = True
         assert not await short.hand_back(lease, delay_ms=0, why="lease_expired")

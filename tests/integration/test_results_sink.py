@@ -302,9 +302,13 @@ async def test_a_record_stays_whose_outcome_another_attempt_has_replaced(redis_u
         assert (await redis.ttl(keys.rec_key("one")) > 1000) == (word == "kept")
 
 
-async def test_an_outbox_lives_as_long_as_somebody_looks_at_it(redis_url: str, redis: Redis, tmp_path: Path) -> None:
+async def test_an_outbox_lives_as_long_as_somebody_looks_at_it(
+    redis_url: str, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # given an outbox near its end, and a sink whose database has no tables, then has them, then loses them with an
     # outcome in hand, expect it to live on in each of these
+    monkeypatch.setattr("tailrace.worker.results.sink.RETRY", Backoff(base_s=0.05, cap_s=0.1))
+
     async def lives_on() -> bool:
         return await redis.ttl(keys.OUTBOX) > keys.OUTBOX_LIFETIME_S - 100
 

@@ -3,33 +3,25 @@
 Knows nothing of attempts' inner life, of commits or of the model's server.
 """
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable
 from hashlib import sha1
-from time import monotonic
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-from redis import exceptions as refusals
+from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from tailrace.broker import keys, scripts
-from tailrace.broker.backoff import Backoff
+from tailrace.broker.backoff import Retries, retry_until_answered
+from tailrace.broker.clients import asking
 from tailrace.broker.scripts import Argument, Script, Verdict
+from tailrace.broker.time_limits import PATIENCE_S
 from tailrace.schemas.codec import encode_entry, encode_outcome
 from tailrace.schemas.deltas import ErrorInfo
-from tailrace.schemas.errors import StoreRefused
+from tailrace.schemas.errors import StoreFull, StoreUnavailable
 from tailrace.schemas.ids import EntryId
 from tailrace.schemas.outcome import Outcome, terminal_of
 from tailrace.schemas.request import GenerationRequest
-from tailrace.telemetry.logging import fields
-from tailrace.worker.redis_link import FAILURES, PATIENCE_S, store_error
 from tailrace.worker.results.hold import Hold
-
-RETRY = Backoff(base_s=0.05, cap_s=1.0)
-
-_logger = logging.getLogger("tailrace.store")
 
 
 class Begun(NamedTuple):
@@ -195,41 +187,14 @@ class Store:
         redis = self._queue if script is scripts.BURY else self._redis
 
         async def once() -> list[bytes]:
-            try:
-                return await redis.evalsha(_sha(script), len(key_list), *key_list, *args)
-            except refusals.NoScriptError:
-                return await redis.eval(script.text, len(key_list), *key_list, *args)
+            async with asking(redis):
+                try:
+                    return await redis.evalsha(_sha(script), len(key_list), *key_list, *args)
+                except redis_errors.NoScriptError:
+                    return await redis.eval(script.text, len(key_list), *key_list, *args)
 
-        return script.verdict(await patiently(script.name, once, self._patience_s))
-
-
-async def patiently(verb: str, once: Callable[[], Awaitable[Any]], patience_s: float) -> Any:
-    """Awaits `once()` again and again while Redis is away or full; of that it logs the first time.
-
-    Raises:
-        StoreUnavailable, StoreFull: it still is after `patience_s`.
-        StoreRefused: at once.
-    """
-    end = monotonic() + patience_s
-    tries = 0
-    while True:
-        try:
-            return await once()
-        except FAILURES as error:
-            ours = store_error(error)
-            tries += 1
-            pause_s = RETRY.pause_s(tries)
-            if isinstance(ours, StoreRefused) or monotonic() + pause_s > end:
-                raise ours from error
-            if tries == 1:
-                _logger.warning(
-                    "cannot %s (%s); trying again for %g s",
-                    verb,
-                    ours,
-                    patience_s,
-                    extra=fields("store_retry", action=verb, why=ours, patience_s=patience_s),
-                )
-        await asyncio.sleep(pause_s)
+        retries = Retries(script.name, patience_s=self._patience_s, retried=(StoreUnavailable, StoreFull))
+        return script.verdict(await retry_until_answered(once, retries))
 
 
 _SHAS: dict[str, str] = {}

@@ -12,15 +12,17 @@ import msgspec
 from redis.asyncio import Redis
 
 from tailrace.broker import keys, scripts
+from tailrace.broker.clients import client_error, client_place
 from tailrace.broker.cluster import ClusterRedis
+from tailrace.broker.errors import FAILURES
 from tailrace.broker.keys import push_channel
+from tailrace.broker.time_limits import REPLY_TIMEOUT_S
 from tailrace.schemas.errors import ResultsUnavailable, SettingsError, StoreError, StoreRefused, UpstreamError
 from tailrace.schemas.push import encode_pushes
 from tailrace.schemas.settings import Settings
 from tailrace.worker.attempt.request_store import Store
 from tailrace.worker.doctor import redis_checks as judge
 from tailrace.worker.doctor.redis_checks import Finding
-from tailrace.worker.redis_link import CONNECT_TIMEOUT_S, FAILURES, address, store_error
 from tailrace.worker.results.run_sink import database_of
 from tailrace.worker.wiring import redis_client, upstream_of
 
@@ -50,10 +52,10 @@ async def examine(settings: Settings, environment: Mapping[str, str]) -> AsyncIt
         try:
             has_queue = url == settings.queue_url
             if isinstance(redis, ClusterRedis):
-                findings = _cluster(redis, address(url), setting)
+                findings = _cluster(redis, client_place(redis), setting)
             else:
                 looks = {**OF_A_SERVER, **OF_A_USER, **(OF_A_QUEUE if has_queue else {})}
-                findings = _redis(redis, address(url), setting, judge.mode, looks)
+                findings = _redis(redis, client_place(redis), setting, judge.mode, looks)
             async for finding in findings:
                 of = "" if len(servers) == 1 else ", queue" if has_queue else ", logs"
                 yield finding._replace(check=finding.check + of)
@@ -84,7 +86,7 @@ async def _cluster(redis: ClusterRedis, where: str, setting: str) -> AsyncIterat
     try:
         await redis.nodes.learn()
     except FAILURES as error:
-        yield _away(where, setting, error)
+        yield _away(redis, setting, error)
         return
     yield judge.coverage(redis.nodes.uncovered)
     for node in redis.nodes.primaries():
@@ -102,7 +104,7 @@ async def _redis(
         await redis.ping()
         info: dict[str, Any] = await redis.info()
     except FAILURES as error:
-        yield _away(where, setting, error)
+        yield _away(redis, setting, error)
         return
     yield Finding("redis", "good", f"answers at {where}")
     for look in (judge.version, mode, judge.role, judge.eviction, judge.memory, judge.persistence):
@@ -116,17 +118,18 @@ async def _looked(redis: Redis, looks: Looks) -> AsyncIterator[Finding]:
         try:
             finding = await look_at(redis)
         except FAILURES as error:  # one that our user may not have hides nothing of the others
-            yield judge.unanswered(check, str(store_error(error)))
+            yield judge.unanswered(check, str(client_error(error, redis)))
             continue
         if finding is not None:
             yield finding
 
 
-def _away(where: str, setting: str, error: Exception) -> Finding:
+def _away(redis: Redis, setting: str, error: Exception) -> Finding:
+    ours = client_error(error, redis)
     advice = f"check {setting}, that the server runs, and that nothing stands between"
-    if isinstance(store_error(error), StoreRefused):
+    if isinstance(ours, StoreRefused):
         advice = f"check user and password in {setting}, and the user's rules (docs/redis-users.md)"
-    return Finding("redis", "bad", f"{where}: {error}", advice)
+    return Finding("redis", "bad", str(ours), advice)
 
 
 async def _clock(redis: Redis) -> Finding:
@@ -154,7 +157,7 @@ async def _rights(redis: Redis) -> Finding:
     async def listen() -> None:
         async with redis.pubsub() as heard:
             await heard.subscribe(keys.CANCEL_CHANNEL)
-            await heard.get_message(timeout=CONNECT_TIMEOUT_S)  # that it is refused is said here
+            await heard.get_message(timeout=REPLY_TIMEOUT_S)  # that it is refused is said here
 
     tries: dict[str, Callable[[], Awaitable[Any]]] = {
         "write logs": lambda: redis.xadd(keys.log_key(NOBODY), {keys.ENTRY_FIELD: ""}, nomkstream=True),
@@ -173,7 +176,7 @@ async def _rights(redis: Redis) -> Finding:
         except StoreError as error:
             refused[what] = str(error)
         except FAILURES as error:
-            refused[what] = str(store_error(error))
+            refused[what] = str(client_error(error, redis))
     return judge.rights(refused)
 
 

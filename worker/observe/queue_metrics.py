@@ -10,9 +10,10 @@ from time import monotonic
 from redis.asyncio import Redis
 
 from tailrace.broker import keys, scripts
+from tailrace.broker.clients import asking
+from tailrace.schemas.errors import StoreError
 from tailrace.telemetry import metrics
 from tailrace.telemetry.metric_samples import Figure, gauge
-from tailrace.worker.redis_link import FAILURES, store_error
 
 FRESH_S = 5.0
 ANSWER_S = 2.0
@@ -47,13 +48,10 @@ class QueueSight:
 
     async def _look(self) -> list[Figure]:
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asking(self._redis, ANSWER_S):
                 seen = await self._overview()
                 memory = await self._redis.info("memory")
-        except TimeoutError:
-            return [gauge(metrics.QUEUE_UP, 0)]
-        except FAILURES as error:
-            store_error(error)  # raises what is no failure of Redis's
+        except StoreError:
             return [gauge(metrics.QUEUE_UP, 0)]
         return [*of_queue(seen), *_of_memory(memory.get("used_memory"), memory.get("maxmemory"))]
 

@@ -12,13 +12,14 @@ from redis import exceptions as refusals
 from redis.asyncio import ConnectionPool
 
 from tailrace.broker.cluster import Redirect, redirect_of
-from tailrace.broker.connections import at_node, connection_options
+from tailrace.broker.connections import at_node, connection_options, place_of
+from tailrace.broker.errors import FAILURES, store_error
+from tailrace.broker.time_limits import CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S
 from tailrace.broker.wire import Wire, packed
 from tailrace.schemas.errors import AttemptLost, StoreUnavailable, TailraceError
 from tailrace.schemas.ids import EntryId
 from tailrace.schemas.push import encode_pushes
 from tailrace.schemas.redis_url import Node
-from tailrace.worker.redis_link import CONNECT_TIMEOUT_S, FAILURES, REPLY_TIMEOUT_S, store_error
 
 _ID_TOO_SMALL = "equal or smaller"
 
@@ -104,7 +105,9 @@ class CommitLine:
     def __init__(self, url: str, node: Node | None = None) -> None:
         # No socket timeout of redis-py's: one timer spans the whole commit.
         options = connection_options(url, connect_s=CONNECT_TIMEOUT_S, reply_s=None)
-        pool = ConnectionPool(**(options if node is None else at_node(options, node)))
+        options = options if node is None else at_node(options, node)
+        pool = ConnectionPool(**options)
+        self._place = place_of(options)
         self._node = node
         self._wire = Wire(pool.make_connection())
         self._written: list[Batch] = []
@@ -175,7 +178,7 @@ class CommitLine:
     def _knows(self, fence: Fence, answer: object) -> bool | Elsewhere:
         if elsewhere := self._elsewhere(answer):
             return elsewhere
-        if isinstance(answer, Exception) and isinstance(why := store_error(answer), StoreUnavailable):
+        if isinstance(answer, Exception) and isinstance(why := store_error(answer, self._place), StoreUnavailable):
             raise why
         return answer == [b"%d" % fence.attempt, fence.token.encode()]
 
@@ -187,7 +190,7 @@ class CommitLine:
                 yield
         except FAILURES as error:  # connecting may be refused, too; that may pass as well
             await self.close()
-            raise StoreUnavailable(str(store_error(error))) from error
+            raise StoreUnavailable(str(store_error(error, self._place))) from error
         except BaseException:
             await self.close()
             raise
@@ -216,7 +219,7 @@ class CommitLine:
         if elsewhere := self._elsewhere(answer):
             return elsewhere
         if _ID_TOO_SMALL not in str(answer):
-            return store_error(answer)
+            return store_error(answer, self._place)
         return await self._written_before(batch)
 
     async def _written_before(self, batch: Batch) -> AttemptLost | Elsewhere | None:

@@ -148,7 +148,7 @@ class LogWriter:
 
     def _check(self) -> None:
         if self.failed is not None:
-            raise type(self.failed)(str(self.failed)) from self.failed
+            raise self.failed.with_context() from self.failed
 
     @property
     def unwritten(self) -> int:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from tailrace.broker.backoff import Backoff
+from tailrace.broker.time_limits import PATIENCE_S
 from tailrace.schemas.errors import AttemptLost, StoreFull, StoreUnavailable, TailraceError
 from tailrace.telemetry import metrics
 from tailrace.telemetry.logging import fields
@@ -22,7 +23,6 @@ from tailrace.worker.observe.counts import Counts
 from tailrace.worker.publish.commit_line import Batch, Elsewhere, Fence
 from tailrace.worker.publish.commit_spacing import Pace
 from tailrace.worker.publish.log_writer import LogWriter, WriterBatch
-from tailrace.worker.redis_link import PATIENCE_S
 
 MAX_COMMIT_ENTRIES = 4096
 MAX_COMMIT_BYTES = 1024 * 1024

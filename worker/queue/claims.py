@@ -7,9 +7,10 @@ from itertools import count
 from time import monotonic
 from typing import Protocol
 
+from tailrace.broker.backoff import Retries, retry_until_answered
 from tailrace.broker.scripts import Claim, ClaimedJob
 from tailrace.schemas.errors import StoreError
-from tailrace.worker.queue.waiting import Change, bear, insist
+from tailrace.worker.queue.waiting import Change
 
 CLAIMED_AT_ONCE = 16
 """Spreads a burst over the fleet: a claim that leaves due jobs wakes the next idle worker."""
@@ -59,6 +60,7 @@ class Claims:
         self._lease_s, self._poll_s = lease_s, poll_s
         self._stopped = False
         self._waiting: asyncio.Future[None] | None = None
+        self._no_token = Retries("wait for work")
         self._name, self._numbers = secrets.token_hex(8), count(1)
 
     @property
@@ -88,13 +90,14 @@ class Claims:
     async def _claim(self, limit: int) -> Claim:
         """Claims and starts jobs. Retries until Redis answers, since jobs of a lost reply are already under a lease."""
         token, sent_at = f"{self._name}-{next(self._numbers)}", 0.0
+        retries = Retries("claim")
 
-        async def claim(failures: int) -> Claim:
+        async def claim() -> Claim:
             nonlocal sent_at
             sent_at = monotonic()
-            return await self._store.claim(limit, token, again=failures > 0)
+            return await self._store.claim(limit, token, again=retries.failures > 0)
 
-        claimed = await insist("claim", claim)
+        claimed = await retry_until_answered(claim, retries)
         for job in claimed.jobs:
             self._start_job(job, token, sent_at + self._lease_s)
         return claimed
@@ -117,7 +120,9 @@ class Claims:
             if not waiting.cancelled():
                 waiting.result()
         except StoreError as error:
-            await bear(error, "wait for work", 1)
+            await self._no_token.log_and_back_off(error)
+        else:
+            self._no_token.succeeded()
 
     def _stop_waiting(self) -> None:
         """Leaves the tokens to workers with a free slot."""

@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Awaitable, Callable
 
+from tailrace.broker.backoff import Retries, retry_until_answered
 from tailrace.telemetry.logging import fields
 from tailrace.worker.queue.arq_worker import ArqWorker
 from tailrace.worker.queue.job_call import Acknowledge, Dead, HandBack, JobEnd
 from tailrace.worker.queue.leases import Lease
 from tailrace.worker.queue.queue_store import QueueStore
 from tailrace.worker.queue.records import Records
-from tailrace.worker.queue.waiting import insist
 
 OnDead = Callable[[str, Lease, str, str], Awaitable[None]]
 """Called with request id, lease, code and message; `LeasedWorker` describes it."""
@@ -70,14 +70,14 @@ class JobEndings:
     async def _acknowledge(self, lease: Lease) -> None:
         lease.is_ending = True
 
-        async def once(_: int) -> bool:
+        async def once() -> bool:
             # On one server acknowledge.lua looks at the record itself. A failover after this look may leave a request
             # without a job; its readers repair that (docs/decisions/redis-topologies.md).
             if self._records is not None and await self._records.has_lost_end(lease.request_id):
                 return await self._store.hand_back(lease, delay_ms=0, why="end_lost")
             return await self._store.acknowledge(lease)
 
-        ours = await insist("acknowledge", once)
+        ours = await retry_until_answered(once, Retries("acknowledge"))
         _logger.info(
             "job %s, attempt %d: %s",
             lease.request_id,
@@ -89,7 +89,9 @@ class JobEndings:
     async def _hand_back(self, lease: Lease, back: HandBack) -> None:
         self._arq.count_retried()
         lease.is_ending = True
-        ours = await insist("hand back", lambda _: self._store.hand_back(lease, delay_ms=back.delay_ms, why=back.why))
+        ours = await retry_until_answered(
+            lambda: self._store.hand_back(lease, delay_ms=back.delay_ms, why=back.why), Retries("hand back")
+        )
         _logger.info(
             "job %s, attempt %d: %s (%s)",
             lease.request_id,

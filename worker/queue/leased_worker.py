@@ -7,9 +7,12 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
+from tailrace.broker.clients import asking
+from tailrace.schemas.errors import StoreError
 from tailrace.telemetry import metrics
 from tailrace.telemetry.logging import fields
 from tailrace.telemetry.metric_samples import Figure
@@ -23,7 +26,6 @@ from tailrace.worker.queue.queue_store import QueueStore
 from tailrace.worker.queue.records import Records
 from tailrace.worker.queue.running_jobs import RunningJobs
 from tailrace.worker.queue.waiting import Change
-from tailrace.worker.redis_link import FAILURES, store_error
 from tailrace.worker.results.hold import Hold
 
 HAND_BACK_S = 10.0
@@ -203,10 +205,9 @@ class LeasedWorker:
         return 0 if self._trials.under_way else self._max_jobs - len(self._jobs)
 
     async def _record_health(self) -> None:
-        try:
-            await self._arq.record_health()
-        except FAILURES as error:
-            store_error(error)  # the next claim logs it; what is no failure of Redis is raised
+        with suppress(StoreError):  # the next claim logs it
+            async with asking(self._store.arq):
+                await self._arq.record_health()
 
     def _watched(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task without which the worker cannot go on: if it breaks, the worker drains and `run` raises."""

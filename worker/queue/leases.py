@@ -13,7 +13,7 @@ from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
-from tailrace.broker.backoff import Backoff
+from tailrace.broker.backoff import Retries, retry_until_answered
 from tailrace.schemas.errors import StoreError
 from tailrace.telemetry.logging import fields
 
@@ -21,7 +21,6 @@ RENEWALS_PER_LEASE = 3
 RENEWED_AT_ONCE = 1_000
 """Leases in one renewal script, which blocks the server for some 5 µs a lease."""
 
-_RETRY = Backoff(base_s=0.05, cap_s=1.0)
 _logger = logging.getLogger("tailrace.lease")
 
 
@@ -186,21 +185,18 @@ class Leases:
         return self._renew_for_ever(), self._end_expired(), self._receive_cancels(), self._look_up_cancels()
 
     async def _renew_for_ever(self) -> None:
-        failures, pause_s = 0, self._lease_s / RENEWALS_PER_LEASE
+        retries = Retries("renew leases")
         while True:
-            await asyncio.sleep(pause_s)
-            try:
-                await self.renew()
-            except StoreError as error:
-                failures += 1
-                self._unanswered_since = min(self._unanswered_since, monotonic())
-                _logger.warning(
-                    "cannot renew leases (%s); trying again", error, extra=fields("leases_not_renewed", why=error)
-                )
-                pause_s = _RETRY.pause_s(failures)
-            else:
-                failures, pause_s = 0, self._lease_s / RENEWALS_PER_LEASE
-                self._unanswered_since, self._renewed_at = inf, monotonic()
+            await asyncio.sleep(self._lease_s / RENEWALS_PER_LEASE)
+            await retry_until_answered(self._renew_noting_failures, retries)
+            self._unanswered_since, self._renewed_at = inf, monotonic()
+
+    async def _renew_noting_failures(self) -> None:
+        try:
+            await self.renew()
+        except StoreError:
+            self._unanswered_since = min(self._unanswered_since, monotonic())
+            raise
 
     async def renew(self) -> None:
         """Renews every valid lease.
@@ -266,20 +262,14 @@ class Leases:
                     self._lose(lease, "it was not renewed in time")
 
     async def _receive_cancels(self) -> None:
-        failures = 0
+        retries = Retries("subscribe to cancels")  # cancels are looked up meanwhile
         while True:
             try:
                 async for request_id in self._records.cancels():
-                    failures = 0
+                    retries.succeeded()
                     if request_id is None:  # cancels published before the subscription are looked up
                         self._look_up_now.set()
                     elif lease := self._running.get(request_id):
                         lease.stop(Stop.CANCELLED)
             except StoreError as error:
-                failures += 1
-                _logger.warning(
-                    "cannot subscribe to cancels (%s); they are looked up until that works again",
-                    error,
-                    extra=fields("cancels_not_subscribed", why=error),
-                )
-                await asyncio.sleep(_RETRY.pause_s(failures))
+                await retries.log_and_back_off(error)

@@ -12,10 +12,11 @@ from math import inf
 from time import monotonic
 from typing import NamedTuple, Protocol
 
+from tailrace.broker.backoff import Retries, retry_until_answered
 from tailrace.broker.scripts import ClaimedJob
 from tailrace.telemetry.logging import fields
 from tailrace.worker.queue.leases import Lease
-from tailrace.worker.queue.waiting import Change, insist
+from tailrace.worker.queue.waiting import Change
 
 COMPANY = (16, 4, 1)
 """How many suspects begin together: by how many crashes more than make a suspect. The last one is for all beyond."""
@@ -40,7 +41,7 @@ def is_deadly(job: ClaimedJob, max_crashes: int) -> bool:
 class TrialStore(Protocol):
     """What trials need of Redis."""
 
-    async def note_trial(self, lease: Lease, *, alone: bool) -> bool:
+    async def note_quarantine(self, lease: Lease, *, alone: bool) -> bool:
         """Notes whether this job is to blame if its worker dies; False when it is another's. Raises StoreError."""
         ...
 
@@ -179,7 +180,9 @@ class Trials:
         return youngest + self._lasts_s(trial.crashes) - monotonic()
 
     async def _note(self, lease: Lease, *, alone: bool) -> bool:
-        return await insist("note a trial", lambda _: self._store.note_trial(lease, alone=alone))
+        return await retry_until_answered(
+            lambda: self._store.note_quarantine(lease, alone=alone), Retries("note a quarantine")
+        )
 
     def _company(self, crashes: int) -> int:
         return COMPANY[min(crashes - self._suspicious, len(COMPANY) - 1)]

@@ -3,21 +3,20 @@
 Every call is bounded in time: a server that hangs must not hang the renewal. Nothing is tried again here.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.exceptions import ReadOnlyError
 
 from tailrace.broker import keys, scripts
+from tailrace.broker.clients import asking, blocking_pool
 from tailrace.broker.scripts import Argument, Claim, Script, Verdict
+from tailrace.broker.time_limits import REPLY_TIMEOUT_S
 from tailrace.schemas.errors import AttemptLost
 from tailrace.worker.queue.arq_worker import arq_client
 from tailrace.worker.queue.leases import Lease
-from tailrace.worker.redis_link import FAILURES, blocking_pool, store_error
 from tailrace.worker.results.hold import Hold
 
 _T = TypeVar("_T")
@@ -34,8 +33,6 @@ _SCRIPTS = (
 
 CONNECTIONS = 8
 """For claims, acknowledgements and hand-backs; whoever comes later waits for one."""
-
-REPLY_TIMEOUT_S = 5.0
 
 BLOCKING_MARGIN_S = 2.0
 """How much later than the end of a blocking read its answer may come."""
@@ -78,7 +75,7 @@ class QueueStore:
         self._registered = {script.name: self.arq.register_script(script.text) for script in _SCRIPTS}
 
     def _pool(self, connections: int, reply_s: float | None) -> BlockingConnectionPool:
-        return blocking_pool(self._url, connections, reply_s=reply_s, turn_s=REPLY_TIMEOUT_S)
+        return blocking_pool(self._url, connections, reply_s=reply_s)
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -187,7 +184,7 @@ class QueueStore:
             raise AttemptLost(f"the lease of {job_id} is gone: no further attempt can begin under it")
         return verdict.number("attempt")
 
-    async def note_trial(self, lease: Lease, *, alone: bool) -> bool:
+    async def note_quarantine(self, lease: Lease, *, alone: bool) -> bool:
         """Notes whether this job is to blame if its worker dies; False when it is another's by now."""
         verdict = await self._verdict(
             scripts.TRIAL,
@@ -227,12 +224,5 @@ class QueueStore:
         return await self._ask(client, lambda: run([str(name) for name in names], args, client))
 
     async def _ask(self, client: Redis, call: Callable[[], Awaitable[_T]]) -> _T:
-        limit_s = self._renewal_s if client is self._renewals else None
-        try:
-            async with asyncio.timeout(limit_s):
-                return await call()
-        except ReadOnlyError as error:  # the primary has become a replica: connect anew, to whoever is the primary now
-            await client.connection_pool.disconnect(inuse_connections=False)
-            raise store_error(error) from error
-        except FAILURES as error:
-            raise store_error(error) from error
+        async with asking(client, self._renewal_s if client is self._renewals else None):
+            return await call()

@@ -3,16 +3,16 @@
 Every call is bounded in time. Nothing is tried again here. Knows nothing of leases' times.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from tailrace.broker import keys
+from tailrace.broker.clients import asking, client_of
 from tailrace.broker.cluster import is_cluster
+from tailrace.broker.time_limits import REPLY_TIMEOUT_S
 from tailrace.schemas.errors import StoreUnavailable
 from tailrace.schemas.outcome import ENDED
 from tailrace.worker.queue.leases import Lease
-from tailrace.worker.redis_link import FAILURES, REPLY_TIMEOUT_S, client_of, store_error
 
 _T = TypeVar("_T")
 
@@ -69,14 +69,17 @@ class Records:
     async def cancels(self) -> AsyncGenerator[str | None, None]:
         """Request ids to cancel as they are published; None after each subscription."""
         async with self._channel.pubsub() as channel:
-            await _ask(lambda: channel.subscribe(keys.CANCEL_CHANNEL))
+            async with asking(self._channel):
+                await channel.subscribe(keys.CANCEL_CHANNEL)
             asked = False
             while True:
-                message = await _ask(lambda: channel.get_message(timeout=CHANNEL_CHECK_S))
+                async with asking(self._channel):
+                    message = await channel.get_message(timeout=CHANNEL_CHECK_S)
                 if message is None:
                     if asked:
                         raise StoreUnavailable("the connection that hears cancels does not answer")
-                    await _ask(channel.ping)
+                    async with asking(self._channel):
+                        await channel.ping()
                 elif message["type"] == "subscribe":
                     yield None
                 elif message["type"] == "message":
@@ -84,15 +87,5 @@ class Records:
                 asked = message is None
 
     async def _look(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        async def bounded() -> _T:
-            async with asyncio.timeout(self._look_s):
-                return await call()
-
-        return await _ask(bounded)
-
-
-async def _ask(call: Callable[[], Awaitable[_T]]) -> _T:
-    try:
-        return await call()
-    except FAILURES as error:
-        raise store_error(error) from error
+        async with asking(self._looks, self._look_s):
+            return await call()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tailrace.broker.keys import OUTBOX
 from tailrace.command_line import CommandParser
 from tailrace.schemas.errors import StoreError
+from tailrace.schemas.redis_url import parse_redis_url
 from tailrace.schemas.results import SCHEMA_VERSION
 from tailrace.schemas.settings import Settings
 from tailrace.telemetry.logging import log_to
@@ -78,15 +79,14 @@ def sink(argv: Sequence[str]) -> int:
 
 async def _check(settings: Settings) -> None:
     """For health checks. Raises a TailraceError that says what is missing."""
-    from tailrace.worker.redis_link import FAILURES, store_error
+    from tailrace.broker.clients import asking
     from tailrace.worker.wiring import redis_client
 
     database, queue = database_of(settings), redis_client(settings.queue_url)
     try:
         await database.check()
-        is_open = bool(await queue.exists(OUTBOX))
-    except FAILURES as error:
-        raise store_error(error) from error
+        async with asking(queue):
+            is_open = bool(await queue.exists(OUTBOX))
     finally:
         await database.close()
         await queue.aclose(close_connection_pool=True)
@@ -96,7 +96,6 @@ async def _check(settings: Settings) -> None:
 
 
 async def _sink(settings: Settings) -> None:
-    from tailrace.worker.redis_link import address
     from tailrace.worker.wiring import redis_client
 
     database = database_of(settings)
@@ -105,7 +104,8 @@ async def _sink(settings: Settings) -> None:
         running = await sink_of(settings, queue, records, database)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.stop)
-        print(f"ready: pid {os.getpid()}, from {address(settings.queue_url)} to {database.place}", flush=True)
+        place = parse_redis_url(settings.queue_url).place
+        print(f"ready: pid {os.getpid()}, from {place} to {database.place}", flush=True)
         await running.run()
         print(f"stopped: {running.written:,} outcomes written", flush=True)
     finally:

@@ -14,6 +14,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from tailrace.broker import keys
+from tailrace.broker.clients import client_error
+from tailrace.broker.errors import FAILURES
 from tailrace.schemas.codec import decode_outcome
 from tailrace.schemas.errors import TailError
 from tailrace.schemas.outcome import Outcome
@@ -21,7 +23,6 @@ from tailrace.schemas.priority import DEFAULT_PRIORITY
 from tailrace.schemas.results import Stored
 from tailrace.schemas.times import iso_of_ms, ms_of_record
 from tailrace.worker.attempt.request_store import Store
-from tailrace.worker.redis_link import FAILURES, store_error
 from tailrace.worker.results.database import Refused
 
 _T = TypeVar("_T")
@@ -86,9 +87,9 @@ class Outbox:
             await self._queue.xgroup_create(keys.OUTBOX, keys.OUTBOX_GROUP, "0", mkstream=True)
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
-                raise store_error(error) from error
+                raise client_error(error, self._queue) from error
         except FAILURES as error:
-            raise store_error(error) from error
+            raise client_error(error, self._queue) from error
         await self._live_on()
 
     async def take(self, *, again: bool) -> list[Taken]:
@@ -128,7 +129,7 @@ class Outbox:
 
         parts: list[list[Taken]] = [[]]
         size = 0
-        for one, more in zip(taken, await self._ask(sizes), strict=True):
+        for one, more in zip(taken, await self._ask(sizes, self._records), strict=True):
             if parts[-1] and size + more > PART_BYTES:
                 parts.append([])
                 size = 0
@@ -148,7 +149,7 @@ class Outbox:
         await self._live_on()  # this is tried again as long as the database is away
         wanted = list(dict.fromkeys(one.request_id for one in taken))
         found = Found([], [], [])
-        for request_id, values in zip(wanted, await self._ask(records), strict=True):
+        for request_id, values in zip(wanted, await self._ask(records, self._records), strict=True):
             record: dict[str, bytes | None] = dict(zip(_FIELDS, values, strict=True))
             if record["status"] is None:
                 found.gone.append(request_id)
@@ -219,13 +220,13 @@ class Outbox:
     async def _live_on(self) -> None:
         await self._ask(lambda: self._queue.expire(keys.OUTBOX, keys.OUTBOX_LIFETIME_S))
 
-    async def _ask(self, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def _ask(self, call: Callable[[], Awaitable[_T]], redis: Redis | None = None) -> _T:
         try:
             return await call()
         except FAILURES as error:
             if isinstance(error, ResponseError) and str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise
-            raise store_error(error) from error
+            raise client_error(error, redis or self._queue) from error
 
 
 def _taken(entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Taken]:

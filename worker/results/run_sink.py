@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 
+from tailrace.broker.clients import asking
 from tailrace.broker.keys import OUTBOX
 from tailrace.schemas.errors import SettingsError
 from tailrace.schemas.results import SQL_MISSING
 from tailrace.schemas.settings import Settings
-from tailrace.worker.redis_link import FAILURES, store_error
 from tailrace.worker.results.hold import Hold
 
 if TYPE_CHECKING:
@@ -34,10 +34,8 @@ async def sinking(settings: Settings, queue: Redis, records: Redis, hold: Hold) 
         StoreError: Redis is away.
     """
     if not settings.results_url.get_secret_value():
-        try:
+        async with asking(queue):
             hold.is_on = bool(await queue.exists(OUTBOX))
-        except FAILURES as error:
-            raise store_error(error) from error
         yield
         return
     database = database_of(settings)

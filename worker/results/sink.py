@@ -10,7 +10,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import TypeVar
 
-from tailrace.broker.backoff import Backoff
+from tailrace.broker.backoff import Backoff, Retries
 from tailrace.schemas.errors import StoreError
 from tailrace.schemas.results import row_of
 from tailrace.telemetry.logging import fields
@@ -113,30 +113,16 @@ class Sink:
 
     async def _patiently(self, verb: str, call: Callable[[], Awaitable[_T]]) -> _T | None:
         """What the call gives, however long that takes; None when we are stopped meanwhile."""
-        failures, began, said = 0, monotonic(), ""
+        retries = Retries(verb, backoff=RETRY, pause=self._pause)
         while True:
             try:
                 answer = await call()
             except StoreError as error:
-                failures += 1
-                if said != (said := str(error)):
-                    _logger.warning(
-                        "cannot %s (%s); trying again, outcomes wait in the outbox",
-                        verb,
-                        error,
-                        extra=fields("sink_waiting", action=verb, why=said),
-                    )
-                if await self._pause(RETRY.pause_s(failures)):
+                await retries.log_and_back_off(error)
+                if self._stopping.is_set():
                     return None
             else:
-                if failures:
-                    away_s = round(monotonic() - began, 1)
-                    _logger.info(
-                        "can %s again, after %.1f s",
-                        verb,
-                        away_s,
-                        extra=fields("sink_resumed", action=verb, away_s=away_s),
-                    )
+                retries.succeeded()
                 return answer
 
     async def _pause(self, pause_s: float) -> bool:

@@ -138,13 +138,7 @@ class Upstream:
 
     def without_key(self, error: UpstreamError) -> UpstreamError:
         """The same error with our key nowhere in its message, whatever the server wrote there."""
-        return type(error)(
-            without_key(str(error), self._key),
-            code=error.wire_code,
-            whose=error.whose,
-            status=error.status,
-            retry_after_s=error.retry_after_s,
-        )
+        return error.with_message(without_key(str(error), self._key))
 
     def _refusal(self, error: openai.APIStatusError) -> UpstreamError:
         """An HTTP error, told by its body. The SDK's own text is not used: it is the body's, less well told."""

@@ -7,11 +7,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from redis import exceptions as refusals
-
 from tailrace.broker.cluster import Nodes, redirect_of
 from tailrace.broker.slots import slot_of
-from tailrace.producers.redis_link import Link
+from tailrace.producers.link import Link
 from tailrace.producers.tail.fanout.log_lines import CLOSED, LogLines
 from tailrace.schemas.errors import StoreError, StoreUnavailable
 from tailrace.schemas.redis_url import Node
@@ -77,11 +75,8 @@ class ClusterLines:
             await line.close()
 
     async def _find(self, key: bytes) -> Node:
-        try:
-            async with self._link.asking():
-                return await self._nodes.find(slot_of(key))
-        except refusals.RedisError as error:
-            raise self._link.translated(error) from error
+        async with self._link.asking():
+            return await self._nodes.find(slot_of(key))
 
     def _line(self, node: Node) -> LogLines:
         if self._closed:

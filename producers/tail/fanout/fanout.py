@@ -368,7 +368,7 @@ class Place:
     def _news(self) -> asyncio.Future[Sequence[RawEntry]]:
         """What is pushed next behind the position; nothing where it is time to look, or that of a read is over."""
         if self._fanout.ended is not None:
-            raise type(self._fanout.ended)(str(self._fanout.ended))
+            raise self._fanout.ended.with_context()
         self._waiter = self._loop.create_future()
         return self._waiter
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from redis import exceptions as refusals
 from redis.asyncio.connection import AbstractConnection
 
-from tailrace.producers.redis_link import Link
+from tailrace.producers.link import Link
 from tailrace.schemas.errors import StoreError
 from tailrace.schemas.redis_url import Node
 
@@ -135,7 +135,7 @@ class LogLines:
 def _fail(questions: Sequence[_Question], error: StoreError) -> None:
     for question in questions:
         if not question.answers.done():
-            question.answers.set_exception(type(error)(str(error)))  # each its own: a traceback grows on it
+            question.answers.set_exception(error.with_context())
 
 
 async def _answer(connection: AbstractConnection) -> Any:

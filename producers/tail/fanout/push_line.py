@@ -4,22 +4,21 @@ Knows channels and connections. What a push says, and to whom, it leaves to whoe
 """
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from redis import exceptions as refusals
 from redis.asyncio.connection import AbstractConnection
 
+from tailrace.broker.backoff import Backoff
+from tailrace.broker.errors import FAILURES
 from tailrace.broker.keys import push_channel, push_channel_pattern
-from tailrace.producers.redis_link import Link
+from tailrace.producers.link import Link
 from tailrace.producers.tail.fanout.log_lines import packed
 from tailrace.producers.tail.fanout.push_wire import PushWire
 from tailrace.schemas.errors import StoreError, StoreRefused
 
-_BACKOFF_BASE_S = 0.05
-_BACKOFF_CAP_S = 2.0
+_BACKOFF = Backoff(base_s=0.05, cap_s=2.0)
 _PING_S = 5.0
 
 
@@ -75,7 +74,7 @@ class PushLine:
 
     async def run(self) -> None:
         """Listens from the first request on; connects again whenever the connection is lost."""
-        ceiling_s = _BACKOFF_BASE_S
+        failures = 0
         while True:
             while not self._wanted:
                 self._changed.clear()
@@ -85,19 +84,19 @@ class PushLine:
                 async with self._connected() as wire:
                     raise await wire.lost
             except StoreRefused as error:
-                refusal = StoreRefused(f"{error}; tails need the channels {push_channel_pattern()}")
+                refusal = error.with_context(after=f"; tails need the channels {push_channel_pattern()}")
             except StoreError:
                 pass  # readers find out by themselves, as soon as they ask the log
             if self._is_connected or refusal is not None:
                 if self._heard:
-                    ceiling_s = _BACKOFF_BASE_S
+                    failures = 0
                 self._heard.clear()
                 self._unanswered.clear()
                 self._is_connected = False
                 self._listener.lost(refusal)
             # Full jitter: the web tier's processes must not all come back in the same instant.
-            await asyncio.sleep(random.uniform(0, ceiling_s))  # noqa: S311 - no secret hangs on it
-            ceiling_s = min(2 * ceiling_s, _BACKOFF_CAP_S)
+            failures += 1
+            await asyncio.sleep(_BACKOFF.pause_s(failures))
 
     @asynccontextmanager
     async def _connected(self) -> AsyncGenerator[PushWire]:
@@ -112,7 +111,7 @@ class PushLine:
             finally:
                 steering.cancel()
                 await asyncio.wait([steering])
-        except (refusals.RedisError, OSError) as error:
+        except FAILURES as error:
             raise self._link.translated(error) from error
         finally:
             await connection.disconnect(nowait=True)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import hiredis
-from redis import exceptions as refusals
+from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
-from tailrace.broker.connections import refusal
+from tailrace.broker.errors import reply_error
 
 LARGE_READ_BYTES = 64 * 1024
 """Whoever reads so much at once is behind: some 10 ms at 100,000 small deltas a second."""
@@ -61,7 +61,7 @@ class PushWire(asyncio.Protocol):
         wire._transport = connection._writer.transport  # redis-py has no public way to it
         wire._transport.set_protocol(wire)
         if wire._transport.is_closing():  # lost while it was redis-py's: then nobody would ever say so
-            raise refusals.ConnectionError("the connection was lost as soon as it was open")
+            raise redis_errors.ConnectionError("the connection was lost as soon as it was open")
         return wire
 
     def send(self, commands: bytes) -> None:
@@ -77,7 +77,7 @@ class PushWire(asyncio.Protocol):
             while (one := parsed()) is not _NO_REPLY:
                 said.append(one)
         except hiredis.ProtocolError:
-            self._end(refusals.InvalidResponse("what it says is not Redis' protocol"))
+            self._end(redis_errors.InvalidResponse("what it says is not Redis' protocol"))
         self._held_bytes += len(data)
         if len(data) < LARGE_READ_BYTES or self._held_bytes >= HOLD_BYTES:
             self._tell()
@@ -87,7 +87,7 @@ class PushWire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing comes any more; what was held is dropped, as is what was still on its way."""
         self._drop()
-        self._end(refusals.ConnectionError(f"the connection was lost ({exc or 'closed by the server'})"))
+        self._end(redis_errors.ConnectionError(f"the connection was lost ({exc or 'closed by the server'})"))
 
     def _tell(self) -> None:
         said = self._said
@@ -102,7 +102,7 @@ class PushWire(asyncio.Protocol):
             self._holding = None
 
     def _refuse(self, said: str) -> Exception:
-        error = refusal(said)
+        error = reply_error(said)
         self._end(error)
         return error
 
