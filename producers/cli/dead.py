@@ -1,4 +1,4 @@
-"""The command `dead`: list, show, retry and drop what died. Reads arguments and prints."""
+"""The command `dead`: lists, shows, retries and drops dead letters. Reads arguments and prints."""
 
 import json
 import os
@@ -18,52 +18,53 @@ def dead(argv: Sequence[str]) -> int:
     """`tailrace dead`: the dead-letter list."""
     parser = CommandParser(
         "dead",
-        description="Look after requests that could not be run: unreadable, expired, of an unknown function, or deadly "
-        "to their workers.\nThey stay in the list for a week, the newest 1,000.\n"
-        "retry submits the same content as a new request, which names the old one, and prints its id.",
-        example="tailrace dead list\ntailrace dead show 0f6e2c9d\ntailrace dead retry 0f6e2c9d",
+        description="Manage dead letters: requests that could not be run because they were unreadable, expired, for\n"
+        "an unknown function, or crashed their workers. The newest 1,000 are kept, each for a week.\n"
+        "retry submits the same content as a new request, which refers to the old one, and prints its id.",
+        example="tailrace dead list\ntailrace dead show 0f6e2c9d\n"
+        "tailrace dead retry 0f6e2c9d\ntailrace dead drop --all",
     )
-    parser.add_argument("verb", choices=("list", "show", "retry", "drop"))
-    parser.add_argument("id", nargs="?", help="which one; for show, retry and drop")
-    parser.add_argument("--all", action="store_true", help="every one in the list; for retry and drop")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("action", choices=("list", "show", "retry", "drop"), help="what to do")
+    parser.add_argument("id", nargs="?", help="for show, retry and drop: the request's id")
+    parser.add_argument("--all", action="store_true", help="for retry and drop: all dead letters")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     given = parser.parse_args(argv)
-    if given.verb == "list" and (given.id is not None or given.all):
-        parser.error("list shows all of them: give neither ID nor --all")
-    if given.verb == "show" and (given.id is None or given.all):
-        parser.error("show needs the ID of one")
-    if given.verb in ("retry", "drop") and (given.id is None) != given.all:
-        parser.error(f"{given.verb} needs either the ID of one or --all")
+    if given.action == "list" and (given.id is not None or given.all):
+        parser.error("list takes neither ID nor --all")
+    if given.action == "show" and (given.id is None or given.all):
+        parser.error("show takes one ID")
+    if given.action in ("retry", "drop") and (given.id is None) != given.all:
+        parser.error(f"{given.action} takes either one ID or --all")
 
     import asyncio
 
-    return asyncio.run(_ask(given.verb, given.id, given.json))
+    return asyncio.run(_run_action(given.action, given.id, given.json))
 
 
-async def _ask(verb: str, job_id: str | None, as_json: bool) -> int:
+async def _run_action(action: str, job_id: str | None, as_json: bool) -> int:
     from tailrace.producers.client import Client
     from tailrace.schemas.settings import Settings
 
     async with await Client.from_settings(Settings.from_environment(os.environ)) as client:
-        if verb == "list":
+        if action == "list":
             for letter in await client.dead.list():
                 _print_letter(letter, as_json)
             return 0
-        if verb == "show" and job_id is not None:
-            _print_whole(*await client.dead.show(job_id), as_json)
+        if action == "show" and job_id is not None:
+            _print_contents(*await client.dead.show(job_id), as_json)
             return 0
         ids = [letter.id for letter in await client.dead.list()] if job_id is None else [job_id]
-        return await _each(verb, client.dead, ids, one=job_id is not None, as_json=as_json)
+        return await _for_each(action, client.dead, ids, one=job_id is not None, as_json=as_json)
 
 
-async def _each(verb: str, letters: "DeadLetters", ids: list[str], *, one: bool, as_json: bool) -> int:
-    """Of several, those that can be retried are; the others are named on stderr."""
+async def _for_each(action: str, letters: "DeadLetters", ids: list[str], *, one: bool, as_json: bool) -> int:
+    """Retries or drops the letters. With several, a failure is printed to stderr and the others continue."""
     from tailrace.schemas.errors import RequestRejected, UnknownRequest
 
     failed = 0
     for job_id in ids:
         try:
-            if verb == "drop":
+            if action == "drop":
                 await letters.drop(job_id)
                 continue
             submitted = await letters.retry(job_id)
@@ -81,19 +82,19 @@ def _print_letter(letter: "DeadLetter", as_json: bool) -> None:
     if as_json:
         _print_json(letter)
         return
-    counts = f"{letter.failures} failures, {letter.crashes} crashes"
+    counts = f"failures: {letter.failures}, crashes: {letter.crashes}"
     print(_visible(f"{letter.died_at}  {letter.id}  {letter.error.code}  {counts}  {letter.error.message}"))
 
 
-def _print_whole(letter: "DeadLetter", content: "DeadLetterContent", as_json: bool) -> None:
+def _print_contents(letter: "DeadLetter", content: "DeadLetterContent", as_json: bool) -> None:
     import msgspec
 
     if as_json:
         _print_json({**msgspec.structs.asdict(letter), **msgspec.structs.asdict(content)})
         return
     error = letter.error
-    told = {**msgspec.structs.asdict(letter), "error": f"{error.code}: {error.message} ({error.whose}'s move)"}
-    for name, value in told.items():
+    shown = {**msgspec.structs.asdict(letter), "error": f"{error.code}: {error.message} (action: {error.whose})"}
+    for name, value in shown.items():
         if value is not None:
             print(f"{name.replace('_', ' '):<16} {_visible(str(value))}")
     if content.request is not None:
@@ -103,7 +104,7 @@ def _print_whole(letter: "DeadLetter", content: "DeadLetterContent", as_json: bo
 
 
 def _print_json(value: object) -> None:
-    """JSON is UTF-8 (RFC 8259), whatever the terminal's encoding is."""
+    """Prints JSON as UTF-8 (RFC 8259), whatever the terminal's encoding is."""
     import msgspec
 
     sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
@@ -111,7 +112,7 @@ def _print_json(value: object) -> None:
 
 
 def _visible(line: str) -> str:
-    """What others wrote, fit for a terminal."""
+    """Untrusted text, safe for a terminal."""
     from tailrace.producers.cli.show import visible
 
     return visible(line, sys.stdout.encoding)

@@ -1,7 +1,7 @@
-"""The producer's commands: submit, tail, result, cancel, status. Reads arguments and files, and prints.
+"""The commands `submit`, `tail`, `result`, `cancel` and `status`. Reads arguments and files, and prints.
 
-What is slow to import (asyncio, the client, the request's schema) is imported where it is used, so that
-`tailrace --help`, which has to import this module, does not wait for it.
+The client and the request's schema are slow to import. They are imported where they are used, so that the help of a
+command and a usage error are fast.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tailrace.command_line import CommandParser
-from tailrace.producers.cli.root import main as main  # the entry point of `tailrace`
 from tailrace.schemas.errors import RequestRejected, RequestTooLarge
 
 if TYPE_CHECKING:
@@ -38,27 +37,27 @@ def submit(argv: Sequence[str]) -> int:
     """`tailrace submit`: accepts a request and prints its id."""
     parser = CommandParser(
         "submit",
-        description="Submit a request and print its id, alone, on stdout.",
+        description="Submit a request and print its id on stdout.",
         example='tailrace submit --model gpt-4.1-mini --tail "Why is the sky blue?"',
     )
-    parser.add_argument("text", nargs="?", help="what the user says")
+    parser.add_argument("text", nargs="?", help="the user's message")
     parser.add_argument("--model", help="the model's name")
-    parser.add_argument("--tools", metavar="FILE", help="a JSON list of tools, as Chat Completions takes them")
+    parser.add_argument("--tools", metavar="FILE", help="a JSON list of tools, as in Chat Completions")
     parser.add_argument(
-        "--assistant-message", action="store_true", help="show a call of the tool send_message as assistant text"
+        "--assistant-message", action="store_true", help="show calls of the tool send_message as assistant text"
     )
-    parser.add_argument("--id", help="an id of your own: submitting it again is then idempotent")
-    parser.add_argument("--tenant", help="on whose behalf: tenants take turns")
+    parser.add_argument("--id", help="an id of your own, which makes the submit idempotent")
+    parser.add_argument("--tenant", help="the tenant; workers serve tenants in turn")
     parser.add_argument(
-        "--priority", choices=("high", "normal", "low"), help="high goes before normal, normal before low"
+        "--priority", choices=("high", "normal", "low"), help="high is served before normal, and normal before low"
     )
-    parser.add_argument("--request", metavar="FILE", help="the whole request as JSON; - reads it from stdin")
-    parser.add_argument("--tail", action="store_true", help="follow it then, as `tailrace tail` does")
+    parser.add_argument("--request", metavar="FILE", help="the whole request as JSON; - for stdin")
+    parser.add_argument("--tail", action="store_true", help="then follow the request, as `tailrace tail` does")
     given = parser.parse_args(argv)
     if given.request is None and not (given.text and given.model):
         parser.error("give a text and --model, or --request FILE")
     if given.request is not None and any(getattr(given, name) for name in _IN_REQUEST):
-        parser.error(f"--request holds the whole request: leave {', '.join(_IN_REQUEST.values())} out")
+        parser.error(f"--request contains the whole request: leave {', '.join(_IN_REQUEST.values())} out")
     request = _request(given)
     submitted = _with_client(lambda client: client.submit(request))
     print(submitted.id, flush=True)
@@ -69,15 +68,15 @@ def tail(argv: Sequence[str]) -> int:
     """`tailrace tail`: follows a request to its end."""
     parser = CommandParser(
         "tail",
-        description="Follow a request: what it has said so far, then what comes, up to its end. "
-        "Ctrl-C leaves the request running.\nExits with 1 when the request failed.",
+        description="Follow a request from its beginning to its end. Ctrl-C leaves the request running.\n"
+        "The exit code is 1 if the request failed.",
         example="tailrace tail 0f6e2c9d --after 1-17 --json",
     )
     parser.add_argument("id", help="the request's id")
-    parser.add_argument("--after", metavar="CURSOR", help="only what stands behind this entry, such as 1-17")
-    parser.add_argument("--json", action="store_true", help="one JSON line an entry, entry_id first")
+    parser.add_argument("--after", metavar="CURSOR", help="show only entries after this one, such as 1-17")
+    parser.add_argument("--json", action="store_true", help="print one JSON line per entry, with entry_id first")
     parser.add_argument(
-        "--collapsed", action="store_true", help="the answer only when it is final: nothing that a later attempt voids"
+        "--collapsed", action="store_true", help="show only the final answer, nothing that a later attempt discards"
     )
     given = parser.parse_args(argv)
     if given.collapsed and given.after is not None:
@@ -89,11 +88,14 @@ def result(argv: Sequence[str]) -> int:
     """`tailrace result`: prints the outcome as JSON."""
     parser = CommandParser(
         "result",
-        description="Print the outcome of a request as one JSON object.\nExits with 1 when it has not ended in time.",
+        description="Print the outcome of a request as one JSON object.\n"
+        "The exit code is 1 if the request has not ended.",
         example="tailrace result 0f6e2c9d --wait 60 | jq .content",
     )
     parser.add_argument("id", help="the request's id")
-    parser.add_argument("--wait", metavar="S", type=_seconds, default=0.0, help="wait up to S seconds for its end")
+    parser.add_argument(
+        "--wait", metavar="S", type=_seconds, default=0.0, help="wait up to S seconds for the end of the request"
+    )
     given = parser.parse_args(argv)
     outcome = _with_client(lambda client: client.result(given.id, wait_s=given.wait))
     if outcome is None:
@@ -106,66 +108,68 @@ def result(argv: Sequence[str]) -> int:
 
 
 def cancel(argv: Sequence[str]) -> int:
-    """`tailrace cancel`: asks a request to stop."""
+    """`tailrace cancel`: cancels a request."""
     parser = CommandParser(
         "cancel",
-        description="Stop a request. One that waits ends at once; one that runs is ended by its worker, "
-        "which keeps what there is.",
+        description="Cancel a request. A queued request ends at once. A running request is ended by its worker,\n"
+        "and its outcome contains the answer so far.",
         example="tailrace cancel 0f6e2c9d",
     )
     parser.add_argument("id", help="the request's id")
-    parser.add_argument("--json", action="store_true", help="the answer as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(argv)
     verdict = _with_client(lambda client: client.cancel(given.id))
     if given.json:
         print(json.dumps({"request_id": given.id, "verdict": verdict.word, "status": verdict.status}))
         return 0
-    words = {
-        "ended": "cancelled: it had not begun",
-        "signalled": "its worker has been told to stop",
-        "finished": f"nothing to stop: it is {verdict.status} already",
+    messages = {
+        "ended": "cancelled before it started",
+        "signalled": "its worker was asked to stop",
+        "finished": f"nothing to cancel: it is already {verdict.status}",
     }
-    print(words[verdict.word])
+    print(messages[verdict.word])
     return 0
 
 
 def status(argv: Sequence[str]) -> int:
-    """`tailrace status`: says where a request stands."""
+    """`tailrace status`: prints the state of a request."""
     parser = CommandParser(
-        "status", description="Say where a request stands.", example="tailrace status 0f6e2c9d --json"
+        "status",
+        description="Print the state of a request: status, attempt, counts, times and error.",
+        example="tailrace status 0f6e2c9d\ntailrace status 0f6e2c9d --json",
     )
     parser.add_argument("id", help="the request's id")
-    parser.add_argument("--json", action="store_true", help="the answer as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(argv)
-    stands = _with_client(lambda client: client.status(given.id))
+    found = _with_client(lambda client: client.status(given.id))
     import msgspec
 
     if given.json:
-        _print_json(msgspec.json.encode(stands))
+        _print_json(msgspec.json.encode(found))
         return 0
-    for name, value in msgspec.structs.asdict(stands).items():
+    for name, value in msgspec.structs.asdict(found).items():
         if value not in (None, False):
-            print(f"{name.replace('_', ' '):<16} {_in_words(value)}")
+            print(f"{name.replace('_', ' '):<16} {_value_text(value)}")
     return 0
 
 
-def _in_words(value: object) -> str:
+def _value_text(value: object) -> str:
     from tailrace.producers.cli.show import visible
     from tailrace.schemas.deltas import ErrorInfo
 
     if isinstance(value, ErrorInfo):
-        value = f"{value.code}: {value.message} ({value.whose}'s move)"
+        value = f"{value.code}: {value.message} (action: {value.whose})"
     return "yes" if value is True else visible(str(value), sys.stdout.encoding)
 
 
 def _print_json(line: bytes) -> None:
-    """JSON is UTF-8 (RFC 8259), whatever the terminal's encoding is."""
+    """Prints JSON as UTF-8 (RFC 8259), whatever the terminal's encoding is."""
     sys.stdout.buffer.write(line + b"\n")
     sys.stdout.buffer.flush()
 
 
 def _with_client(ask: Callable[["Client"], Awaitable[_Answer]]) -> _Answer:
-    """One question to a client of the environment's Redis."""
+    """Runs one call of a client for the Redis of the environment."""
     import asyncio
 
     async def run() -> _Answer:
@@ -191,20 +195,21 @@ def _follow(request_id: str, after: str | None, *, as_json: bool, collapsed: boo
     view = JsonView(sys.stdout.buffer) if as_json else TerminalView(sys.stdout, colours=colours)
     followed = _Followed(request_id, after)
     try:
-        return asyncio.run(followed.to_its_end(CollapsedView(view) if collapsed else view))
+        return asyncio.run(followed.show_to_end(CollapsedView(view) if collapsed else view))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        print(f"\nthe request goes on; see the rest with: {followed.resume(as_json, collapsed)}", file=sys.stderr)
+        resume = followed.resume_command(as_json, collapsed)
+        print(f"\nthe request is still running; to follow the rest: {resume}", file=sys.stderr)
         return 130
 
 
 class _Followed:
-    """A tail on its way: what has been shown."""
+    """Follows one request, and remembers its cursor for `resume_command`."""
 
     def __init__(self, request_id: str, after: str | None) -> None:
         self._request_id = request_id
         self._cursor = after
 
-    async def to_its_end(self, view: "View") -> int:
+    async def show_to_end(self, view: "View") -> int:
         from tailrace.schemas.deltas import Failed
 
         _cancel_at_ctrl_c()
@@ -216,17 +221,17 @@ class _Followed:
                 failed = isinstance(item.entry, Failed)
         return 1 if failed else 0
 
-    def resume(self, as_json: bool, collapsed: bool) -> str:
-        """The command that shows the rest."""
+    def resume_command(self, as_json: bool, collapsed: bool) -> str:
+        """The command that follows the rest."""
         after = f" --after {self._cursor}" if self._cursor and not collapsed else ""
         return f"tailrace tail {self._request_id}{after}{' --collapsed' * collapsed}{' --json' * as_json}"
 
 
 def _cancel_at_ctrl_c() -> None:
-    """Ctrl-C cancels the running task from the loop, between its steps.
+    """Makes Ctrl-C cancel the running task between its steps.
 
-    asyncio's own handler cancels it in the middle of a step, and such a cancel is lost when the step then enters a
-    timeout that has expired, as redis-py's look at a pooled connection does (`asyncio.timeout(0)`, CPython 3.11).
+    asyncio's own handler cancels in the middle of a step. Such a cancellation is lost if the step then enters an
+    expired timeout, as redis-py does when it checks a pooled connection (`asyncio.timeout(0)`, CPython 3.11).
     """
     import asyncio
     import signal
@@ -265,20 +270,20 @@ def _tools(name: str) -> list[Any]:
         raise RequestRejected(f"--tools {name}: is not JSON: {error}") from error
     if not isinstance(tools, list):
         raise RequestRejected(f"--tools {name}: give a JSON list of tools")
-    return tools  # pyright: ignore[reportUnknownVariableType] - the request checks what is in it
+    return tools  # pyright: ignore[reportUnknownVariableType] - the request's schema checks the items
 
 
 def _read(option: str, name: str) -> bytes:
     from tailrace.schemas.request import MAX_REQUEST_BYTES
 
-    limit = 2 * MAX_REQUEST_BYTES  # JSON may be longer than what is stored; a device file may be endless
+    limit = 2 * MAX_REQUEST_BYTES  # JSON may be longer than the stored request, and a device file may be endless
     try:
         with open(sys.stdin.fileno() if name == "-" else name, "rb", closefd=name != "-") as file:
             content = file.read(limit + 1)
     except OSError as error:
         raise RequestRejected(f"{option} {name}: cannot be read: {error.strerror}") from error
     if len(content) > limit:
-        raise RequestTooLarge(f"{option} {name}: is above {limit:,} bytes, the limit")
+        raise RequestTooLarge(f"{option} {name}: is larger than {limit:,} bytes, the limit")
     return content
 
 

@@ -1,7 +1,7 @@
-"""The command `tailrace`: finds commands by entry points, imports only the one called. Owns exit codes and error lines.
+"""The command `tailrace`: finds its commands by entry points and imports only the one called. Owns the exit codes.
 
-Exit codes: 0 done, 1 an error that a line on stderr names, 2 wrong usage, 130 interrupted, 141 nobody reads the output.
-Knows nothing of what commands do; imports nothing slow, so that `tailrace --help` answers at once.
+Exit codes: 0 success, 1 an error, printed as one line on stderr, 2 wrong usage, 130 interrupted, 141 broken pipe.
+Knows nothing of what the commands do, and imports nothing slow, so that `tailrace --help` is fast.
 """
 
 import difflib
@@ -16,31 +16,31 @@ from tailrace.schemas.errors import TailraceError
 GROUP = "tailrace.commands"
 
 _SUMMARIES = {
-    "submit": "submit a request; prints its id",
+    "submit": "submit a request and print its id",
     "tail": "follow a request: reasoning, tool calls and text as they arrive",
-    "result": "print the outcome as JSON",
-    "cancel": "stop a request, waiting or running",
-    "status": "say where a request stands",
-    "dead": "list, show, retry and drop requests that could not be run",
-    "stats": "say how things stand: workers, queue, running requests",
-    "top": "watch all of that live, in a terminal",
+    "result": "print the outcome of a request as JSON",
+    "cancel": "cancel a request, queued or running",
+    "status": "print the state of a request",
+    "dead": "list, show, retry and drop dead letters",
+    "stats": "print workers, queue and requests in progress",
+    "top": "show the same live, in a terminal",
     "sink": "write outcomes from Redis into a database",
-    "results": "look after the database of outcomes",
-    "doctor": "look at Redis, the model's server and the settings, and say what to do",
-    "gateway": "serve all of that over HTTP, with event streams for browsers",
-    "key": "make, list and drop API keys of the gateway",
-    "worker": "run requests: queue to model to stream",
+    "results": "manage the database of outcomes",
+    "doctor": "check Redis, the model's server and the settings",
+    "gateway": "serve requests and event streams over HTTP",
+    "key": "make, list and remove API keys of the gateway",
+    "worker": "run requests from the queue",
     "replay": "turn a recorded response into deltas, without Redis",
-    "demo": "show it all on a Valkey and a simulated model of its own",
+    "demo": "run everything once, with a Valkey and a simulated model",
     "simulator": "serve a simulated model",
 }
-"""One line a command, here because asking the command would import it. In the order of the help."""
+"""One line per command, in the order of the help. They are here because reading them from a command imports it."""
 
 _EXAMPLE = """\
 example:
   id=$(tailrace submit --model gpt-4.1-mini "Why is the sky blue?") && tailrace tail "$id"
 
-Redis is TAILRACE_REDIS_URL (redis://127.0.0.1:6379/0). `tailrace COMMAND --help` says more.
+TAILRACE_REDIS_URL is the URL of Redis (redis://127.0.0.1:6379/0). See also `tailrace COMMAND --help`.
 """
 
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-        argv: the arguments without the program's name; those of this process when left out.
+        argv: the arguments without the program's name; by default those of this process.
 
     Returns:
         The exit code.
@@ -74,7 +74,7 @@ def _run(name: str, found: EntryPoint, arguments: Sequence[str]) -> int:
     try:
         command: Callable[[Sequence[str]], int] = found.load()
         code = command(arguments)
-        sys.stdout.flush()  # here, where a reader that has gone is still caught
+        sys.stdout.flush()  # here, where a broken pipe is still caught
         return code
     except TailraceError as error:
         say(f"tailrace {name}: {error}")
@@ -82,7 +82,7 @@ def _run(name: str, found: EntryPoint, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout at exit
         return 141
 
 

@@ -1,4 +1,4 @@
-"""A tail on a terminal: reasoning, tool calls and text told apart as they arrive; or one JSON line an entry.
+"""Shows a tail on a terminal, with labels for reasoning, tool calls and text, or as one JSON line per entry.
 
 Writes to the stream it is given. Knows nothing of Redis.
 """
@@ -30,18 +30,18 @@ from tailrace.schemas.ids import EntryId
 
 _DIM, _CYAN, _GREEN, _YELLOW, _RED = "2", "36", "32", "33", "31"
 _STALLED = {
-    "no_worker": "no worker gives a sign of life",
-    "busy": "all workers are busy, or its tenant has as many running as it may",
-    "lost": "its job was lost, and has been enqueued again",
+    "no_worker": "no worker is running",
+    "busy": "all workers are busy, or the tenant is at its limit",
+    "lost": "the job was lost and has been enqueued again",
 }
 _TERMINAL_COLOURS = {Completed: _GREEN, Incomplete: _YELLOW, Cancelled: _YELLOW, Failed: _RED}
 
-# What a model writes must not steer the terminal: every control character but tab and line feed is shown, not obeyed.
+# A model must not control the terminal: control characters other than tab and line feed are shown as escapes.
 _VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
 def visible(text: str, encoding: str | None) -> str:
-    """Text of others as a terminal can show it, without steering the terminal."""
+    """Untrusted text, safe to print: control characters and unencodable characters become escapes."""
     shown = text.translate(_VISIBLE)
     return shown.encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
 
@@ -55,7 +55,7 @@ class View(Protocol):
 
 
 class JsonView:
-    """One line an entry: its JSON as it stands in the log, with `entry_id` first (null for what the reader says)."""
+    """One line per entry: its JSON as in the log, with `entry_id` first (null for events of the reader)."""
 
     def __init__(self, out: BinaryIO) -> None:
         self._out = out
@@ -68,10 +68,10 @@ class JsonView:
 
 
 class CollapsedView:
-    """Holds back what a later attempt may void: the deltas of the last attempt are shown with the terminal.
+    """Holds deltas back until the terminal, because a later attempt may discard them.
 
     Args:
-        view: how they are shown.
+        view: shows the items.
     """
 
     def __init__(self, view: View) -> None:
@@ -80,7 +80,7 @@ class CollapsedView:
         self._held: list[Tailed] = []
 
     def show(self, item: Tailed) -> None:
-        """Keeps a delta; shows all else that is not void, at once."""
+        """Holds a delta back; shows everything else at once."""
         if item.cursor is not None:
             attempt = EntryId.parse(item.cursor).attempt
             if attempt != self._attempt or isinstance(item.entry, AttemptStarted):
@@ -92,22 +92,22 @@ class CollapsedView:
                 pass
             case entry:
                 held, self._held = (self._held, []) if isinstance(entry, TERMINALS) else ([], self._held)
-                for kept in (*held, item):
-                    self._view.show(kept)
+                for ready in (*held, item):
+                    self._view.show(ready)
 
 
 class TerminalView:
-    """Runs of deltas under a label each, text as it comes.
+    """Shows text as it arrives, with a label before each run of deltas of one kind.
 
     Args:
-        out: where to.
+        out: the stream to write to.
         colours: whether to use ANSI colours (`wants_colours`).
     """
 
     def __init__(self, out: TextIO, *, colours: bool) -> None:
         self._out = out
         self._colours = colours
-        self._encoding = out.encoding or "utf-8"  # a terminal that lacks a character must not end the tail
+        self._encoding = out.encoding or "utf-8"  # an unencodable character must not end the tail
         self._run: tuple[object, ...] | None = None
         self._at_line_start = True
 
@@ -129,7 +129,7 @@ class TerminalView:
     def _tool_call(self, delta: ToolCallDelta) -> None:
         part, run = delta.tool_call, ("tool call", delta.i, delta.call)
         if part.name is not None:
-            self._run = None  # a name begins a call, also where another call stands right before
+            self._run = None  # a name begins a call, even right after another call
             self._piece(run, "tool call", f"{part.name} ", _CYAN)
         if part.arguments is not None:
             self._piece(run, "tool call", part.arguments, _CYAN)
@@ -142,7 +142,7 @@ class TerminalView:
         self._write(text.translate(_VISIBLE), colour)
 
     def _note(self, entry: LogEntry | ReaderEvent) -> None:
-        line, colour = _in_words(entry)
+        line, colour = _event_line(entry)
         if line:
             self._end_line()
             self._write(line.translate(_VISIBLE), colour)
@@ -161,35 +161,35 @@ class TerminalView:
 
 
 def wants_colours(out: TextIO, environment: Mapping[str, str]) -> bool:
-    """Whether to colour: on a terminal that can, unless `NO_COLOR` says otherwise (no-color.org)."""
+    """Whether to use colours: on a terminal that supports them, unless `NO_COLOR` is set (no-color.org)."""
     return out.isatty() and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
 
 
-def _in_words(entry: LogEntry | ReaderEvent) -> tuple[str, str]:
+def _event_line(entry: LogEntry | ReaderEvent) -> tuple[str, str]:
     match entry:
         case Accepted():
             return "", _DIM
         case AttemptStarted(attempt=1):
             return "", _DIM
         case AttemptStarted():
-            return f"[attempt {entry.attempt}] {entry.why}: what stands above is void", _YELLOW
+            return f"[attempt {entry.attempt}] {entry.why}: the output above is discarded", _YELLOW
         case RetryScheduled():
-            return f"[waiting] {entry.reason}: the next attempt begins at {entry.until}", _YELLOW
+            return f"[waiting] {entry.reason}: next attempt at {entry.until}", _YELLOW
         case Gap():
-            return f"[gap] what stood between {entry.after} and {entry.before} is lost", _RED
+            return f"[gap] entries between {entry.after} and {entry.before} are lost", _RED
         case Stalled():
             return f"[stalled] for {entry.for_ms / 1000:g} s: {_STALLED[entry.why]}", _YELLOW
         case Completed() | Incomplete() | Failed() | Cancelled():
-            return _end_in_words(entry), _TERMINAL_COLOURS[type(entry)]
+            return _terminal_line(entry), _TERMINAL_COLOURS[type(entry)]
         case _:
             return "", _DIM
 
 
-def _end_in_words(terminal: Terminal) -> str:
-    said = [terminal.finish_reason or "", _tokens(terminal.usage)]
+def _terminal_line(terminal: Terminal) -> str:
+    parts = [terminal.finish_reason or "", _tokens(terminal.usage)]
     if isinstance(terminal, Failed):
-        said = [f"{terminal.error.code}: {terminal.error.message} ({terminal.error.whose}'s move)", *said]
-    return f"[{terminal.__struct_config__.tag}] {', '.join(word for word in said if word)}".rstrip()
+        parts = [f"{terminal.error.code}: {terminal.error.message} (action: {terminal.error.whose})", *parts]
+    return f"[{terminal.__struct_config__.tag}] {', '.join(word for word in parts if word)}".rstrip()
 
 
 def _tokens(usage: Usage | None) -> str:

@@ -1,4 +1,4 @@
-"""The command `stats`: how things stand, once, as a table or as JSON. Reads arguments and prints."""
+"""The command `stats`: workers, queue, requests in progress and dead letters, once, as tables or as JSON."""
 
 import argparse
 import asyncio
@@ -10,21 +10,28 @@ from typing import TYPE_CHECKING
 from tailrace.command_line import CommandParser
 
 if TYPE_CHECKING:
-    from tailrace.producers.queue.overview import Overview, Run, SeenWorker
+    from tailrace.producers.queue.overview import Overview, Run, SeenWorker, WaitingLane
+
+_WORKER_COLUMNS = ("WORKER", "RUNNING", "STARTS/S", "LAST RENEWAL", "LAST SEEN", "")
+_LANE_COLUMNS = ("PRIORITY", "TENANT", "WAITING", "OLDEST")
+_RUN_COLUMNS = ("REQUEST", "ATTEMPT", "STATE", "AGE", "ENTRIES/S", "TENANT", "")
+_RIGHT_ALIGNED = frozenset(
+    ("RUNNING", "STARTS/S", "LAST RENEWAL", "LAST SEEN", "WAITING", "OLDEST", "ATTEMPT", "AGE", "ENTRIES/S")
+)
 
 
 def stats(argv: Sequence[str]) -> int:
-    """`tailrace stats`: workers, queue, running requests, dead letters."""
+    """`tailrace stats`: workers, queue, requests in progress, dead letters."""
     parser = CommandParser(
         "stats",
-        description="Says how things stand: workers, what waits by class and tenant, what runs, what died.\n"
-        "Its Redis user has to see the queue: that of a worker does.",
+        description="Print the workers, the queue by priority and tenant, the requests in progress, and the number of\n"
+        "dead letters. The Redis user needs the rights of a worker.",
         example="tailrace stats\ntailrace stats --json | jq .waiting",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("--runs", type=_count, default=20, metavar="N", help="requests that have begun to list (20)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--runs", type=_count, default=20, metavar="N", help="requests in progress to list (20)")
     given = parser.parse_args(argv)
-    return asyncio.run(_ask(given.runs, as_json=given.json))
+    return asyncio.run(_print_overview(given.runs, as_json=given.json))
 
 
 def _count(text: str) -> int:
@@ -33,7 +40,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-async def _ask(runs_max: int, *, as_json: bool) -> int:
+async def _print_overview(runs_max: int, *, as_json: bool) -> int:
     import msgspec
 
     from tailrace.producers.cli.show import visible
@@ -41,57 +48,83 @@ async def _ask(runs_max: int, *, as_json: bool) -> int:
     from tailrace.schemas.settings import Settings
 
     async with await Client.from_settings(Settings.from_environment(os.environ)) as client:
-        seen = await client.overview(runs_max=runs_max)
+        overview = await client.overview(runs_max=runs_max)
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.encode(seen) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode(overview) + b"\n")
         sys.stdout.buffer.flush()
     else:
-        for line in lines(seen):
+        for line in lines(overview):
             print(visible(line, sys.stdout.encoding))
     return 0
 
 
-def lines(seen: "Overview") -> Iterator[str]:
-    """An overview for people."""
-    running = sum(worker.report.running for worker in seen.workers)
-    slots = sum(worker.report.max_jobs for worker in seen.workers)
+def lines(overview: "Overview") -> Iterator[str]:
+    """An overview as text."""
+    running = sum(worker.report.running for worker in overview.workers)
+    slots = sum(worker.report.max_jobs for worker in overview.workers)
     yield (
-        f"{len(seen.workers)} workers run {running} of {slots}; "
-        f"{seen.waiting} wait, the oldest for {seen.oldest_s:.0f} s; {seen.deferred} are due later; "
-        f"{seen.begun} have begun; {seen.dead} dead letters"
+        f"{_plural(len(overview.workers), 'worker')}, {running} of {_plural(slots, 'slot')} in use; "
+        f"{_plural(overview.waiting, 'request')} waiting{_oldest(overview.waiting, overview.oldest_s)}, "
+        f"{overview.begun} in progress, {overview.deferred} deferred; {_plural(overview.dead, 'dead letter')}"
     )
-    if seen.outbox or seen.outbox_refused:
+    if overview.outbox or overview.outbox_refused:
         yield (
-            f"{seen.outbox} outcomes wait for the database, the oldest for {seen.outbox_oldest_s:.0f} s; "
-            f"{seen.outbox_refused} refused by it (tailrace results refused)"
+            f"{_plural(overview.outbox, 'outcome')} waiting for the database"
+            f"{_oldest(overview.outbox, overview.outbox_oldest_s)}, "
+            f"{overview.outbox_refused} rejected by it (see `tailrace results refused`)"
         )
-    if seen.workers:
-        yield ""
-        yield "WORKER                          RUNNING  STARTS/S  RENEWED  SAID SO"
-        yield from map(_worker, seen.workers)
-    if seen.lanes:
-        yield ""
-        yield "CLASS   TENANT                  WAITING   OLDEST"
-        for lane in seen.lanes:
-            yield f"{lane.priority:<7} {lane.tenant or '-':<20} {lane.waiting:>10} {lane.oldest_s:>7.1f}s"
-    if seen.runs:
-        yield ""
-        yield "REQUEST                           ATTEMPT  STATE        AGE      ENTRIES/S  TENANT"
-        yield from map(_run, seen.runs)
+    if overview.workers:
+        yield from _table(_WORKER_COLUMNS, map(_worker_cells, overview.workers))
+    if overview.lanes:
+        yield from _table(_LANE_COLUMNS, map(_lane_cells, overview.lanes))
+    if overview.runs:
+        yield from _table(_RUN_COLUMNS, map(_run_cells, overview.runs))
 
 
-def _worker(worker: "SeenWorker") -> str:
+def _worker_cells(worker: "SeenWorker") -> tuple[str, ...]:
     report = worker.report
-    place = f"{report.host}:{report.pid}"
-    note = "silent" if worker.is_silent else "drains" if report.draining else ""
-    running = f"{report.running:>4}/{report.max_jobs:<4}"
-    ages = f"{report.renewed_ago_s:>7.1f}s {worker.silent_s:>7.1f}s"
-    return f"{place:<30} {running} {report.starts_per_s:>7.1f} {ages}  {note}".rstrip()
-
-
-def _run(run: "Run") -> str:
-    why = f"{run.why} until {run.until}" if run.why else ""
     return (
-        f"{run.id:<32} {run.attempt:>8}  {run.state:<11} {run.age_s:>6.1f}s {run.entries_per_s:>9.1f}  "
-        f"{run.tenant or '-'}  {why}"
-    ).rstrip()
+        f"{report.host}:{report.pid}",
+        f"{report.running}/{report.max_jobs}",
+        f"{report.starts_per_s:.1f}",
+        f"{report.renewed_ago_s:.1f}s ago",
+        f"{worker.silent_s:.1f}s ago",
+        "silent" if worker.is_silent else "draining" if report.draining else "",
+    )
+
+
+def _lane_cells(lane: "WaitingLane") -> tuple[str, ...]:
+    return (lane.priority, lane.tenant or "-", str(lane.waiting), f"{lane.oldest_s:.1f}s")
+
+
+def _run_cells(run: "Run") -> tuple[str, ...]:
+    return (
+        run.id,
+        str(run.attempt),
+        run.state.replace("_", " "),
+        f"{run.age_s:.1f}s",
+        f"{run.entries_per_s:.1f}",
+        run.tenant or "-",
+        f"{run.why} until {run.until}" if run.why else "",
+    )
+
+
+def _table(columns: Sequence[str], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
+    """An empty line, the header, and the rows, aligned."""
+    cells = [tuple(columns), *rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    yield ""
+    for row in cells:
+        aligned = (
+            cell.rjust(width) if name in _RIGHT_ALIGNED else cell.ljust(width)
+            for cell, width, name in zip(row, widths, columns, strict=True)
+        )
+        yield "  ".join(aligned).rstrip()
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _oldest(count: int, oldest_s: float) -> str:
+    return f" (oldest {oldest_s:.0f} s)" if count else ""

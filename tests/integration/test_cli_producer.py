@@ -1,4 +1,4 @@
-"""The producer's commands as programs: what they print, how they end, and that bad input leaves nothing behind."""
+"""The producer's commands as programs: output, exit codes, and that invalid input changes nothing in Redis."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ TAILRACE = [sys.executable, "-m", "tailrace"]
 
 
 class Commands:
-    """Runs `tailrace` against one Redis, and writes logs for it."""
+    """Runs `tailrace` against one Redis, and writes logs there."""
 
     def __init__(self, redis_url: str) -> None:
         self.url = redis_url
@@ -110,7 +110,7 @@ def commands(redis_url: str) -> Commands:
     return Commands(redis_url)
 
 
-def test_submit_prints_the_id_alone_and_the_request_is_as_asked(commands: Commands, tmp_path: Path) -> None:
+def test_submit_prints_only_the_id_and_stores_the_request(commands: Commands, tmp_path: Path) -> None:
     tools = tmp_path / "tools.json"
     tools.write_text('[{"type": "function", "function": {"name": "search"}}]')
     printed = commands.printed("submit", "--model", "m", "--tools", str(tools), "--assistant-message", "Grüße 🚂")
@@ -123,7 +123,7 @@ def test_submit_prints_the_id_alone_and_the_request_is_as_asked(commands: Comman
 
 
 @pytest.mark.parametrize("way", ["file", "stdin"])
-def test_a_whole_request_is_taken_from_a_file_or_stdin(way: str, commands: Commands, tmp_path: Path) -> None:
+def test_submit_reads_a_whole_request_from_a_file_or_stdin(way: str, commands: Commands, tmp_path: Path) -> None:
     request = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "seed": 7, "metadata": {"a": 1}}
     file = tmp_path / "request.json"
     file.write_text(json.dumps(request))
@@ -133,7 +133,7 @@ def test_a_whole_request_is_taken_from_a_file_or_stdin(way: str, commands: Comma
     assert (commands.stored("mine").seed, commands.stored("mine").metadata) == (7, {"a": 1})
 
 
-def test_submitted_twice_under_one_id_it_stands_once(commands: Commands) -> None:
+def test_submit_is_idempotent_with_an_id(commands: Commands) -> None:
     assert commands.printed("submit", "--id", "mine", "--model", "m", "hi") == "mine\n"
     before = sorted(commands.keys())
     assert commands.printed("submit", "--id", "mine", "--model", "m", "hi") == "mine\n"
@@ -141,7 +141,7 @@ def test_submitted_twice_under_one_id_it_stands_once(commands: Commands) -> None
     assert "other content" in commands.refused("submit", "--id", "mine", "--model", "m", "something else")
 
 
-def test_tail_tells_reasoning_tool_calls_and_text_apart(commands: Commands) -> None:
+def test_tail_labels_reasoning_tool_calls_and_text(commands: Commands) -> None:
     commands.printed("submit", "--id", "mine", "--model", "m", "hi")
     commands.answer("mine")
     assert commands.printed("tail", "mine") == (
@@ -153,7 +153,7 @@ def test_tail_tells_reasoning_tool_calls_and_text_apart(commands: Commands) -> N
     )
 
 
-def test_tail_as_json_is_the_log_with_entry_ids_first(commands: Commands) -> None:
+def test_tail_as_json_prints_the_log_with_entry_ids_first(commands: Commands) -> None:
     commands.printed("submit", "--id", "mine", "--model", "m", "hi")
     commands.answer("mine")
     lines = commands.printed("tail", "mine", "--json").splitlines()
@@ -171,7 +171,7 @@ def test_tail_as_json_is_the_log_with_entry_ids_first(commands: Commands) -> Non
     assert commands.printed("tail", "mine", "--json", "--after", "1-4").splitlines() == lines[6:]
 
 
-def test_a_collapsed_tail_shows_the_answer_with_its_end_and_takes_no_cursor(commands: Commands) -> None:
+def test_a_collapsed_tail_shows_the_final_answer_and_takes_no_cursor(commands: Commands) -> None:
     commands.printed("submit", "--id", "mine", "--model", "m", "hi")
     commands.answer("mine")
     assert commands.printed("tail", "mine", "--collapsed") == commands.printed("tail", "mine")
@@ -197,7 +197,7 @@ def test_submit_with_tail_prints_the_id_and_follows(commands: Commands) -> None:
     assert out.endswith("[text] Hello\n[completed]\n")
 
 
-def test_ctrl_c_leaves_the_request_running_and_says_how_to_go_on(commands: Commands) -> None:
+def test_ctrl_c_leaves_the_request_running_and_prints_the_command_to_resume(commands: Commands) -> None:
     commands.printed("submit", "--id", "mine", "--model", "m", "hi")
 
     async def write(redis: Redis) -> None:
@@ -212,7 +212,7 @@ def test_ctrl_c_leaves_the_request_running_and_says_how_to_go_on(commands: Comma
         program.send_signal(signal.SIGINT)
         out, err = program.communicate(timeout=20)
     assert (program.returncode, out) == (130, "")
-    # expect a command that shows exactly the rest
+    # the printed command shows exactly the rest
     [hint] = err.strip().splitlines()
     command = hint.partition(": ")[2].split()
     assert command == ["tailrace", "tail", "mine", "--after", shown[-1], "--json"]
@@ -229,7 +229,7 @@ def test_ctrl_c_leaves_the_request_running_and_says_how_to_go_on(commands: Comma
     assert shown + rest == ["0-1", *(f"1-{seq}" for seq in range(len(ANSWER) + 2))]
 
 
-def test_a_reader_that_goes_away_ends_tail_quietly(commands: Commands) -> None:
+def test_a_broken_pipe_ends_tail_quietly(commands: Commands) -> None:
     commands.printed("submit", "--id", "mine", "--model", "m", "hi")
     commands.answer("mine")
     reading, writing = os.pipe()
@@ -256,13 +256,13 @@ def _on_a_terminal(commands: Commands, arguments: Sequence[str], **environment: 
         try:
             while piece := os.read(mine, 4096):
                 shown += piece
-        except OSError:  # Linux says so when the other side has closed the terminal
+        except OSError:  # Linux raises this when the other side has closed the terminal
             pass
     os.close(mine)
     return shown.decode()
 
 
-def test_colours_are_for_terminals_that_want_them(commands: Commands) -> None:
+def test_colours_are_used_only_on_terminals_that_support_them(commands: Commands) -> None:
     commands.printed("submit", "--id", "mine", "--model", "m", "hi")
     commands.answer("mine")
     assert "\x1b[" in _on_a_terminal(commands, ["tail", "mine"])
@@ -283,15 +283,15 @@ def test_result_prints_the_outcome(commands: Commands) -> None:
     assert (outcome["status"], outcome["content"], outcome["request_id"]) == ("completed", "Hello", "mine")
 
 
-def test_cancel_says_what_it_did(commands: Commands) -> None:
+def test_cancel_prints_what_it_did(commands: Commands) -> None:
     commands.printed("submit", "--id", "mine", "--model", "m", "hi")
-    assert commands.printed("cancel", "mine") == "cancelled: it had not begun\n"
-    assert commands.printed("cancel", "mine") == "nothing to stop: it is cancelled already\n"
+    assert commands.printed("cancel", "mine") == "cancelled before it started\n"
+    assert commands.printed("cancel", "mine") == "nothing to cancel: it is already cancelled\n"
     said = json.loads(commands.printed("cancel", "mine", "--json"))
     assert said == {"request_id": "mine", "verdict": "finished", "status": "cancelled"}
 
 
-def test_status_is_for_people_and_for_programs(commands: Commands) -> None:
+def test_status_prints_text_or_json(commands: Commands) -> None:
     commands.printed("submit", "--id", "mine", "--model", "m", "hi")
     assert "status           queued\n" in commands.printed("status", "mine")
     said = json.loads(commands.printed("status", "mine", "--json"))
@@ -299,7 +299,7 @@ def test_status_is_for_people_and_for_programs(commands: Commands) -> None:
 
 
 BAD_SUBMITS: dict[str, tuple[list[str], int, str | None, str]] = {
-    "nothing at all": ([], 2, None, "give a text and --model"),
+    "no arguments": ([], 2, None, "give a text and --model"),
     "no model": (["hi"], 2, None, "give a text and --model"),
     "no text": (["--model", "m"], 2, None, "give a text and --model"),
     "an empty text": (["--model", "m", ""], 2, None, "give a text and --model"),
@@ -308,15 +308,15 @@ BAD_SUBMITS: dict[str, tuple[list[str], int, str | None, str]] = {
     "two texts": (["--model", "m", "hi", "there"], 2, None, "there"),
     "an option without value": (["hi", "--model"], 2, None, "--model"),
     "a request and a text": (["--request", "-", "hi"], 2, "{}", "leave text"),
-    "an id that cannot be": (["--id", "a b", "--model", "m", "hi"], 1, None, "id 'a b' cannot be used"),
+    "an invalid id": (["--id", "a b", "--model", "m", "hi"], 1, None, "id 'a b' cannot be used"),
     "an id too long": (["--id", "x" * 65, "--model", "m", "hi"], 1, None, "cannot be used"),
     "an id of another request's": (["--id", "a\nb", "--request", "-"], 1, '{"model":"m","messages":[]}', "messages"),
-    "a tools file that is not there": (["--tools", "/nonexistent", "--model", "m", "hi"], 1, None, "cannot be read"),
+    "a tools file that does not exist": (["--tools", "/nonexistent", "--model", "m", "hi"], 1, None, "cannot be read"),
     "a folder for tools": (["--tools", "/", "--model", "m", "hi"], 1, None, "cannot be read"),
-    "tools that are no JSON": (["--tools", "-", "--model", "m", "hi"], 1, "[", "is not JSON"),
-    "tools that are no text": (["--tools", "/dev/zero", "--model", "m", "hi"], 1, None, "the limit"),
-    "tools that are no list": (["--tools", "-", "--model", "m", "hi"], 1, "{}", "give a JSON list"),
-    "tools that are no objects": (["--tools", "-", "--model", "m", "hi"], 1, "[1]", "tools.0"),
+    "tools that are not JSON": (["--tools", "-", "--model", "m", "hi"], 1, "[", "is not JSON"),
+    "tools from an endless file": (["--tools", "/dev/zero", "--model", "m", "hi"], 1, None, "the limit"),
+    "tools that are not a list": (["--tools", "-", "--model", "m", "hi"], 1, "{}", "give a JSON list"),
+    "tools that are not objects": (["--tools", "-", "--model", "m", "hi"], 1, "[1]", "tools.0"),
     "an empty request": (["--request", "-"], 1, "", "Invalid JSON"),
     "a request that is no JSON": (["--request", "-"], 1, "{", "Invalid JSON"),
     "a request that is no object": (["--request", "-"], 1, "[]", "object"),
@@ -327,7 +327,7 @@ BAD_SUBMITS: dict[str, tuple[list[str], int, str | None, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_SUBMITS)
-def test_a_bad_submit_is_one_line_and_leaves_nothing(case: str, commands: Commands) -> None:
+def test_an_invalid_submit_prints_one_line_and_stores_nothing(case: str, commands: Commands) -> None:
     arguments, code, stdin, said = BAD_SUBMITS[case]
     assert said in commands.refused("submit", *arguments, code=code, stdin=stdin)
     assert commands.keys() == []
@@ -351,30 +351,30 @@ def test_a_bad_submit_is_one_line_and_leaves_nothing(case: str, commands: Comman
         (["status"], 2, "id"),
     ],
 )
-def test_other_bad_input_is_one_line(arguments: list[str], code: int, said: str, commands: Commands) -> None:
+def test_other_invalid_input_prints_one_line(arguments: list[str], code: int, said: str, commands: Commands) -> None:
     commands.printed("submit", "--id", "mine", "--model", "m", "hi")
     assert said in commands.refused(*arguments, code=code)
 
 
 @pytest.mark.parametrize("command", ["tail", "result", "cancel", "status", "submit"])
-def test_a_redis_that_is_not_there_is_one_line_and_soon(command: str, commands: Commands, unused_tcp_port: int) -> None:
+def test_an_unreachable_redis_prints_one_line_soon(command: str, commands: Commands, unused_tcp_port: int) -> None:
     arguments = ["--model", "m", "hi"] if command == "submit" else ["mine"]
     url = f"redis://127.0.0.1:{unused_tcp_port}/0"
     began_s = time.monotonic()
     assert "cannot be reached" in commands.refused(command, *arguments, TAILRACE_REDIS_URL=url)
-    assert time.monotonic() - began_s < 10  # arq's own way is five tries, a second apart, with a warning each
+    assert time.monotonic() - began_s < 10  # arq alone would try five times, one second apart
 
 
 @pytest.mark.parametrize("url", ["http://h", "localhost:6379", "", "redis://h:x"])
-def test_a_wrong_url_is_one_line_that_names_the_setting(url: str, commands: Commands) -> None:
+def test_an_invalid_url_prints_one_line_that_names_the_setting(url: str, commands: Commands) -> None:
     assert "TAILRACE_REDIS_URL: " in commands.refused("status", "mine", TAILRACE_REDIS_URL=url)
 
 
-def test_an_unknown_setting_is_one_line(commands: Commands) -> None:
+def test_an_unknown_setting_prints_one_line(commands: Commands) -> None:
     assert "TAILRACE_REDIS_ULR is not a setting" in commands.refused("status", "mine", TAILRACE_REDIS_ULR="x")
 
 
-def test_a_full_redis_is_one_line_and_takes_nothing(commands: Commands) -> None:
+def test_a_full_redis_prints_one_line_and_stores_nothing(commands: Commands) -> None:
     async def fill(redis: Redis) -> None:
         await redis.config_set("maxmemory", 1)
 

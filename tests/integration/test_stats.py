@@ -1,8 +1,9 @@
-"""How things stand, as operators see it: workers, what waits and why, what runs, what pauses, who has fallen silent."""
+"""`client.overview` and `tailrace stats`: workers, waiting requests, requests in progress, silent workers."""
 
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -33,9 +34,9 @@ async def worker(redis_url: str, simulator: Simulator, tenant_limit: int = 1) ->
         await running.stop()
 
 
-async def test_what_waits_runs_and_pauses(redis_url: str, redis: Redis) -> None:
-    # given one that runs, one that pauses, and three of a tenant that may run one at once, expect each where it stands,
-    # the lane that nobody may serve included; and of the worker, once it has gone, nothing
+async def test_the_overview_shows_waiting_running_and_retrying_requests(redis_url: str, redis: Redis) -> None:
+    # One request runs, one waits for a retry, and three belong to a tenant that may run one at a time. The overview
+    # shows each of them, including the tenant's lane. After the worker has stopped, it shows no worker.
     async with Simulator(key=KEY) as simulator, await Client.connect(redis_url) as client:
         plain = await client.submit(request_for(SLOW))
         paused = await client.submit(request_for(LIMITED))
@@ -63,15 +64,14 @@ async def test_what_waits_runs_and_pauses(redis_url: str, redis: Redis) -> None:
             (only,) = seen.workers
             assert only.report.pid == os.getpid()
             assert not only.is_silent
-            told = "\n".join(lines(seen))
-            assert all(text in told for text in (plain.id, "retrying", "upstream_429", "acme"))
+            printed = "\n".join(lines(seen))
+            assert all(text in printed for text in (plain.id, "retrying", "upstream_429", "acme"))
         assert (await client.overview()).workers == []
         assert await redis.exists(keys.PARKED) <= 1
 
 
-async def test_a_worker_that_says_nothing_any_more_is_shown_as_silent(redis_url: str, redis: Redis) -> None:
-    # given a report that was made long ago, expect its worker there, and silent; given one that cannot be read, expect
-    # it left out
+async def test_a_worker_that_stopped_reporting_is_shown_as_silent(redis_url: str, redis: Redis) -> None:
+    # A worker whose report is old is shown as silent. A report that cannot be parsed is left out.
     async with Simulator(key=KEY) as simulator, await Client.connect(redis_url) as client:
         async with worker(redis_url, simulator):
 
@@ -80,10 +80,10 @@ async def test_a_worker_that_says_nothing_any_more_is_shown_as_silent(redis_url:
 
             await until(announced)
             (name,) = await redis.zrange(keys.WORKERS, 0, -1)
-            said = await redis.get(keys.worker_key(name.decode()))
-            assert said is not None
+            report = await redis.get(keys.worker_key(name.decode()))
+            assert report is not None
             left_ms = round((keys.WORKER_LIFETIME_S - SILENT_S - 1) * 1000)
-            await redis.set(keys.worker_key("dead"), said, px=left_ms)
+            await redis.set(keys.worker_key("dead"), report, px=left_ms)
             await redis.set(keys.worker_key("odd"), b"{", px=left_ms)
             later = keys.WORKER_LIFETIME_S * 10_000_000_000_000
             await redis.zadd(keys.WORKERS, {"dead": later, "odd": later, "forgotten": later})
@@ -91,8 +91,8 @@ async def test_a_worker_that_says_nothing_any_more_is_shown_as_silent(redis_url:
     assert seen == {"dead": True, name.decode(): False}
 
 
-async def test_plain_jobs_are_counted_too(redis_url: str) -> None:
-    # given requests of no tenant and no worker, expect them in the plain lane
+async def test_requests_without_tenant_are_counted_in_the_plain_lane(redis_url: str) -> None:
+
     async with await Client.connect(redis_url) as client:
         for _ in range(2):
             await client.submit(request_for())
@@ -102,31 +102,32 @@ async def test_plain_jobs_are_counted_too(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "json"])
-async def test_the_command(redis_url: str, form: list[str]) -> None:
-    # given one that waits, expect the command to say so, for people and for programs
+async def test_the_command_prints_tables_or_json(redis_url: str, form: list[str]) -> None:
+
     async with await Client.connect(redis_url) as client:
         await client.submit(request_for(tenant="acme"))
-    asked = await asyncio.create_subprocess_exec(
+    program = await asyncio.create_subprocess_exec(
         *(TAILRACE, "stats", *form),
         env={"PATH": os.environ["PATH"], "TAILRACE_REDIS_URL": redis_url},
         stdout=asyncio.subprocess.PIPE,
     )
-    said, _ = await asked.communicate()
-    assert asked.returncode == 0
+    printed, _ = await program.communicate()
+    assert program.returncode == 0
     if form:
-        assert json.loads(said)["lanes"][0]["tenant"] == "acme"
+        assert json.loads(printed)["lanes"][0]["tenant"] == "acme"
     else:
-        assert "0 workers run 0 of 0; 1 wait" in said.decode()
+        expected = r"0 workers, 0 of 0 slots in use; 1 request waiting \(oldest \d+ s\), 0 in progress, 0 deferred; "
+        assert re.match(expected + "0 dead letters\n", printed.decode())
 
 
-async def test_what_waits_for_the_database_is_counted(redis_url: str, redis: Redis) -> None:
-    # given outcomes that wait, one of them since long ago, and one that was refused, expect both told
+async def test_outcomes_that_wait_for_the_database_are_counted(redis_url: str, redis: Redis) -> None:
+    # Two outcomes wait, one of them for long, and one was rejected.
     async with await Client.connect(redis_url) as client:
-        assert "outcomes wait" not in "\n".join(lines(await client.overview()))
+        assert "for the database" not in "\n".join(lines(await client.overview()))
         for entry_id in ("1-1", "*"):
             await redis.xadd(keys.OUTBOX, {"id": "one"}, id=entry_id)
         await redis.hset(keys.OUTBOX_REFUSED, "odd", "{}")
         seen = await client.overview()
     assert (seen.outbox, seen.outbox_refused) == (2, 1)
     assert seen.outbox_oldest_s > 1_000_000_000
-    assert "2 outcomes wait for the database" in "\n".join(lines(seen))
+    assert "2 outcomes waiting for the database (oldest " in "\n".join(lines(seen))

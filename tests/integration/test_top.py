@@ -1,4 +1,4 @@
-"""`tailrace top` on a real queue: driven key by key, and once in a real terminal."""
+"""`tailrace top` on a real queue: driven by keys, and once in a real terminal."""
 
 import asyncio
 import fcntl
@@ -32,7 +32,7 @@ def cells(app: Top, table_id: str) -> list[list[str]]:
     return [[str(cell) for cell in table.get_row_at(row)] for row in range(table.row_count)]
 
 
-def answers(app: Top) -> list[str]:
+def toasts(app: Top) -> list[str]:
     return [str(toast.render()) for toast in app.screen.query("Toast")]
 
 
@@ -41,9 +41,8 @@ async def press_until(pilot: Pilot[None], key: str, kind: type) -> None:
     await until(lambda: isinstance(pilot.app.screen, kind))
 
 
-async def test_a_request_is_seen_followed_and_cancelled(redis_url: str) -> None:
-    # given one that runs, if its row is opened, expect its text as it comes; if c and y are pressed, expect it
-    # cancelled, and after c and n not
+async def test_a_request_is_shown_followed_and_cancelled(redis_url: str) -> None:
+    # Enter on the row of a running request shows its text. The keys c and y cancel it; c and n do not.
     async with rig(redis_url) as at:
         request_id = await at.submit(SLOW, tenant=None)
         app = Top(at.client, every_s=0.2)
@@ -61,16 +60,16 @@ async def test_a_request_is_seen_followed_and_cancelled(redis_url: str) -> None:
             await pilot.press("y")
             assert (await at.outcome(request_id)).status == "cancelled"
             await until(lambda: not cells(app, "runs"))
-            await until(lambda: answers(app) == [f"{request_id}: its worker has been told"])
+            await until(lambda: toasts(app) == [f"{request_id}: its worker was asked to stop"])
             await pilot.press("c")
-            await until(lambda: len(answers(app)) == 2)
+            await until(lambda: len(toasts(app)) == 2)
             another = await at.submit(SLOW)
-            await until(lambda: [row[0] for row in cells(app, "runs")] == [another])  # so there was a look meanwhile
-            assert answers(app)[1] == "choose a request that has begun first"
+            await until(lambda: [row[0] for row in cells(app, "runs")] == [another])  # so it has refreshed meanwhile
+            assert toasts(app)[1] == "select a request in progress first"
 
 
-async def test_dead_letters_stand_below_and_text_of_others_is_plain(redis_url: str) -> None:
-    # given a job of a name that steers terminals and speaks markup, expect it in the list as it is spelt
+async def test_dead_letters_are_listed_and_untrusted_text_is_plain(redis_url: str) -> None:
+    # The id of this job contains terminal escapes and markup. It is shown as plain text.
     async with rig(redis_url) as at:
         async with plain_client(redis_url) as arq:
             await arq.enqueue_job("no_such_function", _job_id=HOSTILE)
@@ -82,9 +81,8 @@ async def test_dead_letters_stand_below_and_text_of_others_is_plain(redis_url: s
             assert app.query_one("#dead", Table).display
 
 
-async def test_pause_and_a_redis_that_is_away() -> None:
-    # given a paused screen, expect no further look, until it goes on; given no Redis, expect a line that says so until
-    # it is back
+async def test_pause_stops_refreshing_and_an_unreachable_redis_is_reported() -> None:
+    # A paused screen does not refresh until it is resumed. While Redis is unreachable, a note says so.
     with EmbeddedValkey() as valkey:
         async with await Client.connect(valkey.url, timeout_s=1.0) as client:
             app = Top(client, every_s=0.2)
@@ -98,19 +96,19 @@ async def test_pause_and_a_redis_that_is_away() -> None:
                 await pilot.press("p")
                 await until(lambda: "waiting 1" in str(summary.render()))
                 await asyncio.to_thread(valkey.stop)
-                await until(lambda: note.display and "cannot look" in str(note.render()))
+                await until(lambda: note.display and "cannot refresh" in str(note.render()))
                 await asyncio.to_thread(valkey.start)
                 await until(lambda: not note.display)
                 await pilot.press("q")
             assert app.return_code == 0
 
 
-async def test_the_command_in_a_terminal(redis_url: str) -> None:
-    # given a terminal, expect the screen in it and an end by q; given none, one line that names `tailrace stats`
+async def test_the_command_needs_a_terminal(redis_url: str) -> None:
+    # In a terminal the screen opens and q ends it. Without a terminal one line refers to `tailrace stats`.
     environment = {"PATH": os.environ["PATH"], "TAILRACE_REDIS_URL": redis_url, "TERM": "xterm-256color"}
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 140, 0, 0))
-    asked = await asyncio.create_subprocess_exec(
+    program = await asyncio.create_subprocess_exec(
         *(TAILRACE, "top"), stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
     )
     os.close(theirs)
@@ -128,19 +126,19 @@ async def test_the_command_in_a_terminal(redis_url: str) -> None:
 
         def ended() -> bool:
             drawn()
-            return asked.returncode is not None
+            return program.returncode is not None
 
         await until(ended)
-        assert asked.returncode == 0
+        assert program.returncode == 0
     finally:
         os.close(ours)
-        if asked.returncode is None:
-            asked.kill()
-            await asked.wait()
+        if program.returncode is None:
+            program.kill()
+            await program.wait()
     piped = await asyncio.create_subprocess_exec(
         *(TAILRACE, "top"), env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    _, said = await piped.communicate()
+    _, printed = await piped.communicate()
     assert piped.returncode == 1
-    assert said.count(b"\n") == 1
-    assert b"tailrace stats" in said
+    assert printed.count(b"\n") == 1
+    assert b"tailrace stats" in printed

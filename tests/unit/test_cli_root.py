@@ -1,4 +1,4 @@
-"""The root command: what it lists, what it imports, how it ends."""
+"""The root command: its help, its imports, its exit codes."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from tailrace.producers.cli.root import GROUP, main
 NAMES = sorted(found.name for found in entry_points(group=GROUP))
 
 
-def test_help_lists_every_command_on_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_command_on_its_own_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name in NAMES:
@@ -19,7 +19,7 @@ def test_help_lists_every_command_on_a_line_of_its_own(capsys: pytest.CaptureFix
         assert len(line.split()) > 2, "a command without a description"
 
 
-def test_help_imports_no_command_and_nothing_heavy() -> None:
+def test_help_imports_no_command_and_nothing_slow() -> None:
     program = (
         "import sys; from tailrace.producers.cli.root import main; main(['--help']);"
         "print(sorted({name.removeprefix('tailrace.').partition('.')[0] for name in sys.modules}), file=sys.stderr)"
@@ -49,7 +49,7 @@ def test_an_unknown_command_gets_a_suggestion(typed: str, meant: str, capsys: py
     assert captured.err == f"tailrace: there is no command {typed!r}; did you mean `tailrace {meant}`?\n"
 
 
-def test_a_command_like_no_other_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_without_suggestion_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["xyzzy\nplugh"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -59,15 +59,15 @@ def test_each_command_has_help_with_an_example(name: str, capsys: pytest.Capture
     with pytest.raises(SystemExit) as left:
         main([name, "--help"])
     assert left.value.code == 0
-    said = capsys.readouterr().out
-    assert said.startswith(f"usage: tailrace {name} ")
-    _, example = said.split("\nexample:\n  ")
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: tailrace {name} ")
+    _, example = printed.split("\nexample:\n  ")
     assert f"tailrace {name}" in example.split("\n\n")[0]
-    assert len(said.splitlines()) < 30
+    assert len(printed.splitlines()) < 30
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_wrong_usage_of_each_command_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_of_each_command_prints_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main([name, "--no-such-option", "with a\nvalue"])
     assert left.value.code == 2

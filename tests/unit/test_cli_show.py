@@ -1,4 +1,4 @@
-"""The terminal view: runs and labels, what is not shown, and that a model cannot steer the terminal."""
+"""The terminal view: labels, what is not shown, and that a model cannot control the terminal."""
 
 import io
 from collections.abc import Sequence
@@ -71,51 +71,51 @@ def arguments(call: int, text: str, i: int = 0) -> ToolCallDelta:
         ([Cancelled(1)], "[cancelled]\n"),
         (
             [Failed(1, ErrorInfo("upstream_401", "the key is wrong", "operator"))],
-            "[failed] upstream_401: the key is wrong (operator's move)\n",
+            "[failed] upstream_401: the key is wrong (action: operator)\n",
         ),
         ([Accepted(1, "", "chat", "m"), AttemptStarted(1, 1, "", "first", IDS)], ""),
         (
             [AssistantDelta(0, 0, "a"), AttemptStarted(1, 2, "", "lease_expired", IDS), AssistantDelta(0, 0, "b")],
-            "[text] a\n[attempt 2] lease_expired: what stands above is void\n[text] b",
+            "[text] a\n[attempt 2] lease_expired: the output above is discarded\n[text] b",
         ),
-        ([RetryScheduled(1, 1, "upstream_429", "12:00")], "[waiting] upstream_429: the next attempt begins at 12:00\n"),
-        ([Gap("1-1", "1-5")], "[gap] what stood between 1-1 and 1-5 is lost\n"),
+        ([RetryScheduled(1, 1, "upstream_429", "12:00")], "[waiting] upstream_429: next attempt at 12:00\n"),
+        ([Gap("1-1", "1-5")], "[gap] entries between 1-1 and 1-5 are lost\n"),
         (
             [Stalled(5000, "busy")],
-            "[stalled] for 5 s: all workers are busy, or its tenant has as many running as it may\n",
+            "[stalled] for 5 s: all workers are busy, or the tenant is at its limit\n",
         ),
     ],
 )
-def test_what_is_shown(entries: Sequence[LogEntry | ReaderEvent], expected: str) -> None:
+def test_each_entry_is_shown_as_expected(entries: Sequence[LogEntry | ReaderEvent], expected: str) -> None:
     assert shown(entries) == expected
 
 
-def test_a_model_cannot_steer_the_terminal() -> None:
-    wicked = "\x1b]0;owned\x07\x1b[2J\r\x08\x7f\x9b1m\tfine\n"
+def test_a_model_cannot_control_the_terminal() -> None:
+    hostile = "\x1b]0;owned\x07\x1b[2J\r\x08\x7f\x9b1m\tfine\n"
     entries = [
-        AssistantDelta(0, 0, wicked),
-        name(0, wicked, 1),
-        arguments(0, wicked, 1),
-        Failed(1, ErrorInfo("x", wicked, "provider")),
+        AssistantDelta(0, 0, hostile),
+        name(0, hostile, 1),
+        arguments(0, hostile, 1),
+        Failed(1, ErrorInfo("x", hostile, "provider")),
     ]
-    said = shown(entries)
-    assert {char for char in said if ord(char) < 32 or 127 <= ord(char) < 160} <= {"\t", "\n"}
-    assert "\\x1b]0;owned\\x07" in said
+    output = shown(entries)
+    assert {char for char in output if ord(char) < 32 or 127 <= ord(char) < 160} <= {"\t", "\n"}
+    assert "\\x1b]0;owned\\x07" in output
 
 
-def test_colours_end_where_they_began() -> None:
-    said = shown([ReasoningDelta(0, 0, "a"), Completed(1)], colours=True)
-    assert said == "\x1b[2m[reasoning] \x1b[0m\x1b[2ma\x1b[0m\n\x1b[32m[completed]\x1b[0m\n"
+def test_each_coloured_piece_resets_the_colour() -> None:
+    output = shown([ReasoningDelta(0, 0, "a"), Completed(1)], colours=True)
+    assert output == "\x1b[2m[reasoning] \x1b[0m\x1b[2ma\x1b[0m\n\x1b[32m[completed]\x1b[0m\n"
 
 
-def test_a_terminal_that_lacks_a_character_still_shows_the_rest() -> None:
+def test_an_unencodable_character_is_shown_as_an_escape() -> None:
     raw = io.BytesIO()
     out = io.TextIOWrapper(raw, encoding="ascii")
     TerminalView(out, colours=False).show(Tailed("1-1", AssistantDelta(0, 0, "é🚂!"), b""))
     assert raw.getvalue() == b"[text] \\xe9\\U0001f682!"
 
 
-def test_json_has_the_entry_id_first_and_the_raw_entry_behind() -> None:
+def test_json_has_the_entry_id_first_then_the_raw_entry() -> None:
     out = io.BytesIO()
     view = JsonView(out)
     entry = AssistantDelta(0, 5, "é")
@@ -128,5 +128,5 @@ def test_json_has_the_entry_id_first_and_the_raw_entry_behind() -> None:
     ]
 
 
-def test_no_colours_where_nobody_looks() -> None:
+def test_no_colours_without_a_terminal() -> None:
     assert not wants_colours(io.StringIO(), {"TERM": "xterm"})

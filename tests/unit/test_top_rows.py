@@ -1,4 +1,4 @@
-"""What stands in the tables of `tailrace top`."""
+"""The tables of `tailrace top`."""
 
 import pytest
 from msgspec.structs import replace
@@ -25,7 +25,7 @@ def a_run(entries: int, *, attempt: int = 1, per_s: float = 5.0, model: str = "m
     )
 
 
-def seen(at_ms: int, *runs: Run) -> Overview:
+def an_overview(at_ms: int, *runs: Run) -> Overview:
     worker = SeenWorker(
         name="w",
         silent_s=20.0,
@@ -55,9 +55,9 @@ def seen(at_ms: int, *runs: Run) -> Overview:
     )
 
 
-def test_the_rate_is_that_between_two_looks_of_one_attempt() -> None:
-    # given looks at one request, expect its own average first, then what came between two looks, and its own again
-    # where an attempt began between them
+def test_the_rate_is_computed_between_two_refreshes_of_one_attempt() -> None:
+    # The first refresh shows the attempt's average, the second the rate since the first. A new attempt begins with its
+    # average again.
     rates = rows.Rates()
     found: list[float] = []
     for at_ms, run in (
@@ -66,29 +66,29 @@ def test_the_rate_is_that_between_two_looks_of_one_attempt() -> None:
         (4_000, a_run(3, attempt=2, per_s=7.0)),
         (4_000, a_run(3, attempt=2, per_s=8.0)),
     ):
-        rates.look(seen(at_ms, run))
-        found.append(rates.of(run))
+        rates.update(an_overview(at_ms, run))
+        found.append(rates.entries_per_s(run))
     assert found == [5.0, 20.0, 7.0, 8.0]
 
 
-def test_the_summary_names_what_an_operator_looks_for() -> None:
+def test_the_summary_shows_what_operators_need() -> None:
     rates = rows.Rates()
-    look = replace(seen(1_000, a_run(10)), outbox=0, outbox_refused=3)
-    rates.look(look)
-    said = rows.summary(look, rates)
-    assert "outbox" not in said
+    look = replace(an_overview(1_000, a_run(10)), outbox=0, outbox_refused=3)
+    rates.update(look)
+    line = rows.summary(look, rates)
+    assert "outbox" not in line
     for part in (
-        "refused by the database 3",
+        "rejected by the database 3",
         "workers 1, 1 silent",
-        "running 3 of 10",
+        "slots 3 of 10",
         "waiting 2, oldest 1m15s",
         "deltas/s 5",
     ):
-        assert part in said
+        assert part in line
 
 
-def test_text_of_others_cannot_steer_a_terminal_nor_fill_it() -> None:
-    # given an id with escapes, line ends and no end, expect a cell of one line, bounded, without a control character
+def test_untrusted_text_is_escaped_and_truncated() -> None:
+    # A model name with escapes, line ends and 10,000 characters becomes one bounded line without control characters.
     (row,) = rows.runs([a_run(1, model="\x1b[2J\r\n" + "x" * 10_000)], rows.Rates())
     model = row.cells[rows.RUN_COLUMNS.index("model")]
     assert model.startswith("\\x1b[2J\\x0d x")
@@ -96,7 +96,7 @@ def test_text_of_others_cannot_steer_a_terminal_nor_fill_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (0, "0.0s"),
         (59.94, "59.9s"),
@@ -106,12 +106,12 @@ def test_text_of_others_cannot_steer_a_terminal_nor_fill_it() -> None:
         (352_900, "4d02h"),
     ],
 )
-def test_spans_of_time(seconds: float, said: str) -> None:
-    assert rows.age(seconds) == said
+def test_durations(seconds: float, text: str) -> None:
+    assert rows.age(seconds) == text
 
 
 def test_each_table_has_as_many_cells_as_columns() -> None:
-    look = seen(1_000, a_run(1))
+    look = an_overview(1_000, a_run(1))
     assert [len(row.cells) for row in rows.workers(look.workers)] == [len(rows.WORKER_COLUMNS)]
     assert [len(row.cells) for row in rows.lanes(look.lanes)] == [len(rows.LANE_COLUMNS)]
     assert [len(row.cells) for row in rows.runs(look.runs, rows.Rates())] == [len(rows.RUN_COLUMNS)]

@@ -1,1 +1,1 @@
-"""`tailrace top`: how things stand, live, on a terminal."""
+"""`tailrace top`: a live overview in a terminal."""

@@ -1,7 +1,7 @@
-"""The screen of `tailrace top`: four tables under a summary, looked up anew each second.
+"""The screen of `tailrace top`: four tables under a summary, refreshed periodically.
 
-Owns the screen, its keys and when to look. What stands in the tables is `rows`; the followed request is `follow`.
-Text of others is drawn as plain text, never as markup.
+Owns the layout, the keys and the refresh. `rows.py` computes the tables; `follow.py` is the screen of one request.
+Untrusted text is drawn as plain text, never as markup.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ DEAD_SHOWN = 50
 
 
 class Table(DataTable[Text]):
-    """A table whose chosen row stays chosen when rows come and go."""
+    """A table whose selected row stays selected when rows are added or removed."""
 
     def __init__(self, title: str, columns: Sequence[str]) -> None:
         super().__init__(cursor_type="row", zebra_stripes=True)
@@ -35,22 +35,24 @@ class Table(DataTable[Text]):
         self._titles = columns
 
     def on_mount(self) -> None:
-        """Sets the columns."""
+        """Adds the columns."""
         for place, title in enumerate(self._titles):
             self.add_column(title, key=str(place))
 
-    def chosen(self) -> str | None:
-        """The key of the chosen row."""
+    def selected_key(self) -> str | None:
+        """The key of the selected row."""
         return self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value if self.row_count else None
 
-    def show(self, found: Sequence[Row]) -> None:
+    def replace_rows(self, found: Sequence[Row]) -> None:
         """Replaces all rows."""
-        chosen, place, scroll_y = self.chosen(), self.cursor_row, self.scroll_y
+        selected, place, scroll_y = self.selected_key(), self.cursor_row, self.scroll_y
         self.clear()
         for row in found:
             self.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row.cells), key=row.key)
         keys = [row.key for row in found]
-        self.move_cursor(row=keys.index(chosen) if chosen in keys else min(place, max(len(keys) - 1, 0)), scroll=False)
+        self.move_cursor(
+            row=keys.index(selected) if selected in keys else min(place, max(len(keys) - 1, 0)), scroll=False
+        )
         self.scroll_to(y=scroll_y, animate=False, force=True)
 
 
@@ -67,18 +69,18 @@ class Confirm(ModalScreen[bool]):
         self._request_id = request_id
 
     def compose(self) -> ComposeResult:
-        """A question and its two answers."""
+        """Lays out the question and its answers."""
         with Vertical(id="confirm"):
             yield Label(Text(f"Cancel {visible(self._request_id, None)}?\n\ny  yes, cancel it    n  no"))
 
 
 class Top(App[None]):
-    """How things stand, live.
+    """Shows an overview, live.
 
     Args:
-        client: where to look.
-        every_s: seconds between two looks.
-        runs_max: of how many that have begun, at most, record and log are looked at.
+        client: the client to ask.
+        every_s: seconds between refreshes.
+        runs_max: how many requests in progress to list, at most.
     """
 
     TITLE = "tailrace top"
@@ -88,7 +90,7 @@ class Top(App[None]):
         Binding("enter", "open", "Open", priority=False),
         Binding("c", "cancel", "Cancel"),
         Binding("p", "pause", "Pause"),
-        Binding("r", "refresh_now", "Look now"),
+        Binding("r", "refresh_now", "Refresh"),
         Binding("q", "quit", "Quit"),
     ]
 
@@ -99,16 +101,16 @@ class Top(App[None]):
         self._runs_max = runs_max
         self._rates = rows.Rates()
         self._is_paused = False
-        self._is_looking = False
+        self._is_refreshing = False
         self._summary = Label(id="summary")
         self._note = Label(id="note")
         self._worker_table = Table("workers", rows.WORKER_COLUMNS)
         self._lane_table = Table("waiting", rows.LANE_COLUMNS)
-        self._run_table = Table("requests that have begun", rows.RUN_COLUMNS)
+        self._run_table = Table("requests in progress", rows.RUN_COLUMNS)
         self._dead_table = Table("dead letters", rows.DEAD_COLUMNS)
 
     def compose(self) -> ComposeResult:
-        """Summary, workers beside what waits, what runs, what died."""
+        """Lays out the summary and the tables."""
         yield self._summary
         yield self._note
         with Horizontal(id="above"):
@@ -120,79 +122,79 @@ class Top(App[None]):
         yield Footer()
 
     async def on_mount(self) -> None:
-        """Looks at once, and from then on each `every_s`."""
+        """Refreshes at once, then every `every_s` seconds."""
         self._run_table.focus()
-        await self._look()
-        self.set_interval(self._every_s, self._look_unless_paused)
+        await self._refresh_overview()
+        self.set_interval(self._every_s, self._refresh_unless_paused)
 
-    async def _look_unless_paused(self) -> None:
+    async def _refresh_unless_paused(self) -> None:
         if not self._is_paused:
-            await self._look()
+            await self._refresh_overview()
 
-    async def _look(self) -> None:
-        """One look, one at a time: a slow Redis is asked no more often than it answers."""
-        if self._is_looking:
+    async def _refresh_overview(self) -> None:
+        """Refreshes once. Only one refresh runs at a time, so a slow Redis gets no more calls than it answers."""
+        if self._is_refreshing:
             return
-        self._is_looking = True
+        self._is_refreshing = True
         try:
-            seen = await self._client.overview(runs_max=self._runs_max)
-            letters = await self._client.dead.list(DEAD_SHOWN) if seen.dead else []
+            overview = await self._client.overview(runs_max=self._runs_max)
+            letters = await self._client.dead.list(DEAD_SHOWN) if overview.dead else []
         except TailraceError as error:
-            self._say(f"cannot look: {error}")
+            self._set_note(f"cannot refresh: {error}")
         else:
-            self._show(seen, letters)
+            self._show_overview(overview, letters)
         finally:
-            self._is_looking = False
+            self._is_refreshing = False
 
-    def _show(self, seen: Overview, letters: Sequence[DeadLetter]) -> None:
-        self._rates.look(seen)
-        self._summary.update(Text(rows.summary(seen, self._rates)))
-        self._worker_table.show(rows.workers(seen.workers))
-        self._lane_table.show(rows.lanes(seen.lanes))
-        self._run_table.show(rows.runs(seen.runs, self._rates))
-        self._dead_table.show(rows.dead(letters))
+    def _show_overview(self, overview: Overview, letters: Sequence[DeadLetter]) -> None:
+        self._rates.update(overview)
+        self._summary.update(Text(rows.summary(overview, self._rates)))
+        self._worker_table.replace_rows(rows.workers(overview.workers))
+        self._lane_table.replace_rows(rows.lanes(overview.lanes))
+        self._run_table.replace_rows(rows.runs(overview.runs, self._rates))
+        self._dead_table.replace_rows(rows.dead(letters))
         self._dead_table.display = bool(letters)
-        self._say("paused: p goes on" if self._is_paused else "")
+        self._set_note("paused; press p to resume" if self._is_paused else "")
 
-    def _answer(self, line: str) -> None:
-        """What a key has led to: over whatever is on the screen, for some seconds, however often it looks meanwhile."""
+    def _show_toast(self, line: str) -> None:
+        """Shows the result of a key for a few seconds, on any screen and across refreshes."""
         self.notify(visible(line, None), markup=False)
 
-    def _say(self, line: str) -> None:
-        """How looking goes."""
+    def _set_note(self, line: str) -> None:
+        """Sets the line under the summary, and hides it when empty."""
         self._note.update(Text(visible(line, None)))
         self._note.display = bool(line)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """What is of the tables has no key while one request is followed."""
+        """Disables the keys of the tables while a request is followed."""
         return not (isinstance(self.screen, Follow) and action in ("open", "pause", "refresh_now"))
 
-    def _chosen(self, *tables: Table) -> str | None:
-        """The request that is followed, or the one chosen in that of these tables that has the focus."""
+    def _selected_request(self, *tables: Table) -> str | None:
+        """The followed request, or the one selected in whichever of these tables has the focus."""
         if isinstance(self.screen, Follow):
             return self.screen.request_id
-        return next((table.chosen() for table in tables if table is self.focused), None)
+        return next((table.selected_key() for table in tables if table is self.focused), None)
 
     def on_data_table_row_selected(self, _event: DataTable.RowSelected) -> None:
-        """Enter, or a click on the chosen row."""
+        """Handles Enter, or a click on the selected row."""
         self.action_open()
 
     def action_open(self) -> None:
-        """Follows the chosen request."""
-        if request_id := self._chosen(self._run_table, self._dead_table):
+        """Follows the selected request."""
+        if request_id := self._selected_request(self._run_table, self._dead_table):
             self.push_screen(Follow(self._client, request_id))
         else:
-            self._answer("choose a request first: Tab moves from table to table")
+            self._show_toast("select a request first; Tab moves between tables")
 
     async def action_cancel(self) -> None:
-        """Cancels the chosen request, if it is meant."""
-        request_id = self._chosen(self._run_table)
+        """Cancels the selected request after a confirmation."""
+        request_id = self._selected_request(self._run_table)
         if request_id is None:
-            self._answer("choose a request that has begun first")
+            self._show_toast("select a request in progress first")
             return
 
-        def answered(is_meant: bool | None) -> None:
-            if is_meant:
+        def answered(is_confirmed: bool | None) -> None:
+            if is_confirmed:
                 self.run_worker(self._cancel(request_id), exit_on_error=False)
 
         self.push_screen(Confirm(request_id), answered)
@@ -201,17 +203,19 @@ class Top(App[None]):
         try:
             verdict = await self._client.cancel(request_id)
         except TailraceError as error:
-            self._answer(f"{request_id} is not cancelled: {error}")
+            self._show_toast(f"cannot cancel {request_id}: {error}")
             return
-        self._answer(f"{request_id}: {'its worker has been told' if verdict.word == 'signalled' else verdict.word}")
-        await self._look()
+        self._show_toast(
+            f"{request_id}: {'its worker was asked to stop' if verdict.word == 'signalled' else verdict.word}"
+        )
+        await self._refresh_overview()
 
     async def action_refresh_now(self) -> None:
-        """Looks now."""
-        await self._look()
+        """Refreshes now."""
+        await self._refresh_overview()
 
     async def action_pause(self) -> None:
-        """Stops looking, or goes on."""
+        """Pauses or resumes the refresh."""
         self._is_paused = not self._is_paused
-        self._say("paused: p goes on" if self._is_paused else "")
-        await self._look_unless_paused()
+        self._set_note("paused; press p to resume" if self._is_paused else "")
+        await self._refresh_unless_paused()

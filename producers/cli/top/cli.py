@@ -1,4 +1,4 @@
-"""The command `top`. Reads arguments; imports the terminal part only when there is a terminal to draw on."""
+"""The command `top`. Reads arguments, and imports Textual only when there is a terminal."""
 
 import argparse
 import asyncio
@@ -10,21 +10,21 @@ from importlib.util import find_spec
 from tailrace.command_line import CommandParser
 from tailrace.schemas.errors import SettingsError
 
-TOP_MISSING = "the extra `top` is not installed: pip install 'tailrace[top]'; `tailrace stats` needs none"
-NO_TERMINAL = "stdout is no terminal: `tailrace stats` prints the same once, `tailrace stats --json` for programs"
+TOP_MISSING = "the extra `top` is not installed: pip install 'tailrace[top]'; `tailrace stats` works without it"
+NO_TERMINAL = "stdout is not a terminal: use `tailrace stats`, or `tailrace stats --json` for programs"
 
 
 def top(argv: Sequence[str]) -> int:
-    """`tailrace top`: workers, queue, running requests and dead letters, live."""
+    """`tailrace top`: workers, queue, requests in progress and dead letters, live."""
     parser = CommandParser(
         "top",
-        description="Shows how things stand, live: workers, what waits by class and tenant, what runs, what died.\n"
-        "Enter follows the chosen request, c cancels it (it asks first), p pauses, q quits.\n"
-        "Its Redis user has to see the queue: that of a worker does.",
+        description="Show workers, the queue by priority and tenant, requests in progress and dead letters, live.\n"
+        "Enter follows the selected request, c cancels it after a confirmation, p pauses, q quits.\n"
+        "The Redis user needs the rights of a worker.",
         example="tailrace top\ntailrace top --every 5",
     )
-    parser.add_argument("--every", type=_seconds, default=1.0, metavar="S", help="seconds between two looks (1)")
-    parser.add_argument("--runs", type=_count, default=200, metavar="N", help="requests that have begun to list (200)")
+    parser.add_argument("--every", type=_seconds, default=1.0, metavar="S", help="seconds between refreshes (1)")
+    parser.add_argument("--runs", type=_count, default=200, metavar="N", help="requests in progress to list (200)")
     given = parser.parse_args(argv)
     if find_spec("textual") is None:
         raise SettingsError(TOP_MISSING)
@@ -55,7 +55,7 @@ async def _watch(every_s: float, runs_max: int) -> int:
     from tailrace.schemas.settings import Settings
 
     async with await Client.from_settings(Settings.from_environment(os.environ)) as client:
-        await client.overview(runs_max=1)  # what is wrong is said in one line, before the screen is taken
+        await client.overview(runs_max=1)  # an error is printed as one line, before the screen opens
         app = Top(client, every_s=every_s, runs_max=runs_max)
         await app.run_async()
         return app.return_code or 0

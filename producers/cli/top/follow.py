@@ -1,4 +1,4 @@
-"""The screen that follows one request: the tail as `tailrace tail` prints it, in a pane. Bounded in what it keeps."""
+"""The screen that follows one request: the output of `tailrace tail` in a pane, bounded in size."""
 
 import io
 from contextlib import aclosing
@@ -14,15 +14,15 @@ from tailrace.producers.client import Client
 from tailrace.schemas.errors import TailraceError
 
 SHOWN_MAX = 200_000
-"""Characters kept; what is older scrolls away for good."""
+"""Characters kept; older ones are dropped."""
 DRAW_EVERY_S = 0.1
 
 
-class _Pieces(io.StringIO):
-    """What the view writes, until it is drawn."""
+class _UndrawnText(io.StringIO):
+    """Collects what the view writes until the next drawing."""
 
-    def take(self) -> str:
-        """All of it, once."""
+    def take_text(self) -> str:
+        """Returns the collected text and empties the buffer."""
         text = self.getvalue()
         self.seek(0)
         self.truncate()
@@ -30,11 +30,11 @@ class _Pieces(io.StringIO):
 
 
 class Follow(Screen[None]):
-    """One request, from its beginning, live.
+    """Follows one request from its beginning.
 
     Args:
-        client: where to tail.
-        request_id: which one.
+        client: the client to tail with.
+        request_id: the request.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,backspace", "dismiss", "Back")]
@@ -43,33 +43,33 @@ class Follow(Screen[None]):
         super().__init__()
         self._client = client
         self.request_id = request_id
-        self._pieces = _Pieces()
+        self._undrawn = _UndrawnText()
         self._text = TextArea(read_only=True, soft_wrap=True, show_line_numbers=False, id="tail")
         self._text.border_title = visible(request_id, None).replace("[", "\\[")
 
     def compose(self) -> ComposeResult:
-        """The text and the keys."""
+        """Lays out the text and the keys."""
         yield self._text
         yield Footer()
 
     def on_mount(self) -> None:
-        """Begins to tail."""
+        """Starts the tail."""
         self._text.focus()
         self.run_worker(self._tail(), exit_on_error=False)
         self.set_interval(DRAW_EVERY_S, self._draw)
 
     async def _tail(self) -> None:
-        view = TerminalView(self._pieces, colours=False)
+        view = TerminalView(self._undrawn, colours=False)
         try:
             async with aclosing(self._client.tail(self.request_id)) as items:
                 async for item in items:
                     view.show(item)
         except TailraceError as error:
-            self._pieces.write(f"\n[cannot follow] {visible(str(error), None)}\n")
+            self._undrawn.write(f"\n[cannot follow] {visible(str(error), None)}\n")
 
     def _draw(self) -> None:
-        """Several times a second, whatever the rate of deltas: drawing costs more than they do."""
-        new = self._pieces.take()
+        """Runs a few times per second, whatever the rate of deltas, because drawing is expensive."""
+        new = self._undrawn.take_text()
         if not new:
             return
         is_at_end = self._text.scroll_y >= self._text.max_scroll_y - 1
