@@ -1,1 +1,1 @@
-"""What every process says of itself, in one form: log lines, the table of metrics, their samples and text formats."""
+"""What every process reports, in one form: log lines, the table of metrics, counts and their rendering."""

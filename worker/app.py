@@ -13,15 +13,15 @@ from arq.worker import func
 from tailrace.broker.keys import JOB_FUNCTION
 from tailrace.schemas.redis_url import parse_redis_url
 from tailrace.schemas.settings import Settings
-from tailrace.telemetry.metric_samples import Figure
+from tailrace.telemetry.metric_samples import MetricSample
 from tailrace.telemetry.metrics import PROCESS_DEATHS
 from tailrace.worker.attempt.attempt import Plant
 from tailrace.worker.attempt.job import RUNNER, Runner, generate
 from tailrace.worker.attempt.request_store import Store
 from tailrace.worker.fleet import Fleet
 from tailrace.worker.observe.counts import Counts
-from tailrace.worker.observe.fleet_metrics import FleetFigures
-from tailrace.worker.observe.process_metrics import served, told
+from tailrace.worker.observe.fleet_metrics import FleetMetrics
+from tailrace.worker.observe.process_metrics import publish_process_metrics, serve_metrics
 from tailrace.worker.publish.cluster_publisher import Publishers
 from tailrace.worker.publish.publisher import Publisher
 from tailrace.worker.queue.leased_worker import LeasedWorker
@@ -41,7 +41,7 @@ async def run_worker(
     environment: Mapping[str, str],
     ready: Callable[[Settings], None] = announce,
     handle_signals: bool = True,
-    voice: int | None = None,
+    metrics_pipe: int | None = None,
 ) -> None:
     """Runs a worker in this process until it has drained.
 
@@ -51,7 +51,7 @@ async def run_worker(
             of OpenTelemetry.
         ready: called before the first claim.
         handle_signals: whether SIGTERM and SIGINT drain the worker; otherwise only cancelling this coroutine does.
-        voice: the file descriptor of a pipe to the parent of a fleet, which serves the metrics of this process.
+        metrics_pipe: the file descriptor of a pipe to the parent of a fleet, which serves the metrics of this process.
 
     Raises:
         SettingsError: the API key is missing, the base URL is wrong, or the port for metrics is taken.
@@ -69,11 +69,11 @@ async def run_worker(
             plant = Plant(Store(redis, queue=queue, hold=hold), publisher, upstream, counts=counts, traces=traces)
             worker = _worker(settings, plant, ready, handle_signals, hold)
 
-            def figures() -> list[Figure]:
-                return [*counts.figures(), *publisher.figures(), *worker.figures()]
+            def metric_samples() -> list[MetricSample]:
+                return [*counts.metric_samples(), *publisher.metric_samples(), *worker.metric_samples()]
 
             try:
-                async with told(settings, queue, figures, voice):
+                async with publish_process_metrics(settings, queue, metric_samples, metrics_pipe):
                     await _until_drained(worker, publisher)
             finally:
                 await worker.close()
@@ -100,14 +100,17 @@ async def run_fleet(settings: Settings, environment: Mapping[str, str], command:
     queue = redis_client(settings.queue_url)
     try:
         await check_servers(settings)
-        heard = None if settings.metrics_port is None else FleetFigures()
-        fleet = Fleet(command, size, heard)
+        fleet_metrics = None if settings.metrics_port is None else FleetMetrics()
+        fleet = Fleet(command, size, fleet_metrics)
 
-        def figures() -> list[Figure]:
-            said = heard.figures() if heard is not None else []
-            return [*said, Figure(PROCESS_DEATHS.name, (), fleet.deaths)]
+        def metric_samples() -> list[MetricSample]:
+            samples = fleet_metrics.metric_samples() if fleet_metrics is not None else []
+            return [*samples, MetricSample(PROCESS_DEATHS.name, (), fleet.deaths)]
 
-        async with served(settings, queue, figures, lambda: heard is None or heard.alive == size):
+        def is_healthy() -> bool:
+            return fleet_metrics is None or fleet_metrics.alive == size
+
+        async with serve_metrics(settings, queue, metric_samples, is_healthy):
             await fleet.run()
     finally:
         await queue.aclose(close_connection_pool=True)

@@ -17,6 +17,7 @@ from tailrace.schemas.errors import StoreError, TailraceError
 from tailrace.schemas.redis_url import parse_redis_url
 from tailrace.schemas.settings import Settings
 from tailrace.telemetry.logging import log_to
+from tailrace.worker.fleet import METRICS_PIPE, child_command, when_the_parent_dies
 
 CHILD = "--child-of-a-fleet"
 """Started by a fleet, which holds our stdin: not for people, so not in the help."""
@@ -43,7 +44,7 @@ def worker(argv: Sequence[str]) -> int:
     settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
     if options.check:
         return _check(settings)
-    return _run(settings, options.processes, is_child=options.child, voice=options.voice)
+    return _run(settings, options.processes, is_child=options.child, metrics_pipe=options.metrics_pipe)
 
 
 def replay(argv: Sequence[str]) -> int:
@@ -77,7 +78,7 @@ def _parser() -> CommandParser:
         "--check", action="store_true", help="start nothing; exit 0 if a worker of this queue has given a sign of life"
     )
     parser.add_argument(CHILD, action="store_true", dest="child", help=argparse.SUPPRESS)
-    parser.add_argument("--voice", type=int, help=argparse.SUPPRESS)
+    parser.add_argument(METRICS_PIPE, type=int, dest="metrics_pipe", help=argparse.SUPPRESS)
     return parser
 
 
@@ -97,18 +98,17 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _run(settings: Settings, processes: int, *, is_child: bool, voice: int | None) -> int:
+def _run(settings: Settings, processes: int, *, is_child: bool, metrics_pipe: int | None) -> int:
     # Imported here: --help and --check need neither arq nor the SDK, which take a second to load.
     from tailrace.worker.app import run_fleet, run_worker
     from tailrace.worker.event_loop import run_on_uvloop
-    from tailrace.worker.fleet import child_command, when_the_parent_dies
 
     log_to(sys.stderr, settings.log_format, settings.log_level)
 
     async def alone() -> None:
         if is_child:
             when_the_parent_dies(lambda: signal.raise_signal(signal.SIGTERM))
-        await run_worker(settings, os.environ, voice=voice)
+        await run_worker(settings, os.environ, metrics_pipe=metrics_pipe)
 
     if processes == 1:
         run_on_uvloop(alone())

@@ -1,8 +1,8 @@
-"""Several worker processes under one parent: starts them, passes signals on, replaces one that dies.
+"""Several worker processes under one parent: starts them, forwards signals, replaces one that dies.
 
-Knows nothing of what a worker does. Each child is a fresh interpreter: nothing is forked that has an event loop.
-The parent holds the other end of each child's stdin and never writes: when it ends there, the parent has died, however.
-A child may speak to the parent, line by line, on a pipe of its own; what it says is handed on.
+Knows nothing of what a worker does. Each child is a fresh interpreter; no process with an event loop is forked. The
+parent holds the writing end of each child's stdin and never writes to it: end of file there means that the parent has
+died. A child may send lines of metrics over a pipe of its own, which are given to a `MetricsReceiver`.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from tailrace.broker.backoff import Backoff
 from tailrace.telemetry.logging import fields
 
 STABLE_S = 30.0
-"""A child that ran for so long had started well: its death counts as the first again."""
+"""A child that ran for so long started properly: its death counts as a first one, and the backoff starts again."""
 
-VOICE = "--voice"
-"""The option by which a child is told the file descriptor of its pipe to the parent."""
+METRICS_PIPE = "--metrics-pipe"
+"""The option of a child with the file descriptor of its pipe to the parent."""
 
-LAST_WORDS_S = 1.0
-"""So long what a child has said is still read after its end."""
+PIPE_DRAIN_S = 1.0
+"""How long the pipe of a child that has ended is still read."""
 
 LINE_BYTES_MAX = 1024 * 1024
 RESTART = Backoff(base_s=2.0, cap_s=30.0)
@@ -33,15 +33,15 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _logger = logging.getLogger("tailrace.worker")
 
 
-class Hearer(Protocol):
-    """Who is told what children say. A child is known by its place in the fleet, as is the one that replaces it."""
+class MetricsReceiver(Protocol):
+    """Receives the lines that children send. A child and its replacement have the same place in the fleet."""
 
-    def hear(self, place: int, line: bytes) -> None:
-        """A child has said a line."""
+    def receive_line(self, place: int, line: bytes) -> None:
+        """A child has sent a line."""
         ...
 
-    def ended(self, place: int) -> None:
-        """The child in this place is no more."""
+    def process_ended(self, place: int) -> None:
+        """The child in this place has ended, and its pipe has been read."""
         ...
 
 
@@ -49,42 +49,42 @@ class Fleet:
     """Worker processes of one parent.
 
     Args:
-        command: what a child runs.
-        size: how many children.
-        hearer: told what they say, if they are to say anything.
+        command: the command line of a child.
+        size: the number of children.
+        receiver: receives what they send over their pipes; without one they get no pipe.
 
     Attributes:
-        deaths: how many have ended unexpectedly.
+        deaths: how many children have ended unexpectedly.
     """
 
-    def __init__(self, command: Sequence[str], size: int, hearer: Hearer | None = None) -> None:
+    def __init__(self, command: Sequence[str], size: int, receiver: MetricsReceiver | None = None) -> None:
         self._command = command
         self._size = size
-        self._hearer = hearer
+        self._receiver = receiver
         self.deaths = 0
         self._children: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Runs the children until a signal has ended them all. A signal repeated is passed on too: it hurries them."""
+        """Runs the children until a signal has ended them all. A second one is forwarded too: it shortens drains."""
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self.stop, number)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for place in range(self._size):
-                    tasks.create_task(self._keep_one(place))
+                    tasks.create_task(self._keep_running(place))
         finally:
             for number in SIGNALS:
                 loop.remove_signal_handler(number)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Passes a signal on; no child is started any more."""
+        """Forwards a signal to all children. No child is started after that."""
         self._stopping.set()
         for child in tuple(self._children.values()):
             child.send_signal(number)
 
-    async def _keep_one(self, place: int) -> None:
+    async def _keep_running(self, place: int) -> None:
         deaths = 0
         while not self._stopping.is_set():
             started = monotonic()
@@ -107,30 +107,30 @@ class Fleet:
                 continue
 
     async def _run_one(self, place: int) -> int:
-        if self._hearer is None:
+        if self._receiver is None:
             return await self._run_child(self._command)
-        listening, speaking = os.pipe()
-        hearing = asyncio.create_task(self._hear(self._hearer, place, listening))
+        read_end, write_end = os.pipe()
+        reading = asyncio.create_task(_read_lines(self._receiver, place, read_end))
         try:
-            return await self._run_child([*self._command, VOICE, str(speaking)], speaking)
+            return await self._run_child([*self._command, METRICS_PIPE, str(write_end)], write_end)
         finally:
-            await asyncio.wait({hearing}, timeout=LAST_WORDS_S)
-            hearing.cancel()
-            await asyncio.wait({hearing})
-            self._hearer.ended(place)
+            await asyncio.wait({reading}, timeout=PIPE_DRAIN_S)
+            reading.cancel()
+            await asyncio.wait({reading})
+            self._receiver.process_ended(place)
 
-    async def _run_child(self, command: Sequence[str], speaking: int | None = None) -> int:
-        # In a process group of its own: Ctrl-C at a terminal is for the parent, which passes it on once.
-        passed = () if speaking is None else (speaking,)
+    async def _run_child(self, command: Sequence[str], write_end: int | None = None) -> int:
+        # In a process group of its own, so that Ctrl-C at a terminal reaches the parent alone, which forwards it once.
+        inherited = () if write_end is None else (write_end,)
         try:
             child = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.PIPE, process_group=0, pass_fds=passed
+                *command, stdin=asyncio.subprocess.PIPE, process_group=0, pass_fds=inherited
             )
         finally:
-            for pipe in passed:
+            for pipe in inherited:
                 os.close(pipe)
         self._children[child.pid] = child
-        if self._stopping.is_set():  # the signal came while it started
+        if self._stopping.is_set():  # the signal arrived while the child started
             child.terminate()
         try:
             return await child.wait()
@@ -139,26 +139,27 @@ class Fleet:
             if child.returncode is None:
                 child.kill()
 
-    async def _hear(self, hearer: Hearer, place: int, listening: int) -> None:
-        reader = asyncio.StreamReader(LINE_BYTES_MAX)
-        with os.fdopen(listening, "rb", buffering=0) as pipe:
-            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-                lambda: asyncio.StreamReaderProtocol(reader), pipe
-            )
-            try:
-                async for line in reader:
-                    hearer.hear(place, line)
-            finally:
-                transport.close()
+
+async def _read_lines(receiver: MetricsReceiver, place: int, read_end: int) -> None:
+    reader = asyncio.StreamReader(LINE_BYTES_MAX)
+    with os.fdopen(read_end, "rb", buffering=0) as pipe:
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
+        try:
+            async for line in reader:
+                receiver.receive_line(place, line)
+        finally:
+            transport.close()
 
 
 def child_command(arguments: Sequence[str]) -> list[str]:
-    """This program as one worker process. `-P`: a folder that happens to be the current one has no say in imports."""
+    """The command line of one worker process. `-P` keeps the current folder out of the import path."""
     return [sys.executable, "-P", "-m", "tailrace.worker.cli", *arguments]
 
 
 def when_the_parent_dies(call: Callable[[], None]) -> None:
-    """Calls `call` once, from the running event loop; for a child of a fleet, whose stdin its parent holds."""
+    """Calls `call` once, from the running event loop, when stdin ends: the parent of a child holds the other end."""
     loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
 
     def readable() -> None:

@@ -35,7 +35,7 @@ from tailrace.producers.tokens import TokenSigner
 from tailrace.schemas.errors import SettingsError, TailraceError
 from tailrace.schemas.settings import Settings
 from tailrace.telemetry.logging import fields
-from tailrace.telemetry.metric_samples import Figure
+from tailrace.telemetry.metric_samples import MetricSample
 
 _logger = logging.getLogger("tailrace.gateway")
 
@@ -120,10 +120,10 @@ class Gateway:
                 self._client = await self._connect()
             return self._client
 
-    def figures(self) -> list[Figure]:
-        """The gateway's metrics, for `tailrace.telemetry.metric_samples.exposition`."""
+    def metric_samples(self) -> list[MetricSample]:
+        """The gateway's metrics, for `tailrace.telemetry.exposition.render_samples`."""
         following = self._client.following if self._client is not None else Following(0, 0, 0)
-        return self._counts.figures(len(self.streams), following)
+        return self._counts.metric_samples(len(self.streams), following)
 
     def stop(self) -> None:
         """Ends all event streams with a hint when to reconnect; `/readyz` answers 503, other calls still work."""
@@ -141,7 +141,7 @@ class Gateway:
         async def send_logged(message: Message) -> None:
             if message["type"] == "http.response.start":
                 path = scope["path"].encode("unicode_escape").decode()
-                self._counts.responses.add(str(message["status"]))
+                self._counts.responses.increment(str(message["status"]))
                 request_id = scope.get("path_params", {}).get("id")
                 method, status = scope["method"], message["status"]
                 _logger.info(

@@ -202,7 +202,7 @@ class _MetricsServer(uvicorn.Server):
     def __init__(self, gateway: Gateway) -> None:
         super().__init__(
             uvicorn.Config(
-                metrics_app(gateway.figures),
+                metrics_app(gateway.metric_samples),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx2
 
-from tailrace.telemetry.metric_samples import Figure
+from tailrace.telemetry.metric_samples import MetricSample
 from tailrace.telemetry.metrics import METRICS
 from tests.gateway_rig import WAIT_S, events, gateway, reading
 from tests.rig import request_for, rig
@@ -18,9 +18,9 @@ TAILRACE = Path(sys.executable).with_name("tailrace")
 SLOW = {"steps": [{"kind": "text", "chunks": 2000}], "pace": {"chunks_per_s": 20}}
 
 
-def value(figures: Sequence[Figure], name: str, *labels: str) -> float | None:
-    """The figure's value; None where it is not there."""
-    return next((figure.value for figure in figures if (figure.name, figure.labels) == (name, labels)), None)
+def value(samples: Sequence[MetricSample], name: str, *labels: str) -> float | None:
+    """The sample's value; None where it is not there."""
+    return next((sample.value for sample in samples if (sample.name, sample.labels) == (name, labels)), None)
 
 
 async def test_streams_tails_and_answers_are_counted(redis_url: str, tmp_path: Path) -> None:
@@ -33,20 +33,20 @@ async def test_streams_tails_and_answers_are_counted(redis_url: str, tmp_path: P
             async for event in reader:
                 if event.name == "assistant_message":
                     break
-            figures = served.gateway.figures()
-            assert value(figures, "tailrace_gateway_streams") == 1
-            assert value(figures, "tailrace_tails") == 1
-            assert value(figures, "tailrace_tailed_requests") == 1
-            assert value(figures, "tailrace_gateway_streams_ended_total", "ended") == 1
-            assert value(figures, "tailrace_gateway_streams_ended_total", "left") == 0
-        await until(lambda: value(served.gateway.figures(), "tailrace_gateway_streams_ended_total", "left") == 1)
-        await until(lambda: value(served.gateway.figures(), "tailrace_tails") == 0)
-        figures = served.gateway.figures()
-        assert value(figures, "tailrace_gateway_streams") == 0
-        assert value(figures, "tailrace_gateway_responses_total", "202") == 2
-        assert value(figures, "tailrace_gateway_responses_total", "200") == 2
-        assert value(figures, "tailrace_gateway_responses_total", "404") == 1
-    assert {figure.name for figure in figures} == {metric.name for metric in METRICS if metric.of == "gateway"}
+            samples = served.gateway.metric_samples()
+            assert value(samples, "tailrace_gateway_streams") == 1
+            assert value(samples, "tailrace_tails") == 1
+            assert value(samples, "tailrace_tailed_requests") == 1
+            assert value(samples, "tailrace_gateway_streams_ended_total", "ended") == 1
+            assert value(samples, "tailrace_gateway_streams_ended_total", "left") == 0
+        await until(lambda: value(served.gateway.metric_samples(), "tailrace_gateway_streams_ended_total", "left") == 1)
+        await until(lambda: value(served.gateway.metric_samples(), "tailrace_tails") == 0)
+        samples = served.gateway.metric_samples()
+        assert value(samples, "tailrace_gateway_streams") == 0
+        assert value(samples, "tailrace_gateway_responses_total", "202") == 2
+        assert value(samples, "tailrace_gateway_responses_total", "200") == 2
+        assert value(samples, "tailrace_gateway_responses_total", "404") == 1
+    assert {sample.name for sample in samples} == {metric.name for metric in METRICS if metric.of == "gateway"}
 
 
 async def test_the_command_tells_at_a_port_of_its_own_and_nowhere_else(
@@ -69,9 +69,13 @@ async def test_the_command_tells_at_a_port_of_its_own_and_nowhere_else(
             assert (await http.get(f"http://127.0.0.1:{port}/metrics")).status_code == 404
             told = await http.get(f"{at}/metrics")
             assert (await http.get(f"{at}/v1/streams/x")).status_code == 404
+            openmetrics = await http.get(f"{at}/metrics", headers={"accept": "application/openmetrics-text"})
         assert told.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-        assert 'tailrace_gateway_responses_total{status="404"} 1\n' in told.text
-        assert "tailrace_gateway_streams 0\n" in told.text
+        assert openmetrics.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        assert openmetrics.text.endswith("# EOF\n")
+        for page in (told.text, openmetrics.text):
+            assert 'tailrace_gateway_responses_total{status="404"} 1.0\n' in page
+            assert "tailrace_gateway_streams 0.0\n" in page
     finally:
         child.terminate()
         async with asyncio.timeout(WAIT_S):

@@ -21,7 +21,7 @@ from tailrace.producers.tail.log_tail import Tailed
 from tailrace.producers.tail.snapshot import Snapshot
 from tailrace.schemas.deltas import Accepted, AssistantDelta, Completed, Stalled
 from tailrace.telemetry.metrics import QUEUE_UP, REDIS_MEMORY
-from tailrace.worker.observe.queue_metrics import QueueSight
+from tailrace.worker.observe.queue_metrics import QueueMetrics
 from tailrace.worker.results.outbox import Outbox
 from tailrace.worker.results.sink import Sink
 from tests.gateway_rig import events, gateway, reading
@@ -109,11 +109,11 @@ async def test_a_worker_or_a_sink_writes_outcomes_and_is_refused_nothing(
 
 
 async def test_a_worker_may_see_how_the_queue_stands(guarded: EmbeddedValkey) -> None:
-    # given its user alone, if its metrics are asked for, expect figures and no refusal
+    # given its user alone, if its metrics are asked for, expect samples and no refusal
     async with denials(guarded), Redis.from_url(as_user(guarded, "worker")) as redis:
-        figures = {figure.name: figure.value for figure in await QueueSight(redis).figures()}
-    assert figures[QUEUE_UP.name] == 1
-    assert figures[REDIS_MEMORY.name] > 0
+        values = {sample.name: sample.value for sample in await QueueMetrics(redis).metric_samples()}
+    assert values[QUEUE_UP.name] == 1
+    assert values[REDIS_MEMORY.name] > 0
 
 
 async def test_gateway_worker_and_tail_do_their_work_and_are_refused_nothing(

@@ -1,4 +1,4 @@
-"""What a worker says of itself at its port: of requests that end in every way, and of processes that die."""
+"""The metrics port of a worker: requests that end in every way, and processes that die."""
 
 import asyncio
 import os
@@ -7,11 +7,9 @@ import signal
 import sys
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from tailrace.broker import keys
@@ -21,8 +19,9 @@ from tailrace.producers.client import Client
 from tailrace.schemas.deltas import AssistantDelta, ReasoningDelta, ToolCallDelta
 from tailrace.schemas.errors import SettingsError
 from tailrace.telemetry.metrics import METRICS
-from tailrace.worker.observe.metrics_port import Page, port
-from tailrace.worker.observe.queue_metrics import QueueSight
+from tailrace.worker.observe.metrics_port import Page, serve_pages
+from tailrace.worker.observe.queue_metrics import QueueMetrics
+from tests.metrics_page import Values, values_of
 from tests.rig import KEY, Rig, request_for, rig, worker_task
 from tests.until import until
 
@@ -32,30 +31,23 @@ LIMITED_ONCE = {"faults": [{"kind": "status", "status": 429, "retry_after_s": 0.
 REFUSED = {"faults": [{"kind": "status", "status": 400}]}
 SLOW = {"steps": [{"kind": "text", "chunks": 2000}], "pace": {"chunks_per_s": 20}}
 
-Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
-
-async def scraped(number: int, path: str = "/metrics") -> Samples:
-    """What stands there, by name and labels, as Prometheus' own parser reads it."""
+async def scraped(port: int, accept: str = "") -> Values:
+    """The values of all metrics."""
     async with httpx2.AsyncClient(timeout=WAIT_S) as http:
-        answer = await http.get(f"http://127.0.0.1:{number}{path}")
+        answer = await http.get(f"http://127.0.0.1:{port}/metrics", headers={"accept": accept})
     assert answer.status_code == 200
-    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-    found: Samples = {}
-    families: Any = text_string_to_metric_families(answer.text)
-    for family in families:
-        for sample in family.samples:
-            found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
-    return found
+    assert answer.headers["content-type"].startswith(accept or "text/plain; version=0.0.4")
+    return values_of(answer.text, answer.headers["content-type"])
 
 
-def value(found: Samples, name: str, **labels: str) -> float:
+def value(found: Values, name: str, **labels: str) -> float:
     """The sum of the samples of this name that have these labels."""
     return sum(number for shown, number in found.get(name, {}).items() if labels.items() <= dict(shown).items())
 
 
 async def ended_in_every_way(running: Rig) -> int:
-    """A request that completes, one that is tried again, one refused, one cancelled; how many deltas they had."""
+    """Runs requests that complete, are retried, fail and are cancelled; returns the number of their deltas."""
     ids = [await running.submit(scenario) for scenario in (None, LIMITED_ONCE, REFUSED, SLOW)]
     await until(lambda: len(running.simulator.ledger.entries()) == 5)
     async with aclosing(running.client.tail(ids[3])) as items:
@@ -106,12 +98,14 @@ async def test_every_end_and_every_part_is_counted(redis_url: str, unused_tcp_po
         assert value(found, "tailrace_worker_processes") == 1
 
 
-async def test_every_metric_of_a_worker_is_shown_and_no_other(redis_url: str, unused_tcp_port: int) -> None:
+async def test_the_page_has_every_metric_of_a_worker_and_no_other(redis_url: str, unused_tcp_port: int) -> None:
     async with rig(redis_url, metrics_port=unused_tcp_port) as running:
         await ended_in_every_way(running)
         found = await scraped(unused_tcp_port)
+        openmetrics = await scraped(unused_tcp_port, "application/openmetrics-text; version=1.0.0")
+    assert openmetrics.keys() == found.keys()
     wanted = {metric.name for metric in METRICS if metric.of in ("process", "worker")}
-    wanted -= {"tailrace_worker_process_deaths_total"}  # only a parent has children
+    wanted -= {"tailrace_worker_process_deaths_total"}  # only the parent of a fleet has it
     assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in found} == wanted
     labels = {metric.name: set(metric.all_labels) for metric in METRICS}
     for name, series in found.items():
@@ -120,8 +114,8 @@ async def test_every_metric_of_a_worker_is_shown_and_no_other(redis_url: str, un
             assert {label for label, _ in shown} - {"le"} == labels[base]
 
 
-async def test_what_waits_is_seen(redis_url: str, unused_tcp_port: int) -> None:
-    """given: a worker with one place, and three requests / expect: one runs, two wait, each in its class."""
+async def test_waiting_requests_are_counted_by_priority(redis_url: str, unused_tcp_port: int) -> None:
+    """given: a worker with one slot, and three requests / expect: one runs, two wait, each counted in its priority."""
     async with rig(redis_url, metrics_port=unused_tcp_port, max_jobs=1, drain_s=0) as running:
         await running.submit(SLOW)
         await until(lambda: len(running.simulator.ledger.entries()) == 1)
@@ -139,8 +133,10 @@ async def test_what_waits_is_seen(redis_url: str, unused_tcp_port: int) -> None:
         assert value(found, "tailrace_redis_memory_used_bytes") > 0
 
 
-async def test_what_waits_for_the_database_is_seen(redis_url: str, unused_tcp_port: int, redis: Redis) -> None:
-    """given: an outbox and no sink / if: a request ends / expect: it waits there."""
+async def test_outcomes_waiting_for_the_database_are_counted(
+    redis_url: str, unused_tcp_port: int, redis: Redis
+) -> None:
+    """given: an outbox and no sink / if: a request ends / expect: its outcome waits there."""
     await redis.xgroup_create(keys.OUTBOX, keys.OUTBOX_GROUP, "0", mkstream=True)
     await redis.hset(keys.OUTBOX_REFUSED, "another", "{}")
     async with rig(redis_url, metrics_port=unused_tcp_port) as running:
@@ -156,16 +152,16 @@ async def test_what_waits_for_the_database_is_seen(redis_url: str, unused_tcp_po
     assert 0 <= found["tailrace_outbox_oldest_age_seconds"][()] < WAIT_S
 
 
-async def test_however_many_ask_redis_is_asked_once(redis_url: str, redis: Redis) -> None:
-    sight = QueueSight(redis)
+async def test_many_scrapes_ask_redis_once(redis_url: str, redis: Redis) -> None:
+    queue_metrics = QueueMetrics(redis)
     await redis.config_resetstat()
-    seen = await asyncio.gather(*(sight.figures() for _ in range(50)))
-    assert all(figures == seen[0] for figures in seen)
+    answers = await asyncio.gather(*(queue_metrics.metric_samples() for _ in range(50)))
+    assert all(answer == answers[0] for answer in answers)
     calls = await redis.info("commandstats")
     assert calls["cmdstat_info"]["calls"] == 1
 
 
-async def test_a_redis_that_is_away_is_said_and_delays_nothing_else(unused_tcp_port: int) -> None:
+async def test_a_redis_that_is_down_is_reported_beside_the_other_metrics(unused_tcp_port: int) -> None:
     with EmbeddedValkey() as valkey:
         async with Simulator(key=KEY) as simulator:
             worker = worker_task(valkey.url, simulator, KEY, {}, metrics_port=unused_tcp_port, drain_s=0, lease_s=0.5)
@@ -180,16 +176,16 @@ async def test_a_redis_that_is_away_is_said_and_delays_nothing_else(unused_tcp_p
                 await worker.stop()
 
 
-async def test_the_port_answers_whatever_is_asked(unused_tcp_port: int) -> None:
-    async def fine() -> Page:
-        return Page(b"fine\n")
+async def test_the_port_answers_every_request(unused_tcp_port: int) -> None:
+    async def page(accept: str) -> Page:
+        return Page(f"accepts {accept}\n".encode())
 
-    async with port("127.0.0.1", unused_tcp_port, {"/here": fine}) as number:
+    async with serve_pages("127.0.0.1", unused_tcp_port, {"/here": page}) as number:
         url = f"http://127.0.0.1:{number}"
-        async with httpx2.AsyncClient(base_url=url, timeout=WAIT_S) as http:
-            assert (await http.get("/here?x=1")).text == "fine\n"
+        async with httpx2.AsyncClient(base_url=url, timeout=WAIT_S, headers={"accept": "a/b"}) as http:
+            assert (await http.get("/here?x=1")).text == "accepts a/b\n"
             head = await http.head("/here")
-            assert (head.status_code, head.text, head.headers["content-length"]) == (200, "", "5")
+            assert (head.status_code, head.text, head.headers["content-length"]) == (200, "", "12")
             assert (await http.get("/elsewhere")).status_code == 404
             assert (await http.post("/here", content=b"x" * 100)).status_code == 405
             assert (await http.get("/here", headers={"x": "y" * 20_000})).status_code == 431
@@ -203,13 +199,13 @@ async def test_the_port_answers_whatever_is_asked(unused_tcp_port: int) -> None:
             )
             writer.close()
         with pytest.raises(SettingsError, match="TAILRACE_METRICS_PORT: cannot listen"):
-            async with port("127.0.0.1", number, {}):
+            async with serve_pages("127.0.0.1", number, {}):
                 pass
 
 
-async def test_nothing_that_grows_ever_shrinks_when_a_process_dies(redis_url: str, unused_tcp_port: int) -> None:
-    """given: two processes under one parent, which have worked / if: one is killed / expect: what it counted stays,
-    another takes its place and counts on, and meanwhile the worker is not well."""
+async def test_counters_do_not_decrease_when_a_process_dies(redis_url: str, unused_tcp_port: int) -> None:
+    """given: a fleet of two processes that have run requests / if: one is killed / expect: its counts stay, another
+    process takes its place and counts on, and until then /healthz fails."""
     async with Simulator(key=KEY) as simulator, await Client.connect(redis_url) as client:
         environment = {
             "PATH": os.environ["PATH"],
@@ -231,7 +227,7 @@ async def test_nothing_that_grows_ever_shrinks_when_a_process_dies(redis_url: st
             await _counted(unused_tcp_port, 8)
             assert await _health(unused_tcp_port) == 200
             os.kill(pids[0], signal.SIGKILL)
-            await until(lambda: _is_ill(unused_tcp_port))
+            await until(lambda: _is_unhealthy(unused_tcp_port))
             found = await scraped(unused_tcp_port)
             assert value(found, "tailrace_outcomes_total") == 8
             assert value(found, "tailrace_worker_process_deaths_total") == 1
@@ -242,7 +238,7 @@ async def test_nothing_that_grows_ever_shrinks_when_a_process_dies(redis_url: st
             await _counted(unused_tcp_port, 16)
             found = await scraped(unused_tcp_port)
             assert {process for ((_, process),) in found["tailrace_running_requests"]} == {"0", "1"}
-            await until(lambda: _is_well(unused_tcp_port))
+            await until(lambda: _is_healthy(unused_tcp_port))
         finally:
             child.terminate()
             async with asyncio.timeout(WAIT_S):
@@ -257,7 +253,7 @@ async def _run(client: Client, count: int) -> None:
 
 
 async def _counted(number: int, outcomes: int) -> None:
-    """A process says its figures once a second."""
+    """Waits for that count: a process sends its samples once a second."""
 
     async def all_counted() -> bool:
         return value(await scraped(number), "tailrace_outcomes_total") == outcomes
@@ -270,11 +266,11 @@ async def _health(number: int) -> int:
         return (await http.get(f"http://127.0.0.1:{number}/healthz")).status_code
 
 
-async def _is_ill(number: int) -> bool:
+async def _is_unhealthy(number: int) -> bool:
     return await _health(number) == 503
 
 
-async def _is_well(number: int) -> bool:
+async def _is_healthy(number: int) -> bool:
     return await _health(number) == 200
 
 

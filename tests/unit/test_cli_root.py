@@ -26,8 +26,15 @@ def test_help_imports_no_command_and_nothing_slow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     loaded = done.stderr
-    for heavy in ("worker", "demo", "redis", "arq", "pydantic", "openai", "msgspec", "asyncio"):
+    for heavy in ("worker", "demo", "redis", "arq", "pydantic", "openai", "msgspec", "asyncio", "prometheus_client"):
         assert f"'{heavy}'" not in loaded, f"--help imports {heavy}"
+
+
+@pytest.mark.parametrize("modules", ["producers.cli.requests, tailrace.producers.client", "worker.app"])
+def test_what_serves_no_metrics_does_not_import_their_library(modules: str) -> None:
+    # given all that `tailrace submit` imports, or a worker without a port for metrics, expect no prometheus_client
+    program = f"import sys, tailrace.{modules}; sys.exit('prometheus_client' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], timeout=30, check=True)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,7 +141,7 @@ class Attempt:
         if isinstance(begun, Verdict):
             return begun
         log_event("attempt_started", lease.request_id, attempt=lease.attempt, why=why)
-        plant.counts.attempts.add(cause_label(why))
+        plant.counts.attempts.increment(cause_label(why))
         if why == "first":
             plant.counts.queue_wait.observe(begun.waited_s)
         return cls(plant, lease, begun, why)
@@ -245,7 +245,7 @@ class Attempt:
             ms=ms,
         )
         if verdict.word in ("finished", "again"):  # again: the reply to our first sending was lost
-            self._plant.counts.outcomes.add(outcome.status, error_label(code))
+            self._plant.counts.outcomes.increment(outcome.status, error_label(code))
             self._trace.finishes(outcome)
             self._plant.counts.duration.observe(self._begun.waited_s + ms / 1000, outcome.status)
         return verdict

@@ -97,7 +97,7 @@ class DeadLetters:
                     lease.token, EntryId(lease.attempt, 1), outcome, ms=0, dead=True
                 )
                 if verdict.word in ("finished", "again"):
-                    self._plant.counts.outcomes.add("failed", error_label(error.code))
+                    self._plant.counts.outcomes.increment("failed", error_label(error.code))
             else:
                 verdict = begun
             if verdict.word not in ("gap", "stale"):

@@ -143,7 +143,7 @@ class Runner:
             attempt.fail()
             decision = self._decide(lease, attempt, ended.error)
             if decision.again:
-                self._plant.counts.retries.add(error_label(error_info(ended.error).code))
+                self._plant.counts.retries.increment(error_label(error_info(ended.error).code))
                 stop = await attempt.pause(decision.pause_s, error_info(ended.error).code)
                 if stop is None:
                     return True

@@ -1,11 +1,11 @@
-"""What a worker process counts. Every part of it adds here, no more; `telemetry/metrics.py` says what each means."""
+"""What a worker process counts. Each part of the worker adds to these; `telemetry/metrics.py` says what each means."""
 
 import os
 from collections.abc import Iterator
 from time import process_time
 
 from tailrace.telemetry import metrics
-from tailrace.telemetry.metric_samples import Count, Figure, Histogram, Tally, gauge
+from tailrace.telemetry.metric_samples import Counter, Histogram, LabeledCounter, MetricSample, gauge_sample
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
@@ -14,16 +14,16 @@ class Counts:
     """The counts of one process."""
 
     def __init__(self) -> None:
-        self.attempts = Tally(metrics.ATTEMPTS, [("first",), ("retry",), ("lease_expired",), ("drained",)])
-        self.retries = Tally(metrics.RETRIES)
-        self.outcomes = Tally(
+        self.attempts = LabeledCounter(metrics.ATTEMPTS, [("first",), ("retry",), ("lease_expired",), ("drained",)])
+        self.retries = LabeledCounter(metrics.RETRIES)
+        self.outcomes = LabeledCounter(
             metrics.OUTCOMES, [(status, "none") for status in ("completed", "incomplete", "cancelled")]
         )
-        self.drained = Count(metrics.DRAINED)
-        self.deltas = Count(metrics.DELTAS)
-        self.upstream_responses = Tally(metrics.UPSTREAM_RESPONSES)
-        self.backpressure = Count(metrics.BACKPRESSURE)
-        self.commit_failures = Count(metrics.COMMIT_FAILURES)
+        self.drained = Counter(metrics.DRAINED)
+        self.deltas = Counter(metrics.DELTAS)
+        self.upstream_responses = LabeledCounter(metrics.UPSTREAM_RESPONSES)
+        self.backpressure = Counter(metrics.BACKPRESSURE)
+        self.commit_failures = Counter(metrics.COMMIT_FAILURES)
         self.queue_wait = Histogram(metrics.QUEUE_WAIT)
         self.first_delta = Histogram(metrics.FIRST_DELTA)
         self.upstream_first_delta = Histogram(metrics.UPSTREAM_FIRST_DELTA)
@@ -32,17 +32,17 @@ class Counts:
         self.commit_entries = Histogram(metrics.COMMIT_ENTRIES)
         self.commit_bytes = Histogram(metrics.COMMIT_BYTES)
 
-    def figures(self) -> Iterator[Figure]:
-        """All counts as they stand, and what the process itself uses."""
+    def metric_samples(self) -> Iterator[MetricSample]:
+        """The current counts, and the processor time and memory of the process."""
         for counted in vars(self).values():
-            yield from counted.figures()
-        yield Figure(metrics.CPU.name, (), process_time())
+            yield from counted.metric_samples()
+        yield MetricSample(metrics.CPU.name, (), process_time())
         if memory := _resident_bytes():
-            yield gauge(metrics.MEMORY, memory)
+            yield gauge_sample(metrics.MEMORY, memory)
 
 
 def _resident_bytes() -> int:
-    """As Linux tells it (proc(5), statm); 0 elsewhere."""
+    """Resident memory as Linux reports it (proc(5), statm); 0 on other systems."""
     try:
         with open("/proc/self/statm", "rb") as statm:
             return int(statm.read().split()[1]) * _PAGE_BYTES

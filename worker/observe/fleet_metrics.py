@@ -1,7 +1,7 @@
-"""Figures of the processes of a fleet: each says its own to the parent now and then, the parent answers for all.
+"""Metrics of a fleet: each child sends its samples to the parent over a pipe, and the parent serves those of all.
 
-What a process has counted is kept when it dies and added to what the next one in its place counts, so nothing that
-only grows ever shrinks. What one that was killed counted in its last second is lost. Knows nothing of HTTP.
+When a child dies, its counts are kept and added to those of its replacement, so that no counter ever decreases. Counts
+from the last second of a killed child are lost. Knows nothing of HTTP.
 """
 
 import asyncio
@@ -10,78 +10,86 @@ from collections.abc import Callable
 from time import monotonic
 
 from tailrace.telemetry import metrics
-from tailrace.telemetry.metric_samples import Figure, added, decode_figures, encode_figures, gauge, of_process
+from tailrace.telemetry.metric_samples import (
+    MetricSample,
+    add_samples,
+    decode_samples,
+    encode_samples,
+    gauge_sample,
+    with_process,
+)
 
-TELL_S = 1.0
+SEND_S = 1.0
 SILENT_S = 10.0
-"""A process that has said nothing for so long hangs, or has not come up."""
+"""A child that has sent nothing for so long hangs, or has not started."""
 
 
-class Voice:
-    """A child's end of the pipe.
+class MetricsPipe:
+    """The writing end of the pipe, in a child.
 
     Args:
         pipe: its file descriptor.
-        figures: what to say.
+        metric_samples: returns the samples to send.
     """
 
-    def __init__(self, pipe: int, figures: Callable[[], list[Figure]]) -> None:
+    def __init__(self, pipe: int, metric_samples: Callable[[], list[MetricSample]]) -> None:
         self._pipe = pipe
-        self._figures = figures
-        self._rest = b""
+        self._metric_samples = metric_samples
+        self._unsent = b""
         os.set_blocking(pipe, False)
 
-    async def keep(self) -> None:
-        """Says them every `TELL_S`, until it is cancelled, and then once more."""
+    async def run(self) -> None:
+        """Sends the samples every `SEND_S` until it is cancelled, and once more then."""
         try:
             while True:
-                self.say()
-                await asyncio.sleep(TELL_S)
+                self.send_samples()
+                await asyncio.sleep(SEND_S)
         finally:
-            self.say()
+            self.send_samples()
 
-    def say(self) -> None:
-        """Says them now. A parent that does not listen is no reason to wait: it hears the rest of the line later."""
+    def send_samples(self) -> None:
+        """Sends the samples now. Never waits: what does not fit into the pipe is sent at the next call."""
         try:
-            self._rest = self._rest or encode_figures(self._figures()) + b"\n"
-            self._rest = self._rest[os.write(self._pipe, self._rest) :]
+            self._unsent = self._unsent or encode_samples(self._metric_samples()) + b"\n"
+            self._unsent = self._unsent[os.write(self._pipe, self._unsent) :]
         except BlockingIOError:
             pass
-        except OSError:  # the parent has died, of which we are told otherwise
-            self._rest = b""
+        except OSError:  # the parent has died; the child notices that by its stdin
+            self._unsent = b""
 
 
-class FleetFigures:
-    """The parent's end: what each of its processes has said last, by its place in the fleet."""
+class FleetMetrics:
+    """The samples that each child has sent last, by its place in the fleet."""
 
     def __init__(self) -> None:
-        self._before: dict[int, list[Figure]] = {}
-        self._now: dict[int, list[Figure]] = {}
-        self._heard_at: dict[int, float] = {}
+        self._earlier: dict[int, list[MetricSample]] = {}
+        self._current: dict[int, list[MetricSample]] = {}
+        self._received_at: dict[int, float] = {}
 
-    def hear(self, place: int, line: bytes) -> None:
-        """A process has said its figures. What is no figures is passed over."""
+    def receive_line(self, place: int, line: bytes) -> None:
+        """Takes one line of a child's pipe. A line that holds no samples is ignored."""
         try:
-            self._now[place] = decode_figures(line)
+            self._current[place] = decode_samples(line)
         except ValueError:
             return
-        self._heard_at[place] = monotonic()
+        self._received_at[place] = monotonic()
 
-    def ended(self, place: int) -> None:
-        """The process in this place is no more."""
-        total = added(self._before.get(place, ()), self._now.pop(place, ()))
-        self._before[place] = added(total, ())
-        self._heard_at.pop(place, None)
+    def process_ended(self, place: int) -> None:
+        """Keeps the counts of the process in this place, which has ended."""
+        total = add_samples(self._earlier.get(place, ()), self._current.pop(place, ()))
+        self._earlier[place] = add_samples(total, ())
+        self._received_at.pop(place, None)
 
     @property
     def alive(self) -> int:
-        """Processes that have spoken lately."""
+        """The number of processes that have sent samples within `SILENT_S`."""
         now = monotonic()
-        return sum(now - at < SILENT_S for at in self._heard_at.values())
+        return sum(now - at < SILENT_S for at in self._received_at.values())
 
-    def figures(self) -> list[Figure]:
-        """All figures, each with the place of its process."""
-        found = [gauge(metrics.PROCESSES, self.alive)]
-        for place in sorted(self._before.keys() | self._now.keys()):
-            found += of_process(added(self._before.get(place, ()), self._now.get(place, ())), str(place))
+    def metric_samples(self) -> list[MetricSample]:
+        """The samples of all processes, each labeled with its place."""
+        found = [gauge_sample(metrics.PROCESSES, self.alive)]
+        for place in sorted(self._earlier.keys() | self._current.keys()):
+            total = add_samples(self._earlier.get(place, ()), self._current.get(place, ()))
+            found += with_process(total, str(place))
         return found

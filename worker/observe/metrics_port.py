@@ -1,6 +1,7 @@
-"""A port for those who watch: `GET` of a few paths, each answered by a text. Knows nothing of what the texts say.
+"""A port that answers `GET` and `HEAD` of a few paths. Knows nothing of what the pages say.
 
-One request a connection, each within limits of size and time. Not for the public: whoever reaches it is answered.
+It serves one request per connection, with a limit of size and time, and without a thread: a page is made in the event
+loop, where the counts are. Anybody who reaches the port is answered, so it must not be public.
 """
 
 import asyncio
@@ -16,26 +17,27 @@ from tailrace.schemas.errors import SettingsError
 
 ANSWER_S = 10.0
 MAX_HEAD_BYTES = 8 * 1024
-_PIECE_BYTES = 4096
+_READ_BYTES = 4096
 
 
 class Page(NamedTuple):
-    """What stands at a path."""
+    """The answer for a path."""
 
     body: bytes
     status: int = 200
     content_type: str = "text/plain; charset=utf-8"
 
 
-Pages = Mapping[str, Callable[[], Awaitable[Page]]]
+Pages = Mapping[str, Callable[[str], Awaitable[Page]]]
+"""By path, what makes its page from the `Accept` header of a request."""
 
 
 @asynccontextmanager
-async def port(host: str, number: int, pages: Pages) -> AsyncGenerator[int]:
-    """Serves the pages as long as the context lasts; gives the port's number, where 0 took a free one.
+async def serve_pages(host: str, number: int, pages: Pages) -> AsyncGenerator[int]:
+    """Serves the pages inside the context. Gives the number of the port, which is a free one for 0.
 
     Raises:
-        SettingsError: the address cannot be had.
+        SettingsError: the address cannot be used.
     """
     listener = _listen(host, number)
 
@@ -59,7 +61,7 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pa
     try:
         page, is_head = await _page(await _request(connection, reader), pages)
     except h11.RemoteProtocolError as error:
-        page, is_head = _plain(error.error_status_hint), False
+        page, is_head = _status_page(error.error_status_hint), False
     head = h11.Response(
         status_code=page.status,
         headers=[
@@ -76,23 +78,26 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pa
 
 
 async def _request(connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Request:
-    """The head of the request; whoever sends a body is not listened to."""
+    """The head of the request. A body is not read."""
     while (event := connection.next_event()) is h11.NEED_DATA:
-        connection.receive_data(await reader.read(_PIECE_BYTES))
+        connection.receive_data(await reader.read(_READ_BYTES))
     if not isinstance(event, h11.Request):
-        raise ConnectionError("the connection was closed before it asked for anything")
+        raise ConnectionError("the connection was closed before the request")
     return event
 
 
 async def _page(request: h11.Request, pages: Pages) -> tuple[Page, bool]:
     is_head = request.method == b"HEAD"
-    found = pages.get(request.target.partition(b"?")[0].decode("latin-1"))
-    if found is None:
-        return _plain(404), is_head
-    return (await found() if request.method in (b"GET", b"HEAD") else _plain(405)), is_head
+    make_page = pages.get(request.target.partition(b"?")[0].decode("latin-1"))
+    if make_page is None:
+        return _status_page(404), is_head
+    if request.method not in (b"GET", b"HEAD"):
+        return _status_page(405), is_head
+    accept = b",".join(value for name, value in request.headers if name == b"accept")
+    return await make_page(accept.decode("latin-1")), is_head
 
 
-def _plain(status: int) -> Page:
+def _status_page(status: int) -> Page:
     return Page(f"{HTTPStatus(status).phrase}\n".encode(), status)
 
 

@@ -1,4 +1,4 @@
-"""Composes what a worker says of itself to those who watch: its figures, the queue's, and whether it is well."""
+"""Publishes the metrics of a worker: at a port of its own, or over the pipe to the parent of a fleet."""
 
 import asyncio
 import logging
@@ -10,72 +10,76 @@ from redis.asyncio import Redis
 from tailrace.schemas.settings import Settings
 from tailrace.telemetry import metrics
 from tailrace.telemetry.logging import fields
-from tailrace.telemetry.metric_samples import CONTENT_TYPE, Figure, exposition, gauge, of_process
-from tailrace.worker.observe.fleet_metrics import Voice
-from tailrace.worker.observe.metrics_port import Page, port
-from tailrace.worker.observe.queue_metrics import QueueSight
+from tailrace.telemetry.metric_samples import MetricSample, gauge_sample, with_process
+from tailrace.worker.observe.fleet_metrics import MetricsPipe
+from tailrace.worker.observe.metrics_port import Page, serve_pages
+from tailrace.worker.observe.queue_metrics import QueueMetrics
 
 _logger = logging.getLogger("tailrace.worker")
 
 
 @asynccontextmanager
-async def told(
-    settings: Settings, redis: Redis, figures: Callable[[], list[Figure]], voice: int | None
+async def publish_process_metrics(
+    settings: Settings, redis: Redis, metric_samples: Callable[[], list[MetricSample]], pipe: int | None
 ) -> AsyncGenerator[None]:
-    """Tells the figures of one process, as long as the context lasts: to its parent, at a port, or to nobody.
+    """Inside the context, the metrics of this process go to its parent, or are served where the settings name a port.
 
     Args:
-        settings: ours.
-        redis: a client, for a look at the queue.
-        figures: of this process.
-        voice: the file descriptor of a pipe to a parent that answers for us.
+        settings: of this process.
+        redis: a client of the Redis with the queue.
+        metric_samples: returns the samples of this process.
+        pipe: the file descriptor of the pipe to the parent; None where there is no parent.
 
     Raises:
-        SettingsError: the address cannot be had.
+        SettingsError: the address cannot be used.
     """
-    if voice is not None:
-        speaking = asyncio.create_task(Voice(voice, figures).keep(), name="voice")
+    if pipe is not None:
+        sending = asyncio.create_task(MetricsPipe(pipe, metric_samples).run(), name="metrics-pipe")
         try:
             yield
         finally:
-            speaking.cancel()
-            await asyncio.wait({speaking})
+            sending.cancel()
+            await asyncio.wait({sending})
     else:
 
-        def alone() -> list[Figure]:
-            return [gauge(metrics.PROCESSES, 1), *of_process(figures(), "0")]
+        def only_process() -> list[MetricSample]:
+            return [gauge_sample(metrics.PROCESSES, 1), *with_process(metric_samples(), "0")]
 
-        async with served(settings, redis, alone, lambda: True):
+        async with serve_metrics(settings, redis, only_process, lambda: True):
             yield
 
 
 @asynccontextmanager
-async def served(
-    settings: Settings, redis: Redis, figures: Callable[[], list[Figure]], is_well: Callable[[], bool]
+async def serve_metrics(
+    settings: Settings, redis: Redis, metric_samples: Callable[[], list[MetricSample]], is_healthy: Callable[[], bool]
 ) -> AsyncGenerator[None]:
-    """Serves `/metrics` and `/healthz`, where the settings name a port.
+    """Inside the context, `/metrics` and `/healthz` are served, if the settings name a port.
 
     Args:
-        settings: ours.
-        redis: a client, for a look at the queue.
-        figures: of all processes of this worker, each with its place.
-        is_well: whether all that should run does.
+        settings: of this process.
+        redis: a client of the Redis with the queue, whose metrics are added.
+        metric_samples: returns the samples of all processes of this worker, with the label `process`.
+        is_healthy: whether all processes run and respond.
 
     Raises:
-        SettingsError: the address cannot be had.
+        SettingsError: the address cannot be used.
     """
     if settings.metrics_port is None:
         yield
         return
-    sight = QueueSight(redis)
+    from tailrace.telemetry.exposition import render_samples  # not needed by a worker that serves no metrics
 
-    async def show() -> Page:
-        return Page(exposition([*figures(), *await sight.figures()]), content_type=CONTENT_TYPE)
+    queue_metrics = QueueMetrics(redis)
 
-    async def health() -> Page:
-        return Page(b"ok\n") if is_well() else Page(b"a process does not run, or hangs\n", 503)
+    async def metrics_page(accept: str) -> Page:
+        body, content_type = render_samples([*metric_samples(), *await queue_metrics.metric_samples()], accept)
+        return Page(body, content_type=content_type)
 
-    async with port(settings.metrics_host, settings.metrics_port, {"/metrics": show, "/healthz": health}) as number:
-        url = f"http://{settings.metrics_host}:{number}/metrics"
+    async def health_page(accept: str) -> Page:
+        return Page(b"ok\n") if is_healthy() else Page(b"a process does not run, or does not respond\n", 503)
+
+    pages = {"/metrics": metrics_page, "/healthz": health_page}
+    async with serve_pages(settings.metrics_host, settings.metrics_port, pages) as port:
+        url = f"http://{settings.metrics_host}:{port}/metrics"
         _logger.info("metrics at %s", url, extra=fields("metrics_served", url=url))
         yield

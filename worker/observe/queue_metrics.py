@@ -1,6 +1,7 @@
-"""The queue as metrics show it: what waits and for how long, who works, what Redis uses. Read when somebody asks.
+"""Metrics of the queue: what waits and for how long, who works on it, the memory of Redis. Read when they are scraped.
 
-However many ask, Redis is asked once in a while; and a Redis that does not answer delays nobody who watches.
+However often they are scraped, Redis is asked at most once in `FRESH_S`. If it does not answer, a scrape is delayed by
+at most `ANSWER_S`.
 """
 
 import asyncio
@@ -13,47 +14,47 @@ from tailrace.broker import keys, scripts
 from tailrace.broker.clients import asking
 from tailrace.schemas.errors import StoreError
 from tailrace.telemetry import metrics
-from tailrace.telemetry.metric_samples import Figure, gauge
+from tailrace.telemetry.metric_samples import MetricSample, gauge_sample
 
 FRESH_S = 5.0
 ANSWER_S = 2.0
 LANES_MAX = 1_000
 WORKERS_MAX = 1_000
 SILENT_MS = 15_000
-"""A worker that has not reported for so long counts no more (`producers/queue/overview.py` calls it silent)."""
+"""A worker that has not reported for so long is not counted (`producers/queue/overview.py` calls it silent)."""
 
 PRIORITIES = ("high", "normal", "low")
 
 
-class QueueSight:
-    """What a Redis says of its queue.
+class QueueMetrics:
+    """Metrics of the queue in one Redis.
 
     Args:
-        redis: a client; it is used, not closed.
+        redis: a client of it; it is not closed here.
     """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._seen: list[Figure] = []
-        self._seen_at = -inf
-        self._looking = asyncio.Lock()
+        self._samples: list[MetricSample] = []
+        self._read_at = -inf
+        self._reading = asyncio.Lock()
 
-    async def figures(self) -> list[Figure]:
-        """The figures, at most `FRESH_S` old; of a Redis that does not answer, that it does not."""
-        async with self._looking:
-            if monotonic() - self._seen_at > FRESH_S:
-                self._seen = await self._look()
-                self._seen_at = monotonic()
-            return self._seen
+    async def metric_samples(self) -> list[MetricSample]:
+        """The samples, at most `FRESH_S` old. If Redis does not answer, `tailrace_queue_up` alone, with 0."""
+        async with self._reading:
+            if monotonic() - self._read_at > FRESH_S:
+                self._samples = await self._read()
+                self._read_at = monotonic()
+            return self._samples
 
-    async def _look(self) -> list[Figure]:
+    async def _read(self) -> list[MetricSample]:
         try:
             async with asking(self._redis, ANSWER_S):
-                seen = await self._overview()
+                overview = await self._overview()
                 memory = await self._redis.info("memory")
         except StoreError:
-            return [gauge(metrics.QUEUE_UP, 0)]
-        return [*of_queue(seen), *_of_memory(memory.get("used_memory"), memory.get("maxmemory"))]
+            return [gauge_sample(metrics.QUEUE_UP, 0)]
+        return [*queue_samples(overview), *_memory_samples(memory.get("used_memory"), memory.get("maxmemory"))]
 
     async def _overview(self) -> scripts.Overview:
         places, values = scripts.OVERVIEW.call(
@@ -70,29 +71,29 @@ class QueueSight:
         return scripts.read_overview(await run([str(place) for place in places], values))
 
 
-def of_queue(seen: scripts.Overview) -> list[Figure]:
-    """What the queue says, by class: lanes of all tenants of a class together."""
+def queue_samples(overview: scripts.Overview) -> list[MetricSample]:
+    """Samples of the queue by priority; the lanes of all tenants of a priority are added up."""
     waiting, oldest_s = dict.fromkeys(PRIORITIES, 0), dict.fromkeys(PRIORITIES, 0.0)
-    for lane, count, since_ms in seen.lanes:
+    for lane, count, since_ms in overview.lanes:
         priority = lane.partition(b":")[0].decode(errors="replace")
         if priority in waiting:
             waiting[priority] += count
-            oldest_s[priority] = max(oldest_s[priority], (seen.now_ms - float(since_ms)) / 1000)
-    workers = sum(left_ms > keys.WORKER_LIFETIME_S * 1000 - SILENT_MS for _, left_ms, _ in seen.workers)
+            oldest_s[priority] = max(oldest_s[priority], (overview.now_ms - float(since_ms)) / 1000)
+    workers = sum(left_ms > keys.WORKER_LIFETIME_S * 1000 - SILENT_MS for _, left_ms, _ in overview.workers)
     return [
-        gauge(metrics.QUEUE_UP, 1),
-        *(gauge(metrics.QUEUED, count, priority) for priority, count in waiting.items()),
-        *(gauge(metrics.QUEUE_AGE, age_s, priority) for priority, age_s in oldest_s.items()),
-        gauge(metrics.DEFERRED, seen.deferred),
-        gauge(metrics.BEGUN, seen.begun),
-        gauge(metrics.DEAD_LETTERS, seen.dead),
-        gauge(metrics.WORKERS, workers),
-        gauge(metrics.OUTBOX, seen.outbox[0]),
-        gauge(metrics.OUTBOX_AGE, seen.outbox_age_s),
-        gauge(metrics.OUTBOX_REFUSED, seen.outbox[2]),
+        gauge_sample(metrics.QUEUE_UP, 1),
+        *(gauge_sample(metrics.QUEUED, count, priority) for priority, count in waiting.items()),
+        *(gauge_sample(metrics.QUEUE_AGE, age_s, priority) for priority, age_s in oldest_s.items()),
+        gauge_sample(metrics.DEFERRED, overview.deferred),
+        gauge_sample(metrics.BEGUN, overview.begun),
+        gauge_sample(metrics.DEAD_LETTERS, overview.dead),
+        gauge_sample(metrics.WORKERS, workers),
+        gauge_sample(metrics.OUTBOX, overview.outbox[0]),
+        gauge_sample(metrics.OUTBOX_AGE, overview.outbox_age_s),
+        gauge_sample(metrics.OUTBOX_REFUSED, overview.outbox[2]),
     ]
 
 
-def _of_memory(used: int | None, most: int | None) -> list[Figure]:
-    figures = [] if used is None else [gauge(metrics.REDIS_MEMORY, used)]
-    return figures if most is None else [*figures, gauge(metrics.REDIS_MEMORY_MAX, most)]
+def _memory_samples(used: int | None, limit: int | None) -> list[MetricSample]:
+    samples = [] if used is None else [gauge_sample(metrics.REDIS_MEMORY, used)]
+    return samples if limit is None else [*samples, gauge_sample(metrics.REDIS_MEMORY_MAX, limit)]

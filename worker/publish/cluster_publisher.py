@@ -16,7 +16,7 @@ from tailrace.broker.keys import log_key
 from tailrace.broker.slots import slot_of
 from tailrace.schemas.errors import StoreUnavailable
 from tailrace.schemas.redis_url import Node
-from tailrace.telemetry.metric_samples import Figure
+from tailrace.telemetry.metric_samples import MetricSample
 from tailrace.worker.publish.commit_line import Elsewhere
 from tailrace.worker.publish.log_writer import LogWriter
 from tailrace.worker.publish.publisher import Peers, Publisher
@@ -51,13 +51,13 @@ class Publishers:
         """As `Publisher.open`."""
         return self.of(log_key(request_id).encode()).open(request_id, attempt, token, holds)
 
-    def figures(self) -> list[Figure]:
+    def metric_samples(self) -> list[MetricSample]:
         """What waits to be written, of all."""
         sums: dict[str, float] = {}
         for publisher in self._publishers.values():
-            for figure in publisher.figures():
-                sums[figure.name] = sums.get(figure.name, 0) + figure.value
-        return [Figure(name, (), value) for name, value in sums.items()]
+            for sample in publisher.metric_samples():
+                sums[sample.name] = sums.get(sample.name, 0) + sample.value
+        return [MetricSample(name, (), value) for name, value in sums.items()]
 
     @property
     def buffered_bytes(self) -> int:

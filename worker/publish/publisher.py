@@ -18,7 +18,7 @@ from tailrace.broker.time_limits import PATIENCE_S
 from tailrace.schemas.errors import AttemptLost, StoreFull, StoreUnavailable, TailraceError
 from tailrace.telemetry import metrics
 from tailrace.telemetry.logging import fields
-from tailrace.telemetry.metric_samples import Figure
+from tailrace.telemetry.metric_samples import MetricSample
 from tailrace.worker.observe.counts import Counts
 from tailrace.worker.publish.commit_line import Batch, Elsewhere, Fence
 from tailrace.worker.publish.commit_spacing import Pace
@@ -144,12 +144,12 @@ class Publisher:
         """Writers that are open."""
         return len(self._open)
 
-    def figures(self) -> list[Figure]:
+    def metric_samples(self) -> list[MetricSample]:
         """What waits to be written."""
         entries = sum(writer.unwritten for writer in self._open)
         return [
-            Figure(metrics.BACKLOG_BYTES.name, (), self.buffered_bytes),
-            Figure(metrics.BACKLOG_ENTRIES.name, (), entries),
+            MetricSample(metrics.BACKLOG_BYTES.name, (), self.buffered_bytes),
+            MetricSample(metrics.BACKLOG_ENTRIES.name, (), entries),
         ]
 
     async def __aenter__(self) -> Self:

@@ -15,7 +15,7 @@ from tailrace.broker.clients import asking
 from tailrace.schemas.errors import StoreError
 from tailrace.telemetry import metrics
 from tailrace.telemetry.logging import fields
-from tailrace.telemetry.metric_samples import Figure
+from tailrace.telemetry.metric_samples import MetricSample
 from tailrace.worker.observe.reporter import Reporter, Standing
 from tailrace.worker.queue.arq_worker import ArqWorker, Function, WorkerCoroutine
 from tailrace.worker.queue.claims import Claims
@@ -180,16 +180,16 @@ class LeasedWorker:
         await self._store.close()
         await self._records.close()
 
-    def figures(self) -> list[Figure]:
+    def metric_samples(self) -> list[MetricSample]:
         """What this worker has counted, and its state."""
         standing = self._standing()
         return [
-            Figure(metrics.STARTS.name, (), standing.starts),
-            Figure(metrics.LEASES_LOST.name, (), self._leases.lost),
-            Figure(metrics.RUNNING.name, (), standing.running),
-            Figure(metrics.SLOTS.name, (), standing.max_jobs),
-            Figure(metrics.DRAINING.name, (), int(standing.draining)),
-            Figure(metrics.RENEWAL_AGE.name, (), standing.renewed_ago_s),
+            MetricSample(metrics.STARTS.name, (), standing.starts),
+            MetricSample(metrics.LEASES_LOST.name, (), self._leases.lost),
+            MetricSample(metrics.RUNNING.name, (), standing.running),
+            MetricSample(metrics.SLOTS.name, (), standing.max_jobs),
+            MetricSample(metrics.DRAINING.name, (), int(standing.draining)),
+            MetricSample(metrics.RENEWAL_AGE.name, (), standing.renewed_ago_s),
         ]
 
     def _standing(self) -> Standing:

@@ -97,7 +97,7 @@ class Upstream:
                     f"the answer is none of this API ({type(error).__name__})", code="upstream_malformed"
                 ) from error
             finally:
-                self._counts.upstream_responses.add(status)
+                self._counts.upstream_responses.increment(status)
             stack.push_async_callback(response.aclose)
             answer = Answer(response, self._limits, first_by)
             yield answer

@@ -70,7 +70,7 @@ class OpenStreams:
 
         def ended(end: StreamEnd, error: TailraceError | None) -> None:
             self._streams.discard(stream)
-            self._counts.streams_ended.add(end)
+            self._counts.streams_ended.increment(end)
             _log_end(request_ids, end, time.monotonic() - began_s, error)
 
         stream = EventStream(followers, self._limits, ended)
