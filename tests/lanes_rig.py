@@ -1,4 +1,4 @@
-"""What the tests of tenants share: requests put into lanes, and claims read as who was served."""
+"""Shared by the tests of tenants: puts requests into lanes, and shows claims as the tenants they served."""
 
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
@@ -17,11 +17,11 @@ from tests.queue_rig import lease_of
 from tests.until import until
 
 LANE_KEYS = "tr:queue:[lrw]*"
-"""Lanes, their index, who runs and who is watched; the wake-up list too."""
+"""Matches lanes, their index, the sets of running and watched requests, and the wake-up list."""
 
 
 class Lanes:
-    """A queue and its two sides. A request is called `<tenant>-<number>`, in the plain queue `plain-<number>`."""
+    """A queue with producer and workers. Request ids are `<tenant>-<number>`, in the plain queue `plain-<number>`."""
 
     def __init__(self, url: str, client: ArqRedis, producer: ProducerStore) -> None:
         self.url = url
@@ -30,7 +30,7 @@ class Lanes:
         self.tokens = 0
 
     async def put(self, tenant: str, count: int = 1, *, priority: str = "normal", first: int = 1) -> list[str]:
-        """Requests of a tenant, in its lane; of `plain`, in arq's queue as a plain `enqueue_job` puts them there."""
+        """Enqueues requests of a tenant into its lane; those of `plain` into arq's queue, by `enqueue_job`."""
         ids = [f"{tenant}-{number:04}" for number in range(first, first + count)]
         for request_id in ids:
             if tenant == "plain":
@@ -42,31 +42,31 @@ class Lanes:
         return ids
 
     async def is_due(self, request_id: str) -> bool:
-        """Of one in the plain queue: arq rounds the time of an enqueue, so it may be due half a millisecond later."""
+        """Whether a plain job is due. arq rounds the enqueue time, so a job may be due half a millisecond later."""
         score = await self.client.zscore(keys.QUEUE, request_id)
         seconds, micros = await self.client.time()
         return score is None or score <= seconds * 1000 + micros // 1000
 
     async def enqueue(self, request_id: str, lane: str, argument: object = None) -> None:
-        """One request into a lane; its job function gets the argument, or its id."""
+        """Enqueues one request into a lane; its job function gets `argument`, or else the id."""
         job: dict[str, object] = {"t": None, "f": keys.JOB_FUNCTION, "a": (argument or request_id,), "k": {}, "et": 0}
         await self.producer.queue.enqueue(
             request_id, lane, encode_job(job), life_ms=600_000, since_ms=time_ns() // 10**6
         )
 
     async def claim(self, store: QueueStore, limit: int = 1) -> list[tuple[ClaimedJob, Lease]]:
-        """What one claim gives."""
+        """Claims once; returns the jobs with their leases."""
         self.tokens += 1
         token = f"t{self.tokens}"
         claim = await store.claim(limit, token, again=False)
         return [(job, lease_of(job, token, store)) for job in claim.jobs]
 
     async def served(self, store: QueueStore, claims: int, limit: int = 1) -> list[str]:
-        """Whose requests so many claims give out, in their order."""
+        """The tenants served by each of so many claims, in order."""
         return [tenants_of(await self.claim(store, limit)) for _ in range(claims)]
 
     async def running(self, tenant: str) -> set[str]:
-        """What counts against the cap of a tenant."""
+        """The requests that count against the limit of a tenant."""
         members: set[bytes] = await self.client.execute_command("SMEMBERS", keys.running_key(tenant))
         return {member.decode() for member in members}
 
@@ -75,7 +75,7 @@ class Lanes:
         return [member.decode() for member in await self.client.zrange(keys.lane_key(lane), 0, -1)]
 
     async def expire(self, request_id: str) -> None:
-        """As if the time of a lease had gone by without renewal."""
+        """Expires the lease, as if its time had passed without a renewal."""
         await self.client.delete(keys.lease_key(request_id))
         for place in (keys.QUEUE, keys.WATCHED):
             await self.client.zadd(place, {request_id: 1}, xx=True)
@@ -83,7 +83,7 @@ class Lanes:
 
 @asynccontextmanager
 async def lanes_at(url: str, client: ArqRedis) -> AsyncGenerator[Lanes]:
-    """Both sides of the queue at `url`."""
+    """The queue at `url` with a producer."""
     producer = await ProducerStore.connect(url, timeout_s=5.0)
     try:
         yield Lanes(url, client, producer)
@@ -92,10 +92,10 @@ async def lanes_at(url: str, client: ArqRedis) -> AsyncGenerator[Lanes]:
 
 
 def tenants_of(claimed: Iterable[tuple[ClaimedJob, Lease]]) -> str:
-    """The tenants of claimed jobs, by their first letters."""
+    """The first letters of the tenants of claimed jobs."""
     return "".join(job.id[0] for job, _ in claimed)
 
 
 async def lane_keys(client: Redis) -> set[str]:
-    """Keys that lanes have left, but for wake-up tokens."""
+    """The keys of lanes that exist, without the wake-up list."""
     return {key.decode() for key in await client.keys(LANE_KEYS)} - {keys.WAKE}

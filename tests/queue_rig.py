@@ -1,4 +1,4 @@
-"""What the queue's tests share: arq's plain client, and a worker in the background."""
+"""Shared by the tests of the queue: arq's plain client, and a worker that runs in the background."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -20,7 +20,7 @@ from tailrace.worker.queue.queue_store import QueueStore
 
 DEADLINE_S = 15.0
 LONG_S = 60.0
-"""A lease that does not run out in a test."""
+"""A lease that does not expire during a test."""
 
 
 @asynccontextmanager
@@ -34,12 +34,12 @@ async def plain_client(url: str) -> AsyncGenerator[ArqRedis, None]:
 
 
 async def wake(client: ArqRedis) -> None:
-    """What our producers do after `enqueue_job`."""
+    """Pushes a wake-up token, as our producers do after `enqueue_job`."""
     await client.lpush(keys.WAKE, 1)
 
 
 def lease_of(job: ClaimedJob, token: str, store: QueueStore) -> Lease:
-    """The lease that a claim has won."""
+    """The lease of a claimed job."""
     return Lease(
         job.id,
         attempt=job.attempt,
@@ -52,7 +52,7 @@ def lease_of(job: ClaimedJob, token: str, store: QueueStore) -> Lease:
 
 
 class Death(NamedTuple):
-    """A call of `on_dead`; `queued`: whether the queue still had the entry."""
+    """A call of `on_dead`; `queued` is whether the queue still had the entry."""
 
     job_id: str
     code: str
@@ -68,7 +68,7 @@ class Running:
         self.task = asyncio.create_task(worker.run())
 
     async def drained(self) -> None:
-        """Drains and waits for the end."""
+        """Drains the worker and waits until it has ended."""
         self.worker.drain()
         async with asyncio.timeout(DEADLINE_S):
             await self.task
@@ -76,12 +76,12 @@ class Running:
 
 @asynccontextmanager
 async def running(url: str, *functions: WorkerCoroutine | Function, **settings: Any) -> AsyncGenerator[Running, None]:
-    """A worker with short times, unless told otherwise; it is drained in a hurry at the end.
+    """Runs a worker with short times; at the end it is drained without a grace period.
 
     Args:
-        url: of the server.
-        functions: job functions; a plain coroutine function is registered as the one that runs a request.
-        settings: of the worker.
+        url: the server's URL.
+        functions: job functions; a plain coroutine function is registered under the name that requests use.
+        settings: arguments of `LeasedWorker`, which override the short times.
     """
     deaths: list[Death] = []
     ctx: dict[Any, Any] = {}
@@ -105,6 +105,6 @@ async def running(url: str, *functions: WorkerCoroutine | Function, **settings: 
 
 
 async def left_behind(client: ArqRedis) -> set[bytes]:
-    """Every key but those that speak for no job."""
+    """Every key, except the wake-up list and what workers write about themselves."""
     left = set(await client.keys()) - {keys.WAKE.encode(), keys.WORKERS.encode(), b"arq:queue:health-check"}
     return {key for key in left if not key.startswith(keys.worker_key("").encode())}

@@ -1,4 +1,4 @@
-"""Waiting for a condition with a deadline, in place of sleeping and hoping."""
+"""Waits for a condition with a deadline, instead of sleeping for a guessed time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], within_s: float
     """Returns as soon as the condition is true.
 
     Raises:
-        TimeoutError: it is not within so many seconds.
+        TimeoutError: the condition was false for `within_s` seconds.
     """
     async with asyncio.timeout(within_s):
         while True:

@@ -1,4 +1,4 @@
-"""A primary and its replica, and a failover that loses what the replica had not got: real servers, proxies between."""
+"""A primary and its replica, and a failover that loses what was not replicated: real servers with proxies between."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -15,11 +15,11 @@ _OPTIONS = {"repl-diskless-sync-delay": "0", "repl-timeout": "60"}
 
 
 class Pair:
-    """Two servers, and the one address at which the primary is found.
+    """Two servers, and the one address that leads to the primary.
 
     Attributes:
-        door: leads to whoever is the primary.
-        redis: a client of the first primary, that no fault reaches.
+        door: the proxy in front of the current primary.
+        redis: a client of the first primary, without a proxy.
         heir: a client of the replica.
     """
 
@@ -28,7 +28,7 @@ class Pair:
         self.door, self.redis, self.heir = door, redis, heir
 
     async def in_step(self) -> None:
-        """Waits until the replica has all there is."""
+        """Waits until the replica has everything."""
 
         async def same() -> bool:
             sent, got = await self.redis.info("replication"), await self.heir.info("replication")
@@ -37,12 +37,12 @@ class Pair:
         await until(same)
 
     async def part(self) -> None:
-        """The replica gets nothing more: what is written from now on will be lost."""
+        """Stops replication: what is written from now on is lost in the failover."""
         await self.in_step()
         self._link.stall()
 
     async def fail_over(self) -> None:
-        """The primary dies, the replica takes its place, whoever comes through the door finds it there."""
+        """Kills the primary and promotes the replica; the door then leads to it."""
         self.door.refusing = True
         await asyncio.to_thread(self._primary.kill)
         await self.heir.execute_command("REPLICAOF", "NO", "ONE")
@@ -53,7 +53,7 @@ class Pair:
 
 @asynccontextmanager
 async def pair() -> AsyncGenerator[Pair]:
-    """A primary and a replica in step."""
+    """Starts a primary with a replica in step."""
     with EmbeddedValkey(options=_OPTIONS) as primary, EmbeddedValkey(options=_OPTIONS) as replica:
         async with (
             Proxy(primary.url) as door,

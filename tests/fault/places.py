@@ -1,4 +1,4 @@
-"""`tailrace` commands as processes that come and go, each in a place of its own, for tests that restart them."""
+"""`tailrace` commands as processes that tests stop and restart."""
 
 import asyncio
 import signal
@@ -15,14 +15,14 @@ WAIT_S = 60.0  # a fleet that starts at once on a busy machine takes its time
 
 
 class Place:
-    """One command at a time; `async with` starts the first and ends the last.
+    """One command, which can be ended and started again; `async with` starts it and kills it at the end.
 
     Args:
         arguments: of `tailrace`.
-        environment: TAILRACE_* and what else it is to see.
-        ready: how the line begins that it prints when it is ready.
-        log: file for what it says on standard error.
-        came: told the rest of that line, at each start.
+        environment: its environment, TAILRACE_* included.
+        ready: the beginning of the line that it prints when it is ready.
+        log: file for its standard error.
+        came: called at each start with the rest of that line.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class Place:
         self._child: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Starts it, and again should it end before it was ready: without Redis none gets ready."""
+        """Starts the command; again if it ends before it is ready, as it does without Redis."""
         await until(self._start_one, WAIT_S)
 
     async def ends(self, by: signal.Signals) -> int:
-        """Sends the signal; the exit code, once it has ended."""
+        """Sends the signal and waits for the end; returns the exit code."""
         assert self._child is not None
         self._child.send_signal(by)
         async with asyncio.timeout(WAIT_S):

@@ -1,7 +1,7 @@
-"""A worker process for the fault tests: `python queue_program.py URL SETTINGS`. Its job notes in Redis what befalls it.
+"""A worker process for the fault tests: `python queue_program.py URL SETTINGS`. Its job records events in Redis.
 
-Settings are the worker's, as JSON. The job takes the seconds it runs; it ends at once when it is told to stop. One that
-kills takes its worker along at its end.
+SETTINGS are the worker's, as JSON. The job runs for the given number of seconds, or until it is asked to stop. A job
+with `kills` kills its worker at its end.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ async def _note(redis: ArqRedis, event: str, lease: Lease) -> None:
 
 
 async def generate(ctx: dict[Any, Any], runs_s: float, kills: bool = False) -> None:
-    """Runs for so long, unless told to stop. A lost lease it ignores: it returns as if it had finished."""
+    """Runs for `runs_s` seconds or until asked to stop. When the lease is lost it returns as if it had finished."""
     lease: Lease = ctx["lease"]
     redis: ArqRedis = ctx["redis"]
     await _note(redis, "started", lease)

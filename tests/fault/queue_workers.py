@@ -1,4 +1,4 @@
-"""Worker processes of the queue's fault tests (`queue_program.py`), and what their jobs have noted."""
+"""Starts worker processes (`queue_program.py`) for the queue's fault tests, and reads the events of their jobs."""
 
 import json
 import subprocess
@@ -21,13 +21,13 @@ _SHORT = {"lease_s": LEASE_S, "poll_s": 0.2, "drain_s": 0.2}
 
 
 def worker_process(url: str, **settings: Any) -> subprocess.Popen[bytes]:
-    """One worker, with short times unless told otherwise; whoever starts it ends it."""
+    """Starts one worker with short times, which `settings` override. The caller ends it."""
     return subprocess.Popen([sys.executable, _PROGRAM, url, json.dumps({**_SHORT, **settings})])
 
 
 @contextmanager
 def queue_workers(url: str, **settings: Any) -> Generator[Start]:
-    """Gives what starts workers with these settings, and with others by name; none outlives the block."""
+    """Yields a function that starts workers with these settings and more. All are killed at the end of the block."""
     workers: list[subprocess.Popen[bytes]] = []
 
     def start(**more: Any) -> subprocess.Popen[bytes]:
@@ -43,5 +43,5 @@ def queue_workers(url: str, **settings: Any) -> Generator[Start]:
 
 
 async def events(client: ArqRedis) -> list[dict[str, Any]]:
-    """What jobs have noted, in its order."""
+    """The events that jobs have recorded, in order."""
     return [json.loads(entry) for entry in await client.lrange(EVENTS, 0, -1)]

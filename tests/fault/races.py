@@ -1,6 +1,6 @@
-"""One request and all that befalls it, step by step, by the real scripts on a real server: for tests of every order.
+"""One request, step by step, by the real scripts on a real server, for tests that run every order of the steps.
 
-An `Owner` does what a worker does with each verdict; `failover` puts the server back to what it was some steps before.
+An `Owner` does what a worker does with each verdict; `failover` resets the server to its state some steps before.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +35,7 @@ class Life:
     """A request on an empty server.
 
     Attributes:
-        owners: everyone who has claimed it, or tried to.
+        owners: all owners, also those whose claim got nothing.
         verdicts: the answers to its cancels.
     """
 
@@ -60,7 +60,7 @@ class Life:
         redis.zadd(keys.QUEUE, {ID: 1})
 
     def reply(self, script: Script, **given: Argument) -> list[bytes]:
-        """Runs a script on the keys of the request; its answer as it comes."""
+        """Runs a script on the keys of the request and returns the raw reply."""
         places: dict[str, Argument] = {
             "rec": keys.rec_key(ID),
             "log": keys.log_key(ID),
@@ -78,11 +78,11 @@ class Life:
         return reply
 
     def run(self, script: Script, **given: Argument) -> Verdict:
-        """Runs a script; its verdict."""
+        """Runs a script and returns its verdict."""
         return script.verdict(self.reply(script, **given))
 
     def cancel(self) -> None:
-        """What a producer asks for; whoever runs the request hears of it."""
+        """Cancels as a producer does; owners that run the request are asked to stop."""
         outcome = Outcome(status="cancelled", request_id=ID, submitted_at=UNFILLED, finished_at=UNFILLED)
         verdict = self.run(
             scripts.CANCEL,
@@ -94,21 +94,21 @@ class Life:
         self.verdicts.append(verdict)
         if verdict.word == "signalled":
             for owner in self.owners:
-                owner.told = True
+                owner.is_cancelled = True
 
     def unqueue(self) -> None:
-        """What a producer does after its cancel has ended the request: tidies up, unless a worker holds the job."""
+        """Removes the job as a producer does after its cancel ended the request, unless a worker holds it."""
         if self.verdicts[-1:] and self.verdicts[-1].word == "ended":
             self.run(scripts.UNQUEUE, id=ID, lane="")
 
     def expire_lease(self) -> None:
-        """As if a lease's time had gone by without renewal."""
+        """Expires the lease, as if its time had passed without a renewal."""
         if self.redis.delete(keys.lease_key(ID)):
             for place in (keys.QUEUE, keys.WATCHED):
                 self.redis.zadd(place, {ID: 1}, xx=True)
 
     def snapshot(self) -> None:
-        """Remembers all keys as they are, for `failover`."""
+        """Saves all keys, for `failover`."""
         names: list[bytes] = self.redis.keys()
         with self.redis.pipeline(transaction=False) as pipe:
             for name in names:
@@ -118,7 +118,7 @@ class Life:
         self._past.append(dict(zip(names, zip(lives, found[1::2], strict=True), strict=True)))
 
     def failover(self, steps: int) -> None:
-        """The server becomes what it was so many snapshots ago: a replica that lacks what came after."""
+        """Resets the server to `steps` snapshots ago, as when a replica that lacks the later writes takes over."""
         past = self._past[max(len(self._past) - 1 - steps, 0)]
         with self.redis.pipeline() as pipe:
             pipe.flushall()
@@ -129,7 +129,7 @@ class Life:
             owner.doubtful = True
 
     def settle(self) -> None:
-        """Workers that work as they should, until the queue is empty."""
+        """Lets workers run without faults until the queue is empty."""
         for number in range(10):
             if self.redis.zscore(keys.QUEUE, ID) is None:
                 return
@@ -140,7 +140,11 @@ class Life:
         raise AssertionError("the job does not leave the queue")
 
     def check(self) -> Status:
-        """One terminal, at the end of the log, with its outcome; one author an attempt; an empty queue. The status."""
+        """Checks the end: one terminal, last in the log, with its outcome; one author per attempt; an empty queue.
+
+        Returns:
+            The status.
+        """
         log = [(EntryId.parse(entry_id), decode_entry(fields[b"e"])) for entry_id, fields in self._entries()]
         authors = {entry_id.attempt: entry.why for entry_id, entry in log if isinstance(entry, AttemptStarted)}
         for entry_id, entry in log:
@@ -159,7 +163,7 @@ class Life:
         return ended.status
 
     def check_gapless(self) -> None:
-        """Ids without a hole in any attempt."""
+        """Checks that the ids of no attempt have a gap."""
         before = EntryId(0, 0)
         for entry_id in (EntryId.parse(entry_id) for entry_id, _ in self._entries()):
             assert entry_id == before.next() or (entry_id.attempt > before.attempt and entry_id.seq == 0)
@@ -170,11 +174,11 @@ class Life:
 
 
 class Owner:
-    """A worker with this request. A step that its course has made impossible does nothing.
+    """A worker with this request. A step that is impossible after the steps before it does nothing.
 
     Attributes:
-        told: somebody wants the request cancelled, and this owner has heard.
-        doubtful: its connection was lost: its publisher asks whether the attempt still stands.
+        is_cancelled: whether it knows that the request was cancelled.
+        doubtful: whether its connection was lost, so that its publisher checks whether the attempt is still current.
     """
 
     def __init__(self, life: Life, token: str) -> None:
@@ -183,11 +187,11 @@ class Owner:
         self._attempt = 0
         self._seq: int | None = None
         self._leaves: str | None = None
-        self.told = self.doubtful = False
+        self.is_cancelled = self.doubtful = False
         life.owners.append(self)
 
     def claim(self) -> None:
-        """Takes the job, if it is due."""
+        """Claims the job if it is due."""
         given = scripts.read_claim(
             self._life.reply(
                 scripts.CLAIM, limit=1, lease_ms=LEASE_MS, token=self._token, again=0, wake_life_s=60, state_life_s=60
@@ -195,10 +199,10 @@ class Owner:
         )
         for job in given.jobs:
             self._attempt = job.attempt
-            self.told = False
+            self.is_cancelled = False
 
     def begin(self) -> None:
-        """Takes the log over."""
+        """Begins the attempt in the log."""
         if not self._attempt or self._leaves:
             return
         verdict = self._try_to_begin()
@@ -207,7 +211,7 @@ class Owner:
         match verdict.word:
             case "begun" | "again":
                 self._seq = 0
-                self.told = self.told or verdict.text("cancel") == "1"
+                self.is_cancelled = self.is_cancelled or verdict.text("cancel") == "1"
             case "stale":
                 self._leaves = "hand_back"
             case _:
@@ -218,8 +222,8 @@ class Owner:
         return self._life.run(scripts.BEGIN, attempt=self._attempt, token=self._token, attempt_started=started)
 
     def publish(self) -> None:
-        """One entry more. An owner that was told writes no more."""
-        if self._seq is None or self._leaves or self.told:
+        """Writes one entry, unless the request was cancelled."""
+        if self._seq is None or self._leaves or self.is_cancelled:
             return
         at = self._life.redis.hmget(keys.rec_key(ID), "attempt", "token") if self.doubtful else None
         self.doubtful = False
@@ -231,17 +235,17 @@ class Owner:
         entry = encode_entry(AssistantDelta(0, 0, self._token))
         try:
             written = self._life.redis.xadd(keys.log_key(ID), {"e": entry}, str(entry_id), nomkstream=True)
-        except ResponseError:  # as the publisher: written before, if it was this attempt that wrote
+        except ResponseError:  # as the publisher does: it was written before if this attempt wrote the last entry
             last = EntryId.parse(self._life.redis.xrevrange(keys.log_key(ID), count=1)[0][0])
             written = last.attempt == entry_id.attempt and last >= entry_id
         if not written:
             self._leaves = "hand_back"
 
     def finish(self) -> None:
-        """Terminal and outcome: cancelled, if it was told."""
+        """Writes terminal and outcome: `cancelled` if the request was cancelled."""
         if self._seq is None or self._leaves:
             return
-        status: Status = "cancelled" if self.told else "completed"
+        status: Status = "cancelled" if self.is_cancelled else "completed"
         outcome = Outcome(status=status, request_id=ID, attempt=self._attempt, finished_at=UNFILLED)
         verdict = self._life.run(
             scripts.FINISH,
@@ -255,34 +259,34 @@ class Owner:
         self._leaves = "hand_back" if verdict.word in ("gap", "stale") else "acknowledge"
 
     def next_attempt(self) -> None:
-        """Tries again by itself: the next number, under the same lease."""
-        if self._seq is None or self._leaves or self.told:
+        """Retries on this worker: gets the next attempt number under the same lease."""
+        if self._seq is None or self._leaves or self.is_cancelled:
             return
         self._seq = None
         if not self._mint(above=0):
             self._leaves = "hand_back"
 
     def _mint(self, *, above: int) -> bool:
-        """The next number, if the lease still stands."""
+        """Gets the next number, if the lease is still valid."""
         verdict = self._life.run(scripts.NEXT_ATTEMPT, token=self._token, state_life_s=60, above=above)
         if verdict.word == "minted":
             self._attempt = verdict.number("attempt")
         return verdict.word == "minted"
 
     def begin_again(self) -> None:
-        """Begins what `next_attempt` minted, if it did."""
+        """Begins the attempt of `next_attempt`, if it got a number."""
         if self._seq is None:
             self.begin()
 
     def release(self) -> None:
-        """Drained: gives the request back. One that was told ends it instead."""
-        if self._seq is None or self._leaves or self.told:
+        """Drains: releases the request, unless it was cancelled."""
+        if self._seq is None or self._leaves or self.is_cancelled:
             return
         self._life.run(scripts.RELEASE, attempt=self._attempt, token=self._token)
         self._leaves = "hand_back"
 
     def leave(self) -> None:
-        """Acknowledges, or hands back, as its course demands."""
+        """Acknowledges or hands back the job, depending on the steps before."""
         who = {"id": ID, "token": self._token, "attempt": self._attempt}
         if self._leaves == "acknowledge" and self._life.run(scripts.ACKNOWLEDGE, **who).word == "unfinished":
             self._leaves = "hand_back"
@@ -290,17 +294,17 @@ class Owner:
             self._life.run(scripts.HAND_BACK, **who, delay_ms=0, why="retry", wake_life_s=60, state_life_s=60)
 
     def take_over(self) -> None:
-        """Claims after the lease's end."""
+        """Claims after the lease has expired."""
         self._life.expire_lease()
         self.claim()
 
     def end(self) -> None:
-        """Finishes and leaves."""
+        """Finishes the request and leaves."""
         self.finish()
         self.leave()
 
     def whole_life(self) -> None:
-        """Claim to end, undisturbed."""
+        """Runs from claim to end."""
         self.claim()
         self.begin()
         self.end()
@@ -312,13 +316,13 @@ class Order(NamedTuple):
     places: tuple[int, ...]
 
     def of(self, lines: Sequence[Sequence[Step]]) -> Iterator[Step]:
-        """The steps of the lines, merged in this order."""
+        """Merges the steps of the lines in this order."""
         rest = [iter(line) for line in lines]
         return (next(rest[place]) for place in self.places)
 
 
 def orders(*lengths: int) -> Iterator[Order]:
-    """Every way to merge lines of so many steps, each line's own order kept."""
+    """Yields every way to merge lines of so many steps, each in its own order."""
 
     def merge(left: list[int], so_far: list[int]) -> Iterator[Order]:
         if not any(left):

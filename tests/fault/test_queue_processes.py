@@ -1,4 +1,4 @@
-"""Real processes, real signals: who dies is replaced, who hangs is fenced off, who is stopped orphans nothing."""
+"""Real processes and signals: killed workers are replaced, hung ones are fenced off, drained ones leave nothing."""
 
 import asyncio
 import os
@@ -48,7 +48,7 @@ async def submit(client: ArqRedis, job_id: str, runs_s: float) -> None:
 
 
 async def test_a_killed_worker_is_replaced(client: ArqRedis, start: Start) -> None:
-    # given a job whose worker is killed, if another one waits, expect it to begin the next attempt soon after the lease
+    # given a job whose worker is killed, if another worker is idle, expect it to begin the next attempt
     victim = start()
     await submit(client, "a", LONG_S)
     await until(lambda: seen(client, "started", 1))
@@ -60,9 +60,9 @@ async def test_a_killed_worker_is_replaced(client: ArqRedis, start: Start) -> No
     assert (entry["pid"], entry["attempt"], entry["why"], entry["crashes"]) == (heir.pid, 2, "lease_expired", 1)
 
 
-async def test_a_backlog_delays_no_takeover(client: ArqRedis, start: Start) -> None:
-    # given a job whose worker is killed, and a worker with thousands before it, all due for longer, expect the next
-    # attempt to begin while most of them still wait
+async def test_a_backlog_does_not_delay_a_takeover(client: ArqRedis, start: Start) -> None:
+    # given a job whose worker is killed, and thousands of jobs that are due for longer, expect its next attempt to
+    # begin while most of them still wait
     victim = start(max_jobs=1)
     await submit(client, "a", LONG_S)
     await until(lambda: seen(client, "started", 1))
@@ -83,9 +83,8 @@ async def idle_workers(client: ArqRedis, count: int) -> bool:
     return [peer["cmd"] for peer in await client.client_list()].count("blpop") >= count
 
 
-async def test_a_worker_that_hung_can_end_nothing(client: ArqRedis, start: Start) -> None:
-    # given a stopped worker that another has replaced, if it wakes, expect it to learn of its loss, and its finish
-    # refused
+async def test_a_worker_that_hung_cannot_end_its_job(client: ArqRedis, start: Start) -> None:
+    # given a stopped worker whose job was taken over, if it continues, expect its lease lost, and its end refused
     hung = start()
     await submit(client, "a", LONG_S)
     await until(lambda: seen(client, "started", 1))
@@ -107,14 +106,14 @@ async def test_a_worker_that_hung_can_end_nothing(client: ArqRedis, start: Start
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-async def test_a_stopped_worker_orphans_nothing(client: ArqRedis, start: Start, by: signal.Signals) -> None:
-    # given a worker in the middle of claiming, running and ending jobs, if it is stopped at a random moment, expect no
-    # lease left, every job either done with or due at once, and no crash counted; eight times
+async def test_a_drained_worker_leaves_no_lease(client: ArqRedis, start: Start, by: signal.Signals) -> None:
+    # given a worker that claims, runs and ends jobs, if it gets a signal at a random moment, expect no lease left, each
+    # job either finished or due at once, and no crash counted; eight times
     dice = random.Random(by)  # noqa: S311 - the same moments in every run
-    for trial in range(8):
+    for round_ in range(8):
         worker = start(max_jobs=20, lease_s=LONG_S)
         for number in range(60):
-            await client.enqueue_job("generate", dice.choice([0.0, 0.05, LONG_S]), _job_id=f"t{trial}-{number}")
+            await client.enqueue_job("generate", dice.choice([0.0, 0.05, LONG_S]), _job_id=f"t{round_}-{number}")
         await until(lambda: seen(client, "started", 1))
         await asyncio.sleep(dice.random() * 0.1)
         worker.send_signal(by)
@@ -124,7 +123,7 @@ async def test_a_stopped_worker_orphans_nothing(client: ArqRedis, start: Start, 
         seconds, _ = await client.time()
         assert await client.zcount(keys.QUEUE, "-inf", (seconds + 1) * 1000) == len(waiting)
         finished = Counter(entry["job"] for entry in await events(client) if entry["event"] == "finished")
-        assert set(finished) == {f"t{trial}-{number}" for number in range(60)} - set(waiting)
+        assert set(finished) == {f"t{round_}-{number}" for number in range(60)} - set(waiting)
         assert set(finished.values()) == {1}
         for job in waiting:
             state = await client.hgetall(keys.queue_state_key(job))
@@ -133,20 +132,20 @@ async def test_a_stopped_worker_orphans_nothing(client: ArqRedis, start: Start, 
 
 
 async def test_a_second_signal_hurries(client: ArqRedis, start: Start) -> None:
-    # given a long grace period, if a second signal comes, expect the jobs handed back and the worker gone
+    # given a long grace period, if a second signal comes, expect the job handed back and the worker ended
     worker = start(drain_s=LONG_S)
     await submit(client, "a", LONG_S)
     await until(lambda: seen(client, "started", 1))
     worker.send_signal(signal.SIGTERM)
-    worker.send_signal(signal.SIGINT)  # another one, since two of the same, sent at once, are one to the system
+    worker.send_signal(signal.SIGINT)  # a different one: two of the same kind, sent at once, arrive as one
     assert await ended(worker) == 0
     assert [entry["event"] for entry in await events(client)] == ["started", "drained"]
     assert await client.hmget(keys.queue_state_key("a"), ["held", "why"]) == [b"0", b"drained"]
 
 
 async def test_a_rolling_restart_finishes_every_job_once(client: ArqRedis, start: Start) -> None:
-    # given three workers under load, if one after the other is stopped and replaced, expect every job finished exactly
-    # once, nothing left, no crash counted, and no job begun more often than it was drained
+    # given three workers under load, if one after the other is drained and replaced, expect every job finished exactly
+    # once, nothing left, no crash counted, and one start per job and drain
     fleet = [start(max_jobs=10, drain_s=0.05, lease_s=LONG_S) for _ in range(3)]
     for number in range(300):
         await submit(client, f"j{number}", 0.1)

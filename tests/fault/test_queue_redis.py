@@ -1,4 +1,4 @@
-"""A server that restarts, hangs, cuts connections, loses replies: the worker goes on, no job is lost or doubled."""
+"""A server that restarts, hangs, cuts connections or loses replies: no job is lost or run twice."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ JOB = ClaimedJob("a", attempt=1, why="first", crashes=0, blamed=False, score=0, 
 
 
 class Jobs:
-    """A job function that runs until it is let go, or told to stop; stopped, it returns as if it had finished."""
+    """A job function that runs until `go` is set or its lease is stopped; it always returns as if it had finished."""
 
     def __init__(self) -> None:
         self.leases: list[Lease] = []
@@ -42,13 +42,13 @@ class Jobs:
         self.ends.append(lease.stopped.result().value if lease.stopped.done() else "finished")
 
     def attempts(self) -> list[tuple[str, int]]:
-        """Job and attempt of every call so far."""
+        """Job and attempt of every call."""
         return [(lease.request_id, lease.attempt) for lease in self.leases]
 
 
 @pytest.fixture
 def lasting() -> Iterator[EmbeddedValkey]:
-    """A server of the test's own, with an append-only file."""
+    """A server for one test, with an append-only file."""
     with EmbeddedValkey(appendonly=True, options={"appendfsync": "always"}) as valkey:
         yield valkey
 
@@ -63,10 +63,9 @@ async def gone(client: ArqRedis) -> bool:
     return await left_behind(client) == set()
 
 
-async def test_a_restart_is_survived_under_a_lease_that_holds(lasting: EmbeddedValkey) -> None:
-    # given a running job and a long lease, if the server is killed and started again, expect one attempt, acknowledged,
-    # and
-    # the worker ready for the next job
+async def test_a_job_survives_a_restart_that_is_shorter_than_its_lease(lasting: EmbeddedValkey) -> None:
+    # given a running job and a long lease, if the server is killed and started again, expect the attempt acknowledged,
+    # and the worker ready for the next job
     jobs = Jobs()
     async with plain_client(lasting.url) as client, running(lasting.url, jobs.generate, lease_s=LONG_S):
         await client.enqueue_job("generate", _job_id="a")
@@ -82,8 +81,8 @@ async def test_a_restart_is_survived_under_a_lease_that_holds(lasting: EmbeddedV
 
 
 async def test_a_lease_ends_by_the_clock_while_the_server_is_away(lasting: EmbeddedValkey) -> None:
-    # given a running job and a short lease, if the server stays away, expect the attempt told, and the next one
-    # afterwards
+    # given a running job and a short lease, if the server stays down, expect the attempt stopped, and another one when
+    # the server is back
     jobs = Jobs()
     async with plain_client(lasting.url) as client, running(lasting.url, jobs.generate, lease_s=0.5):
         await client.enqueue_job("generate", _job_id="a")
@@ -100,9 +99,9 @@ async def test_a_lease_ends_by_the_clock_while_the_server_is_away(lasting: Embed
     assert jobs.leases[1].attempt > 1
 
 
-async def test_outages_are_no_crashes(lasting: EmbeddedValkey) -> None:
-    # given a long job, a job after which one crash is one too many, and two workers, if the server is away for longer
-    # than a lease three times, expect the job to go on, whoever has it, with no crash left in the books
+async def test_outages_do_not_count_as_crashes(lasting: EmbeddedValkey) -> None:
+    # given a long job that two crashes would end, and two workers, if the server is down for longer than a lease three
+    # times, expect the job to go on with no crash counted in the end
     jobs = Jobs()
     settings: dict[str, Any] = {"lease_s": 1.0, "max_crashes": 2}
     async with (
@@ -131,9 +130,8 @@ async def no_crash(client: ArqRedis) -> bool:
     return await client.hget(keys.queue_state_key("a"), "crashes") == b"0"
 
 
-async def test_who_hung_was_not_cut_off(lasting: EmbeddedValkey) -> None:
-    # given a worker whose loop hangs for longer than its lease, if it wakes, expect its lease lost, by no fault of the
-    # server's
+async def test_a_worker_that_hung_was_not_cut_off(lasting: EmbeddedValkey) -> None:
+    # given a worker whose loop hangs for longer than its lease, expect its lease lost, and not by an outage
     jobs = Jobs()
     async with plain_client(lasting.url) as client, running(lasting.url, jobs.generate, lease_s=0.5):
         await client.enqueue_job("generate", _job_id="a")
@@ -146,8 +144,8 @@ async def test_who_hung_was_not_cut_off(lasting: EmbeddedValkey) -> None:
         await until(lambda: gone(client))
 
 
-async def test_a_server_that_hangs_hangs_no_lease(lasting: EmbeddedValkey) -> None:
-    # given a server that neither answers nor closes, if a lease is over, expect the attempt told all the same
+async def test_a_lease_expires_while_the_server_hangs(lasting: EmbeddedValkey) -> None:
+    # given a server that neither answers nor closes, if a lease expires, expect the attempt stopped
     jobs = Jobs()
     async with plain_client(lasting.url) as client, running(lasting.url, jobs.generate, lease_s=0.5):
         await client.enqueue_job("generate", _job_id="a")
@@ -162,9 +160,8 @@ async def test_a_server_that_hangs_hangs_no_lease(lasting: EmbeddedValkey) -> No
         await until(lambda: gone(client))
 
 
-async def test_cut_connections_cost_nothing(redis_url: str, client: ArqRedis) -> None:
-    # given a worker with running jobs, if every connection is cut several times, expect each job to end in its one
-    # attempt
+async def test_cut_connections_cost_no_attempt(redis_url: str, client: ArqRedis) -> None:
+    # given a worker with running jobs, if every connection is cut several times, expect one attempt of each job
     jobs = Jobs()
 
     async def all_started() -> bool:
@@ -183,9 +180,9 @@ async def test_cut_connections_cost_nothing(redis_url: str, client: ArqRedis) ->
 @pytest.mark.parametrize(
     "script", [scripts.CLAIM, scripts.ACKNOWLEDGE, scripts.RENEW, scripts.HAND_BACK], ids=lambda script: script.name
 )
-async def test_a_lost_reply_neither_loses_nor_doubles(redis_url: str, client: ArqRedis, script: Script) -> None:
-    # given a script whose reply is lost, if the worker sends it again, expect each job to begin once and end once, or,
-    # handed back, to be due with no crash counted
+async def test_a_lost_reply_neither_loses_nor_repeats_a_job(redis_url: str, client: ArqRedis, script: Script) -> None:
+    # given a script whose reply is lost, if the worker sends it again, expect each job to begin and end once; jobs that
+    # are handed back are due, with no crash counted
     jobs = Jobs()
     async with Proxy(redis_url) as proxy:
         async with running(proxy.url, jobs.generate, lease_s=6.0) as worker:
@@ -209,12 +206,12 @@ async def test_a_lost_reply_neither_loses_nor_doubles(redis_url: str, client: Ar
             assert await client.exists(keys.lease_key(job_id)) == 0
 
 
-async def test_a_renewal_is_given_less_time_than_a_lease_however_many_answers_it_waits_for(redis_url: str) -> None:
-    # given a line on which each answer comes within the limit, but all that a new connection asks together do not, if
-    # leases are renewed, expect it to be given up, so that it is tried again while the lease still stands
+async def test_a_renewal_has_one_time_limit_for_all_its_replies(redis_url: str) -> None:
+    # given a link on which every reply comes within the limit, but those for a new connection and the renewal together
+    # do not, if leases are renewed, expect an error, so that the renewal is repeated before the lease expires
     async with Proxy(redis_url) as proxy:
         store = QueueStore(proxy.url, lease_s=1.5, poll_s=LONG_S)
-        proxy.delay_s = 0.2  # a question and its answer take twice as long; a connection asks more than once
+        proxy.delay_s = 0.2  # each way; a new connection needs several replies
         with pytest.raises(StoreUnavailable):
             await store.renew([lease_of(JOB, "token", store)])
         proxy.mend()
@@ -222,11 +219,11 @@ async def test_a_renewal_is_given_less_time_than_a_lease_however_many_answers_it
         await store.close()
 
 
-async def test_a_cancel_channel_that_fell_silent_is_replaced(
+async def test_a_silent_cancel_connection_is_replaced(
     redis_url: str, client: ArqRedis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # given a cancel connection through which nothing comes any more, not even its end, if a sign of life is due, expect
-    # another connection, and the cancel published meanwhile found
+    # given a cancel connection that delivers nothing any more, not even its end, if the next check finds it, expect
+    # another connection, and the cancel that came meanwhile found
     monkeypatch.setattr("tailrace.worker.queue.records.CHANNEL_CHECK_S", 0.1)
     jobs = Jobs()
     async with Proxy(redis_url) as proxy, running(proxy.url, jobs.generate, lease_s=LONG_S, poll_s=LONG_S):
@@ -247,10 +244,8 @@ async def subscribed(client: ArqRedis) -> bool:
     return (await client.pubsub_numsub(keys.CANCEL_CHANNEL))[0][1] == 1
 
 
-async def test_a_drain_ends_also_while_the_server_is_away(
-    lasting: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # given a running job and no server, if the worker drains, expect it to end all the same, and the lease to run out
+async def test_a_drain_ends_while_the_server_is_down(lasting: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a running job and no server, if the worker drains, expect it to end, and the job to stay in the queue
     monkeypatch.setattr("tailrace.worker.queue.leased_worker.HAND_BACK_S", 0.1)
     jobs = Jobs()
     async with plain_client(lasting.url) as client:
@@ -264,8 +259,8 @@ async def test_a_drain_ends_also_while_the_server_is_away(
         assert await client.exists(keys.job_key("a")) == 1
 
 
-async def test_a_primary_that_became_a_replica_is_waited_for(redis_url: str, client: ArqRedis) -> None:
-    # given a running job, if the server refuses writes for a while, expect the worker to go on afterwards
+async def test_a_worker_waits_while_its_server_is_a_replica(redis_url: str, client: ArqRedis) -> None:
+    # given a running job, if the server refuses writes for a while, expect the job acknowledged afterwards
     jobs = Jobs()
     async with running(redis_url, jobs.generate, lease_s=LONG_S):
         await client.enqueue_job("generate", _job_id="a")

@@ -1,4 +1,4 @@
-"""Caps and turns of tenants with real workers that are killed, hang or drain: no slot leaks, none is given twice."""
+"""Limits of tenants with real workers that are killed, hang or drain: no slot leaks, none is given twice."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from tests.queue_rig import left_behind, plain_client
 from tests.until import until
 
 LONG_S = 60.0
-CAP = 2
+LIMIT = 2
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ async def lanes(redis_url: str, client: ArqRedis) -> AsyncIterator[Lanes]:
 
 @pytest.fixture
 def start(redis_url: str) -> Iterator[Start]:
-    with queue_workers(redis_url, tenant_limit=CAP, max_crashes=1_000) as start:
+    with queue_workers(redis_url, tenant_limit=LIMIT, max_crashes=1_000) as start:
         yield start
 
 
@@ -45,8 +45,8 @@ async def happened(client: ArqRedis, event: str) -> list[str]:
 
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_lost_worker_leaks_no_slot(client: ArqRedis, lanes: Lanes, start: Start, by: signal.Signals) -> None:
-    # given a tenant at its cap, if its worker is killed or hangs, expect the same requests to hold its slots until they
-    # are taken over and after, none of its others to start meanwhile, and all of them to end when these do
+    # given a tenant at its limit, if its worker is killed or hangs, expect the same requests to hold its slots before
+    # and after the takeover, and no other request of it to start until they have ended
     victim = start()
     for number in range(1, 4):
         await lanes.enqueue(f"a-{number}", "normal:a", LONG_S if number < 3 else 0.01)
@@ -70,10 +70,10 @@ async def test_a_lost_worker_leaks_no_slot(client: ArqRedis, lanes: Lanes, start
         ("a-1", heir.pid, 2, 1),
         ("a-2", heir.pid, 2, 1),
     }
-    await lanes.enqueue("b-1", "normal:b", 0.01)  # another tenant is not concerned
+    await lanes.enqueue("b-1", "normal:b", 0.01)  # another tenant is not affected
     await until(lambda: ended(client, "b-1"))
     assert await lanes.running("a") == {"a-1", "a-2"}
-    # given that they are handed back and cancelled then, expect the third one's turn, and nothing left
+    # given that both are handed back and then cancelled, expect the third one to run, and nothing left
     heir.send_signal(signal.SIGTERM)
     await until(lambda: heir.poll() is not None)
     assert await lanes.running("a") == set()
@@ -97,9 +97,9 @@ async def nothing_left(client: ArqRedis) -> bool:
     return await left_behind(client) == {EVENTS.encode()}
 
 
-async def test_caps_hold_and_all_end_while_workers_die(client: ArqRedis, lanes: Lanes, start: Start) -> None:
-    # given three tenants with many requests and three workers that are killed and drained at random, expect no tenant
-    # ever with more leases than its cap says, every request finished, and no key left
+async def test_limits_hold_while_workers_die(client: ArqRedis, lanes: Lanes, start: Start) -> None:
+    # given three tenants with many requests, if three workers are killed and drained at random, expect no tenant to
+    # ever exceed its limit, every request to finish, and no key left
     dice = random.Random(4)  # noqa: S311 - the same faults in every run
     fleet = [start() for _ in range(3)]
     wanted: list[str] = []
@@ -111,8 +111,8 @@ async def test_caps_hold_and_all_end_while_workers_die(client: ArqRedis, lanes: 
     async def all_finished() -> bool:
         leases = Counter(key.decode().rpartition(":")[2][0] for key in await client.keys("arq:in-progress:*"))
         slots = Counter({tenant: len(await lanes.running(tenant)) for tenant in "abc"})
-        assert max(leases.values(), default=0) <= CAP, leases
-        assert max(slots.values()) <= CAP, slots
+        assert max(leases.values(), default=0) <= LIMIT, leases
+        assert max(slots.values()) <= LIMIT, slots
         return set(await happened(client, "finished")) == set(wanted)
 
     async def disturb() -> None:

@@ -1,4 +1,4 @@
-"""The worker on a real server, in this process: what starts when, what ends how, who is told."""
+"""The worker on a real server, in this process: when jobs start, how they end, what a drain does."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,11 +15,11 @@ from tests.queue_rig import DEADLINE_S, Death, left_behind, plain_client, runnin
 from tests.until import until
 
 NEVER_S = 50.0
-"""A pause that no test outlives: what happens all the same did not wait for it."""
+"""Longer than any test: what happens within a test did not wait for it."""
 
 
 class Gate:
-    """A job function that notes each call, and waits there until it is let through or told to stop."""
+    """A job function that records its calls; each waits until the gate is opened or its lease is stopped."""
 
     def __init__(self) -> None:
         self.leases: list[Lease] = []
@@ -45,7 +45,7 @@ class Gate:
             self.running -= 1
 
     def started(self, jobs: int) -> bool:
-        """Whether so many jobs have started so far."""
+        """Whether at least so many calls have begun."""
         return len(self.leases) >= jobs
 
 
@@ -85,7 +85,7 @@ async def test_a_plain_enqueue_is_found_by_the_slow_poll(redis_url: str, client:
     assert isinstance(context["redis"], ArqRedis)
 
 
-async def test_who_is_full_wakes_another(redis_url: str, client: ArqRedis) -> None:
+async def test_a_worker_without_free_slots_wakes_another(redis_url: str, client: ArqRedis) -> None:
     # given two workers of one slot each that do not poll, if two jobs come with one token, expect both to run at once
     gate = Gate()
     async with (
@@ -106,7 +106,7 @@ async def listeners(client: ArqRedis, count: int) -> bool:
 
 
 async def test_no_more_jobs_than_slots(redis_url: str, client: ArqRedis) -> None:
-    # given ten jobs and three slots, if they run, expect never more than three at once, and all ten in the end
+    # given ten jobs and three slots, if they run, expect at most three at once, and all ten in the end
     gate = Gate()
     for number in range(10):
         await client.enqueue_job("generate", _job_id=f"j{number}")
@@ -119,9 +119,9 @@ async def test_no_more_jobs_than_slots(redis_url: str, client: ArqRedis) -> None
 
 
 async def test_a_running_job_keeps_its_lease(redis_url: str, client: ArqRedis) -> None:
-    # given a job that runs for several leases, if an idle worker watches, expect one attempt, held all the time
+    # given a job that runs for several leases, and an idle worker, expect one attempt that keeps its lease
     gate = Gate()
-    lease_s = 1.5  # a busy machine must not be slower than a third of that
+    lease_s = 1.5  # a renewal on a busy machine may take a third of that
     async with running(redis_url, gate.generate, lease_s=lease_s), running(redis_url, gate.generate, lease_s=lease_s):
         await client.enqueue_job("generate", _job_id="a")
         await until(lambda: gate.started(1))
@@ -134,7 +134,7 @@ async def test_a_running_job_keeps_its_lease(redis_url: str, client: ArqRedis) -
 
 
 async def test_deferred_jobs_start_when_due_and_not_before(redis_url: str, client: ArqRedis) -> None:
-    # given a worker that does not poll, if a job is deferred, then handed back with a delay, expect both times kept
+    # given a worker that does not poll, if a job is deferred and later retried with a delay, expect both delays kept
     starts: list[tuple[float, str]] = []
 
     async def generate(ctx: dict[Any, Any]) -> None:
@@ -152,8 +152,8 @@ async def test_deferred_jobs_start_when_due_and_not_before(redis_url: str, clien
 
 
 @pytest.mark.parametrize("code", ["job_expired", "job_unreadable", "job_unknown", "job_failed"])
-async def test_whoever_waits_for_a_dead_job_is_told(redis_url: str, client: ArqRedis, code: str) -> None:
-    # given a job that cannot be run, if a worker meets it, expect on_dead before the entry goes, and nothing left
+async def test_on_dead_is_called_for_a_job_that_cannot_be_run(redis_url: str, client: ArqRedis, code: str) -> None:
+    # given a job that cannot be run, if a worker claims it, expect on_dead before its entry goes, and nothing left
     async def generate(ctx: dict[Any, Any]) -> None:
         raise ValueError("a bug")
 
@@ -167,8 +167,8 @@ async def test_whoever_waits_for_a_dead_job_is_told(redis_url: str, client: ArqR
     assert worker.deaths == [Death("a", code, queued=True)]
 
 
-async def test_a_job_that_kills_its_worker_is_not_run_for_ever(redis_url: str, client: ArqRedis) -> None:
-    # given a job whose leases ran out twice, if two is the limit, expect it dead, its function not called
+async def test_a_job_that_kills_its_workers_is_ended(redis_url: str, client: ArqRedis) -> None:
+    # given a job whose second lease expired while it ran alone, if the limit is two, expect it dead, and no call
     gate = Gate()
     await client.enqueue_job("generate", _job_id="a")
     await client.hset(keys.queue_state_key("a"), mapping={"attempt": 2, "crashes": 1, "held": 1, "trial": "alone"})
@@ -178,10 +178,10 @@ async def test_a_job_that_kills_its_worker_is_not_run_for_ever(redis_url: str, c
     assert gate.leases == []
 
 
-async def test_a_hook_that_raises_loses_neither_job_nor_worker(
+async def test_an_on_dead_that_raises_is_called_again(
     redis_url: str, client: ArqRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given an on_dead that fails at first, if a dead job comes, expect it told again, and other jobs run
+    # given an on_dead that raises twice, if a dead job is claimed, expect three calls, and the worker to run other jobs
     monkeypatch.setattr("tailrace.worker.queue.job_endings.DEAD_RETRY_S", 0.01)
     calls: list[str] = []
 
@@ -200,8 +200,8 @@ async def test_a_hook_that_raises_loses_neither_job_nor_worker(
     assert calls == ["job_unknown"] * 3
 
 
-async def test_what_returns_without_its_lease_is_not_acknowledged(redis_url: str, client: ArqRedis) -> None:
-    # given a function that returns after its lease was taken away, expect the job in the queue for the next attempt
+async def test_a_function_that_returns_without_its_lease_is_not_acknowledged(redis_url: str, client: ArqRedis) -> None:
+    # given a function that returns after its lease was lost, expect the job back in the queue for the next attempt
     gate = Gate()
     attempts: list[tuple[int, str, Stop | None]] = []
     held: list[bool] = []
@@ -226,8 +226,7 @@ async def test_what_returns_without_its_lease_is_not_acknowledged(redis_url: str
 
 
 async def test_any_registered_function_is_called_and_leaves_no_result(redis_url: str, client: ArqRedis) -> None:
-    # given another function of the web tier's, registered with keep_result, if it returns, expect that it was called
-    # with its arguments, and no key left
+    # given another function, registered with keep_result, expect a call with its arguments, and no key left
     sums: list[int] = []
 
     async def add(ctx: dict[Any, Any], a: int, b: int) -> int:
@@ -241,7 +240,7 @@ async def test_any_registered_function_is_called_and_leaves_no_result(redis_url:
 
 
 async def test_a_cancel_stops_the_attempt(redis_url: str, client: ArqRedis) -> None:
-    # given leases renewed rarely, if a cancel is published, expect the attempt told, and its neighbour not
+    # given leases that are hardly renewed, if a cancel is published, expect that attempt stopped, and no other
     gate = Gate()
     async with running(redis_url, gate.generate, lease_s=NEVER_S):
         for job_id in "ab":
@@ -260,8 +259,8 @@ async def subscribed(client: ArqRedis) -> bool:
     return (await client.pubsub_numsub(keys.CANCEL_CHANNEL))[0][1] == 1
 
 
-async def test_a_cancel_is_heard_after_a_new_subscription(redis_url: str, client: ArqRedis) -> None:
-    # given that the cancel connection is cut while somebody cancels, if it subscribes again, expect the cancel found
+async def test_a_cancel_during_a_cut_connection_is_found(redis_url: str, client: ArqRedis) -> None:
+    # given a cancel while the subscription is cut, if the worker has subscribed again, expect the attempt stopped
     gate = Gate()
     async with running(redis_url, gate.generate, lease_s=NEVER_S):
         await client.enqueue_job("generate", _job_id="a")
@@ -275,8 +274,8 @@ async def test_a_cancel_is_heard_after_a_new_subscription(redis_url: str, client
         await client.delete(keys.rec_key("a"))
 
 
-async def test_a_cancel_nobody_published_is_found_by_the_renewal(redis_url: str, client: ArqRedis) -> None:
-    # given a cancel whose message was lost, if the lease is renewed, expect the attempt told
+async def test_a_cancel_whose_message_was_lost_is_looked_up(redis_url: str, client: ArqRedis) -> None:
+    # given a cancel that stands in the record alone, expect the attempt stopped
     gate = Gate()
     async with running(redis_url, gate.generate):
         await client.enqueue_job("generate", _job_id="a")
@@ -288,8 +287,8 @@ async def test_a_cancel_nobody_published_is_found_by_the_renewal(redis_url: str,
         await client.delete(keys.rec_key("a"))
 
 
-async def test_a_drain_lets_finish_who_can(redis_url: str, client: ArqRedis) -> None:
-    # given a running job and a grace period, if the worker drains, expect no new claim, and the job to end as usual
+async def test_a_drain_lets_jobs_finish_in_the_grace_period(redis_url: str, client: ArqRedis) -> None:
+    # given a running job and a grace period, if the worker drains, expect no new claim, and the job to finish
     gate = Gate()
     async with running(redis_url, gate.generate, drain_s=NEVER_S) as worker:
         await client.enqueue_job("generate", _job_id="a")
@@ -306,8 +305,7 @@ async def test_a_drain_lets_finish_who_can(redis_url: str, client: ArqRedis) -> 
 
 
 async def test_a_drain_hands_back_the_rest(redis_url: str, client: ArqRedis) -> None:
-    # given jobs that outlast the grace period, if the worker drains, expect them due at once, no crash counted, no
-    # lease
+    # given jobs that outlast the grace period, if the worker drains, expect them due at once, without lease or crash
     gate = Gate()
     async with running(redis_url, gate.generate, drain_s=0.1) as worker:
         for job_id in "abc":
@@ -323,8 +321,8 @@ async def test_a_drain_hands_back_the_rest(redis_url: str, client: ArqRedis) -> 
     assert {(lease.attempt, lease.why, lease.crashes) for lease in second.leases} == {(2, "drained", 0)}
 
 
-async def test_what_is_claimed_while_the_drain_begins_goes_back(redis_url: str, client: ArqRedis) -> None:
-    # given a claim that waits for its answer, if the worker drains, expect what it brings handed back, and not begun
+async def test_jobs_claimed_while_the_drain_begins_are_handed_back(redis_url: str, client: ArqRedis) -> None:
+    # given a claim whose reply is pending, if the worker drains, expect its jobs handed back, and none begun
     gate = Gate()
     await client.enqueue_job("generate", _job_id="a")
     await client.client_pause(60_000, all=False)
@@ -342,8 +340,8 @@ async def claiming(client: ArqRedis) -> bool:
     return "evalsha" in [peer["cmd"] for peer in await client.client_list()]
 
 
-async def test_a_second_call_ends_the_grace_period(redis_url: str, client: ArqRedis) -> None:
-    # given a long grace period, if somebody drains twice, expect the jobs handed back now
+async def test_a_second_drain_ends_the_grace_period(redis_url: str, client: ArqRedis) -> None:
+    # given a long grace period, if drain is called twice, expect the jobs handed back at once
     gate = Gate()
     async with running(redis_url, gate.generate, drain_s=NEVER_S) as worker:
         await client.enqueue_job("generate", _job_id="a")
@@ -353,9 +351,10 @@ async def test_a_second_call_ends_the_grace_period(redis_url: str, client: ArqRe
     assert gate.stops == [Stop.DRAINED]
 
 
-async def test_a_function_that_knows_no_lease_is_handed_back_too(redis_url: str, client: ArqRedis) -> None:
-    # given a function that hears nothing, if the worker is told three times, expect it cancelled and its job handed
-    # back
+async def test_a_function_that_ignores_its_lease_is_cancelled_by_a_third_drain(
+    redis_url: str, client: ArqRedis
+) -> None:
+    # given a function that ignores its lease, if drain is called three times, expect it cancelled, its job handed back
     started = asyncio.Event()
 
     async def generate(ctx: dict[Any, Any]) -> None:
@@ -372,8 +371,8 @@ async def test_a_function_that_knows_no_lease_is_handed_back_too(redis_url: str,
     assert await client.hmget(keys.queue_state_key("a"), ["held", "why"]) == [b"0", b"drained"]
 
 
-async def test_a_caller_that_cancels_the_worker_orphans_nothing(redis_url: str, client: ArqRedis) -> None:
-    # given a running job, if the task of the worker itself is cancelled, expect the job handed back
+async def test_a_cancelled_worker_hands_its_jobs_back(redis_url: str, client: ArqRedis) -> None:
+    # given a running job, if the worker's own task is cancelled, expect the job handed back
     gate = Gate()
     async with running(redis_url, gate.generate, drain_s=NEVER_S) as worker:
         await client.enqueue_job("generate", _job_id="a")
@@ -385,10 +384,9 @@ async def test_a_caller_that_cancels_the_worker_orphans_nothing(redis_url: str, 
         worker.task = asyncio.create_task(asyncio.sleep(0))
 
 
-async def test_an_idle_worker_leaves_the_server_alone(redis_url: str, client: ArqRedis) -> None:
+async def test_an_idle_worker_sends_few_commands(redis_url: str, client: ArqRedis) -> None:
     # given 200 jobs that run elsewhere, if a worker is idle for two seconds, expect at most six commands a second,
-    # those
-    # inside scripts included
+    # those of scripts included
     elsewhere = QueueStore(redis_url, lease_s=NEVER_S, poll_s=1.0)
     for number in range(200):
         await client.enqueue_job("generate", _job_id=f"j{number}")

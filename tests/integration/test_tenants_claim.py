@@ -1,4 +1,4 @@
-"""Who is served: tenants by turns, classes strictly, caps held, whatever befalls a job. Counted in claims."""
+"""The order of claims: tenants of a class by turns, higher classes first, limits held, whatever happens to a job."""
 
 import asyncio
 from collections import Counter
@@ -40,7 +40,7 @@ async def store(redis_url: str) -> AsyncIterator[QueueStore]:
 
 @pytest.fixture
 async def capped(redis_url: str) -> AsyncIterator[QueueStore]:
-    """A store of a worker whose tenants run two requests each, `c` three, `f` as many as there are."""
+    """The store of a worker with a limit of two for each tenant, three for `c` and none for `f`."""
     store = QueueStore(redis_url, lease_s=LONG_S, poll_s=1.0, tenant_limit=2, tenant_limits={"c": 3, "f": 0})
     yield store
     await store.close()
@@ -50,7 +50,7 @@ async def capped(redis_url: str) -> AsyncIterator[QueueStore]:
 
 
 async def test_a_flood_of_one_tenant_delays_another_by_one_start(lanes: Lanes, store: QueueStore) -> None:
-    # given a tenant with a thousand waiting, if another comes, expect it served after one start more, then by turns
+    # given a tenant with a thousand requests waiting, if another one comes, expect it served second, then by turns
     await lanes.put("a", FLOOD)
     assert await lanes.served(store, 2) == ["a", "a"]
     await lanes.put("b", 3)
@@ -58,7 +58,7 @@ async def test_a_flood_of_one_tenant_delays_another_by_one_start(lanes: Lanes, s
 
 
 async def test_a_flood_in_the_plain_queue_counts_as_one_tenant(lanes: Lanes, store: QueueStore) -> None:
-    # given a thousand without a tenant, if two tenants come, expect each served once in a round of three
+    # given a thousand requests without a tenant, if two tenants come, expect each served once in a round of three
     await lanes.put("plain", FLOOD)
     assert await lanes.served(store, 2) == ["p", "p"]
     await lanes.put("a", 3)
@@ -67,9 +67,9 @@ async def test_a_flood_in_the_plain_queue_counts_as_one_tenant(lanes: Lanes, sto
     assert await lanes.served(store, 4) in (["a", "p", "p", "p"], ["p", "a", "p", "p"])
 
 
-async def test_who_takes_the_last_says_that_nothing_is_left(lanes: Lanes, store: QueueStore) -> None:
-    # given one in a lane and one in the plain queue, if one claim takes both, expect nothing left, nobody woken for it,
-    # and no turn kept for an empty queue
+async def test_the_claim_of_the_last_request_reports_that_none_is_left(lanes: Lanes, store: QueueStore) -> None:
+    # given one request in a lane and one in the plain queue, if one claim takes both, expect none left, no wake-up
+    # token, and no turn for the empty queue
     await lanes.put("plain", 1)
     await lanes.put("a", 1)
     await lanes.client.delete(keys.WAKE)
@@ -80,8 +80,8 @@ async def test_who_takes_the_last_says_that_nothing_is_left(lanes: Lanes, store:
     assert await lanes.client.exists(keys.WAKE, keys.LANES) == 0
 
 
-async def test_a_tenant_that_comes_again_and_again_starves_nobody(lanes: Lanes, store: QueueStore) -> None:
-    # given floods in a lane and in the plain queue, if a third always has one waiting, expect it not served out of turn
+async def test_a_tenant_that_keeps_submitting_starves_no_other(lanes: Lanes, store: QueueStore) -> None:
+    # given floods in a lane and in the plain queue, if a third tenant always has one waiting, expect equal shares
     await lanes.put("plain", FLOOD)
     await lanes.put("a", FLOOD)
     served = ""
@@ -91,8 +91,8 @@ async def test_a_tenant_that_comes_again_and_again_starves_nobody(lanes: Lanes, 
     assert {tenant: served.count(tenant) for tenant in "pab"} == {"p": 10, "a": 10, "b": 10}
 
 
-async def test_many_at_once_are_by_turns_too(lanes: Lanes, store: QueueStore) -> None:
-    # given four tenants with many waiting, if one claim takes twelve, expect three of each, oldest first
+async def test_a_claim_of_many_takes_turns_too(lanes: Lanes, store: QueueStore) -> None:
+    # given four tenants with many requests waiting, if one claim takes twelve, expect three of each, oldest first
     for tenant in "abcd":
         await lanes.put(tenant, 20)
     claimed = await lanes.claim(store, 12)
@@ -100,7 +100,7 @@ async def test_many_at_once_are_by_turns_too(lanes: Lanes, store: QueueStore) ->
     assert [job.id for job, _ in claimed if job.id[0] == "a"] == ["a-0001", "a-0002", "a-0003"]
 
 
-async def test_what_waits_in_one_lane_is_served_in_order(lanes: Lanes, store: QueueStore) -> None:
+async def test_requests_of_one_lane_are_served_in_order(lanes: Lanes, store: QueueStore) -> None:
     wanted = await lanes.put("a", 30)
     assert [job.id for _ in range(6) for job, _ in await lanes.claim(store, 5)] == wanted
     assert await lanes.claim(store, 5) == []
@@ -109,9 +109,9 @@ async def test_what_waits_in_one_lane_is_served_in_order(lanes: Lanes, store: Qu
 # Classes
 
 
-async def test_a_higher_class_goes_first_always(lanes: Lanes, store: QueueStore) -> None:
-    # given all classes waiting, the low ones longest, if claimed, expect no low one before the last normal one,
-    # no normal one before the last high one, and who comes later before all of lower classes
+async def test_a_higher_class_always_goes_first(lanes: Lanes, store: QueueStore) -> None:
+    # given requests of all classes, the low ones waiting longest, if they are claimed, expect every high one before the
+    # normal ones and every normal one before the low ones, also those that are submitted later
     await lanes.put("l", 3, priority="low")
     await lanes.put("plain", 2)
     await lanes.put("n", 2)
@@ -132,7 +132,7 @@ async def test_one_tenant_may_wait_in_every_class(lanes: Lanes, store: QueueStor
 
 
 async def test_a_priority_needs_no_tenant(lanes: Lanes, capped: QueueStore) -> None:
-    # given requests without a tenant in the other classes, if they are claimed, expect their class kept, and no cap
+    # given requests without a tenant in the other classes, if they are claimed, expect their class kept, and no limit
     for number in range(5):
         await lanes.enqueue(f"l{number}", "low:")
         await lanes.enqueue(f"h{number}", "high:")
@@ -144,12 +144,12 @@ async def test_a_priority_needs_no_tenant(lanes: Lanes, capped: QueueStore) -> N
     assert await left_behind(lanes.client) == set()
 
 
-# Caps
+# Limits
 
 
-async def test_no_more_of_a_tenant_run_than_its_cap_says(lanes: Lanes, capped: QueueStore) -> None:
-    # given a cap of two, three for one, none for another, if everything is claimed, expect as many of each, and nothing
-    # held against those without a tenant
+async def test_no_more_requests_of_a_tenant_run_than_its_limit(lanes: Lanes, capped: QueueStore) -> None:
+    # given a limit of two, of three for one tenant and none for another, if everything is claimed, expect as many of
+    # each, and no limit for requests without a tenant
     for tenant in ("a", "b", "c", "f", "plain"):
         await lanes.put(tenant, 6)
     claimed = tenants_of(await lanes.claim(capped, 100))
@@ -158,8 +158,8 @@ async def test_no_more_of_a_tenant_run_than_its_cap_says(lanes: Lanes, capped: Q
     assert (claim.jobs, claim.left) == ([], False)
 
 
-async def test_a_cap_counts_all_classes_of_a_tenant(lanes: Lanes, capped: QueueStore) -> None:
-    # given a tenant with one low one running, if two high ones come, expect one of them to wait, then to be next
+async def test_a_limit_counts_all_classes_of_a_tenant(lanes: Lanes, capped: QueueStore) -> None:
+    # given a tenant with a running low request, if two high ones come, expect one of them to wait, then to be next
     await lanes.put("a", 2, priority="low")
     [(_, low)] = await lanes.claim(capped)
     await lanes.put("a", 2, priority="high", first=10)
@@ -170,29 +170,29 @@ async def test_a_cap_counts_all_classes_of_a_tenant(lanes: Lanes, capped: QueueS
     assert await lanes.claim(capped, 10) == []
 
 
-async def test_a_cap_holds_for_several_workers_at_once(lanes: Lanes) -> None:
-    # given five workers, if they claim at the same time, expect the cap held over all of them, to the end
-    caps = [QueueStore(lanes.url, lease_s=LONG_S, poll_s=1.0, tenant_limit=3) for _ in range(5)]
+async def test_a_limit_holds_for_several_workers_at_once(lanes: Lanes) -> None:
+    # given five workers, if they claim at the same time, expect the limit to hold over all of them
+    stores = [QueueStore(lanes.url, lease_s=LONG_S, poll_s=1.0, tenant_limit=3) for _ in range(5)]
     await lanes.put("a", 40)
     await lanes.put("b", 40)
     ended: list[str] = []
     while len(ended) < 80:
-        rounds = await asyncio.gather(*(lanes.claim(store, 4) for store in caps))
+        rounds = await asyncio.gather(*(lanes.claim(store, 4) for store in stores))
         claimed = [pair for taken in rounds for pair in taken]
         assert sorted(tenants_of(claimed)) == list("aaabbb")[: len(claimed)] or len(ended) > 70
         assert max(tenants_of(claimed).count(tenant) for tenant in "ab") <= 3
         for job, lease in claimed:
-            assert await caps[0].acknowledge(lease)
+            assert await stores[0].acknowledge(lease)
             ended.append(job.id)
     assert len(set(ended)) == 80
     assert await left_behind(lanes.client) == set()
-    for store in caps:
+    for store in stores:
         await store.close()
 
 
 @pytest.mark.parametrize("how", ["acknowledge", "hand back", "pause", "unqueue"])
-async def test_a_slot_that_frees_wakes_somebody(lanes: Lanes, capped: QueueStore, how: str) -> None:
-    # given a tenant at its cap with one waiting, nobody awake, if a slot frees, expect a token, and the next start
+async def test_a_freed_slot_wakes_a_worker(lanes: Lanes, capped: QueueStore, how: str) -> None:
+    # given a tenant at its limit with one request waiting and no token, if a slot frees, expect a token and its start
     await lanes.put("a", 3)
     (job, lease), _ = await lanes.claim(capped, 3)
     assert await lanes.claim(capped, 3) == []
@@ -204,7 +204,7 @@ async def test_a_slot_that_frees_wakes_somebody(lanes: Lanes, capped: QueueStore
             await capped.hand_back(lease, delay_ms=0, why="drained")
         case "pause":
             await capped.hand_back(lease, delay_ms=60_000, why="retry")
-        case _:  # cancelled after its owner has died, before anyone has taken it over
+        case _:  # cancelled after its owner died and before a takeover
             await lanes.client.delete(keys.lease_key(job.id))
             await lanes.producer.queue.unqueue(job.id, "normal:a")
     assert await lanes.client.llen(keys.WAKE) == 1
@@ -212,7 +212,7 @@ async def test_a_slot_that_frees_wakes_somebody(lanes: Lanes, capped: QueueStore
     assert following.id == ("a-0001" if how == "hand back" else "a-0003")
 
 
-async def test_a_slot_wakes_nobody_when_nobody_waits_for_it(lanes: Lanes, capped: QueueStore) -> None:
+async def test_a_freed_slot_that_no_request_waits_for_wakes_no_worker(lanes: Lanes, capped: QueueStore) -> None:
     await lanes.put("a", 2)
     claimed = await lanes.claim(capped, 2)
     await lanes.client.delete(keys.WAKE)
@@ -221,9 +221,9 @@ async def test_a_slot_wakes_nobody_when_nobody_waits_for_it(lanes: Lanes, capped
     assert await lanes.client.llen(keys.WAKE) == 0
 
 
-async def test_another_cap_counts_from_the_next_slot_on(lanes: Lanes, capped: QueueStore) -> None:
-    # given a tenant at its cap, if workers with another one come, expect theirs to hold as soon as a slot frees or one
-    # more is submitted, and what runs above it to end in peace
+async def test_a_changed_limit_counts_from_the_next_slot_on(lanes: Lanes, capped: QueueStore) -> None:
+    # given a tenant at its limit, if workers with another limit come, expect theirs to hold as soon as a slot frees or
+    # a request is submitted, and requests above the limit to run on
     await lanes.put("a", 9)
     (_, lease), _ = await lanes.claim(capped, 9)
     higher = QueueStore(lanes.url, lease_s=LONG_S, poll_s=1.0, tenant_limit=4)
@@ -236,14 +236,14 @@ async def test_another_cap_counts_from_the_next_slot_on(lanes: Lanes, capped: Qu
     await higher.close()
 
 
-# What befalls a job
+# Crashes, hand-backs and pauses
 
 
-async def test_a_crashed_one_stays_counted_and_is_taken_over_though_its_tenant_is_full(
+async def test_a_crashed_request_keeps_its_slot_and_is_taken_over_though_its_tenant_is_full(
     lanes: Lanes, capped: QueueStore
 ) -> None:
-    # given a tenant at its cap whose worker dies, if its lease is over, expect it counted all the time, taken over
-    # before anything that waits, and its slots free when it ends
+    # given a tenant at its limit whose worker died, if the lease expires, expect the request to keep its slot, to be
+    # taken over before anything that waits, and to free the slot when it ends
     await lanes.put("a", 4)
     await lanes.put("plain", 50)
     claimed = [pair for pair in await lanes.claim(capped, 10) if pair[0].id[0] == "a"]
@@ -260,8 +260,8 @@ async def test_a_crashed_one_stays_counted_and_is_taken_over_though_its_tenant_i
     assert await lanes.running("a") == {"a-0002"}
 
 
-async def test_one_whose_slot_was_lost_is_counted_again_when_it_is_taken_over(lanes: Lanes, capped: QueueStore) -> None:
-    # given a running one and a server that has lost the books of slots, if it is taken over, expect it in them again
+async def test_a_lost_slot_is_counted_again_by_the_takeover(lanes: Lanes, capped: QueueStore) -> None:
+    # given a running request and a server that lost the sets of slots, if it is taken over, expect it in them again
     await lanes.put("a", 3)
     [(_, first)] = await lanes.claim(capped)
     await lanes.client.delete(keys.running_key("a"), keys.WATCHED)
@@ -273,9 +273,9 @@ async def test_one_whose_slot_was_lost_is_counted_again_when_it_is_taken_over(la
     assert not await capped.acknowledge(first)
 
 
-async def test_a_renewed_one_is_not_taken_over(lanes: Lanes, redis_url: str) -> None:
-    # given a running one whose first lease would be over by now, if it was renewed, expect it left alone, however often
-    # somebody looks
+async def test_a_renewed_request_is_not_taken_over(lanes: Lanes, redis_url: str) -> None:
+    # given a running request whose first lease would have expired, if it was renewed, expect no claim to take it,
+    # however often one looks
     short = QueueStore(redis_url, lease_s=0.3, poll_s=1.0)
     await lanes.put("a", 1)
     [(_, lease)] = await lanes.claim(short)
@@ -292,8 +292,8 @@ async def test_a_renewed_one_is_not_taken_over(lanes: Lanes, redis_url: str) -> 
     await short.close()
 
 
-async def test_handed_back_at_once_it_takes_its_old_place(lanes: Lanes, store: QueueStore) -> None:
-    # given one that its worker drains, if it is handed back, expect it first in its lane, in no slot, no crash counted
+async def test_a_request_handed_back_at_once_takes_its_old_place(lanes: Lanes, store: QueueStore) -> None:
+    # given running requests, if two are handed back by a drain, expect them first in their lane, without slot or crash
     await lanes.put("a", 5)
     (_, first), (_, second), *_ = await lanes.claim(store, 3)
     for lease in (second, first):
@@ -305,9 +305,9 @@ async def test_handed_back_at_once_it_takes_its_old_place(lanes: Lanes, store: Q
     assert (job.id, job.attempt, job.why, job.crashes) == ("a-0001", 2, "drained", 0)
 
 
-async def test_a_pause_is_spent_in_no_slot_and_ends_in_the_lane(lanes: Lanes, capped: QueueStore) -> None:
-    # given a tenant at its cap, if one pauses before a retry, expect another to start meanwhile; and when the pause is
-    # over, expect it to wait at its old place until there is a slot, though others wait in the plain queue since long
+async def test_a_pause_takes_no_slot_and_ends_in_the_lane(lanes: Lanes, capped: QueueStore) -> None:
+    # given a tenant at its limit, if a request pauses before a retry, expect another one to start meanwhile; after the
+    # pause, expect the first to wait at its old place for a slot, though others have waited longer in the plain queue
     await lanes.put("a", 4)
     (_, first), (_, second) = await lanes.claim(capped, 5)
     assert await capped.hand_back(first, delay_ms=60_000, why="retry")
@@ -324,8 +324,8 @@ async def test_a_pause_is_spent_in_no_slot_and_ends_in_the_lane(lanes: Lanes, ca
     assert [(job.id, job.why) for job in claimed if job.id[0] == "a"] == [("a-0001", "retry")]
 
 
-async def test_a_pause_that_ends_is_noticed_in_the_plain_queue_too(lanes: Lanes, store: QueueStore) -> None:
-    # given a paused one that nobody watches any more, if it is due, expect it given back to its lane all the same
+async def test_the_end_of_a_pause_is_found_in_the_plain_queue_too(lanes: Lanes, store: QueueStore) -> None:
+    # given a paused request that is missing in the watch list, if it is due, expect it back in its lane
     await lanes.put("a", 1)
     [(_, lease)] = await lanes.claim(store)
     await store.hand_back(lease, delay_ms=60_000, why="retry")
@@ -336,8 +336,8 @@ async def test_a_pause_that_ends_is_noticed_in_the_plain_queue_too(lanes: Lanes,
     assert (job.id, job.why) == ("a-0001", "retry")
 
 
-async def test_who_was_replaced_can_end_nothing_in_a_lane(lanes: Lanes, store: QueueStore) -> None:
-    # given one that was taken over and handed back to its lane, if its first owner wakes, expect its verbs refused
+async def test_an_owner_that_was_replaced_cannot_end_a_request_in_a_lane(lanes: Lanes, store: QueueStore) -> None:
+    # given a request that was taken over and handed back to its lane, if its first owner acts, expect it refused
     await lanes.put("a", 1)
     [(_, stale)] = await lanes.claim(store)
     await lanes.expire("a-0001")
@@ -349,17 +349,17 @@ async def test_who_was_replaced_can_end_nothing_in_a_lane(lanes: Lanes, store: Q
     assert await lanes.served(store, 1) == ["a"]
 
 
-async def test_every_verb_may_be_sent_twice(lanes: Lanes, store: QueueStore) -> None:
-    # given verbs whose replies were lost, if each is sent again, expect what one alone would have done
+async def test_every_script_is_idempotent(lanes: Lanes, store: QueueStore) -> None:
+    # given scripts whose replies were lost, if each is sent again, expect the effect of one
     await lanes.put("a", 3)
     await lanes.put("a", 1)
     assert await lanes.waiting("normal:a") == ["a-0001", "a-0002", "a-0003"]
-    unheard = await store.claim(2, "t", again=False)
+    lost = await store.claim(2, "t", again=False)
     again = await store.claim(2, "t", again=True)
-    assert {(job.id, job.attempt) for job in again.jobs} == {(job.id, 1) for job in unheard.jobs}
+    assert {(job.id, job.attempt) for job in again.jobs} == {(job.id, 1) for job in lost.jobs}
     assert again.left
     assert await lanes.running("a") == {"a-0001", "a-0002"}
-    await lanes.put("a", 3)  # what runs is not enqueued once more either
+    await lanes.put("a", 3)  # running requests are not enqueued again either
     assert await lanes.waiting("normal:a") == ["a-0003"]
     leases = [lease_of(job, "t", store) for job in again.jobs]
     for _ in range(2):
@@ -369,8 +369,8 @@ async def test_every_verb_may_be_sent_twice(lanes: Lanes, store: QueueStore) -> 
     assert len(await lanes.waiting("normal:a")) == 2
 
 
-async def test_what_somebody_else_has_ended_gives_its_slot_back(lanes: Lanes, capped: QueueStore) -> None:
-    # given a tenant at its cap, if a worker without our scripts ends what it ran, expect its slots back after a lease
+async def test_a_request_ended_by_a_plain_arq_worker_frees_its_slot(lanes: Lanes, capped: QueueStore) -> None:
+    # given a tenant at its limit, if a worker without our scripts ends its jobs, expect the slots free after a lease
     await lanes.put("a", 3)
     for job, _ in await lanes.claim(capped, 2):
         await lanes.expire(job.id)
@@ -380,11 +380,11 @@ async def test_what_somebody_else_has_ended_gives_its_slot_back(lanes: Lanes, ca
     assert await lanes.running("a") == {"a-0003"}
 
 
-# What is left, and what it costs
+# What is left in Redis, and what it costs
 
 
 async def test_nothing_is_left_of_lanes(lanes: Lanes, capped: QueueStore) -> None:
-    # given lanes, parked ones and plain jobs, if all have ended, expect no key
+    # given lanes, parked lanes and plain jobs, if all have ended, expect no key
     await lanes.put("plain", 3)
     for tenant, priority in (("a", "high"), ("b", "normal"), ("c", "low")):
         await lanes.put(tenant, 7, priority=priority)
@@ -397,8 +397,8 @@ async def test_nothing_is_left_of_lanes(lanes: Lanes, capped: QueueStore) -> Non
     assert await left_behind(lanes.client) == set()
 
 
-async def test_what_runs_has_a_lifetime(lanes: Lanes, store: QueueStore) -> None:
-    # given one that waits, one that runs and one that pauses, if nobody comes any more, expect all but the queues to go
+async def test_keys_of_single_requests_have_a_lifetime(lanes: Lanes, store: QueueStore) -> None:
+    # given a waiting, a running and a pausing request, expect a lifetime on every key but the queues
     await lanes.put("a", 3)
     (_, lease), _ = await lanes.claim(store, 2)
     await store.hand_back(lease, delay_ms=60_000, why="retry")
@@ -408,7 +408,7 @@ async def test_what_runs_has_a_lifetime(lanes: Lanes, store: QueueStore) -> None
 
 @asynccontextmanager
 async def commands_of_scripts(url: str, client: ArqRedis) -> AsyncGenerator[list[str]]:
-    """What scripts send to the server meanwhile; filled at the end."""
+    """The commands that scripts send inside the block; the list is filled at its end."""
     host, _, port = url.removeprefix("redis://").split("/")[0].partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     commands: list[str] = []
@@ -425,9 +425,9 @@ async def commands_of_scripts(url: str, client: ArqRedis) -> AsyncGenerator[list
         await writer.wait_closed()
 
 
-async def test_without_tenants_a_claim_looks_once_and_nobody_else_does(redis_url: str, client: ArqRedis) -> None:
-    # given requests without tenants and priorities, if they live their whole life, expect one look for lanes a claim,
-    # and no other command that names any of their keys; and one on what has begun, a claim, a renewal, an end
+async def test_without_tenants_lanes_cost_one_command_per_claim(redis_url: str, client: ArqRedis) -> None:
+    # given requests without tenants and priorities, if they are claimed, renewed and ended, expect one command on lanes
+    # per claim and no other; and one command on the watch list per claim, renewal and end
     store = QueueStore(redis_url, lease_s=LONG_S, poll_s=1.0, tenant_limit=2)
     async with lanes_at(redis_url, client) as lanes:
         async with commands_of_scripts(redis_url, client) as commands:
@@ -449,7 +449,7 @@ async def test_without_tenants_a_claim_looks_once_and_nobody_else_does(redis_url
 
 
 async def test_out_of_memory_takes_nothing_new_out_of_a_lane(redis_url: str) -> None:
-    # given a full server, if leases are renewed, ended and handed back, expect that to work, and a claim to be refused
+    # given a server out of memory, if leases are renewed, ended and handed back, expect success, and claims refused
     with EmbeddedValkey() as valkey:
         store = QueueStore(valkey.url, lease_s=LONG_S, poll_s=1.0, tenant_limit=4)
         async with plain_client(valkey.url) as client, lanes_at(valkey.url, client) as lanes:

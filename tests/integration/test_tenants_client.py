@@ -1,4 +1,4 @@
-"""Tenants and priorities from a producer's side, and through real workers to the end."""
+"""Tenants and priorities: submit, cancel, and requests that run on real workers."""
 
 import asyncio
 import json
@@ -58,9 +58,9 @@ async def store(redis_url: str) -> AsyncIterator[QueueStore]:
 # Submit
 
 
-async def test_a_request_of_a_tenant_stands_in_its_lane(client: Client, redis: ArqRedis, lanes: Lanes) -> None:
+async def test_a_request_of_a_tenant_is_put_into_its_lane(client: Client, redis: ArqRedis, lanes: Lanes) -> None:
     # given a request with tenant and priority, if it is submitted, expect record, lane, envelope and a wake-up token,
-    # nothing in the plain queue, and its status to say whose it is
+    # nothing in the plain queue, and both in its status
     assert (await client.submit(ACME)).status == "queued"
     assert await lanes.waiting("high:acme") == ["mine"]
     assert await redis.zcard(keys.QUEUE) == 0
@@ -82,7 +82,7 @@ async def test_a_request_of_a_tenant_stands_in_its_lane(client: Client, redis: A
 
 
 @pytest.mark.parametrize("more", [{}, {"priority": "normal"}, {"tenant": None}], ids=str)
-async def test_a_request_without_tenant_and_priority_stands_in_the_plain_queue(
+async def test_a_request_without_tenant_and_priority_is_put_into_the_plain_queue(
     client: Client, redis: ArqRedis, more: dict[str, Any]
 ) -> None:
     submitted = await client.submit({**HELLO, **more})
@@ -93,9 +93,9 @@ async def test_a_request_without_tenant_and_priority_stands_in_the_plain_queue(
     assert (status.tenant, status.priority) == (None, "normal")
 
 
-async def test_submitted_again_it_is_not_doubled(client: Client, redis: ArqRedis, lanes: Lanes) -> None:
-    # given a request in a lane, if it is submitted again, from several sides at once, expect one place; with another
-    # tenant or priority, a refusal
+async def test_a_repeated_submit_does_not_enqueue_twice(client: Client, redis: ArqRedis, lanes: Lanes) -> None:
+    # given a request in a lane, if it is submitted again, several times at once, expect one place in the lane; with
+    # another tenant or priority, a conflict
     again = await asyncio.gather(*(client.submit(ACME) for _ in range(5)))
     assert [answer.standing for answer in again].count(False) == 1
     assert await lanes.waiting("high:acme") == ["mine"]
@@ -105,9 +105,9 @@ async def test_submitted_again_it_is_not_doubled(client: Client, redis: ArqRedis
     assert await lanes.waiting("high:acme") == ["mine"]
 
 
-async def test_submitted_again_it_mends_what_was_not_enqueued(client: Client, redis: ArqRedis, lanes: Lanes) -> None:
-    # given a record whose producer died before it enqueued, if it is submitted again, expect it in its lane; and given
-    # that it runs or pauses, expect it left where it is
+async def test_a_repeated_submit_enqueues_what_was_not_enqueued(client: Client, redis: ArqRedis, lanes: Lanes) -> None:
+    # given a record whose producer died before it enqueued the job, if the request is submitted again, expect it in its
+    # lane; while it runs or pauses, expect a repeated submit to change nothing
     await client.submit(ACME)
     await redis.delete(keys.lane_key("high:acme"), keys.LANES, keys.job_key("mine"), keys.WAKE)
     assert (await client.submit(ACME)).standing
@@ -127,7 +127,7 @@ async def test_wake_up_tokens_of_tenants_do_not_pile_up(lanes: Lanes, redis: Arq
     assert await redis.llen(keys.WAKE) == keys.WAKE_TOKENS_MAX
 
 
-async def test_a_full_redis_takes_no_request_of_a_tenant() -> None:
+async def test_a_submit_to_a_full_redis_leaves_nothing() -> None:
     with EmbeddedValkey() as valkey:
         async with plain_client(valkey.url) as redis, await Client.connect(valkey.url) as client:
             await client.submit(ACME)
@@ -141,12 +141,12 @@ async def test_a_full_redis_takes_no_request_of_a_tenant() -> None:
 # Cancel
 
 
-@pytest.mark.parametrize("waits", ["in its lane", "among others", "parked", "in a pause", "for its takeover"])
+@pytest.mark.parametrize("waits", ["in its lane", "among others", "parked", "in a pause", "for a takeover"])
 async def test_a_waiting_request_that_is_cancelled_leaves_nothing(
     client: Client, redis: ArqRedis, lanes: Lanes, waits: str
 ) -> None:
-    # given a request of a tenant that waits, wherever, if it is cancelled, expect it ended, no key of it in the queue,
-    # and the others of its tenant served
+    # given a waiting request of a tenant, wherever it waits, if it is cancelled, expect it ended, no key of it in the
+    # queue, and the other requests of its tenant served
     store = QueueStore(lanes.url, lease_s=LONG_S, poll_s=1.0, tenant_limit=1)
     others: list[str] = []
     if waits == "parked":
@@ -176,10 +176,11 @@ async def test_a_waiting_request_that_is_cancelled_leaves_nothing(
     await store.close()
 
 
-async def test_one_that_a_worker_holds_is_left_to_it(
+async def test_a_cancel_leaves_a_claimed_job_to_its_worker(
     client: Client, redis: ArqRedis, lanes: Lanes, store: QueueStore
 ) -> None:
-    # given a request that was claimed and has not begun, if it is cancelled, expect its owner to acknowledge it
+    # given a request that was claimed and has not begun, if it is cancelled, expect its slot and lease kept until its
+    # owner acknowledges it
     await client.submit(ACME)
     [(_, lease)] = await lanes.claim(store)
     assert (await client.cancel("mine")).word == "ended"
@@ -193,7 +194,7 @@ async def test_one_that_a_worker_holds_is_left_to_it(
 
 
 class Jobs:
-    """A job function that counts what runs at once, by tenant: the first letter of its id."""
+    """A job function that counts its concurrent calls by tenant, the first letter of the id."""
 
     def __init__(self, runs_s: float = 0.01) -> None:
         self.runs_s = runs_s
@@ -222,12 +223,12 @@ class Jobs:
         self.ended.append(request_id)
 
 
-async def test_workers_hold_caps_and_go_on_by_wake_ups_alone(lanes: Lanes, redis: ArqRedis, redis_url: str) -> None:
-    # given two workers that poll once in a while only, if tenants flood them, some pausing for a retry, expect every
-    # request ended once, caps held, the cap used, and nothing left
+async def test_limits_hold_and_workers_go_on_by_wake_ups_alone(lanes: Lanes, redis: ArqRedis, redis_url: str) -> None:
+    # given two workers that hardly poll, if tenants flood them with requests, some of which pause for a retry, expect
+    # each request ended once, every limit reached and not exceeded, and nothing left
     jobs = Jobs()
-    caps: dict[str, Any] = {"poll_s": NEVER_S, "lease_s": NEVER_S, "tenant_limit": 3, "tenant_limits": {"b": 1}}
-    async with running(redis_url, jobs.generate, **caps), running(redis_url, jobs.generate, **caps):
+    limits: dict[str, Any] = {"poll_s": NEVER_S, "lease_s": NEVER_S, "tenant_limit": 3, "tenant_limits": {"b": 1}}
+    async with running(redis_url, jobs.generate, **limits), running(redis_url, jobs.generate, **limits):
         wanted: list[str] = []
         for tenant, priority in (("a", "normal"), ("b", "high"), ("c", "low"), ("p", "normal")):
             wanted += await lanes.put("plain" if tenant == "p" else tenant, 20, priority=priority)
@@ -242,9 +243,9 @@ async def test_workers_hold_caps_and_go_on_by_wake_ups_alone(lanes: Lanes, redis
         await until(nothing_left)
 
 
-async def test_a_drained_worker_leaves_lanes_as_they_were(lanes: Lanes, redis: ArqRedis, redis_url: str) -> None:
-    # given a worker full of a tenant's requests, if it is drained, expect them at their old places, in no slot, without
-    # a crash, and the next worker to take them in their old order
+async def test_a_drained_worker_restores_the_lanes(lanes: Lanes, redis: ArqRedis, redis_url: str) -> None:
+    # given a worker full of a tenant's requests, if it is drained, expect them at their old places, without slot or
+    # crash, and the next worker to claim them in their old order
     jobs = Jobs(runs_s=NEVER_S)
     wanted = await lanes.put("a", 8)
     async with running(redis_url, jobs.generate, tenant_limit=5, drain_s=0.05) as worker:
@@ -261,8 +262,9 @@ async def test_a_drained_worker_leaves_lanes_as_they_were(lanes: Lanes, redis: A
     await store.close()
 
 
-async def test_a_plain_job_beside_lanes_is_as_ever(lanes: Lanes, redis: ArqRedis, redis_url: str) -> None:
-    # given lanes in use, if a plain `enqueue_job` comes, deferred or not, expect it run, and its arq status as ever
+async def test_plain_jobs_run_beside_lanes(lanes: Lanes, redis: ArqRedis, redis_url: str) -> None:
+    # given lanes in use, if jobs are enqueued by `enqueue_job`, deferred or not, expect arq to report their status, and
+    # both to run
     jobs = Jobs()
     await lanes.put("a", 10)
     later = await redis.enqueue_job(keys.JOB_FUNCTION, "later", _job_id="later", _defer_by=0.1)
@@ -276,9 +278,8 @@ async def test_a_plain_job_beside_lanes_is_as_ever(lanes: Lanes, redis: ArqRedis
     assert await left_behind(redis) == set()
 
 
-async def test_requests_of_tenants_through_the_whole_path(redis_url: str) -> None:
-    # given a worker with a cap of one, if tenants submit, expect outcomes, no more than one at once with the model's
-    # server for each, and nothing of tenants left
+async def test_requests_of_tenants_reach_their_outcome(redis_url: str) -> None:
+    # given a worker with a limit of one, if tenants submit, expect an outcome for each request, and no lanes left
     async with rig(redis_url, tenant_limit=1, poll_s=NEVER_S) as parts:
         ids = [
             await parts.submit(tenant=tenant, priority=priority)
@@ -296,7 +297,7 @@ async def test_requests_of_tenants_through_the_whole_path(redis_url: str) -> Non
 # The command line
 
 
-async def test_the_command_line_takes_tenant_and_priority(
+async def test_the_command_line_accepts_tenant_and_priority(
     redis_url: str, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TAILRACE_REDIS_URL", redis_url)

@@ -1,6 +1,6 @@
-"""Whatever happens to requests of tenants, in whatever order: the books agree with what is true, and nothing is left.
+"""Random walks over everything that can happen to requests of tenants: slots and lanes stay correct, nothing is left.
 
-Each walk is a seed. After every step what Redis says is compared with a model that knows only what was answered.
+Each walk has a seed. After every step the keys in Redis are compared with a model that is built from replies alone.
 """
 
 import random
@@ -16,12 +16,12 @@ from tests.lanes_rig import Lanes, lanes_at
 from tests.queue_rig import LONG_S, left_behind, plain_client
 
 STEPS = 120
-CAPS = {"a": 1, "b": 3}
+LIMITS = {"a": 1, "b": 3}
 LANES = ["high:a", "normal:a", "low:a", "normal:b", "high:c", "low:c", "high:", "low:"]
 
 
 class Walk:
-    """A queue, and what is known of it from outside."""
+    """A queue, and a model of it."""
 
     def __init__(self, seed: int, lanes: Lanes, store: QueueStore) -> None:
         self.dice = random.Random(seed)  # noqa: S311 - the same walk for the same seed
@@ -33,7 +33,7 @@ class Walk:
         self.stale: list[Lease] = []
         self.crashed: set[str] = set()
         self.paused: set[str] = set()
-        self.rested: set[str] = set()  # their pause is over, and nobody may have seen it yet
+        self.rested: set[str] = set()  # their pause is over, but perhaps no claim has seen it yet
         self.ended: list[str] = []
 
     async def step(self) -> None:
@@ -97,7 +97,7 @@ class Walk:
             await self.claim()
 
     async def expire(self, request_id: str) -> None:
-        """A lease, or a pause."""
+        """Expires a lease or a pause."""
         await self.lanes.expire(request_id)
         if request_id in self.paused:
             self.paused.discard(request_id)
@@ -119,7 +119,7 @@ class Walk:
             self.ended.append(request_id)
 
     async def wake_the_stale(self) -> None:
-        """An owner that was replaced acts late: on one that has ended there is nothing left to act on."""
+        """Lets an owner that was replaced act late."""
         if self.stale:
             lease = self.dice.choice(self.stale)
             if self.dice.random() < 0.5:
@@ -128,7 +128,7 @@ class Walk:
                 await self.store.hand_back(lease, delay_ms=0, why="retry")
 
     async def check(self) -> None:
-        """Places, slots, index and watch list, against the model."""
+        """Compares places, slots, index and watch list with the model."""
         alive = set(self.lane_of) - set(self.ended)
         queued = {member.decode() for member in await self.client.zrange(keys.QUEUE, 0, -1)}
         places = sorted(queued)
@@ -142,12 +142,12 @@ class Walk:
                 request_id for request_id in self.leases if (self.lane_of[request_id] or ":").endswith(f":{tenant}")
             }
             assert await self.lanes.running(tenant) == (held if tenant else set())
-            assert len(held) <= CAPS.get(tenant, 1_000) or not tenant
+            assert len(held) <= LIMITS.get(tenant, 1_000) or not tenant
             if waiting and lane not in index:
-                assert len(held) >= CAPS[tenant], f"{lane} is parked though there is a slot"
+                assert len(held) >= LIMITS[tenant], f"{lane} is parked though there is a slot"
             assert waiting or lane not in index
             assert (lane in parked) == (bool(waiting) and lane not in index)
-        assert sorted(places) == sorted(alive), "each stands in one place"
+        assert sorted(places) == sorted(alive), "every request is in exactly one place"
         watched = await self.client.zrange(keys.WATCHED, 0, -1, withscores=True)
         begun = set(self.leases) | self.paused
         assert begun <= {member.decode() for member, _ in watched} <= begun | self.rested
@@ -156,21 +156,21 @@ class Walk:
         ]
 
     async def settle(self) -> None:
-        """Workers that work as they should, until all have ended."""
+        """Lets workers run without faults until every request has ended."""
         while len(self.ended) < len(self.lane_of):
             for request_id in sorted(self.paused | self.crashed):
                 await self.expire(request_id)
             await self.claim()
-            assert self.leases, "somebody waits, a slot is free, and nobody is served"
+            assert self.leases, "a request waits, a slot is free, and a claim gives nothing"
             await self.acknowledge()
             await self.check()
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_a_walk(redis_url: str, seed: int) -> None:
-    # given submits, claims, ends, hand-backs, pauses, crashes, cancels, late owners in any order, expect the books to
-    # agree after each step, everybody served in the end, and no key left
-    store = QueueStore(redis_url, lease_s=LONG_S, poll_s=1.0, tenant_limits=CAPS)
+async def test_a_random_walk(redis_url: str, seed: int) -> None:
+    # given submits, claims, ends, hand-backs, pauses, crashes, cancels and late owners in any order, expect the keys to
+    # match the model after each step, every request served in the end, and no key left
+    store = QueueStore(redis_url, lease_s=LONG_S, poll_s=1.0, tenant_limits=LIMITS)
     async with plain_client(redis_url) as client, lanes_at(redis_url, client) as lanes:
         walk = Walk(seed, lanes, store)
         for _ in range(STEPS):

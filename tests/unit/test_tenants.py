@@ -1,4 +1,4 @@
-"""Names of tenants, priorities and caps: what is taken, and what the refusal says."""
+"""Names of tenants, priorities and limits: what is accepted, and the error for what is not."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": 
 
 
 @pytest.mark.parametrize("tenant", ["a", "Acme-Corp_2.eu", "-", "x" * 64])
-def test_names_that_can_be_a_tenants(tenant: str) -> None:
+def test_valid_tenant_names(tenant: str) -> None:
     request = parse_request({**HELLO, "tenant": tenant})
     assert request.tenant == tenant
     assert decode_request(request.encoded()) == request
 
 
 @pytest.mark.parametrize("tenant", ["", "x" * 65, "a b", "a:b", "a,b", "a=b", "ä", "a\n", "{a}"])
-def test_names_that_cannot(tenant: str) -> None:
+def test_invalid_tenant_names(tenant: str) -> None:
     with pytest.raises(RequestRejected, match=r"^tenant: .*1 to 64 characters out of A-Z a-z 0-9 _ \. and -$"):
         parse_request({**HELLO, "tenant": tenant})
 
@@ -31,9 +31,9 @@ def test_other_priorities_are_refused(priority: object) -> None:
         parse_request({**HELLO, "priority": priority})
 
 
-def test_neither_goes_to_the_models_server_and_both_are_content() -> None:
-    # given a request with both, if it is looked at, expect them not sent on, and the digest to tell it from others; a
-    # default said counts as a default left out
+def test_tenant_and_priority_are_part_of_the_digest_and_not_sent_to_the_model() -> None:
+    # given a request with both, expect neither in what is sent to the model's server, and a digest of its own; a
+    # default that is given counts as a default left out
     plain = parse_request(HELLO)
     request = parse_request({**HELLO, "tenant": "a", "priority": "high"})
     assert request.upstream_parameters() == plain.upstream_parameters() == HELLO
@@ -43,14 +43,14 @@ def test_neither_goes_to_the_models_server_and_both_are_content() -> None:
     assert parse_request({**HELLO, "tenant": None, "priority": "normal"}).digest() == plain.digest()
 
 
-def test_where_requests_wait() -> None:
+def test_the_lane_of_a_request() -> None:
     assert keys.lane_of(None, "normal") is None
     assert keys.lane_of("acme", "normal") == "normal:acme"
     assert keys.lane_of("acme", "high") == "high:acme"
     assert keys.lane_of(None, "low") == "low:"
 
 
-def test_caps_are_read_from_the_environment() -> None:
+def test_limits_are_read_from_the_environment() -> None:
     assert (Settings().tenant_limit, dict(Settings().tenant_limits)) == (0, {})
     given = {"TAILRACE_TENANT_LIMIT": "20", "TAILRACE_TENANT_LIMITS": " acme=10, initech=50,free=0,"}
     settings = Settings.from_environment(given)
@@ -60,7 +60,7 @@ def test_caps_are_read_from_the_environment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ("acme", "'acme' is not <tenant>=<limit>"),
         ("acme=", "'acme=' is not <tenant>=<limit>"),
@@ -71,11 +71,11 @@ def test_caps_are_read_from_the_environment() -> None:
         ("a=5,a=6", "names 'a' twice"),
     ],
 )
-def test_caps_that_cannot_be_read(given: str, said: str) -> None:
-    with pytest.raises(SettingsError, match=f"^TAILRACE_TENANT_LIMITS: {said}"):
+def test_invalid_limits(given: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=f"^TAILRACE_TENANT_LIMITS: {message}"):
         Settings.from_environment({"TAILRACE_TENANT_LIMITS": given})
 
 
-def test_a_cap_below_zero_is_refused() -> None:
+def test_a_limit_below_zero_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"^TAILRACE_TENANT_LIMIT: "):
         Settings.from_environment({"TAILRACE_TENANT_LIMIT": "-1"})
