@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 
 from bench.tails_writer import TOKEN
 from tailrace.broker.keys import ENTRY_FIELD, log_key
-from tailrace.worker.publish.commit_line import CommitLine, xadd, xadd_prefix
+from tailrace.worker.publish.commit_line import CommitLine
+from tailrace.worker.publish.log_buffer import xadd, xadd_prefix
 from tailrace.worker.publish.publisher import Publisher
 
 _ENDLESS = 1 << 40
@@ -45,11 +46,11 @@ class Ours:
     """The publisher."""
 
     def __init__(self, publisher: Publisher, streams: int) -> None:
-        self._writers = [publisher.open(request_id(number), 1, TOKEN, lambda: True) for number in range(streams)]
+        self._writers = [publisher.open_writer(request_id(number), 1, TOKEN, lambda: True) for number in range(streams)]
 
     def append(self, stream: int, entry: bytes) -> None:
         """As a worker does."""
-        self._writers[stream].append(entry)
+        self._writers[stream].append_entry(entry)
 
     def go(self) -> None:
         """It leaves by itself."""
@@ -57,7 +58,7 @@ class Ours:
     async def written(self) -> None:
         """As before `finish`."""
         for writer in self._writers:
-            if writer.unwritten:
+            if writer.buffer.unwritten_entries:
                 await writer.flush()
 
 

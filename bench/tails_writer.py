@@ -17,8 +17,9 @@ from redis.asyncio import Redis
 from tailrace.broker.keys import log_key, rec_key
 from tailrace.schemas.codec import encode_entry
 from tailrace.schemas.deltas import FORMAT_VERSION, Accepted, AssistantDelta, AttemptStarted, MessageIds
-from tailrace.schemas.errors import TailraceError
-from tailrace.worker.publish.commit_line import Batch, CommitLine
+from tailrace.worker.publish.commit_line import CommitLine
+from tailrace.worker.publish.commit_replies import Result
+from tailrace.worker.publish.log_buffer import Batch
 from tailrace.worker.publish.log_writer import LogWriter
 from tailrace.worker.publish.publisher import Publisher
 
@@ -61,11 +62,11 @@ class Count:
 class Mute(CommitLine):
     """Commits without a push: what it would cost if nobody could hear."""
 
-    async def commit(self, batches: Sequence[Batch]) -> list[TailraceError | None]:
+    async def commit(self, batches: Sequence[Batch]) -> list[Result]:
         """As `CommitLine.commit`."""
-        reasons = await super().commit(batches)
-        self._written = []
-        return reasons
+        results = await super().commit(batches)
+        self._unpushed = []
+        return results
 
 
 async def write(publisher: Publisher, writers: list[LogWriter], rate: float, count: Count) -> None:
@@ -80,7 +81,7 @@ async def write(publisher: Publisher, writers: list[LogWriter], rate: float, cou
         for number in range(last, due):
             if publisher.buffered_bytes > BACKLOG_BYTES:
                 break
-            writers[number % len(writers)].append(encode_entry(AssistantDelta(2, 801, str(monotonic_ns()))))
+            writers[number % len(writers)].append_entry(encode_entry(AssistantDelta(2, 801, str(monotonic_ns()))))
             count.written += 1
         await asyncio.sleep(_STEP_S)
 
@@ -90,7 +91,7 @@ async def main(url: str, count: int, rate: float, mute: bool) -> None:
     await prepare(url, count)
     line = Mute(url) if mute else CommitLine(url)
     async with Publisher(line, buffer_bytes=1 << 30, max_entries=1 << 30, max_bytes=1 << 40) as publisher:
-        writers = [publisher.open(f"bench-{number}", 1, TOKEN, lambda: True) for number in range(count)]
+        writers = [publisher.open_writer(f"bench-{number}", 1, TOKEN, lambda: True) for number in range(count)]
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         written = Count()

@@ -40,12 +40,16 @@ class Cluster:
         """The node that has had a request's slot from the beginning."""
         return self.nodes[slot_of(log_key(request_id).encode()) * NODES // SLOTS]
 
-    async def move(self, request_id: str, to: EmbeddedValkey) -> AsyncGenerator[None]:
-        """Moves a request's slot as an operator would; stops before each key, and before the slot is given away."""
+    async def move(self, request_id: str, to: EmbeddedValkey, *, record_first: bool = False) -> AsyncGenerator[None]:
+        """Moves the slot of a request as an operator would; yields before each key and before the slot changes owner.
+
+        The log moves before the record, unless `record_first`.
+        """
         slot, source = slot_of(log_key(request_id).encode()), self.first_owner(request_id)
         assert to.ask(f"CLUSTER SETSLOT {slot} IMPORTING {await _name(source)}") == "+OK"
         assert source.ask(f"CLUSTER SETSLOT {slot} MIGRATING {await _name(to)}") == "+OK"
-        for key in (log_key(request_id), rec_key(request_id)):
+        keys = (log_key(request_id), rec_key(request_id))
+        for key in reversed(keys) if record_first else keys:
             yield
             assert source.ask(f"MIGRATE 127.0.0.1 {to.port} {key} 0 5000") == "+OK"
         yield

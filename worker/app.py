@@ -22,7 +22,7 @@ from tailrace.worker.fleet import Fleet
 from tailrace.worker.observe.counts import Counts
 from tailrace.worker.observe.fleet_metrics import FleetMetrics
 from tailrace.worker.observe.process_metrics import publish_process_metrics, serve_metrics
-from tailrace.worker.publish.cluster_publisher import Publishers
+from tailrace.worker.publish.cluster_publisher import ClusterPublisher
 from tailrace.worker.publish.publisher import Publisher
 from tailrace.worker.queue.leased_worker import LeasedWorker
 from tailrace.worker.results.hold import Hold
@@ -149,7 +149,7 @@ def _worker(
     )
 
 
-async def _until_drained(worker: LeasedWorker, publisher: Publisher | Publishers) -> None:
+async def _until_drained(worker: LeasedWorker, publisher: Publisher | ClusterPublisher) -> None:
     running = asyncio.create_task(worker.run(), name="queue")
     try:
         # The publisher ends first only because of a bug; without it no request can be finished.

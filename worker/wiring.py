@@ -15,15 +15,16 @@ from tailrace.broker.cluster import ClusterRedis
 from tailrace.broker.keys import ENTRY_FIELD, log_key
 from tailrace.broker.time_limits import REPLY_TIMEOUT_S
 from tailrace.schemas.errors import SettingsError, StoreError, StoreRefused
-from tailrace.schemas.redis_url import OF_A_CLUSTER, Node
+from tailrace.schemas.redis_url import OF_A_CLUSTER
 from tailrace.schemas.settings import Settings
 from tailrace.telemetry.logging import fields
 from tailrace.worker.attempt.request_store import Store
 from tailrace.worker.observe.counts import Counts
 from tailrace.worker.observe.tracing import NoTraces, Traces
-from tailrace.worker.publish.cluster_publisher import Publishers
+from tailrace.worker.publish.cluster_node import ClusterNode
+from tailrace.worker.publish.cluster_publisher import ClusterPublisher
 from tailrace.worker.publish.commit_line import CommitLine
-from tailrace.worker.publish.publisher import Peers, Publisher
+from tailrace.worker.publish.publisher import Publisher
 from tailrace.worker.upstream.response_body import TimeLimits
 from tailrace.worker.upstream.upstream import Upstream
 
@@ -34,7 +35,7 @@ _CHECKED_ID = "startup-check"
 _logger = logging.getLogger("tailrace.worker")
 
 
-def publisher_of(settings: Settings, redis: Redis, counts: Counts) -> Publisher | Publishers:
+def publisher_of(settings: Settings, redis: Redis, counts: Counts) -> Publisher | ClusterPublisher:
     """The publisher: one per process, or one per node of a cluster.
 
     Args:
@@ -43,19 +44,19 @@ def publisher_of(settings: Settings, redis: Redis, counts: Counts) -> Publisher 
         counts: of this process.
     """
 
-    def at(node: Node | None = None, peers: Peers | None = None) -> Publisher:
+    def new_publisher(cluster: ClusterNode | None = None) -> Publisher:
         return Publisher(
-            CommitLine(settings.log_url, node),
+            CommitLine(settings.log_url, cluster and cluster.address),
             buffer_bytes=settings.publish_buffer_bytes,
             max_entries=settings.max_log_entries,
             max_bytes=settings.max_log_bytes,
             counts=counts,
-            peers=peers,
+            cluster=cluster,
         )
 
     if isinstance(redis, ClusterRedis):
-        return Publishers(redis.nodes, at, buffer_bytes=settings.publish_buffer_bytes)
-    return at()
+        return ClusterPublisher(redis.nodes, new_publisher, buffer_bytes=settings.publish_buffer_bytes)
+    return new_publisher()
 
 
 def upstream_of(settings: Settings, environment: Mapping[str, str], counts: Counts | None = None) -> Upstream:

@@ -37,13 +37,13 @@ async def left_by(publisher: Publisher, redis: Redis, kind: Kind, chunks: int) -
     events = kind.make(chunks).events
     request_id = f"r{chunks}"
     await redis.xadd(log_key(request_id), {"e": "begun"}, id="1-0")
-    writer = publisher.open(request_id, 1, "owner", lambda: True)
+    writer = publisher.open_writer(request_id, 1, "owner", lambda: True)
     with uncollected() as found:
         reader = StreamReader("chat", kind.options)
         for first in range(0, len(events), len(events) // PIECES):
             for event in events[first : first + len(events) // PIECES]:
                 for delta in reader.feed(event):
-                    writer.append(encode_entry(delta))
+                    writer.append_entry(encode_entry(delta))
             await writer.flush()
         reader.close()
         del reader

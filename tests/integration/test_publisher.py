@@ -9,10 +9,12 @@ from redis.asyncio import Redis
 
 from tailrace.broker.keys import log_key, rec_key
 from tailrace.demo.valkey import EmbeddedValkey
-from tailrace.schemas.errors import AttemptLost, LogFull, StoreFull, StoreRefused, StoreUnavailable, TailraceError
-from tailrace.worker.publish.commit_line import Batch, CommitLine
-from tailrace.worker.publish.log_writer import LogWriter
-from tailrace.worker.publish.publisher import MAX_COMMIT_ENTRIES, Publisher
+from tailrace.schemas.errors import AttemptLost, LogFull, StoreFull, StoreRefused, StoreUnavailable
+from tailrace.worker.publish.commit_line import CommitLine
+from tailrace.worker.publish.commit_replies import Result
+from tailrace.worker.publish.log_buffer import Batch
+from tailrace.worker.publish.log_writer import MAX_COMMIT_ENTRIES, LogWriter
+from tailrace.worker.publish.publisher import Publisher
 from tests.proxy import Proxy
 from tests.until import until
 
@@ -50,7 +52,7 @@ async def begun(redis: Redis, publisher: Publisher, request_id: str = "a", attem
     """A writer for an attempt whose first entry stands, as `begin` leaves it."""
     await redis.xadd(log_key(request_id), {"e": "begun"}, id=f"{attempt}-0")
     await redis.hset(rec_key(request_id), mapping={"attempt": attempt, "token": OWNER})
-    return publisher.open(request_id, attempt, OWNER, always)
+    return publisher.open_writer(request_id, attempt, OWNER, always)
 
 
 async def written(redis: Redis, request_id: str = "a") -> list[tuple[str, bytes]]:
@@ -67,7 +69,7 @@ async def test_entries_stand_in_order_under_gapless_ids(redis: Redis, redis_url:
     async with publishing(redis_url) as publisher:
         writer = await begun(redis, publisher)
         for number in range(1, 1001):
-            writer.append(b"e%d" % number)
+            writer.append_entry(b"e%d" % number)
             if number % 7 == 0:
                 await asyncio.sleep(0)
         await writer.flush()
@@ -79,7 +81,7 @@ async def test_bytes_of_every_kind_pass(redis: Redis, redis_url: str) -> None:
     async with publishing(redis_url) as publisher:
         writer = await begun(redis, publisher)
         for entry in entries:
-            writer.append(entry)
+            writer.append_entry(entry)
         await writer.flush()
     assert [entry for _, entry in await written(redis)] == entries
 
@@ -89,8 +91,8 @@ async def test_what_gathers_goes_in_one_commit(redis: Redis, redis_url: str) -> 
     async with publishing(redis_url) as publisher:
         writers = [await begun(redis, publisher, f"r{number}") for number in range(50)]
         for writer in writers:
-            writer.append(b"e1")
-            writer.append(b"e2")
+            writer.append_entry(b"e1")
+            writer.append_entry(b"e2")
         await asyncio.gather(*(writer.flush() for writer in writers))
         assert publisher.commits == 1
     for number in range(50):
@@ -104,7 +106,7 @@ class RecordingLine(CommitLine):
         super().__init__(url)
         self.seen: list[dict[str, int]] = []
 
-    async def commit(self, batches: Sequence[Batch]) -> list[TailraceError | None]:
+    async def commit(self, batches: Sequence[Batch]) -> list[Result]:
         self.seen.append({batch.log.request_id: len(batch.commands) for batch in batches})
         return await super().commit(batches)
 
@@ -114,8 +116,8 @@ async def test_a_backlog_goes_in_bounded_commits_and_starves_nobody(redis: Redis
     async with Publisher(line, buffer_bytes=1 << 30, max_entries=1 << 20, max_bytes=1 << 30) as publisher:
         flood, lone = await begun(redis, publisher, "flood"), await begun(redis, publisher, "lone")
         for number in range(1, 5001):
-            flood.append(b"e%d" % number)
-        lone.append(b"e1")
+            flood.append_entry(b"e%d" % number)
+        lone.append_entry(b"e1")
         await lone.flush()
         assert line.seen[0]["lone"] == 1  # it did not wait behind the flood
         await flood.flush()
@@ -127,11 +129,11 @@ async def test_it_is_behind_while_more_waits_than_a_commit_takes(redis: Redis, r
     async with publishing(redis_url) as publisher:
         writer = await begun(redis, publisher)
         for number in range(MAX_COMMIT_ENTRIES + 1):
-            writer.append(b"e%d" % number)
-        assert not publisher.is_behind  # it does not know yet
-        await until(lambda: publisher.is_behind)
+            writer.append_entry(b"e%d" % number)
+        assert not writer.backlog.is_behind  # it does not know yet
+        await until(lambda: writer.backlog.is_behind)
         await writer.flush()
-        assert not publisher.is_behind
+        assert not writer.backlog.is_behind
 
 
 async def test_the_whole_commit_is_resent_when_its_reply_is_lost(redis: Redis, redis_url: str) -> None:
@@ -143,7 +145,7 @@ async def test_the_whole_commit_is_resent_when_its_reply_is_lost(redis: Redis, r
                 proxy.lose_reply(b"XADD")
             for writer in writers:
                 for _ in range(1 + turn % 3):
-                    writer.append(b"e%d" % (writer.seq + 1))
+                    writer.append_entry(b"e%d" % (writer.seq + 1))
             await asyncio.gather(*(writer.flush() for writer in writers))
             assert not proxy.fault_pending
         count = writers[0].seq
@@ -158,7 +160,7 @@ async def test_a_commit_cut_in_its_middle_is_written_whole(redis: Redis, redis_u
         proxy.halve_request(b"XADD")
         for writer in writers:
             for number in range(1, 6):
-                writer.append(b"e%d" % number)
+                writer.append_entry(b"e%d" % number)
         await asyncio.gather(*(writer.flush() for writer in writers))
         assert not proxy.fault_pending
     for number in range(9):
@@ -171,8 +173,8 @@ async def test_cuts_at_any_time_lose_and_double_nothing(redis: Redis, redis_url:
 
         async def stream(writer: LogWriter) -> None:
             for number in range(1, 301):
-                await writer.room()
-                writer.append(b"e%d" % number)
+                await writer.wait_for_room()
+                writer.append_entry(b"e%d" % number)
                 await asyncio.sleep(0)
             await writer.flush()
 
@@ -190,11 +192,11 @@ async def test_a_server_that_restarts_gets_what_was_buffered() -> None:
     with EmbeddedValkey(appendonly=True, options={"appendfsync": "always"}) as valkey:
         async with Redis.from_url(valkey.url) as redis, publishing(valkey.url) as publisher:
             writer = await begun(redis, publisher)
-            writer.append(b"e1")
+            writer.append_entry(b"e1")
             await writer.flush()
             await asyncio.to_thread(valkey.kill)
             for number in range(2, 101):
-                writer.append(b"e%d" % number)
+                writer.append_entry(b"e%d" % number)
             await asyncio.sleep(0)
             await asyncio.to_thread(valkey.start)
             await writer.flush()
@@ -205,11 +207,11 @@ async def test_a_later_attempt_fences_this_one_off(redis: Redis, redis_url: str)
     async with publishing(redis_url) as publisher:
         writer = await begun(redis, publisher)
         await redis.xadd(log_key("a"), {"e": "begun"}, id="2-0")
-        writer.append(b"late")
+        writer.append_entry(b"late")
         with pytest.raises(AttemptLost):
             await writer.flush()
         with pytest.raises(AttemptLost):
-            writer.append(b"later")
+            writer.append_entry(b"later")
     assert await written(redis) == [("2-0", b"begun")]
 
 
@@ -217,11 +219,11 @@ async def test_a_lost_reply_followed_by_a_later_attempt_is_lost(redis: Redis, re
     """given: before a commit that came through is sent again, another attempt begins / expect: the attempt is lost."""
     async with Proxy(redis_url) as proxy, publishing(proxy.url) as publisher:
         writer = await begun(redis, publisher)
-        writer.append(b"e1")
+        writer.append_entry(b"e1")
         await writer.flush()
         proxy.refusing = True
         proxy.lose_reply(b"XADD")
-        writer.append(b"e2")
+        writer.append_entry(b"e2")
         await until(lambda: not proxy.fault_pending)
 
         async def reached_redis() -> bool:
@@ -239,11 +241,11 @@ async def test_a_lease_that_ran_out_drops_the_entries_unsent(redis: Redis, redis
     held = True
     async with publishing(redis_url) as publisher:
         await redis.xadd(log_key("a"), {"e": "begun"}, id="1-0")
-        writer = publisher.open("a", 1, OWNER, lambda: held)
-        writer.append(b"e1")
+        writer = publisher.open_writer("a", 1, OWNER, lambda: held)
+        writer.append_entry(b"e1")
         await writer.flush()
         held = False
-        writer.append(b"e2")
+        writer.append_entry(b"e2")
         with pytest.raises(AttemptLost, match="lease"):
             await writer.flush()
         assert publisher.buffered_bytes == 0
@@ -256,7 +258,7 @@ async def test_a_log_that_is_gone_is_not_revived(redis: Redis, redis_url: str, c
         writer = await begun(redis, publisher)
         await redis.delete(log_key("a"))
         for _ in range(count):
-            writer.append(b"e")
+            writer.append_entry(b"e")
         with pytest.raises(AttemptLost, match="gone"):
             await writer.flush()
     assert not await redis.exists(log_key("a"))
@@ -269,8 +271,8 @@ async def test_one_bad_log_does_not_harm_the_others_of_its_commit(redis: Redis, 
         await redis.delete(log_key("wrong"))
         await redis.set(log_key("wrong"), "no stream")
         for writer in (lost, wrong, good):
-            writer.append(b"e1")
-            writer.append(b"e2")
+            writer.append_entry(b"e1")
+            writer.append_entry(b"e2")
         await good.flush()
         with pytest.raises(AttemptLost):
             await lost.flush()
@@ -286,7 +288,7 @@ async def test_a_full_server_is_waited_for(redis: Redis, redis_url: str, valkey:
         valkey.ask("CONFIG SET maxmemory 1")
         try:
             for number in range(1, 51):
-                writer.append(b"e%d" % number)
+                writer.append_entry(b"e%d" % number)
             await until(lambda: publisher.commits >= 2)
             assert await written(redis) == []
         finally:
@@ -304,7 +306,7 @@ async def test_a_server_full_for_too_long_fails_the_writer(
         valkey.ask("CONFIG SET maxmemory 1")
         try:
             for _ in range(count):
-                writer.append(b"e")
+                writer.append_entry(b"e")
             with pytest.raises(StoreFull):
                 await writer.flush()
         finally:
@@ -320,8 +322,8 @@ async def test_a_replica_is_waited_for_until_it_is_primary_again(
         writer = await begun(redis, publisher)
         valkey.ask("REPLICAOF 127.0.0.1 1")
         try:
-            writer.append(b"e1")
-            writer.append(b"e2")
+            writer.append_entry(b"e1")
+            writer.append_entry(b"e2")
             await until(lambda: publisher.commits >= 2)
         finally:
             valkey.ask("REPLICAOF NO ONE")
@@ -336,11 +338,11 @@ async def test_a_user_who_is_locked_out_for_a_while(redis: Redis, redis_url: str
     try:
         async with publishing(redis_url.replace("//", "//rotated:pw@")) as publisher:
             writer = await begun(redis, publisher)
-            writer.append(b"e1")
+            writer.append_entry(b"e1")
             await writer.flush()
             valkey.ask("ACL DELUSER rotated")
             before = publisher.commits
-            writer.append(b"e2")
+            writer.append_entry(b"e2")
             await until(lambda: publisher.commits >= before + 2)
             valkey.ask(user)
             await writer.flush()
@@ -358,14 +360,14 @@ async def test_replies_left_unread_are_never_taken_for_those_of_a_later_commit(
         valkey.ask("REPLICAOF 127.0.0.1 1")
         try:
             for _ in range(5):
-                first.append(b"e")
+                first.append_entry(b"e")
             await until(lambda: publisher.commits >= 1)
             first.close()
         finally:
             valkey.ask("REPLICAOF NO ONE")
         lost = await begun(redis, publisher, "lost")
         await redis.delete(log_key("lost"))
-        lost.append(b"e1")
+        lost.append_entry(b"e1")
         with pytest.raises(AttemptLost):
             await lost.flush()
 
@@ -375,7 +377,7 @@ async def test_a_server_that_is_away_too_long_fails_the_writer(redis: Redis, red
         writer = await begun(redis, publisher)
         proxy.refusing = True
         proxy.cut()
-        writer.append(b"e")
+        writer.append_entry(b"e")
         with pytest.raises(StoreUnavailable):
             await writer.flush()
 
@@ -390,15 +392,15 @@ async def test_a_full_buffer_holds_the_reader_back_until_redis_answers(redis: Re
         async def read_upstream() -> None:
             nonlocal most
             for _ in range(500):
-                await writer.room()
-                writer.append(b"e%d" % (writer.seq + 1))
-                most = max(most, writer.buffered_bytes)
+                await writer.wait_for_room()
+                writer.append_entry(b"e%d" % (writer.seq + 1))
+                most = max(most, writer.buffer.buffered_bytes)
 
         reading = asyncio.create_task(read_upstream())
-        await until(lambda: writer.buffered_bytes >= 2000)
+        await until(lambda: writer.buffer.buffered_bytes >= 2000)
         await asyncio.sleep(0)
         assert not reading.done()
-        await other.room()  # its own buffer is empty, and the one of the process is not full
+        await other.wait_for_room()  # its own buffer is empty, and the one of the process is not full
         proxy.resume()
         await reading
         await writer.flush()
@@ -410,11 +412,11 @@ async def test_the_buffer_of_the_process_holds_all_readers_back(redis: Redis, re
     async with Proxy(redis_url) as proxy, publishing(proxy.url, buffer_bytes=1000) as publisher:
         writer, other = await begun(redis, publisher), await begun(redis, publisher, "b")
         proxy.stall()
-        writer.append(b"x" * 1000)
+        writer.append_entry(b"x" * 1000)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(other.room(), 0.05)
+            await asyncio.wait_for(other.wait_for_room(), 0.05)
         proxy.resume()
-        await asyncio.wait_for(other.room(), WAIT_S)
+        await asyncio.wait_for(other.wait_for_room(), WAIT_S)
 
 
 @pytest.mark.parametrize("limits", [{"max_entries": 5}, {"max_bytes": 10}])
@@ -422,10 +424,10 @@ async def test_a_log_has_a_maximum(redis: Redis, redis_url: str, limits: dict[st
     async with publishing(redis_url, **limits) as publisher:
         writer = await begun(redis, publisher)
         for number in range(1, 6):
-            writer.append(b"e%d" % number)
+            writer.append_entry(b"e%d" % number)
         for _ in range(2):
             with pytest.raises(LogFull):
-                writer.append(b"e6")
+                writer.append_entry(b"e6")
         await writer.flush()
     assert await written(redis) == numbered(5)
 
@@ -433,11 +435,11 @@ async def test_a_log_has_a_maximum(redis: Redis, redis_url: str, limits: dict[st
 async def test_a_closed_writer_drops_what_was_not_sent(redis: Redis, redis_url: str) -> None:
     async with publishing(redis_url) as publisher:
         writer = await begun(redis, publisher)
-        writer.append(b"e1")
+        writer.append_entry(b"e1")
         writer.close()
         assert publisher.buffered_bytes == 0
         other = await begun(redis, publisher, "b")
-        other.append(b"e1")
+        other.append_entry(b"e1")
         await other.flush()
     assert await written(redis) == []
     assert await written(redis, "b") == numbered(1)
@@ -447,10 +449,10 @@ async def test_nobody_waits_for_a_publisher_that_has_ended(redis: Redis, redis_u
     async with Proxy(redis_url) as proxy, publishing(proxy.url) as publisher:
         writer = await begun(redis, publisher)
         proxy.stall()
-        writer.append(b"e1")
+        writer.append_entry(b"e1")
         flushing = asyncio.create_task(writer.flush())
         await asyncio.sleep(0)
     with pytest.raises(StoreUnavailable):
         await flushing
     with pytest.raises(StoreUnavailable):
-        publisher.open("b", 1, OWNER, always)
+        publisher.open_writer("b", 1, OWNER, always)

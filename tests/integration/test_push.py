@@ -77,7 +77,7 @@ def publishing(url: str, *, patience_s: float = 10.0) -> Publisher:
 async def begun(redis: Redis, publisher: Publisher, request_id: str) -> LogWriter:
     await redis.xadd(log_key(request_id), {"e": "begun"}, id="1-0")
     await redis.hset(rec_key(request_id), mapping={"attempt": 1, "token": OWNER})
-    return publisher.open(request_id, 1, OWNER, lambda: True)
+    return publisher.open_writer(request_id, 1, OWNER, lambda: True)
 
 
 async def log(redis: Redis, request_id: str, first: str = "-") -> list[tuple[str, bytes]]:
@@ -89,7 +89,7 @@ async def test_all_that_is_committed_is_pushed_in_order(redis: Redis, redis_url:
         writers = [await begun(redis, publisher, f"r{number}") for number in range(20)]
         for turn in range(100):
             for writer in writers:
-                writer.append(b"entry %d \x00\xff\r\n" % turn)
+                writer.append_entry(b"entry %d \x00\xff\r\n" % turn)
             if turn % 9 == 0:
                 await asyncio.sleep(0)
         await asyncio.gather(*(writer.flush() for writer in writers))
@@ -105,10 +105,10 @@ async def test_what_a_fence_refuses_is_not_pushed(redis: Redis, redis_url: str) 
     async with hearing(redis) as heard, publishing(redis_url) as publisher:
         late, other = await begun(redis, publisher, "late"), await begun(redis, publisher, "other")
         await redis.xadd(log_key("late"), {"e": "begun"}, id="2-0")
-        late.append(b"too late")
+        late.append_entry(b"too late")
         with pytest.raises(AttemptLost):
             await late.flush()
-        other.append(b"in time")
+        other.append_entry(b"in time")
         await other.flush()
         await until(lambda: heard.entries("other") == [("1-1", b"in time")])
         assert heard.entries("late") == []
@@ -119,10 +119,10 @@ async def test_what_has_no_room_is_not_pushed() -> None:
         async with Redis.from_url(valkey.url) as redis, hearing(redis) as heard:
             async with publishing(valkey.url, patience_s=0.2) as publisher:
                 writer = await begun(redis, publisher, "full")
-                writer.append(b"fits")
+                writer.append_entry(b"fits")
                 await writer.flush()
                 await redis.config_set("maxmemory", 1)
-                writer.append(b"does not fit")
+                writer.append_entry(b"does not fit")
                 with pytest.raises(StoreFull):
                     await writer.flush()
                 await until(lambda: heard.entries("full") == [("1-1", b"fits")])
@@ -133,7 +133,7 @@ async def test_a_push_that_is_lost_with_its_connection_costs_the_writer_nothing(
         writer = await begun(redis, publisher, "a")
         proxy.lose_reply(b"PUBLISH")
         for number in range(50):
-            writer.append(b"%d" % number)
+            writer.append_entry(b"%d" % number)
             await writer.flush()
         assert not proxy.fault_pending
         assert [entry for _, entry in await log(redis, "a", "1-1")] == [b"%d" % number for number in range(50)]
@@ -144,7 +144,7 @@ async def test_a_worker_that_may_not_push_still_writes(redis: Redis, redis_url: 
     async with hearing(redis), publishing(redis_url.replace("redis://", "redis://mute:pw@")) as publisher:
         writer = await begun(redis, publisher, "a")
         for number in range(3):
-            writer.append(b"%d" % number)
+            writer.append_entry(b"%d" % number)
             await writer.flush()
     assert len(await log(redis, "a", "1-1")) == 3
     await redis.execute_command("ACL", "DELUSER", "mute")
@@ -154,7 +154,7 @@ async def test_a_worker_that_may_not_ask_who_listens_pushes_all(redis: Redis, re
     await redis.execute_command("ACL", "SETUSER", "deaf", "on", ">pw", "~*", "&*", "+@all", "-pubsub")
     async with hearing(redis) as heard, publishing(redis_url.replace("redis://", "redis://deaf:pw@")) as publisher:
         writer = await begun(redis, publisher, "a")
-        writer.append(b"said")
+        writer.append_entry(b"said")
         await writer.flush()
         await until(lambda: heard.entries("a") == [("1-1", b"said")])
     await redis.execute_command("ACL", "DELUSER", "deaf")
@@ -170,11 +170,11 @@ async def test_where_nobody_listens_nothing_is_pushed(redis: Redis, redis_url: s
         writers = [await begun(redis, publisher, name) for name in (here, there)]
         for turn in range(5):
             for writer in writers:
-                writer.append(b"%d" % turn)
+                writer.append_entry(b"%d" % turn)
             await asyncio.gather(*(writer.flush() for writer in writers))
         await until(lambda: _calls(redis, "publish", 5))
         for turn in range(5):
-            writers[1].append(b"%d" % turn)
+            writers[1].append_entry(b"%d" % turn)
             await writers[1].flush()
         assert await _calls(redis, "publish", 5)
 
@@ -191,7 +191,7 @@ async def test_who_comes_in_the_middle_lacks_nothing(redis: Redis, redis_url: st
 
         async def write() -> None:
             while True:
-                writer.append(b"%d" % writer.seq)
+                writer.append_entry(b"%d" % writer.seq)
                 await asyncio.sleep(0)
 
         writing = asyncio.create_task(write())

@@ -38,7 +38,7 @@ from tailrace.worker.interface.reader import StreamReader
 from tailrace.worker.observe.counts import Counts
 from tailrace.worker.observe.log_events import log_event, log_internal_error
 from tailrace.worker.observe.tracing import NoTraces, Traces
-from tailrace.worker.publish.cluster_publisher import Publishers
+from tailrace.worker.publish.cluster_publisher import ClusterPublisher
 from tailrace.worker.publish.publisher import Publisher
 from tailrace.worker.queue.leases import Lease, Stop
 from tailrace.worker.upstream.upstream import Upstream
@@ -80,7 +80,7 @@ class Plant:
     """
 
     store: Store
-    publisher: Publisher | Publishers
+    publisher: Publisher | ClusterPublisher
     upstream: Upstream
     clock: Callable[[], float] = monotonic
     turns: Turns = field(default_factory=Turns)
@@ -116,7 +116,7 @@ class Attempt:
             if self.request
             else StreamReader("chat", InterfaceOptions())
         )
-        self._writer = plant.publisher.open(lease.request_id, lease.attempt, lease.token, lease.holds)
+        self._writer = plant.publisher.open_writer(lease.request_id, lease.attempt, lease.token, lease.holds)
         self._first_delta_ms: int | None = None
         self._trace = plant.traces.attempt(lease.request_id, lease.attempt, why, self.request, begun.submitted_ms)
         self.asked = False
@@ -194,7 +194,7 @@ class Attempt:
         if verdict.word == "stale":
             raise AttemptLost(f"attempt {self._number} of {self._lease.request_id} is not the one recorded any more")
         until_ms = self._server_ms() + round(pause_s * 1000)
-        self._writer.append(encode_entry(RetryScheduled(self._ms(), self._number, reason, iso_of_ms(until_ms))))
+        self._writer.append_entry(encode_entry(RetryScheduled(self._ms(), self._number, reason, iso_of_ms(until_ms))))
         await self._writer.flush()
         over_at = self._plant.clock() + pause_s
         await asyncio.wait({self._lease.stopped}, timeout=pause_s)
@@ -298,12 +298,12 @@ class Attempt:
             def take(piece: bytes) -> bool:
                 ms = round((turn.has() - self._began) * 1000)
                 self._append(reader.feed(piece, ms))
-                if writer.outlet.is_behind:
+                if writer.backlog.is_behind:
                     turn.ends()
-                return turn.lasts() and not (reader.done or reader.failure is not None or writer.outlet.is_full(writer))
+                return turn.lasts() and not (reader.done or reader.failure is not None or writer.is_full())
 
             while not reader.done and reader.failure is None:
-                await writer.room()
+                await writer.wait_for_room()
                 await turn.may_go_on()
                 if not await answer.hand_on(take):
                     return
@@ -324,7 +324,7 @@ class Attempt:
             self._plant.counts.upstream_first_delta.observe(after_s)
             self._plant.counts.first_delta.observe(self._begun.waited_s + after_s)
         for delta in deltas:
-            self._writer.append(encode_entry(delta))
+            self._writer.append_entry(encode_entry(delta))
             if self._first_delta_ms is None:
                 self._first_delta_ms = self._server_ms()
         self._plant.counts.deltas.value += len(deltas)

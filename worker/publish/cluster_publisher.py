@@ -1,15 +1,14 @@
-"""A publisher for each node of a cluster, behind the interface of one: a node that is away stalls its own logs alone.
+"""The publisher of a cluster: one publisher for each node, so that a node that is away stalls only its own logs.
 
-Knows which node has a log. What a publisher does is its own.
+Knows which node has a log. When and how entries are written is decided by the publisher of the node.
 """
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
-from redis import exceptions as refusals
+from redis.exceptions import RedisError
 
 from tailrace.broker.cluster import Nodes
 from tailrace.broker.keys import log_key
@@ -17,42 +16,35 @@ from tailrace.broker.slots import slot_of
 from tailrace.schemas.errors import StoreUnavailable
 from tailrace.schemas.redis_url import Node
 from tailrace.telemetry.metric_samples import MetricSample
-from tailrace.worker.publish.commit_line import Elsewhere
+from tailrace.worker.publish.cluster_node import ClusterNode
 from tailrace.worker.publish.log_writer import LogWriter
-from tailrace.worker.publish.publisher import Peers, Publisher
+from tailrace.worker.publish.publisher import Publisher
 
 
-class Make(Protocol):
-    """How a publisher is made: for a node, with its peers."""
-
-    def __call__(self, node: Node, peers: Peers) -> Publisher:
-        """The publisher."""
-        ...
-
-
-class Publishers:
-    """As `Publisher`: `async with` runs it, `open` gives a writer.
+class ClusterPublisher:
+    """Has the interface of `Publisher`: `async with` runs it, `open_writer` gives a writer.
 
     Args:
-        nodes: which node has which slots; those who run verbs keep it fresh.
-        make: makes a publisher.
-        buffer_bytes: unsent bytes of the process; each node's publisher has the same share of it.
+        nodes: the map of slots, shared with the clients that keep it up to date.
+        new_publisher: makes the publisher of a node.
+        buffer_bytes: unwritten bytes of the process; each node's publisher gets an equal share.
     """
 
-    def __init__(self, nodes: Nodes, make: Make, *, buffer_bytes: int) -> None:
+    def __init__(self, nodes: Nodes, new_publisher: Callable[[ClusterNode], Publisher], *, buffer_bytes: int) -> None:
         self._nodes = nodes
-        self._make = make
+        self._new_publisher = new_publisher
         self._buffer_bytes = buffer_bytes
         self._publishers: dict[Node, Publisher] = {}
-        self._ended: asyncio.Future[None] | None = None
+        self._fault: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def open(self, request_id: str, attempt: int, token: str, holds: Callable[[], bool]) -> LogWriter:
-        """As `Publisher.open`."""
-        return self.of(log_key(request_id).encode()).open(request_id, attempt, token, holds)
+    def open_writer(self, request_id: str, attempt: int, token: str, lease_holds: Callable[[], bool]) -> LogWriter:
+        """As `Publisher.open_writer`."""
+        node = self._nodes.of(slot_of(log_key(request_id).encode()))
+        return self._publisher_at(node or self._nodes.known[0]).open_writer(request_id, attempt, token, lease_holds)
 
     def metric_samples(self) -> list[MetricSample]:
-        """What waits to be written, of all."""
+        """What waits to be written to all nodes."""
         sums: dict[str, float] = {}
         for publisher in self._publishers.values():
             for sample in publisher.metric_samples():
@@ -61,30 +53,30 @@ class Publishers:
 
     @property
     def buffered_bytes(self) -> int:
-        """Bytes that Redis does not have yet."""
+        """Bytes that Redis does not have."""
         return sum(publisher.buffered_bytes for publisher in self._publishers.values())
 
     @property
     def writers(self) -> int:
-        """Writers that are open."""
+        """How many writers are open."""
         return sum(publisher.writers for publisher in self._publishers.values())
 
     @property
     def task(self) -> asyncio.Task[None]:
-        """As `Publisher.task`: ends with a fault of any of them."""
+        """As `Publisher.task`: ends with a fault of any of the publishers."""
         if self._task is None:
-            raise StoreUnavailable("the publishers do not run")
+            raise StoreUnavailable("the publisher does not run")
         return self._task
 
     async def __aenter__(self) -> Self:
-        self._ended = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._watch(self._ended), name="publishers")
+        self._fault = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._wait(self._fault), name="cluster publisher")
         try:
             await self._nodes.learn()
-        except refusals.RedisError as error:
+        except RedisError as error:
             raise StoreUnavailable(str(error)) from error
         for node in self._nodes.primaries():
-            self._at(node)
+            self._publisher_at(node)
         return self
 
     async def __aexit__(
@@ -96,35 +88,21 @@ class Publishers:
         for publisher in self._publishers.values():
             await publisher.stop()
 
-    def instead(self, writer: LogWriter, why: Elsewhere) -> Publisher:
-        """As `Peers.instead`."""
-        writer.asking = why.redirect.asking
-        if not why.redirect.asking:
-            self._nodes.moved(why.redirect)
-        return self._at(why.redirect.node)
+    async def _wait(self, fault: asyncio.Future[None]) -> None:
+        await fault
 
-    async def learn(self) -> None:
-        """As `Peers.learn`."""
-        with suppress(refusals.RedisError):
-            await self._nodes.learn()
-
-    def of(self, log: bytes) -> Publisher:
-        """As `Peers.of`."""
-        node = self._nodes.of(slot_of(log))
-        return self._at(node) if node is not None else next(iter(self._publishers.values()))
-
-    async def _watch(self, ended: asyncio.Future[None]) -> None:
-        await ended
-
-    def _at(self, node: Node) -> Publisher:
+    def _publisher_at(self, node: Node) -> Publisher:
         if node not in self._publishers:
-            publisher = self._publishers[node] = self._make(node, self)
+            publisher = self._publishers[node] = self._new_publisher(ClusterNode(node, self._nodes, self._adopt))
             publisher.start()
             publisher.task.add_done_callback(self._end)
             for each in self._publishers.values():
-                each.share(self._buffer_bytes // len(self._publishers))
+                each.set_buffer_bytes(self._buffer_bytes // len(self._publishers))
         return self._publishers[node]
 
+    def _adopt(self, node: Node, writer: LogWriter, is_confirmed: bool) -> None:
+        self._publisher_at(node).adopt(writer, is_confirmed=is_confirmed)
+
     def _end(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (fault := task.exception()) and self._ended and not self._ended.done():
-            self._ended.set_exception(fault)
+        if not task.cancelled() and (fault := task.exception()) and self._fault and not self._fault.done():
+            self._fault.set_exception(fault)

@@ -1,20 +1,20 @@
-"""How far commits keep apart: not at all while little comes, a little under load. Pure: times come in.
+"""How far apart commits are sent: at once at low rates, a little apart under load. Pure: the caller passes the times.
 
-Each commit costs worker and server the same, whatever is in it, and under load more comes while one waits.
+Each commit has a fixed cost for worker and server. Under load, more entries share it when a commit waits a little.
 """
 
 SPACINGS = ((20_000, 0.002), (5_000, 0.001))
-"""From so many entries a second, seconds from the beginning of one commit to the beginning of the next.
+"""Pairs of entries a second and the seconds between the starts of two commits from that rate on.
 
-Below the last a commit is not worth the time it would wait for company.
+At lower rates a commit does not wait: too few entries would join it.
 """
 
-LOOK_S = 0.05
-"""Over how long the rate is taken."""
+WINDOW_S = 0.05
+"""The time over which the rate is measured."""
 
 
-class Pace:
-    """Of one publisher."""
+class CommitSpacing:
+    """The spacing of one publisher's commits."""
 
     def __init__(self) -> None:
         self._since = 0.0
@@ -25,14 +25,14 @@ class Pace:
         """How long the next commit should wait.
 
         Args:
-            began: when the last one was sent, in monotonic seconds.
+            began: when the last commit was sent, in monotonic seconds.
             now: when it was answered.
-            entries: how many were in it.
+            entries: how many entries it had.
         """
         self._entries += entries
-        looked_s = now - self._since
-        if looked_s >= LOOK_S:
-            per_s = self._entries / looked_s
+        window_s = now - self._since
+        if window_s >= WINDOW_S:
+            per_s = self._entries / window_s
             self._spacing_s = next((spacing_s for from_per_s, spacing_s in SPACINGS if per_s >= from_per_s), 0.0)
             self._since, self._entries = now, 0
         return max(0.0, self._spacing_s - (now - began)) if self._spacing_s else 0.0

@@ -1,179 +1,215 @@
-"""The entries of one attempt on their way: numbered, counted against its limits, waiting for the next commit.
+"""What an attempt writes its entries with, and the backlog that all writers of one publisher share.
 
-Knows no Redis command but the packed XADD, and nothing of other attempts: when a commit leaves is the publisher's.
+Owns the order in which logs are served, the limits of the buffers, and the signals between writers and publisher. Knows
+no Redis, and does not decide when a commit is sent.
 """
 
+import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
-from tailrace.broker.keys import log_key, push_channel, push_shard, rec_key
-from tailrace.schemas.errors import AttemptLost, LogFull, TailraceError
-from tailrace.worker.publish.commit_line import xadd, xadd_prefix
+from tailrace.schemas.errors import AttemptLost, TailraceError
+from tailrace.worker.observe.counts import Counts
+from tailrace.worker.publish.log_buffer import Batch, ByteCount, LogBuffer
 
-OVERHEAD_BYTES = 100
-"""What an entry counts beside its own bytes: about those of its command."""
+MAX_COMMIT_ENTRIES = 4096
+MAX_COMMIT_BYTES = 1024 * 1024
+"""The largest commit, so that a backlog does not become one command that blocks the server for everybody."""
 
 
-class Outlet(Protocol):
-    """What a writer needs of the publisher, which says what each means."""
+class Backlog:
+    """The writers of one publisher, and which of them have entries that wait for the next commit.
 
-    def gather(self, writer: "LogWriter", size: int) -> None:
-        """A writer has taken an entry of `size` bytes."""
-        ...
+    Args:
+        max_bytes: unwritten bytes of all writers at which `wait_for_room` waits.
+        max_log_bytes: the same for one writer.
+        counts: of this process.
 
-    def is_full(self, writer: "LogWriter") -> bool:
-        """Whether this writer should pause."""
-        ...
+    Attributes:
+        writers: the open writers, by their buffers.
+        bytes: of all writers, those that Redis does not have.
+        max_bytes: as given.
+        max_log_bytes: as given, and at most `max_bytes`.
+        is_behind: the last commit could not take everything: who reads model servers should leave time for commits.
+        awaited: how many tasks wait for the next commit to end.
+    """
 
-    is_behind: bool
-    """Whether more waits than a commit takes: readers should leave commits the time they need."""
+    def __init__(self, max_bytes: int, max_log_bytes: int, counts: Counts) -> None:
+        self.writers: dict[LogBuffer, LogWriter] = {}
+        self.bytes = ByteCount()
+        self.is_behind = False
+        self.awaited = 0
+        self._log_limit = max_log_bytes
+        self._backpressure = counts.backpressure
+        self._waiting: deque[LogWriter] = deque()
+        self._work = asyncio.Event()
+        self._progress = asyncio.Event()
+        self.set_limit(max_bytes)
 
-    def pauses(self) -> None:
+    def set_limit(self, max_bytes: int) -> None:
+        """Changes `max_bytes`."""
+        self.max_bytes = max_bytes
+        self.max_log_bytes = min(self._log_limit, max_bytes)
+
+    def count_pause(self) -> None:
         """A writer begins to pause."""
-        ...
+        self._backpressure.value += 1
 
-    async def progress(self) -> None:
+    def add_writer(self, writer: "LogWriter") -> None:
+        """Serves a writer from now on."""
+        self.writers[writer.buffer] = writer
+
+    def remove_writer(self, writer: "LogWriter") -> None:
+        """Serves it no longer."""
+        self.writers.pop(writer.buffer, None)
+        if writer.is_waiting and writer in self._waiting:
+            self._waiting.remove(writer)
+        writer.is_waiting = False
+
+    def enqueue(self, writer: "LogWriter") -> None:
+        """A writer has entries for the next commit."""
+        writer.is_waiting = True
+        self._waiting.append(writer)
+        self._work.set()
+
+    def enqueue_later(self, writer: "LogWriter", delay_s: float) -> None:
+        """As `enqueue`, after a delay during which the writer takes part in no commit."""
+        writer.is_waiting = True
+        asyncio.get_running_loop().call_later(delay_s, self._enqueue_if_open, writer)
+
+    def _enqueue_if_open(self, writer: "LogWriter") -> None:
+        if writer.buffer in self.writers:
+            self.enqueue(writer)
+
+    def take_batches(self) -> list[Batch]:
+        """The next commit: a batch of each writer that waits, longest waiting first, until the commit is full."""
+        batches: list[Batch] = []
+        entries, size = MAX_COMMIT_ENTRIES, MAX_COMMIT_BYTES
+        waiting = self._waiting
+        share = max(1, entries // max(1, len(waiting)))
+        for _ in range(len(waiting)):
+            if entries <= 0 or size <= 0:
+                break
+            writer = waiting.popleft()
+            batch = writer.buffer.take_batch(min(share, entries), size)
+            entries -= len(batch.commands)
+            size -= batch.size
+            batches.append(batch)
+            writer.is_waiting = writer.buffer.has_untaken
+            if writer.is_waiting:
+                waiting.append(writer)
+        self.is_behind = bool(waiting)
+        return batches
+
+    async def wait_for_work(self) -> None:
+        """Waits until a writer has entries for a commit."""
+        await self._work.wait()
+        self._work.clear()
+
+    async def wait_for_progress(self) -> None:
         """Waits for the end of the next commit, or for the failure of a writer."""
-        ...
+        self.awaited += 1
+        try:
+            await self._progress.wait()
+        finally:
+            self.awaited -= 1
 
-    def drop(self, writer: "LogWriter", why: TailraceError) -> None:
-        """Ends a writer."""
-        ...
+    def signal_progress(self) -> None:
+        """Wakes those who wait for progress."""
+        ended, self._progress = self._progress, asyncio.Event()
+        ended.set()
 
 
 class LogWriter:
-    """Appends the entries of one attempt to its log; made by `Publisher.open`.
+    """Appends the entries of one attempt to its log; made by `Publisher.open_writer`.
+
+    Args:
+        buffer: of the attempt.
+        backlog: of the publisher that writes the log.
+        lease_holds: whether the attempt's lease still holds, by a local clock.
 
     Attributes:
-        seq: of the entry appended last; 0 is the attempt's first entry, which `begin` wrote.
+        backlog: of its publisher; of another one once the log has moved to another node of a cluster.
         failed: why nothing more can be written, or None.
-        outlet: its publisher; of a cluster, another one once its log has moved.
-        asking: as of `commit_line.Log`.
+        is_waiting: whether its entries wait for a commit; the backlog sets it.
     """
 
-    def __init__(
-        self,
-        outlet: Outlet,
-        request_id: str,
-        attempt: int,
-        token: str,
-        holds: Callable[[], bool],
-        limits: tuple[int, int],
-    ) -> None:
-        self.request_id = request_id
-        self.log = log_key(request_id).encode()
-        self.rec = rec_key(request_id)
-        self.channel = push_channel(push_shard(request_id)).encode()
-        self.attempt = attempt
-        self.token = token
-        self.seq = 0
+    def __init__(self, buffer: LogBuffer, backlog: Backlog, lease_holds: Callable[[], bool]) -> None:
+        self.buffer = buffer
+        self.backlog = backlog
+        self.lease_holds = lease_holds
         self.failed: TailraceError | None = None
-        self.holds = holds
-        self.asking = False
-        self.outlet = outlet
-        self._prefix = xadd_prefix(self.log)
-        self._max_entries, self._bytes_left = limits
-        self._unsent: deque[bytes] = deque()
-        self._written = 0
-        self.buffered_bytes = 0
-        self.listed = False
+        self.is_waiting = False
+        backlog.add_writer(self)
 
-    def append(self, entry: bytes) -> None:
-        """Takes an entry under the next id. Returns at once; it travels with the next commit.
+    @property
+    def seq(self) -> int:
+        """The seq of the entry appended last; 0 is the attempt's first entry, which `begin` wrote."""
+        return self.buffer.seq
+
+    def append_entry(self, entry: bytes) -> None:
+        """Appends an entry under the next id. Returns at once; the entry is sent with the next commit.
 
         Raises:
-            LogFull: the attempt has reached its maximum of entries or bytes; what was appended still goes out.
+            LogFull: the attempt has reached its maximum of entries or bytes. The entries before it are still written.
             AttemptLost, StoreError: the writer has failed before.
         """
         if self.failed is not None:
-            self._check()
-        seq = self.seq + 1
-        size = len(entry)
-        self._bytes_left -= size
-        if seq > self._max_entries or self._bytes_left < 0:
-            self._bytes_left = -1
-            raise LogFull(f"the answer has more entries or bytes than a log takes ({self.seq:,} entries were written)")
-        self.seq = seq
-        self._unsent.append(entry)
-        self.outlet.gather(self, size + OVERHEAD_BYTES)
+            self._raise_failure()
+        self.buffer.add_entry(entry)
+        if not self.is_waiting:
+            self.backlog.enqueue(self)
 
-    async def room(self) -> None:
-        """Waits while the buffer of the process or of this request is full: the back-pressure of the upstream read."""
-        if self.failed is None and self.outlet.is_full(self):
-            self.outlet.pauses()
-            while self.failed is None and self.outlet.is_full(self):
-                await self.outlet.progress()
-        self._check()
+    def is_full(self) -> bool:
+        """Whether `wait_for_room` would wait."""
+        backlog = self.backlog
+        return backlog.bytes.value >= backlog.max_bytes or self.buffer.buffered_bytes >= backlog.max_log_bytes
+
+    async def wait_for_room(self) -> None:
+        """Waits while the buffer of the process or of this request is full. This is the model server's back-pressure.
+
+        Raises:
+            AttemptLost, StoreError: the writer has failed.
+        """
+        if self.failed is None and self.is_full():
+            self.backlog.count_pause()
+            while self.failed is None and self.is_full():
+                await self.backlog.wait_for_progress()
+        self._raise_failure()
 
     async def flush(self) -> None:
-        """Waits until all appended so far stands in Redis.
+        """Waits until Redis has everything that was appended so far.
 
         Raises:
             AttemptLost: the lease ended, a later attempt began, or the log is gone.
             StoreError: Redis could not be written to for too long.
         """
-        seq = self.seq
-        while self._written < seq and self.failed is None:
-            await self.outlet.progress()
-        if self._written < seq:
-            self._check()
+        buffer, seq = self.buffer, self.buffer.seq
+        while buffer.written_seq < seq and self.failed is None:
+            await self.backlog.wait_for_progress()
+        if buffer.written_seq < seq:
+            self._raise_failure()
 
     def close(self) -> None:
-        """No more entries; what was not sent is dropped."""
-        self.outlet.drop(self, AttemptLost("the writer is closed"))
+        """Ends the writer. Entries that were not sent are discarded."""
+        self.fail(AttemptLost("the writer is closed"))
 
-    def take(self, entries: int, size: int) -> "WriterBatch":
-        """The next batch: at most so many entries, and bytes up to `size` or one entry."""
-        unsent, left = self._unsent, size
-        first = self.seq - len(unsent) + 1
-        taken: list[bytes] = []
-        commands: list[bytes] = []
-        while unsent and entries > len(taken) and left > 0:
-            entry = unsent.popleft()
-            commands.append(xadd(self._prefix, b"%d-%d" % (self.attempt, first + len(taken)), entry))
-            taken.append(entry)
-            left -= len(entry) + OVERHEAD_BYTES
-        return WriterBatch(self, first, taken, commands, size - left)
+    def fail(self, error: TailraceError) -> None:
+        """Ends the writer for this reason, which everybody who uses it gets. Does nothing if it has ended before."""
+        if self.failed is None:
+            self.failed = error
+            self.buffer.discard()
+            self.backlog.remove_writer(self)
+            self.backlog.signal_progress()
 
-    def untake(self, batch: "WriterBatch") -> None:
-        """The batch taken last is not sent by who took it: what it has is again the next."""
-        self._unsent.extendleft(reversed(batch.entries))
+    def move_to(self, backlog: Backlog) -> None:
+        """Is served by another publisher from now on."""
+        self.backlog.remove_writer(self)
+        self.backlog = backlog
+        self.buffer.count_in(backlog.bytes)
+        backlog.add_writer(self)
+        backlog.enqueue(self)
 
-    def wrote(self, batch: "WriterBatch") -> None:
-        """It stands in Redis."""
-        self._written = batch.first + len(batch.entries) - 1
-        if self.failed is None:  # otherwise nothing counts as buffered any more
-            self.buffered_bytes -= batch.size
-
-    def _check(self) -> None:
+    def _raise_failure(self) -> None:
         if self.failed is not None:
             raise self.failed.with_context() from self.failed
-
-    @property
-    def unwritten(self) -> int:
-        """Entries that Redis does not have yet, as far as we know."""
-        return self.seq - self._written
-
-    @property
-    def has_unsent(self) -> bool:
-        """Whether entries wait for the next commit."""
-        return bool(self._unsent)
-
-    def discard(self) -> None:
-        """Drops what was not sent."""
-        self._unsent.clear()
-
-
-class WriterBatch:
-    """What one commit writes into one log. It stays as it is when it is sent again: Redis then knows it by its ids."""
-
-    __slots__ = ("attempt", "commands", "entries", "first", "log", "size")
-
-    def __init__(self, log: LogWriter, first: int, entries: list[bytes], commands: list[bytes], size: int) -> None:
-        self.log = log
-        self.attempt = log.attempt
-        self.first = first
-        self.entries: Sequence[bytes] = entries
-        self.commands: Sequence[bytes] = commands
-        self.size = size
