@@ -23,7 +23,7 @@ async def fleet(url: str, workers: int) -> AsyncGenerator[list[subprocess.Popen[
     """Runs so many worker processes; one that dies is replaced, as in a fleet."""
 
     def start() -> subprocess.Popen[bytes]:
-        return worker_process(url, trial_s=0.5)
+        return worker_process(url, quarantine_s=0.5)
 
     async def replace_dead() -> None:
         while True:

@@ -1,1 +1,1 @@
-"""From the queue to a running job: claims, leases, the calls of job functions, quarantine."""
+"""From the queue to a running job and its end: claims, leases, calls of job functions, quarantine, drain."""

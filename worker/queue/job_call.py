@@ -22,7 +22,7 @@ from tailrace.worker.queue.arq_worker import (
     retry_delay_ms,
 )
 from tailrace.worker.queue.leases import Lease, Stop
-from tailrace.worker.queue.quarantine import is_deadly
+from tailrace.worker.queue.quarantine import kills_its_worker
 
 _logger = logging.getLogger("tailrace.job")
 
@@ -107,7 +107,7 @@ class JobCall:
 
     def _read(self) -> _Call | Dead:
         job = self._job
-        if is_deadly(job, self._max_crashes):
+        if kills_its_worker(job, self._max_crashes):
             return Dead("job_crashed", f"its worker died or hung {job.crashes} times while it ran")
         if not job.envelope:
             return Dead("job_expired", "it waited in the queue for longer than it may")

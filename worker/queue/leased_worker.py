@@ -21,7 +21,7 @@ from tailrace.worker.queue.arq_worker import ArqWorker, Function, WorkerCoroutin
 from tailrace.worker.queue.claims import Claims
 from tailrace.worker.queue.job_endings import JobEndings, OnDead
 from tailrace.worker.queue.leases import Leases, Stop
-from tailrace.worker.queue.quarantine import TRIAL_S, Trials
+from tailrace.worker.queue.quarantine import QUARANTINE_S, Quarantine
 from tailrace.worker.queue.queue_store import QueueStore
 from tailrace.worker.queue.records import Records
 from tailrace.worker.queue.running_jobs import RunningJobs
@@ -62,7 +62,7 @@ class LeasedWorker:
         tenant_limits: the same for single tenants.
         max_crashes: how many leases of a job may expire before it counts as one that kills its worker: the last of
             them while it ran alone (quarantine.py), unless the limit is 1.
-        trial_s: how long such a job begins alone; then others begin beside it.
+        quarantine_s: for how long nothing else begins beside such a job, the first time.
         hold: is told whether there is an outbox of requests that have ended.
         ctx: what job functions find in their `ctx`, beside arq's own; `redis` is added to it.
         on_startup: called with `ctx` before the first claim; what it raises comes out of `run`.
@@ -84,7 +84,7 @@ class LeasedWorker:
         tenant_limit: int = 0,
         tenant_limits: Mapping[str, int] = MappingProxyType({}),
         max_crashes: int = 3,
-        trial_s: float = TRIAL_S,
+        quarantine_s: float = QUARANTINE_S,
         hold: Hold | None = None,
         ctx: dict[Any, Any] | None = None,
         on_startup: Callable[[dict[Any, Any]], Awaitable[None]] | None = None,
@@ -109,13 +109,13 @@ class LeasedWorker:
         self._change = Change()  # a job has ended, or a drain was asked for
         self._arq = ArqWorker(functions, store.arq, health_check_s=health_check_s)
         self._leases = Leases(store, self._records, lease_s)
-        self._trials = Trials(store, self._change, max_crashes=max_crashes, trial_s=trial_s)
+        self._quarantine = Quarantine(store, self._change, max_crashes=max_crashes, quarantine_s=quarantine_s)
         self._reporter = Reporter(store, self._standing)
         self._jobs = RunningJobs(
             store,
             self._arq,
             self._leases,
-            self._trials,
+            self._quarantine,
             JobEndings(store, None if log_url in (None, redis_url) else self._records, self._arq, on_dead),
             self._change,
             ctx=self._ctx,
@@ -169,7 +169,7 @@ class LeasedWorker:
             await self._finish_jobs(claimer)
             for task in (claimer, *keepers, *([self._claims.waiting] if self._claims.waiting else [])):
                 await _cancel(task)
-            await self._trials.close()
+            await self._quarantine.close()
             await self._reporter.leave()
         for task in (claimer, *keepers):
             if not task.cancelled():
@@ -202,7 +202,7 @@ class LeasedWorker:
         )
 
     def _free_slots(self) -> int:
-        return 0 if self._trials.under_way else self._max_jobs - len(self._jobs)
+        return 0 if self._quarantine.is_active else self._max_jobs - len(self._jobs)
 
     async def _record_health(self) -> None:
         with suppress(StoreError):  # the next claim logs it

@@ -15,7 +15,7 @@ from tailrace.worker.queue.arq_worker import ArqWorker
 from tailrace.worker.queue.job_call import HandBack, JobCall, JobEnd
 from tailrace.worker.queue.job_endings import JobEndings
 from tailrace.worker.queue.leases import Lease, Leases, Stop
-from tailrace.worker.queue.quarantine import Elsewhere, Trial, Trials
+from tailrace.worker.queue.quarantine import Postponed, Quarantine, QuarantineGroup
 from tailrace.worker.queue.queue_store import QueueStore
 from tailrace.worker.queue.waiting import Change
 
@@ -29,7 +29,7 @@ class RunningJobs:
         store: the queue, which numbers attempts.
         arq: the job functions.
         leases: the leases of this worker.
-        trials: where jobs begin that may kill their worker.
+        quarantine: decides how jobs begin whose workers have died repeatedly.
         endings: ends jobs.
         change: told when a job has left this worker.
         ctx: what every job function gets in its `ctx`.
@@ -45,7 +45,7 @@ class RunningJobs:
         store: QueueStore,
         arq: ArqWorker,
         leases: Leases,
-        trials: Trials,
+        quarantine: Quarantine,
         endings: JobEndings,
         change: Change,
         *,
@@ -55,7 +55,7 @@ class RunningJobs:
         self._store = store
         self._arq = arq
         self._leases = leases
-        self._trials = trials
+        self._quarantine = quarantine
         self._endings = endings
         self._change = change
         self._ctx = ctx
@@ -81,9 +81,9 @@ class RunningJobs:
         )
         self._leases.add_lease(lease)
         self.starts += 1
-        trial = self._trials.admit(job, lease)
+        admitted = self._quarantine.admit_job(job, lease)
         name = f"{job.id}:{job.attempt}"  # the id alone is not unique: a lost job may be claimed here again
-        task = self._tasks[name] = asyncio.create_task(self._run(job, lease, trial), name=name)
+        task = self._tasks[name] = asyncio.create_task(self._run(job, lease, admitted), name=name)
         task.add_done_callback(partial(self._left, job.id))
 
     def cancel_calls(self) -> None:
@@ -112,22 +112,22 @@ class RunningJobs:
                 extra=fields("internal_error", request_id),
             )
 
-    async def _run(self, job: ClaimedJob, lease: Lease, trial: Trial | Elsewhere | None) -> None:
+    async def _run(self, job: ClaimedJob, lease: Lease, admitted: QuarantineGroup | Postponed | None) -> None:
         try:
-            end = await self._not_now(lease, trial) or await self._call(job, lease)
+            end = await self._not_now(lease, admitted) or await self._call(job, lease)
             await self._endings.end_job(lease, end)
         finally:
-            self._trials.left(lease, trial)
+            self._quarantine.job_left(lease, admitted)
             self._leases.remove_lease(lease)
 
-    async def _not_now(self, lease: Lease, trial: Trial | Elsewhere | None) -> HandBack | None:
-        """Why a job is handed back unbegun: the worker drains, or its quarantine has no room, or it was stopped."""
+    async def _not_now(self, lease: Lease, admitted: QuarantineGroup | Postponed | None) -> HandBack | None:
+        """Hands a job back before it begins when the worker drains, the quarantine has no room, or it was stopped."""
         if self.is_draining:
             return HandBack(0, lease.why)
-        if isinstance(trial, Elsewhere):
-            return HandBack(round(trial.delay_s * 1000), lease.why)
-        if trial is not None:
-            await trial.turn(lease)
+        if isinstance(admitted, Postponed):
+            return HandBack(round(admitted.delay_s * 1000), lease.why)
+        if admitted is not None:
+            await admitted.wait_to_begin(lease)
         # A cancelled request begins: its function ends it.
         stopped = lease.stopped.result() if lease.stopped.done() else Stop.CANCELLED
         return None if stopped is Stop.CANCELLED else HandBack(0, lease.why)
