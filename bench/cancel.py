@@ -43,7 +43,7 @@ async def _run(report: Report, samples: int) -> None:
             Simulator() as simulator,
             Redis.from_url(valkey.url) as redis,
             redis.pubsub() as channel,
-            await Client.connect(valkey.url) as client,
+            Client(valkey.url) as client,
         ):
             await channel.subscribe(_CHANNEL)
             await channel.get_message(timeout=_WITHIN_S)
@@ -79,8 +79,8 @@ async def _waiting_ms(client: Client) -> float:
     began = monotonic()
     verdict = await client.cancel(request_id)
     took_s = monotonic() - began
-    if verdict.word != "ended":
-        raise BenchError(f"a request that waits was cancelled with the answer {verdict.word}")
+    if verdict.verdict != "ended":
+        raise BenchError(f"a request that waits was cancelled with the answer {verdict.verdict}")
     return took_s * 1000
 
 

@@ -232,7 +232,7 @@ class Plant:
             program.say(msgspec.json.encode(Work(prefix, first, share, feed)).decode())
 
     async def _submit(self, ids: list[str], request: dict[str, object]) -> None:
-        async with await Client.connect(self.broker.url) as client:
+        async with Client(self.broker.url) as client:
             for request_id in ids:
                 await client.submit({**request, "id": request_id})
 

@@ -104,11 +104,11 @@ class Path:
             if name != OURS:
                 yield url, lambda key, request: self._broker.submit(key, request, wake=False)
                 return
-            client = self._broker.run(Client.connect(self._broker.url))
+            client = Client(self._broker.url)
             try:
                 yield url, lambda key, request: self._submit(client, key, request)
             finally:
-                self._broker.run(client.close())
+                self._broker.run(client.aclose())
 
     def _submit(self, client: Client, key: str, request: dict[str, Any]) -> float:
         began = monotonic()

@@ -9,6 +9,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from time import monotonic, monotonic_ns, process_time
 
 import msgspec
@@ -16,6 +17,7 @@ import uvloop
 
 from bench.statistics import percentile
 from tailrace.producers.client import Client
+from tailrace.producers.options import ClientOptions
 from tailrace.producers.store import ProducerStore
 from tailrace.producers.tail import log_tail as tails
 from tailrace.producers.tail.fanout.fanout import Fanout
@@ -79,10 +81,11 @@ def rss_bytes(pid: int | None = None) -> int:
 async def main(way: str, url: str, number: int) -> None:
     """Opens the tails, then measures on demand."""
     store = ProducerStore(url, timeout_s=30.0)
-    client = Client(store, away_limit_s=60.0, stalled_after_s=3_600.0)
+    client = Client(url, ClientOptions(timeout_s=30.0, away_limit_s=60.0, stalled_after_s=3_600.0))
     fanout = Fanout(store)
     count = Count()
     await store.record("bench-0")
+    await client.ping()
     before = rss_bytes()
 
     async def each(request_id: str, opened: Callable[[], None]) -> None:
@@ -91,8 +94,8 @@ async def main(way: str, url: str, number: int) -> None:
         elif way == "hub":
             await follow_raw(fanout, request_id, count, opened)
         else:
-            seen = await tails.look(store, request_id, BEGINNING)
-            await follow(tails.tail(store, request_id, BEGINNING, seen, tails.tailed, away_limit_s=60.0), count, opened)
+            opening = partial(tails.open_log, store, request_id, BEGINNING)
+            await follow(tails.tail(store, request_id, opening, tails.tailed, away_limit_s=60.0), count, opened)
 
     readers = await _open(each, number)
     await asyncio.sleep(0.5)

@@ -1,4 +1,4 @@
-"""What a producer's verbs answer: values, without Redis."""
+"""What the methods of a client return: values, made from records and outcomes. Knows nothing of Redis."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -13,38 +13,45 @@ from tailrace.schemas.times import iso_of_ms
 RequestStatus = Literal["queued", "running", "completed", "incomplete", "failed", "cancelled"]
 
 
-class Submitted(NamedTuple):
+class Submission(NamedTuple):
     """The answer to a submit.
 
     Attributes:
-        id: the request's id, the caller's or one that cannot be guessed.
-        standing: whether a request with this id and content stood already.
-        status: its status.
+        id: the request's id: the caller's, or one that cannot be guessed.
+        already_exists: whether a request with this id and content existed before this call.
+        status: the request's status.
     """
 
     id: str
-    standing: bool
+    already_exists: bool
     status: RequestStatus
 
 
-class CancelVerdict(NamedTuple):
+class CancelResult(NamedTuple):
     """The answer to a cancel.
 
     Attributes:
-        word: `ended` (it waited, and has ended), `signalled` (its worker is told) or `finished` (it had ended before).
-        status: the request's status after the call; `running` where its worker was told.
+        verdict: `ended` (it was waiting and has ended now), `signalled` (its worker has been asked to end it) or
+            `finished` (it had ended before).
+        status: the request's status after the call; `running` if its worker has been asked.
     """
 
-    word: Literal["ended", "signalled", "finished"]
+    verdict: Literal["ended", "signalled", "finished"]
     status: RequestStatus
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a request stands.
+    """The state of a request. Times are by the server's clock, ISO 8601, UTC; None for what has not happened yet.
 
-    `failures` are attempts that failed, `crashes` workers that died or hung with it, `drains` workers that went and
-    handed it back; `retry_of` is the dead request that this one retries; `error` stands where it failed.
-    Times as the server's clock gave them, ISO 8601, UTC; None for what has not happened.
+    Attributes:
+        attempt: the last attempt begun, 0 before the first.
+        failures: attempts that failed.
+        crashes: workers that died or hung while they ran the request.
+        drains: workers that stopped and handed the request back.
+        cancel_requested: whether somebody has cancelled it.
+        deadline_at: when it must have ended.
+        retry_of: the id of the dead letter that this request retries.
+        error: why it failed, if it did.
     """
 
     request_id: str
@@ -67,7 +74,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def status_of_stored(stored: Stored) -> Status:
-    """Where a request stands that Redis has forgotten, from the database of outcomes."""
+    """The state of a request that Redis no longer has, from the database of outcomes."""
     outcome = stored.outcome
     return Status(
         request_id=outcome.request_id or "",
@@ -96,11 +103,11 @@ RECORD_FIELDS = (
     *("submitted_ms", "deadline_ms", "started_ms", "finished_ms", "retry_of", "error"),
     *COUNTS,
 )
-"""What `status_of` needs of the record, beside its status."""
+"""The fields of the record that `status_of` needs besides the status."""
 
 
 def status_of(request_id: str, record: dict[str, bytes]) -> Status:
-    """Where a request stands, from its record."""
+    """The state of a request, from its record."""
     status: Any = record["status"].decode()
     api: Any = record["api"].decode()
     priority: Any = record.get("priority", DEFAULT_PRIORITY.encode()).decode()
@@ -124,5 +131,5 @@ def status_of(request_id: str, record: dict[str, bytes]) -> Status:
 
 
 def counts_of(record: Mapping[str, bytes]) -> dict[str, Any]:
-    """What the record counts, by the names of status and outcome."""
+    """The counters of a record, under the names that `Status` and `Outcome` have for them."""
     return {name: int(record.get(name, 0)) for name in COUNTS}

@@ -63,7 +63,7 @@ class TokenSigner:
         self._secrets = [secret.encode() for secret in secrets]
 
     @classmethod
-    def of(cls, text: str) -> "TokenSigner | None":
+    def from_setting(cls, text: str) -> "TokenSigner | None":
         """A signer for secrets separated by commas, as the setting has them; None without any."""
         secrets = [secret for part in text.split(",") if (secret := part.strip())]
         return cls(secrets) if secrets else None
@@ -73,11 +73,11 @@ class TokenSigner:
         signed = f"{_VERSION}.{_text(msgspec.json.encode(grant))}"
         return f"{signed}.{_mac(self._secrets[0], signed)}"
 
-    def read(self, token: str, now_s: float) -> Grant:
+    def read_token(self, token: str, now_s: float) -> Grant:
         """What a token allows at this time.
 
         Args:
-            token: as `mint` gave it.
+            token: as `mint` made it.
             now_s: seconds since 1970.
 
         Raises:

@@ -19,10 +19,12 @@ TailraceError
 ├── DeadlineExceeded         the request's time, counted from submit, was over
 └── TailError
     ├── UnknownRequest       no such id, or its lifetime is over
-    └── CursorInvalid        not a cursor of this log
+    ├── CursorInvalid        not a cursor of this log
+    ├── TextDiscarded        `Tail.text`: the text given so far is not part of the answer
+    └── RequestFailed        `Tail.text`: the request failed
 """
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 Whose = Literal["caller", "operator", "provider"]
 
@@ -33,7 +35,7 @@ class TailraceError(Exception):
     `code` is the stable word for programs, `str(error)` the sentence for people, `whose` whose move is next.
     """
 
-    code: ClassVar[str] = "internal"
+    code: str = "internal"
     whose: Whose = "operator"
 
     def with_context(self, *, before: str = "", after: str = "") -> Self:
@@ -188,3 +190,33 @@ class CursorInvalid(TailError):
     """The cursor is malformed, or no entry of this log can have it."""
 
     code = "cursor_invalid"
+
+
+class TextDiscarded(TailError):
+    """The text that `Tail.text` has given so far is not part of the answer.
+
+    Args:
+        message: why.
+        cursor: after it the text begins anew; None if the log no longer has the whole text: read the outcome.
+    """
+
+    code = "text_discarded"
+
+    def __init__(self, message: str, cursor: str | None) -> None:
+        super().__init__(message)
+        self.cursor = cursor
+
+
+class RequestFailed(TailError):
+    """The request ended as failed; `code` and `whose` are those of the failure.
+
+    Args:
+        message: what happened.
+        code: the code of the failure, such as `upstream_429`.
+        whose: who can do something about it.
+    """
+
+    def __init__(self, message: str, *, code: str, whose: Whose) -> None:
+        super().__init__(message)
+        self.code = code
+        self.whose = whose

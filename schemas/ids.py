@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple, Self
 
-from tailrace.schemas.errors import CursorInvalid, RequestRejected
+from tailrace.schemas.errors import CursorInvalid, RequestRejected, UnknownRequest
 
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _ENTRY_ID_PATTERN = re.compile(r"([0-9]{1,19})-([0-9]{1,19})\Z")
@@ -55,6 +55,16 @@ def check_request_id(request_id: str) -> str:
             f"id {request_id[:80]!r} cannot be used: take 1 to 64 characters out of A-Z a-z 0-9 _ and -"
         )
     return request_id
+
+
+def check_known_form(request_id: str) -> None:
+    """Checks that a request with this id can exist, before the id becomes part of a key.
+
+    Raises:
+        UnknownRequest: the id has another form than `[A-Za-z0-9_-]{1,64}`.
+    """
+    if REQUEST_ID_PATTERN.match(request_id) is None:
+        raise UnknownRequest.of(request_id)
 
 
 def message_id(uuid: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from tailrace.schemas.defaults import DEFAULT_REDIS_URL, DEFAULT_RETENTION_S, DEFAULT_RUN_LIMIT_S
 from tailrace.schemas.errors import SettingsError
 from tailrace.schemas.log_options import LogFormat, LogLevel
 from tailrace.schemas.redis_url import QUEUE_OF_A_CLUSTER, parse_redis_url
@@ -13,9 +14,6 @@ from tailrace.schemas.request import check_tenant
 from tailrace.schemas.results import check_results_url
 
 PREFIX = "TAILRACE_"
-DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
-DEFAULT_RUN_LIMIT_S = 900.0
-DEFAULT_RETENTION_S = 3600.0
 
 
 class Settings(BaseModel):

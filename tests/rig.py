@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from tailrace.broker.keys import log_key, rec_key
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
+from tailrace.producers.options import ClientOptions
 from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.deltas import AssistantDelta, AttemptStarted, ReasoningDelta, ToolCallDelta
 from tailrace.schemas.outcome import Outcome
@@ -89,7 +90,7 @@ async def rig(
     async with (
         Simulator(key=KEY) as simulator,
         Redis.from_url(url) as redis,
-        await Client.connect(url, queue_url=queue_url) as client,
+        Client(url, ClientOptions(queue_url=queue_url)) as client,
     ):
         worker = worker_task(worker_url or url, simulator, key, environment, queue_url=queue_url or "", **settings)
         try:

@@ -45,7 +45,7 @@ async def _run_action(action: str, job_id: str | None, as_json: bool) -> int:
     from tailrace.producers.client import Client
     from tailrace.schemas.settings import Settings
 
-    async with await Client.from_settings(Settings.from_environment(os.environ)) as client:
+    async with Client.from_settings(Settings.from_environment(os.environ)) as client:
         if action == "list":
             for letter in await client.dead.list():
                 _print_letter(letter, as_json)

@@ -120,14 +120,14 @@ def cancel(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     verdict = _with_client(lambda client: client.cancel(given.id))
     if given.json:
-        print(json.dumps({"request_id": given.id, "verdict": verdict.word, "status": verdict.status}))
+        print(json.dumps({"request_id": given.id, "verdict": verdict.verdict, "status": verdict.status}))
         return 0
     messages = {
         "ended": "cancelled before it started",
         "signalled": "its worker was asked to stop",
         "finished": f"nothing to cancel: it is already {verdict.status}",
     }
-    print(messages[verdict.word])
+    print(messages[verdict.verdict])
     return 0
 
 
@@ -183,7 +183,7 @@ async def _connect() -> "Client":
     from tailrace.producers.client import Client
     from tailrace.schemas.settings import Settings
 
-    return await Client.from_settings(Settings.from_environment(os.environ))
+    return Client.from_settings(Settings.from_environment(os.environ))
 
 
 def _follow(request_id: str, after: str | None, *, as_json: bool, collapsed: bool = False) -> int:

@@ -47,7 +47,7 @@ async def _print_overview(runs_max: int, *, as_json: bool) -> int:
     from tailrace.producers.client import Client
     from tailrace.schemas.settings import Settings
 
-    async with await Client.from_settings(Settings.from_environment(os.environ)) as client:
+    async with Client.from_settings(Settings.from_environment(os.environ)) as client:
         overview = await client.overview(runs_max=runs_max)
     if as_json:
         sys.stdout.buffer.write(msgspec.json.encode(overview) + b"\n")

@@ -5,7 +5,7 @@ Owns the client and how the gateway stops.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -39,7 +39,7 @@ from tailrace.telemetry.metric_samples import MetricSample
 
 _logger = logging.getLogger("tailrace.gateway")
 
-Connect = Callable[[], Awaitable[Client]]
+Connect = Callable[[], Client]
 
 
 class Gateway:
@@ -68,7 +68,7 @@ class Gateway:
                 "TAILRACE_GATEWAY_KEYS_FILE: is not set, so nobody could call the gateway; "
                 "make a key with `tailrace key new --tenant NAME --file FILE`, or try it with --open"
             )
-        tokens = TokenSigner.of(settings.token_secrets.get_secret_value())
+        tokens = TokenSigner.from_setting(settings.token_secrets.get_secret_value())
         if settings.gateway_page and not is_open and tokens is None:
             raise SettingsError("TAILRACE_TOKEN_SECRETS: is not set, and the page reads with tokens")
         self.limits = StreamLimits(
@@ -117,7 +117,7 @@ class Gateway:
         """
         async with self._connecting:
             if self._client is None:
-                self._client = await self._connect()
+                self._client = await self._connect().__aenter__()
             return self._client
 
     def metric_samples(self) -> list[MetricSample]:
@@ -133,7 +133,7 @@ class Gateway:
         """Stops, and closes the client."""
         self.stop()
         if self._client is not None:
-            await self._client.close()
+            await self._client.aclose()
 
     def _logged(self, scope: Scope, send: Send) -> Send:
         """Counts and logs a response: method, path and status, but not the query, which may contain a token."""

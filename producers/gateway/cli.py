@@ -142,12 +142,9 @@ async def _serve(host: str, port: int, metrics_port: int | None, *, is_open: boo
         settings = settings.model_copy(update={"gateway_page": True})
     log_to(sys.stderr, settings.log_format, settings.log_level)
     metrics_port = settings.metrics_port if metrics_port is None else metrics_port
-    client = await Client.from_settings(settings)  # so that a wrong setting is reported at the start
-
-    async def connected() -> Client:
-        return client
-
-    app = Gateway(settings, connected, is_open=is_open)
+    client = Client.from_settings(settings)
+    await client.ping()  # so that a wrong setting is reported at the start
+    app = Gateway(settings, lambda: client, is_open=is_open)
     with listen(host, port) as listener, ExitStack() as sockets:
         metrics = None
         if metrics_port is not None:

@@ -94,9 +94,11 @@ class RequestRoutes:
         _logger.info(
             "submitted %s",
             submitted.id,
-            extra=fields("request_submitted", submitted.id, already_exists=submitted.standing),
+            extra=fields("request_submitted", submitted.id, already_exists=submitted.already_exists),
         )
-        answer = responses.Submitted(submitted.id, submitted.status, submitted.standing, links(request, submitted.id))
+        answer = responses.Submitted(
+            submitted.id, submitted.status, submitted.already_exists, links(request, submitted.id)
+        )
         if grant != "none":
             answer = self._with_token(answer, generation.tenant, may_cancel=grant == "cancel")
         return json_response(answer, 202, {"location": answer.links["self"]})
@@ -118,15 +120,15 @@ class RequestRoutes:
         ):
             raise AccessDenied("this token allows reading the request, not cancelling it", 403)
         verdict = await (await self._context.client()).cancel(state.request_id)
-        answer = responses.CancelAnswer(state.request_id, verdict.word, verdict.status)
-        return json_response(answer, 202 if verdict.word == "signalled" else 200)
+        answer = responses.CancelAnswer(state.request_id, verdict.verdict, verdict.status)
+        return json_response(answer, 202 if verdict.verdict == "signalled" else 200)
 
     async def readyz(self, request: Request) -> Response:
         """`GET /readyz`: whether the gateway serves calls and Redis answers."""
         if self._context.streams.is_stopping:
             return json_response({"status": "stopping"}, 503)
         try:
-            await (await self._context.client()).reach()
+            await (await self._context.client()).ping()
         except StoreError:
             return json_response({"status": "redis unavailable"}, 503)
         return json_response({"status": "ready"})

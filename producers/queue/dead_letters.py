@@ -9,14 +9,13 @@ from typing import Any, Protocol
 
 import msgspec
 
-from tailrace.producers.answers import Submitted
+from tailrace.producers.answers import Submission
+from tailrace.producers.options import LISTED_MAX
 from tailrace.schemas.codec import decode_job
 from tailrace.schemas.deltas import ErrorInfo
 from tailrace.schemas.errors import RequestRejected, TailraceError, UnknownRequest
 from tailrace.schemas.request import GenerationRequest, decode_request, parse_request
 from tailrace.schemas.times import iso_of_ms
-
-LISTED_MAX = 1_000
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +91,7 @@ class DeadLetters:
         self,
         store: LetterStore,
         records: RecordStore,
-        submit: Callable[[GenerationRequest], Awaitable[Submitted]],
+        submit: Callable[[GenerationRequest], Awaitable[Submission]],
     ) -> None:
         self._store = store
         self._records = records
@@ -114,7 +113,7 @@ class DeadLetters:
         content = request.model_dump(exclude_none=True, exclude_defaults=True) if request else None
         return _letter(job_id, fields), DeadLetterContent(request=content, envelope=fields.get("envelope"))
 
-    async def retry(self, job_id: str) -> Submitted:
+    async def retry(self, job_id: str) -> Submission:
         """Submits the same content as a new request that names the old one, and takes the letter out of the list.
 
         However often it is called, and by whomever, a letter is retried once: the new id follows from it.

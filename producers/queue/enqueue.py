@@ -25,7 +25,7 @@ class Enqueuer:
     def __init__(self, store: ProducerStore) -> None:
         self._store = store
 
-    async def enqueue(self, request_id: str, lane: str | None, *, since_ms: int, lifetime_s: float) -> None:
+    async def enqueue_request(self, request_id: str, lane: str | None, *, since_ms: int, lifetime_s: float) -> None:
         """Puts a request into its lane, or where it has none into arq's queue, unless it is there.
 
         Args:
@@ -47,12 +47,12 @@ class Enqueuer:
                 after=f"; request {request_id} exists but may not be queued: submit it again with this id"
             ) from error
 
-    async def mend(self, request_id: str) -> None:
+    async def enqueue_if_lost(self, request_id: str) -> None:
         """Enqueues a request that stands and is nowhere: its producer died, or a failover lost its job.
 
         Raises:
             UnknownRequest: it does not stand.
-            StoreError: as of `enqueue`.
+            StoreError: as in `enqueue_request`.
         """
         record = await self._store.record(request_id, "tenant", "priority", *_TIMES)
         if record is None:
@@ -61,4 +61,4 @@ class Enqueuer:
         lane = lane_of(tenant, record.get("priority", DEFAULT_PRIORITY.encode()).decode())
         submitted_ms, deadline_ms, retention_ms = (int(record[name]) for name in _TIMES)
         lifetime_s = (deadline_ms - submitted_ms + retention_ms) / 1000
-        await self.enqueue(request_id, lane, since_ms=submitted_ms, lifetime_s=lifetime_s)
+        await self.enqueue_request(request_id, lane, since_ms=submitted_ms, lifetime_s=lifetime_s)

@@ -18,7 +18,6 @@ from tailrace.schemas.priority import DEFAULT_PRIORITY
 from tailrace.schemas.worker_report import WorkerReport, decode_report
 
 LANES_MAX = 1_000
-RUNS_MAX = 200
 WORKERS_MAX = 1_000
 SILENT_S = 15.0
 """A worker that has not reported for so long has died, hangs, or cannot reach Redis."""
@@ -98,7 +97,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         outbox_refused: outcomes that the database could not take.
         lanes: what waits, by class and tenant.
         workers: who works.
-        runs: what has begun, up to `RUNS_MAX`, those whose lease or pause ends first.
+        runs: what has begun, up to `runs_max`, those whose lease or pause ends first.
     """
 
     at_ms: int
@@ -141,7 +140,7 @@ class RecordLook(Protocol):
         ...
 
 
-async def look(queue: QueueLook, records: RecordLook, *, runs_max: int = RUNS_MAX) -> Overview:
+async def look(queue: QueueLook, records: RecordLook, *, runs_max: int) -> Overview:
     """How things stand now.
 
     Args:

@@ -1,32 +1,36 @@
-"""A tail in its collapsed view: the state after each item, the same wherever the tail was resumed."""
+"""A tail in its collapsed form: the state after each item, the same wherever the tail was resumed."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
-from tailrace.producers.tail.assembled import Assembled
 from tailrace.producers.tail.attempt_pages import PageReader, attempt_until
-from tailrace.producers.tail.log_tail import Tailed
-from tailrace.schemas.ids import EntryId
+from tailrace.producers.tail.collapsed_state import Collapsed
+from tailrace.producers.tail.log_tail import Opening, Tailed
+from tailrace.schemas.ids import BEGINNING
 
 
-async def collapsed(
-    reader: PageReader, request_id: str, after: str | None, items: AsyncGenerator[Tailed, None]
-) -> AsyncGenerator[Assembled, None]:
-    """The state after each item of a tail; resumed, first the state behind the cursor. It is one object, that changes.
+async def collapsed_items(
+    reader: PageReader,
+    request_id: str,
+    opening: Callable[[], Awaitable[Opening]],
+    items: AsyncGenerator[Tailed, None],
+) -> AsyncGenerator[Collapsed, None]:
+    """The state after each item of a tail. A resumed tail first gives the state at its cursor.
 
     Args:
         reader: the store.
-        request_id: whose log.
-        after: the cursor behind which `items` begin.
-        items: the tail; closed with this one.
+        request_id: the request whose log is read.
+        opening: gives where `items` begin; called before the first item.
+        items: the tail; closed with this generator.
     """
-    state = Assembled()
+    state = Collapsed()
     async with aclosing(items):
-        if after is not None:
-            async with aclosing(attempt_until(reader, request_id, EntryId.parse(after))) as entries:
+        after = (await opening()).after
+        if after != BEGINNING:
+            async with aclosing(attempt_until(reader, request_id, after)) as entries:
                 async for cursor, entry in entries:
-                    state.take(cursor, entry)
+                    state.apply_entry(cursor, entry)
             yield state
         async for item in items:
-            state.take(item.cursor, item.entry)
+            state.apply_entry(item.cursor, item.entry)
             yield state

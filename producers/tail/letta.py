@@ -1,15 +1,15 @@
 """A tail in the Letta form: each delta with a Letta server's full message, the same wherever the tail was resumed."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
 import msgspec
 
 from tailrace.producers.tail.attempt_pages import PageReader, attempt_until
-from tailrace.producers.tail.log_tail import Tailed
+from tailrace.producers.tail.log_tail import Opening, Tailed
 from tailrace.schemas.deltas import DELTAS, AttemptStarted, LogEntry, ReaderEvent
-from tailrace.schemas.ids import BEGINNING, EntryId
+from tailrace.schemas.ids import EntryId
 from tailrace.schemas.letta import LettaView
 
 
@@ -19,8 +19,8 @@ class LettaItem(NamedTuple):
     Attributes:
         cursor: as in `Tailed`.
         entry: as in `Tailed`.
-        message: for a delta the Letta message; for all else (a new attempt, the terminal, a gap) the entry as it stands
-            in the log. With an `attempt_started` whose number is above 1, every message before it is void.
+        message: the Letta message of a delta; for any other entry (a new attempt, the terminal, a gap) the entry as it
+            is in the log. An `attempt_started` with a number above 1 discards every message before it.
     """
 
     cursor: str | None
@@ -28,19 +28,22 @@ class LettaItem(NamedTuple):
     message: dict[str, Any]
 
 
-async def letta(
-    reader: PageReader, request_id: str, after: str | None, items: AsyncGenerator[Tailed, None]
+async def letta_items(
+    reader: PageReader,
+    request_id: str,
+    opening: Callable[[], Awaitable[Opening]],
+    items: AsyncGenerator[Tailed, None],
 ) -> AsyncGenerator[LettaItem, None]:
     """The items of a tail with their Letta messages.
 
     Args:
         reader: the store.
-        request_id: whose log.
-        after: the cursor behind which `items` begin.
-        items: the tail; closed with this one.
+        request_id: the request whose log is read.
+        opening: gives where `items` begin; called before the first item.
+        items: the tail; closed with this generator.
     """
     async with aclosing(items):
-        view = await _view_at(reader, request_id, BEGINNING if after is None else EntryId.parse(after))
+        view = await _view_at(reader, request_id, (await opening()).after)
         async for cursor, entry, raw in items:
             if isinstance(entry, AttemptStarted):
                 view = LettaView(entry)
@@ -51,7 +54,7 @@ async def letta(
 
 
 async def _view_at(reader: PageReader, request_id: str, cursor: EntryId) -> LettaView | None:
-    """The view as it was behind the cursor: it reads the attempt again, since `source` stands only at a run's begin."""
+    """The view at a cursor. It reads the attempt from its start, since only the first delta of a run has `source`."""
     view: LettaView | None = None
     async with aclosing(attempt_until(reader, request_id, cursor)) as entries:
         async for _, entry in entries:

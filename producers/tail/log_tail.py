@@ -1,9 +1,9 @@
-"""One reader of one log: replay, live, new attempt, end. Also says what it could not read: gaps.
+"""Reading one log from a cursor: existing entries, then new ones, over attempts and lost connections, to the end.
 
-Sees Redis only through `LogReader`: the live part may come another way than by a blocking read of each tail's own.
+Knows Redis only through `LogReader`. Knows nothing of how new entries arrive.
 """
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -26,9 +26,10 @@ class Tailed(NamedTuple):
     """One item of a tail.
 
     Attributes:
-        cursor: give it as `after` to go on behind this item; None for what the reader itself says (`Gap`).
-        entry: what it says.
-        raw: the entry's JSON as it stands in the log.
+        cursor: pass it as `after` to continue after this item; None for an event of the reader itself (`Gap`,
+            `Stalled`), which is not in the log.
+        entry: the decoded entry.
+        raw: the entry's JSON as it is in the log.
     """
 
     cursor: str | None
@@ -36,101 +37,126 @@ class Tailed(NamedTuple):
     raw: bytes
 
     @property
+    def name(self) -> str:
+        """The entry's `message_type`, such as `assistant_message` or `completed`."""
+        tag = self.entry.__struct_config__.tag
+        return str(tag)
+
+    @property
     def is_terminal(self) -> bool:
-        """Whether nothing comes behind it."""
+        """Whether this is the last item."""
         return type(self.entry) in _TERMINALS
 
 
 class Item(Protocol):
-    """What a tail has to know of its items, whatever form they have."""
+    """What a tail needs to know of its items, in whatever form they are."""
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing comes behind it."""
+        """Whether this is the last item."""
         ...
 
 
-class LogReader(Protocol):
-    """What a tail needs of the store."""
+class BoundsReader(Protocol):
+    """What opening a log needs of the store."""
 
     async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
-        """One consistent look at a log; None when there is none."""
+        """One consistent look at a log; None if there is none."""
         ...
 
-    async def read(self, request_id: str, after: EntryId, wait_s: float | None) -> Sequence[RawEntry] | None:
-        """The next entries behind `after`, waiting for them.
 
-        None when none has come within about `wait_s`. Empty when it is time to look at the log: it may be gone, or
-        another than before.
+class LogReader(BoundsReader, Protocol):
+    """What a tail needs of the store."""
+
+    async def read(self, request_id: str, after: EntryId, wait_s: float | None) -> Sequence[RawEntry] | None:
+        """The next entries after `after`; waits for them.
+
+        None if none came within about `wait_s`. Empty if it is time to look at the log again: it may be gone or have
+        been replaced.
         """
         ...
 
     def leave(self) -> None:
-        """Whoever read is done; nothing need be kept for it."""
+        """Ends the reading; nothing needs to be kept for this reader any more."""
         ...
 
 
-async def look(reader: LogReader, request_id: str, after: EntryId) -> Glimpse:
-    """Looks whether a tail can begin behind `after`.
+class Opening(NamedTuple):
+    """Where a tail begins.
+
+    Attributes:
+        after: its cursor.
+        seen: the log at that time.
+    """
+
+    after: EntryId
+    seen: Glimpse
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the request has ended and nothing comes after the cursor."""
+        return _ends_at(self.seen, self.after)
+
+
+async def open_log(reader: BoundsReader, request_id: str, after: EntryId) -> Opening:
+    """Checks that a tail can begin after `after`.
 
     Raises:
         UnknownRequest: there is no such log.
-        CursorInvalid: the log has no such entry; after a failover it may have lost it: then it is to be followed anew,
-            from its beginning.
-        StoreError: Redis cannot be asked.
+        CursorInvalid: the log has no such entry. A failover may have lost it; then the log has to be read again from
+            its beginning.
+        StoreError: Redis did not answer, or refused.
     """
     seen = await _glimpse(reader, request_id, after)
     if after == BEGINNING or seen.at_cursor is not None or after < seen.first.id:
-        return seen
+        return Opening(after, seen)
     if seen.following is None:
         raise CursorInvalid(f"{after} is not a cursor of this log: it ends at {seen.last.id}")
     if seen.following.id.attempt != after.attempt:
         raise CursorInvalid(f"{after} is not a cursor of this log: attempt {after.attempt} has no such entry")
-    return seen
+    return Opening(after, seen)
 
 
-async def _glimpse(reader: LogReader, request_id: str, cursor: EntryId) -> Glimpse:
+async def _glimpse(reader: BoundsReader, request_id: str, cursor: EntryId) -> Glimpse:
     seen = await reader.glimpse(request_id, cursor)
     if seen is None:
         raise UnknownRequest.of(request_id)
     return seen
 
 
-def tailed(cursor: str | None, raw: bytes, said: ReaderEvent | None) -> Tailed:
+def tailed(cursor: str | None, raw: bytes, event: ReaderEvent | None) -> Tailed:
     """The form of an item in which its entry is decoded."""
-    return Tailed(cursor, decode_entry(raw) if said is None else said, raw)
+    return Tailed(cursor, decode_entry(raw) if event is None else event, raw)
 
 
 async def tail(
     reader: LogReader,
     request_id: str,
-    after: EntryId,
-    seen: Glimpse | None,
+    opening: Callable[[], Awaitable[Opening]],
     form: Callable[[str | None, bytes, ReaderEvent | None], _Item],
     *,
     away_limit_s: float,
     watch: StallWatch | None = None,
 ) -> AsyncGenerator[_Item, None]:
-    """Every entry behind `after`, in order and once, up to the terminal.
+    """Every entry after a cursor, in order and once, up to the terminal.
 
     Args:
         reader: the store.
-        request_id: whose log.
-        after: the cursor.
-        seen: what `look` answered for it; None: it looks by itself before its first item, and raises as `look` does.
-        form: makes an item of a cursor and an entry's bytes; where the reader itself says something, of None, the bytes
-            of that, and what it says.
-        away_limit_s: how long Redis may be away in one piece before the tail gives up.
-        watch: says when nobody works on the request.
+        request_id: the request whose log is read.
+        opening: gives what `open_log` returned; called before the first item.
+        form: makes an item from a cursor and an entry's bytes; for an event of the reader itself, from None, the bytes
+            of that event, and the event.
+        away_limit_s: how long Redis may be unreachable at a stretch before the tail fails.
+        watch: reports when nobody works on the request.
 
     Raises:
         UnknownRequest: the log is gone.
-        StoreUnavailable: Redis was away for longer than `away_limit_s`.
-        StoreRefused: Redis does not let us read any more.
+        StoreUnavailable: Redis was unreachable for longer than `away_limit_s`.
+        StoreRefused: Redis no longer allows reading the log.
     """
-    position = furthest = after
-    if seen is None:
-        seen = await look(reader, request_id, after)
+    position, seen = await opening()
+    furthest = position
+    del opening
     began = seen.beginning
     outage = Retries("read", logged=False, patience_s=away_limit_s, retried=(StoreUnavailable,))
     wait_s = watch.look_s if watch is not None else None
@@ -140,7 +166,7 @@ async def tail(
                 entries = await reader.read(request_id, position, wait_s)
             except StoreUnavailable as error:
                 await outage.log_and_back_off(error)
-                entries = ()  # what comes back has to be looked at first
+                entries = ()  # the server that answers next may have lost entries: look first
             for entry in entries or ():
                 entry_id, raw = entry
                 attempt, seq = entry_id
@@ -150,7 +176,7 @@ async def tail(
                 position = furthest = entry_id
                 if not seq:
                     began = entry
-                item = form("%d-%d" % entry_id, raw, None)  # noqa: UP031 - half of what an f-string takes here
+                item = form("%d-%d" % entry_id, raw, None)  # noqa: UP031 - half the time that an f-string takes here
                 yield item
                 if item.is_terminal:
                     return
@@ -164,15 +190,15 @@ async def tail(
 
 
 def resumed(position: EntryId, began: RawEntry | None, seen: Glimpse) -> EntryId:
-    """From where a tail reads on in a log that may have lost its last entries, in a failover, and gone on since.
+    """Where a tail continues in a log that may have lost its last entries in a failover and grown again since.
 
     Args:
-        position: what it has read last.
-        began: how the attempt of that began, as the tail has read it.
+        position: the last entry that the tail has read.
+        began: the first entry of that attempt, as the tail has read it.
         seen: the log now, looked at with `position`.
     """
     if began is not None and seen.beginning is not None and began.raw != seen.beginning.raw:
-        return EntryId(position.attempt - 1, _LAST_SEQ)  # its number was given out anew: the whole of it is new
+        return EntryId(position.attempt - 1, _LAST_SEQ)  # another attempt got the same number: read all of it
     return min(position, seen.last.id)
 
 

@@ -1,4 +1,4 @@
-"""The deltas of one attempt, those of a kind and index merged into one: what snapshot and collapsed view are made of.
+"""The deltas of one attempt, merged by kind and index; the snapshot and the collapsed view are made from this.
 
 Pure: deltas in, deltas out. Knows nothing of logs, attempts and cursors.
 """
@@ -9,24 +9,24 @@ from tailrace.schemas.deltas import AssistantDelta, Delta, ReasoningDelta, ToolC
 
 
 class MergedDeltas:
-    """Texts are kept as parts and joined when they are read, so a delta costs the same however long the answer is."""
+    """Keeps the parts and joins them when asked, so that adding a delta costs the same however long the answer is."""
 
     def __init__(self) -> None:
         self._parts: dict[tuple[type[Delta], int, int, bool], list[Delta]] = {}
 
-    def add(self, delta: Delta) -> None:
-        """Takes the next delta."""
+    def add_delta(self, delta: Delta) -> None:
+        """Adds the next delta."""
         call = delta.call or 0
         refused = isinstance(delta, AssistantDelta) and delta.refusal is not None
         self._parts.setdefault((type(delta), delta.i, call, refused), []).append(delta)
 
-    def read(self) -> tuple[Delta, ...]:
-        """What they have come to, in the order in which each began.
+    def merged(self) -> tuple[Delta, ...]:
+        """The merged deltas, in the order in which each began.
 
-        Reasoning and text that came out of several calls are told apart by `call`.
+        Reasoning and text taken out of several tool calls are kept apart by `call`.
         """
         for parts in self._parts.values():
-            parts[:] = [_joined(parts)]  # and need not be joined again
+            parts[:] = [_joined(parts)]  # so that they are joined once
         return tuple(parts[0] for parts in self._parts.values())
 
 

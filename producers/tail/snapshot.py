@@ -84,9 +84,9 @@ async def snapshot(reader: SnapshotReader, request_id: str, *, merged: bool = Fa
             if isinstance(entry, AttemptStarted):
                 started = entry
             elif isinstance(entry, DELTAS):
-                merged_deltas.add(entry)
+                merged_deltas.add_delta(entry)
     return Snapshot(
-        v=FORMAT_VERSION, cursor=str(last), attempt=last.attempt, started=started, deltas=merged_deltas.read()
+        v=FORMAT_VERSION, cursor=str(last), attempt=last.attempt, started=started, deltas=merged_deltas.merged()
     )
 
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from tailrace.demo.simulator import Simulator
 from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.producers.client import Client
-from tailrace.producers.store import ProducerStore
+from tailrace.producers.options import ClientOptions
 from tests.cluster_rig import Cluster, cluster
 from tests.fault.workers import WAIT_S, Attached, WorkerProcess, worker_process
 from tests.rig import KEY, request_for
@@ -57,8 +57,8 @@ class Parts:
 @pytest.fixture
 async def parts(redis_url: str) -> AsyncGenerator[Parts]:
     async with cluster(appendonly=True) as nodes, Simulator(key=KEY) as simulator:
-        store = ProducerStore(nodes.url, timeout_s=2.0, wait_s=0.5, queue_url=redis_url)
-        async with Client(store, away_limit_s=WAIT_S) as client:
+        options = ClientOptions(timeout_s=2.0, quiet_log_s=0.5, queue_url=redis_url, away_limit_s=WAIT_S)
+        async with Client(nodes.url, options) as client:
             yield Parts(redis_url, nodes, simulator, client)
 
 

@@ -12,7 +12,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from tailrace.broker.keys import log_key
 from tailrace.producers.client import Client
-from tailrace.producers.store import ProducerStore
+from tailrace.producers.options import ClientOptions
 from tailrace.producers.tail.fanout.push_wire import PushWire
 from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.deltas import AssistantDelta, Completed
@@ -71,10 +71,10 @@ async def test_every_reader_ends_with_the_log(seed: int, redis_url: str, redis: 
     chance = random.Random(seed)  # noqa: S311 - a seeded choice of faults, not a secret
     async with (
         Proxy(redis_url) as proxy,
-        Client(ProducerStore(proxy.url, timeout_s=2.0, wait_s=0.4), away_limit_s=20) as client,
+        Client(proxy.url, ClientOptions(timeout_s=2.0, quiet_log_s=0.4, away_limit_s=20)) as client,
     ):
         ids = [f"r{number}" for number in range(REQUESTS)]
-        async with await Client.connect(redis_url) as producer:
+        async with Client(redis_url) as producer:
             for request_id in ids:
                 await producer.submit(id=request_id, model="m", messages=HELLO)
         readers = {request_id: [Restless(client, request_id, chance) for _ in range(3)] for request_id in ids}
@@ -117,7 +117,7 @@ async def test_every_reader_ends_with_the_log(seed: int, redis_url: str, redis: 
 
 async def test_pushes_go_on_after_the_subscriber_was_dropped(redis_url: str, redis: Redis) -> None:
     """given: looks at quiet logs that come too late to help / expect: what comes after each loss arrives at once."""
-    async with Client(ProducerStore(redis_url, timeout_s=2.0, wait_s=600.0)) as client:
+    async with Client(redis_url, ClientOptions(timeout_s=2.0, quiet_log_s=600.0)) as client:
         await client.submit(id="one", model="m", messages=HELLO)
         reader = asyncio.create_task(_all(client))
         scribe = Scribe(redis, "one")
@@ -153,7 +153,7 @@ async def test_pushes_go_on_after_a_subscriber_was_lost_as_soon_as_it_was_connec
         return await open_wire(connection, told)
 
     monkeypatch.setattr(PushWire, "open", open_and_lose_the_first)
-    async with Client(ProducerStore(redis_url, timeout_s=2.0, wait_s=600.0), stalled_after_s=600.0) as client:
+    async with Client(redis_url, ClientOptions(timeout_s=2.0, quiet_log_s=600.0, stalled_after_s=600.0)) as client:
         await client.submit(id="one", model="m", messages=HELLO)
         reader = asyncio.create_task(_all(client))
         await until(lambda: bool(lost))

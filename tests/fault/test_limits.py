@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from tailrace.broker.keys import rec_key
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
+from tailrace.producers.options import ClientOptions
 from tailrace.schemas.deltas import ErrorInfo, RetryScheduled
 from tailrace.schemas.outcome import Outcome
 from tests.fault.workers import WAIT_S, Attached, client_of, worker_process
@@ -102,7 +103,7 @@ async def test_a_request_has_a_deadline(redis_url: str, simulator: Simulator, by
     # end at the deadline, with what had come, and the connection closed
     more = {"timeout_s": 2.0} if by == "request" else {}
     async with (
-        await Client.connect(redis_url, run_limit_s=2.0 if by == "setting" else 60) as client,
+        Client(redis_url, ClientOptions(run_limit_s=2.0 if by == "setting" else 60)) as client,
         worker_process(redis_url, simulator),
     ):
         request_id = (await client.submit(request_for({**SLOW, "chunking": {"chars": 1}}, **more))).id

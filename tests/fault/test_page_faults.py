@@ -22,7 +22,7 @@ async def test_a_killed_workers_text_is_void_and_gone(redis_url: str, tmp_path: 
     async with (
         Simulator(key=KEY) as simulator,
         gateway(redis_url, tmp_path, is_open=True) as served,
-        await Client.connect(redis_url) as client,
+        Client(redis_url) as client,
         chromium() as browser,
         tab(browser, served.url) as page,
     ):

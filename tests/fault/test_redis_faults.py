@@ -215,7 +215,7 @@ async def test_a_full_server_accepts_nothing_and_lets_what_runs_be_cancelled(sce
             with pytest.raises(StoreFull):
                 await scene.submit()
             assert set(await scene.redis.keys("tr:{*")) == before
-            assert (await scene.client.cancel(request_id)).word == "signalled"
+            assert (await scene.client.cancel(request_id)).verdict == "signalled"
             await reader.to_its_end()
         assert isinstance(reader.items[-1].entry, Cancelled)
     assert scene.simulator.ledger.entries()[0].ended == "client_closed"

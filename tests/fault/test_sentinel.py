@@ -46,4 +46,4 @@ async def test_a_failover_by_sentinels_costs_a_pause_or_a_new_attempt(tmp_path: 
 
 async def test_sentinels_that_know_nothing_are_named() -> None:
     with pytest.raises(StoreUnavailable, match="no Sentinel names the primary"):
-        await Client.connect("redis+sentinel://127.0.0.1:1,127.0.0.1:2/mymaster")
+        await Client("redis+sentinel://127.0.0.1:1,127.0.0.1:2/mymaster").__aenter__()

@@ -3,7 +3,7 @@
 from tailrace.demo.simulator import Simulator
 from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.producers.client import Client
-from tailrace.producers.store import ProducerStore
+from tailrace.producers.options import ClientOptions
 from tests.fault.workers import WAIT_S, Attached, worker_process
 from tests.rig import KEY, request_for
 from tests.until import until
@@ -16,10 +16,10 @@ async def test_a_killed_worker_is_replaced_where_queue_and_logs_are_apart(redis_
     # given a request that runs, if its worker is killed, expect its reader to see the next attempt, and its end
     with EmbeddedValkey() as queue:
         settings = {"TAILRACE_QUEUE_URL": queue.url, "TAILRACE_LOG_URL": redis_url}
-        store = ProducerStore(redis_url, timeout_s=2.0, wait_s=0.5, queue_url=queue.url)
+        options = ClientOptions(timeout_s=2.0, quiet_log_s=0.5, queue_url=queue.url)
         async with (
             Simulator(key=KEY) as simulator,
-            Client(store) as client,
+            Client(redis_url, options) as client,
             worker_process("redis://127.0.0.1:1/0", simulator, **settings) as victim,
         ):
             request_id = (await client.submit(request_for(SLOW))).id

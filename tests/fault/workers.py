@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
-from tailrace.producers.store import ProducerStore
+from tailrace.producers.options import ClientOptions
 from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.deltas import AttemptStarted, Gap
 from tests.rig import KEY, shown
@@ -100,7 +100,7 @@ async def worker_process(url: str, simulator: Simulator, **settings: str) -> Asy
 
 def client_of(url: str) -> Client:
     """A client whose tails look around more often than by default."""
-    return Client(ProducerStore(url, timeout_s=2.0, wait_s=0.5), away_limit_s=WAIT_S)
+    return Client(url, ClientOptions(timeout_s=2.0, quiet_log_s=0.5, away_limit_s=WAIT_S))
 
 
 class Attached:

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from tailrace.broker import keys, scripts
 from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.producers.client import Client
+from tailrace.producers.options import ClientOptions
 from tailrace.producers.queue.enqueue import Enqueuer
 from tailrace.producers.store import ProducerStore
 from tailrace.schemas import codec
@@ -35,7 +36,7 @@ HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": 
 
 @pytest.fixture
 async def client(redis_url: str) -> AsyncIterator[Client]:
-    async with await Client.connect(redis_url, run_limit_s=100, retention_s=10) as connected:
+    async with Client(redis_url, ClientOptions(run_limit_s=100, retention_s=10)) as connected:
         yield connected
 
 
@@ -49,7 +50,7 @@ async def test_a_request_stands_whole_and_queued(client: Client, redis: Redis) -
 
     # expect record, first entry, arq's envelope, its place in the queue and a wake-up token
     assert submitted.status == "queued"
-    assert not submitted.standing
+    assert not submitted.already_exists
     rec = await redis.hgetall(keys.rec_key(submitted.id))
     stored = decode_request(rec[b"request"])
     assert (stored.model, stored.metadata) == ("m", {"thread": 7})
@@ -95,7 +96,7 @@ async def test_the_three_ways_to_give_a_request_are_one(client: Client) -> None:
     by_name = await client.submit(**HELLO, id="one")
     as_dict = await client.submit({**HELLO, "id": "one"})
     as_object = await client.submit(GenerationRequest(**HELLO, id="one"))
-    assert [by_name.standing, as_dict.standing, as_object.standing] == [False, True, True]
+    assert [by_name.already_exists, as_dict.already_exists, as_object.already_exists] == [False, True, True]
     with pytest.raises(RequestRejected, match="not both"):
         await client.submit(HELLO, model="m")
 
@@ -105,7 +106,7 @@ async def test_submitted_again_it_stands_and_is_not_doubled(client: Client, redi
     before = await redis.hgetall(keys.rec_key("mine"))
     # if the same content comes again, its keys in another order
     again = await client.submit({"id": "mine", **dict(reversed(HELLO.items()))})
-    assert (first.standing, again.standing, again.id) == (False, True, "mine")
+    assert (first.already_exists, again.already_exists, again.id) == (False, True, "mine")
     assert await redis.hgetall(keys.rec_key("mine")) == before
     assert await redis.xlen(keys.log_key("mine")) == 1
     assert await queued(redis) == [b"mine"]
@@ -121,10 +122,10 @@ async def test_the_same_id_with_other_content_is_refused(client: Client, redis: 
 
 async def test_many_submits_at_once_make_one_request(redis_url: str, redis: Redis) -> None:
     # given two clients / if both submit the same id ten times, all at once
-    async with await Client.connect(redis_url) as one, await Client.connect(redis_url) as two:
+    async with Client(redis_url) as one, Client(redis_url) as two:
         answers = await asyncio.gather(*(c.submit({**HELLO, "id": "mine"}) for c in (one, two) for _ in range(10)))
     # expect exactly one that made it, one entry, one job
-    assert sorted(answer.standing for answer in answers) == [False] + [True] * 19
+    assert sorted(answer.already_exists for answer in answers) == [False] + [True] * 19
     assert await redis.xlen(keys.log_key("mine")) == 1
     assert await queued(redis) == [b"mine"]
 
@@ -134,7 +135,7 @@ async def test_a_repeated_submit_mends_a_missing_enqueue(client: Client, redis: 
     await client.submit({**HELLO, "id": "mine"})
     await redis.delete(keys.QUEUE, keys.job_key("mine"))
     # if it is repeated / expect it queued
-    assert (await client.submit({**HELLO, "id": "mine"})).standing
+    assert (await client.submit({**HELLO, "id": "mine"})).already_exists
     assert await queued(redis) == [b"mine"]
     assert await redis.exists(keys.job_key("mine"))
 
@@ -152,12 +153,12 @@ async def test_a_producers_clock_neither_delays_nor_prefers(
 async def test_a_mended_job_stands_as_long_as_its_request(redis_url: str, redis: Redis) -> None:
     # given a request with more time than requests usually have, whose job was lost, if a reader mends that, expect the
     # job to have as much time, and its old place
-    async with await Client.connect(redis_url, run_limit_s=1, retention_s=1) as client:
+    async with Client(redis_url, ClientOptions(run_limit_s=1, retention_s=1)) as client:
         await client.submit({**HELLO, "id": "mine", "timeout_s": 5_000})
         before = await redis.zscore(keys.QUEUE, "mine")
         await redis.delete(keys.QUEUE, keys.job_key("mine"))
         store = await ProducerStore.connect(redis_url, timeout_s=5.0)
-        await Enqueuer(store).mend("mine")
+        await Enqueuer(store).enqueue_if_lost("mine")
         await store.close()
     assert await redis.pttl(keys.job_key("mine")) > 4_900_000
     assert await redis.zscore(keys.QUEUE, "mine") == before
@@ -176,27 +177,27 @@ async def test_a_request_that_has_ended_is_not_queued_again(client: Client, redi
     await client.submit({**HELLO, "id": "mine"})
     await client.cancel("mine")
     again = await client.submit({**HELLO, "id": "mine"})
-    assert (again.standing, again.status) == (True, "cancelled")
+    assert (again.already_exists, again.status) == (True, "cancelled")
     assert await queued(redis) == []
 
 
 @pytest.mark.parametrize("step", [scripts.SUBMIT, scripts.ENQUEUE], ids=lambda step: step.name)
 async def test_a_reply_lost_at_any_step_costs_nothing(step: scripts.Script, redis_url: str, redis: Redis) -> None:
     # given a connection that drops the reply to one step of submit / if a request is submitted
-    async with Proxy(redis_url) as proxy, await Client.connect(proxy.url) as client:
+    async with Proxy(redis_url) as proxy, Client(proxy.url) as client:
         await client.submit(HELLO)
         proxy.lose_reply(sha1(step.text.encode(), usedforsecurity=False).hexdigest().encode())
         submitted = await client.submit(HELLO)
         assert not proxy.fault_pending
     # expect it accepted and queued, once
-    assert not submitted.standing
+    assert not submitted.already_exists
     assert submitted.id.encode() in await queued(redis)
     assert await redis.exists(keys.job_key(submitted.id))
     assert await redis.xlen(keys.log_key(submitted.id)) == 1
 
 
 async def test_a_submit_that_breaks_before_the_queue_names_its_id(redis_url: str, redis: Redis) -> None:
-    async with Proxy(redis_url) as proxy, await Client.connect(proxy.url, timeout_s=0.3) as client:
+    async with Proxy(redis_url) as proxy, Client(proxy.url, ClientOptions(timeout_s=0.3)) as client:
         # given Redis gone between record and queue
         async def enqueue(*_: Any, **__: Any) -> None:
             raise StoreUnavailable("gone")
@@ -208,7 +209,7 @@ async def test_a_submit_that_breaks_before_the_queue_names_its_id(redis_url: str
         # expect the error to name the id, and a submit with it to put things right
         [named] = [word.rstrip(":;,") for word in str(caught.value).split() if len(word.rstrip(":;,")) == 32]
         assert named.encode() not in await queued(redis)
-        assert (await client.submit({**HELLO, "id": named})).standing
+        assert (await client.submit({**HELLO, "id": named})).already_exists
         assert named.encode() in await queued(redis)
 
 
@@ -250,31 +251,31 @@ async def test_too_large_is_refused_and_leaves_nothing(client: Client, redis: Re
 )
 async def test_a_wrong_url_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match=r"^redis_url: "):
-        await Client.connect(url)
+        await Client(url).__aenter__()
 
 
 @pytest.mark.parametrize("url", ["redis://user:s3cret", "redis://:s3/cret@h/0", "redis://:s3cret@h:x/0"])
 async def test_a_wrong_url_does_not_show_its_password(url: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        await Client.connect(url)
+        await Client(url).__aenter__()
     assert "cret" not in str(caught.value)
 
 
 async def test_an_option_that_redis_py_does_not_have_is_refused(redis_url: str) -> None:
     with pytest.raises(SettingsError, match="surprise"):
-        await Client.connect(f"{redis_url}?surprise=1")
+        await Client(f"{redis_url}?surprise=1").__aenter__()
 
 
 async def test_no_redis_is_told_at_once(unused_tcp_port: int) -> None:
     with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{unused_tcp_port} cannot be reached"):
-        await Client.connect(f"redis://127.0.0.1:{unused_tcp_port}/0")
+        await Client(f"redis://127.0.0.1:{unused_tcp_port}/0").__aenter__()
 
 
 async def test_a_redis_that_never_answers_is_told_in_time(redis_url: str) -> None:
     async with Proxy(redis_url) as proxy:
         proxy.stall()
         with pytest.raises(StoreUnavailable, match="did not answer"):
-            await Client.connect(proxy.url, timeout_s=0.2)
+            await Client(proxy.url, ClientOptions(timeout_s=0.2)).__aenter__()
 
 
 async def test_what_is_no_redis_is_told() -> None:
@@ -287,18 +288,18 @@ async def test_what_is_no_redis_is_told() -> None:
     async with server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(StoreRefused, match="is not a Redis"):
-            await Client.connect(f"redis://127.0.0.1:{port}/0")
+            await Client(f"redis://127.0.0.1:{port}/0").__aenter__()
 
 
 async def test_a_redis_that_refuses_or_is_full_is_told_and_takes_nothing() -> None:
     with EmbeddedValkey(options={"requirepass": "s3cret"}) as valkey:
         with pytest.raises(StoreRefused, match="refuses"):
-            await Client.connect(valkey.url)
+            await Client(valkey.url).__aenter__()
         with pytest.raises(StoreRefused) as wrong:
-            await Client.connect(valkey.url.replace("redis://", "redis://:wr0ng@"))
+            await Client(valkey.url.replace("redis://", "redis://:wr0ng@")).__aenter__()
         assert "wr0ng" not in str(wrong.value)
         url = valkey.url.replace("redis://", "redis://:s3cret@")
-        async with Redis.from_url(url) as redis, await Client.connect(url) as client:
+        async with Redis.from_url(url) as redis, Client(url) as client:
             # if it is a replica of another / expect what it cannot do to be said
             await redis.execute_command("REPLICAOF", "127.0.0.1", "1")
             with pytest.raises(StoreUnavailable, match="read-only replica"):
@@ -309,14 +310,14 @@ async def test_a_redis_that_refuses_or_is_full_is_told_and_takes_nothing() -> No
                 await client.submit(HELLO)
             await redis.config_set("maxmemory", 0)
             await redis.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+ping", "+hmget", "-eval")
-            async with await Client.connect(valkey.url.replace("redis://", "redis://reader:pw@")) as reader:
+            async with Client(valkey.url.replace("redis://", "redis://reader:pw@")) as reader:
                 with pytest.raises(StoreRefused):
                     await reader.submit(HELLO)
             assert await redis.keys() == []
 
 
 async def test_a_lost_connection_is_made_good_without_an_error(redis_url: str, redis: Redis) -> None:
-    async with Proxy(redis_url) as proxy, await Client.connect(proxy.url) as client:
+    async with Proxy(redis_url) as proxy, Client(proxy.url) as client:
         for _ in range(5):
             await client.submit(HELLO)
             proxy.cut()

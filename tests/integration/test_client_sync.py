@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from tailrace.broker.keys import push_channel, push_shard, rec_key
 from tailrace.producers.client import Client
-from tailrace.producers.sync import SyncClient
+from tailrace.producers.sync.client import SyncClient
 from tailrace.schemas.deltas import Completed, ErrorInfo
 from tailrace.schemas.errors import CursorInvalid, RequestRejected, StoreUnavailable, UnknownRequest
 from tailrace.worker.attempt.request_store import Store
@@ -28,7 +28,7 @@ ALL = ["0-1", *(f"1-{seq}" for seq in range(len(ANSWER) + 2))]
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[SyncClient]:
-    with SyncClient.connect(redis_url) as connected:
+    with SyncClient(redis_url) as connected:
         yield connected
 
 
@@ -65,7 +65,7 @@ def test_every_verb_works_without_a_loop(client: SyncClient, redis_url: str) -> 
     items = list(client.tail("one"))
     assert [item.cursor for item in items] == ALL
     assert [item.cursor for item in client.tail("one", after="1-4")] == ALL[6:]
-    assert [item.cursor for item in client.letta("one", after="1-4")] == ALL[6:]
+    assert [item.cursor for item in client.tail("one", after="1-4").letta()] == ALL[6:]
     outcome = client.result("one", wait_s=5)
     assert outcome is not None
     assert outcome.content == "Hello"
@@ -109,16 +109,20 @@ def bury(redis_url: str, *job_ids: str) -> None:
     asyncio.run(write())
 
 
-def test_what_is_wrong_is_raised_at_the_call(client: SyncClient) -> None:
+def test_entering_a_tail_checks_id_and_cursor(client: SyncClient) -> None:
     with pytest.raises(UnknownRequest):
-        client.tail("nobody")
-    with pytest.raises(UnknownRequest):
-        client.letta("nobody")
+        client.tail("nobody").__enter__()
     client.submit(id="one", model="m", messages=HELLO)
     with pytest.raises(CursorInvalid):
-        client.tail("one", after="x")
+        client.tail("one", after="x").__enter__()
     with pytest.raises(CursorInvalid):
-        client.tail("one", after="9-9")
+        client.tail("one", after="9-9").__enter__()
+
+
+def test_a_tail_that_is_not_entered_raises_with_its_first_item(client: SyncClient) -> None:
+    for items in (client.tail("nobody"), client.tail("nobody").letta(), client.tail("nobody").text()):
+        with pytest.raises(UnknownRequest):
+            next(items)
     with pytest.raises(RequestRejected):
         client.submit(model="m")
 
@@ -129,7 +133,7 @@ def test_it_connects_when_it_is_used_and_says_when_it_cannot(unused_tcp_port: in
     with pytest.raises(StoreUnavailable):
         client.status("one")
     with pytest.raises(StoreUnavailable):
-        SyncClient.connect(url)
+        SyncClient(url).__enter__()
 
 
 def test_many_threads_share_one(redis_url: str) -> None:
@@ -175,7 +179,7 @@ def test_used_again_after_close_it_connects_again(client: SyncClient) -> None:
 
 def test_beside_a_running_loop_it_does_not_disturb(redis_url: str) -> None:
     async def both() -> None:
-        async with await Client.connect(redis_url) as client:
+        async with Client(redis_url) as client:
             await client.submit(id="one", model="m", messages=HELLO)
             blocking = SyncClient(redis_url)
             status = await asyncio.to_thread(blocking.status, "one")
@@ -188,9 +192,9 @@ def test_beside_a_running_loop_it_does_not_disturb(redis_url: str) -> None:
 # A program of its own: a fork of the test run, with its threads and fixtures, would test pytest.
 _FORKING = """
 import os, sys
-from tailrace.producers.sync import SyncClient
+from tailrace.producers.sync.client import SyncClient
 url = sys.argv[1]
-client = SyncClient.connect(url)
+client = SyncClient(url)
 client.submit(id="before", model="m", messages=[{"role": "user", "content": "hello"}])
 items = client.tail("before")
 next(items)
@@ -235,8 +239,8 @@ def test_a_fork_may_use_it_on_both_sides(redis_url: str) -> None:
 
 _INTERRUPTED = """
 import sys
-from tailrace.producers.sync import SyncClient
-client = SyncClient.connect(sys.argv[1])
+from tailrace.producers.sync.client import SyncClient
+client = SyncClient(sys.argv[1])
 client.submit(id="one", model="m", messages=[{"role": "user", "content": "hello"}])
 print("waiting", flush=True)
 try:

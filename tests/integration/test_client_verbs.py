@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 
 from tailrace.broker import keys
 from tailrace.broker.keys import push_channel, push_shard
-from tailrace.producers.answers import CancelVerdict
+from tailrace.producers.answers import CancelResult
 from tailrace.producers.client import Client
-from tailrace.producers.store import ProducerStore
+from tailrace.producers.options import ClientOptions
 from tailrace.schemas.codec import decode_entry
 from tailrace.schemas.deltas import Cancelled
 from tailrace.schemas.errors import StoreUnavailable
@@ -26,7 +26,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 @pytest.fixture
 async def client(redis_url: str) -> AsyncIterator[Client]:
-    async with await Client.connect(redis_url) as connected:
+    async with Client(redis_url) as connected:
         await connected.submit(id=ID, model="m", messages=HELLO, metadata={"thread": 7})
         yield connected
 
@@ -57,7 +57,7 @@ async def test_a_result_is_waited_for(wait_s: float | None, client: Client, redi
 
 
 async def test_a_result_is_waited_for_over_a_cut_connection(redis_url: str, redis: Redis) -> None:
-    async with Proxy(redis_url) as proxy, await Client.connect(proxy.url) as client:
+    async with Proxy(redis_url) as proxy, Client(proxy.url) as client:
         await client.submit(id=ID, model="m", messages=HELLO)
         waiting = asyncio.create_task(client.result(ID, wait_s=10))
 
@@ -72,7 +72,7 @@ async def test_a_result_is_waited_for_over_a_cut_connection(redis_url: str, redi
 
 
 async def test_cancelled_while_it_waits_it_ends_at_once(client: Client, redis: Redis) -> None:
-    assert await client.cancel(ID) == CancelVerdict("ended", "cancelled")
+    assert await client.cancel(ID) == CancelResult("ended", "cancelled")
     # expect a terminal in an attempt of its own, and an outcome that knows whose it is
     items = [item async for item in client.tail(ID)]
     assert [item.cursor for item in items] == ["0-1", "1-0"]
@@ -94,7 +94,7 @@ async def test_cancelled_while_it_waits_it_ends_at_once(client: Client, redis: R
 async def test_cancelled_while_a_worker_takes_it_the_job_is_left_to_the_worker(client: Client, redis: Redis) -> None:
     # given a worker that has claimed the job and not begun
     await redis.set(keys.lease_key(ID), b"token", ex=5)
-    assert (await client.cancel(ID)).word == "ended"
+    assert (await client.cancel(ID)).verdict == "ended"
     # expect its job untouched, and its begin refused
     assert await redis.exists(keys.job_key(ID)) == 1
     assert (await Scribe(redis, ID).begin()).word == "finished"
@@ -106,7 +106,7 @@ async def test_cancelled_between_two_attempts_it_ends_in_the_next(client: Client
     await scribe.begin()
     await scribe.write(ANSWER[:2])
     await redis.hset(keys.rec_key(ID), "status", "queued")
-    assert (await client.cancel(ID)).word == "ended"
+    assert (await client.cancel(ID)).verdict == "ended"
     items = [item async for item in client.tail(ID)]
     assert [item.cursor for item in items] == ["0-1", "2-0", "2-1", "2-2", "3-0"]
     outcome = await client.result(ID)
@@ -120,7 +120,7 @@ async def test_cancelled_while_it_runs_its_worker_is_told(client: Client, redis:
         await hearing.get_message(timeout=5)
         scribe = Scribe(redis, ID)
         await scribe.begin()
-        assert await client.cancel(ID) == CancelVerdict("signalled", "running")
+        assert await client.cancel(ID) == CancelResult("signalled", "running")
         heard = await hearing.get_message(timeout=5)
         assert heard is not None
         assert heard["data"] == ID.encode()
@@ -140,14 +140,14 @@ async def test_cancel_of_what_has_ended_changes_nothing(ended: OutcomeStatus, cl
     await scribe.begin()
     await scribe.finish(ended)
     before = await redis.hgetall(keys.rec_key(ID))
-    assert await client.cancel(ID) == CancelVerdict("finished", ended)
+    assert await client.cancel(ID) == CancelResult("finished", ended)
     assert await redis.hgetall(keys.rec_key(ID)) == before
     assert await redis.xlen(keys.log_key(ID)) == 3
 
 
 async def test_cancelled_by_many_at_once_it_ends_once(client: Client, redis: Redis) -> None:
     verdicts = await asyncio.gather(*(client.cancel(ID) for _ in range(20)))
-    assert sorted(verdict.word for verdict in verdicts) == ["ended"] + ["finished"] * 19
+    assert sorted(verdict.verdict for verdict in verdicts) == ["ended"] + ["finished"] * 19
     assert {verdict.status for verdict in verdicts} == {"cancelled"}
     assert await redis.xlen(keys.log_key(ID)) == 2
 
@@ -157,7 +157,7 @@ async def test_cancel_wins_or_loses_against_begin_and_never_half(client: Client,
         request_id = f"r{number}"
         await client.submit(id=request_id, model="m", messages=HELLO)
         verdict, begun = await asyncio.gather(client.cancel(request_id), Scribe(redis, request_id).begin())
-        assert (verdict.word, begun.word) in {("ended", "finished"), ("signalled", "begun")}
+        assert (verdict.verdict, begun.word) in {("ended", "finished"), ("signalled", "begun")}
 
 
 async def test_a_metadata_that_looks_like_our_fields_is_left_alone(client: Client) -> None:
@@ -188,17 +188,19 @@ async def test_status_tells_where_a_request_stands(client: Client, redis: Redis)
 
 
 async def test_every_verb_says_that_redis_is_away(redis_url: str) -> None:
-    async with Proxy(redis_url) as proxy, await Client.connect(proxy.url, timeout_s=0.5) as client:
+    async with Proxy(redis_url) as proxy, Client(proxy.url, ClientOptions(timeout_s=0.5)) as client:
         await client.submit(id=ID, model="m", messages=HELLO)
         proxy.refusing = True
         proxy.cut()
-        for verb in (client.result, client.cancel, client.status, client.open_tail):
+        for verb in (client.result, client.cancel, client.status):
             with pytest.raises(StoreUnavailable, match="cannot be reached"):
                 await verb(ID)
+        with pytest.raises(StoreUnavailable, match="cannot be reached"):
+            await client.tail(ID).__aenter__()
 
 
 async def test_the_letta_form_is_the_same_wherever_it_is_resumed(redis_url: str, redis: Redis) -> None:
-    async with Client(ProducerStore(redis_url, timeout_s=5.0)) as client:
+    async with Client(redis_url) as client:
         await client.submit(id=ID, model="m", messages=HELLO)
         first, second = Scribe(redis, ID, 1), Scribe(redis, ID, 2)
         await first.begin()
@@ -206,10 +208,10 @@ async def test_the_letta_form_is_the_same_wherever_it_is_resumed(redis_url: str,
         await second.begin("lease_expired")
         await second.write(ANSWER)
         await second.finish()
-        whole = [item async for item in client.letta(ID)]
+        whole = [item async for item in client.tail(ID).letta()]
         # if it is resumed behind any entry / expect the very same messages
         for position, item in enumerate(whole):
-            assert [rest async for rest in client.letta(ID, after=item.cursor)] == whole[position + 1 :]
+            assert [rest async for rest in client.tail(ID, after=item.cursor).letta()] == whole[position + 1 :]
     # deltas are Letta messages, source in each, and all else is the entry itself
     assert [item.message["message_type"] for item in whole][:4] == [
         "accepted",

@@ -13,6 +13,7 @@ from tailrace.broker.keys import log_key
 from tailrace.broker.slots import slot_of
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
+from tailrace.producers.options import ClientOptions
 from tailrace.schemas.deltas import Cancelled
 from tailrace.schemas.errors import SettingsError
 from tailrace.schemas.settings import Settings
@@ -60,7 +61,7 @@ async def parts(redis_url: str) -> AsyncGenerator[Parts]:
     async with (
         cluster() as nodes,
         Simulator(key=KEY) as simulator,
-        await Client.connect(nodes.url, queue_url=redis_url) as client,
+        Client(nodes.url, ClientOptions(queue_url=redis_url)) as client,
     ):
         worker = worker_task(redis_url, simulator, KEY, {}, log_url=nodes.url)
         try:
@@ -90,12 +91,12 @@ async def test_the_life_of_requests_on_every_node(parts: Parts, redis: Redis) ->
         return {run.id for run in runs if run.state == "running" and run.model} == set(hung)
 
     await until(all_run)
-    assert {(await parts.client.cancel(request_id)).word for request_id in hung} == {"signalled"}
+    assert {(await parts.client.cancel(request_id)).verdict for request_id in hung} == {"signalled"}
     assert {await parts.status_of(request_id) for request_id in hung} == {"cancelled"}
 
     await parts.worker.stop()
     for request_id in await parts.on_each_node(TELLS):
-        assert (await parts.client.cancel(request_id)).word == "ended"
+        assert (await parts.client.cancel(request_id)).verdict == "ended"
         async with aclosing(parts.client.tail(request_id)) as items:
             assert isinstance([item.entry async for item in items][-1], Cancelled)
 
@@ -136,7 +137,7 @@ async def test_a_queue_on_a_cluster_is_refused_with_what_to_do() -> None:
     with pytest.raises(SettingsError, match="TAILRACE_QUEUE_URL: a Redis Cluster holds logs, not the queue"):
         Settings.from_environment({"TAILRACE_REDIS_URL": url})
     with pytest.raises(SettingsError, match="holds logs, not the queue"):
-        await Client.connect(url)
+        await Client(url).__aenter__()
 
 
 async def test_a_client_finds_its_way_while_a_slot_moves(parts: Parts) -> None:
@@ -170,7 +171,7 @@ async def test_its_users_need_two_rules_more(redis_url: str) -> None:
             for user, rules in re.findall(r"^user (worker|gateway) on >\.\.\. (.*)$", page, re.MULTILINE):
                 assert node.ask(f"ACL SETUSER {user} on >{user} {rules} +cluster|slots +asking") == "+OK"
         worker = worker_task(redis_url, simulator, KEY, {}, log_url=nodes.url_as("worker:worker@"))
-        async with await Client.connect(nodes.url_as("gateway:gateway@"), queue_url=redis_url) as client:
+        async with Client(nodes.url_as("gateway:gateway@"), ClientOptions(queue_url=redis_url)) as client:
             try:
                 await worker.ready
                 parts = Parts(nodes, simulator, client, worker)
@@ -184,7 +185,7 @@ async def test_its_users_need_two_rules_more(redis_url: str) -> None:
                             await anext(items)
                 assert [await parts.text_of(request_id) for request_id in ids] == [TEXT] * len(ids)
                 hung = (await client.submit(request_for({"faults": [{"kind": "hang"}]}))).id
-                assert (await client.cancel(hung)).word in ("signalled", "ended")
+                assert (await client.cancel(hung)).verdict in ("signalled", "ended")
                 assert await parts.status_of(hung) == "cancelled"
             finally:
                 await worker.stop()

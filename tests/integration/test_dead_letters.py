@@ -87,7 +87,7 @@ async def site(redis_url: str) -> AsyncGenerator[Site]:
     async with (
         Simulator(key=KEY) as simulator,
         Redis.from_url(redis_url) as redis,
-        await Client.connect(redis_url) as client,
+        Client(redis_url) as client,
     ):
         yield Site(redis_url, redis, client, simulator)
 

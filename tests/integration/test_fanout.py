@@ -2,19 +2,22 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 
 import pytest
 from redis.asyncio import Redis
 
 from tailrace.broker.keys import PUSH, push_channel, push_shard
 from tailrace.producers.client import Client
+from tailrace.producers.options import ClientOptions
 from tailrace.producers.store import ProducerStore
 from tailrace.producers.tail import log_tail as tails
 from tailrace.producers.tail.fanout.fanout import Fanout
 from tailrace.producers.tail.fanout.live_log import BUFFER_ENTRIES
 from tailrace.producers.tail.log_tail import Tailed
+from tailrace.producers.tail.tail import Tail
 from tailrace.schemas.deltas import AssistantDelta, Completed
 from tailrace.schemas.errors import StoreError, StoreRefused
 from tailrace.schemas.ids import BEGINNING
@@ -29,16 +32,17 @@ ALL = ["0-1", *(f"1-{seq}" for seq in range(len(ANSWER) + 2))]
 @pytest.fixture
 async def producer(redis_url: str) -> AsyncIterator[Client]:
     """Submits; its connections are no tails'."""
-    async with await Client.connect(redis_url) as client:
+    async with Client(redis_url) as client:
         await client.submit(id=ID, model="m", messages=HELLO)
         yield client
 
 
 @pytest.fixture
 async def client(redis_url: str, producer: Client) -> AsyncIterator[Client]:
-    """Tails, under a name that the server knows its connections by."""
-    async with Client(ProducerStore(f"{redis_url}?client_name=tails", timeout_s=5.0, wait_s=0.2)) as client:
-        yield client
+    """A client for tails. It is not entered, so that it has no connection but theirs; the server knows their name."""
+    client = Client(f"{redis_url}?client_name=tails", ClientOptions(quiet_log_s=0.2))
+    yield client
+    await client.aclose()
 
 
 async def connections(redis: Redis) -> int:
@@ -65,7 +69,7 @@ class Reader:
         self.seen: list[Tailed] = []
         self.task = asyncio.create_task(self._read(client.tail(request_id, after)))
 
-    async def _read(self, items: AsyncGenerator[Tailed, None]) -> None:
+    async def _read(self, items: Tail) -> None:
         async with aclosing(items):
             async for item in items:
                 self.seen.append(item)
@@ -100,8 +104,8 @@ async def test_tails_of_one_request_share_what_is_kept(redis_url: str, producer:
 
     async def follow() -> list[str | None]:
         place = fanout.place(ID)
-        seen = await tails.look(place, ID, BEGINNING)
-        return [item.cursor async for item in tails.tail(place, ID, BEGINNING, seen, tails.tailed, away_limit_s=5)]
+        opening = partial(tails.open_log, place, ID, BEGINNING)
+        return [item.cursor async for item in tails.tail(place, ID, opening, tails.tailed, away_limit_s=5)]
 
     readers = [asyncio.create_task(follow()) for _ in range(50)]
     await hears(redis, ID)
@@ -171,10 +175,9 @@ async def test_whoever_leaves_costs_nothing_any_more(leaving: str, client: Clien
 
 
 async def test_one_that_never_begins_leaves_nothing(client: Client, redis: Redis) -> None:
-    items = await client.open_tail(ID)
-    await asyncio.sleep(0)
-    assert await heard_channels(redis) == set()
-    await items.aclose()
+    async with client.tail(ID):
+        await asyncio.sleep(0)
+        assert await heard_channels(redis) == set()
 
 
 async def test_a_slow_reader_hinders_nobody_and_misses_nothing(client: Client, redis: Redis) -> None:
@@ -257,7 +260,7 @@ async def test_what_else_comes_on_a_channel_is_ignored(client: Client, redis: Re
 async def test_without_the_right_to_hear_it_says_which(redis_url: str, producer: Client, redis: Redis) -> None:
     url = redis_url.replace("redis://", "redis://deaf:pw@")
     await redis.execute_command("ACL", "SETUSER", "deaf", "on", ">pw", "~*", "+@all", "resetchannels")
-    async with Client(ProducerStore(url, timeout_s=5.0, wait_s=0.2)) as client:
+    async with Client(url, ClientOptions(quiet_log_s=0.2)) as client:
         with pytest.raises(StoreRefused, match=r"tr:push:\*"):
             await Reader(client).to_its_end()
         # if it gets the right, and nothing else
@@ -269,11 +272,11 @@ async def test_without_the_right_to_hear_it_says_which(redis_url: str, producer:
 
 
 async def test_closing_the_client_ends_its_tails_with_a_word(redis_url: str, producer: Client, redis: Redis) -> None:
-    client = Client(ProducerStore(redis_url, timeout_s=5.0))
+    client = Client(redis_url)
     readers = [Reader(client) for _ in range(3)]
     await hears(redis, ID)
     await until(lambda: all(reader.seen for reader in readers))
-    await client.close()
+    await client.aclose()
     for reader in readers:
         with pytest.raises(StoreError, match="the client is closed"):
             await reader.to_its_end()

@@ -14,6 +14,7 @@ from tailrace.producers.gateway import server
 from tailrace.producers.gateway.access.api_keys import new_key
 from tailrace.producers.gateway.app import Gateway
 from tailrace.producers.gateway.parameters import MAX_BODY_BYTES, MAX_HEAD_BYTES
+from tailrace.producers.options import ClientOptions
 from tailrace.producers.tokens import Grant, TokenSigner
 from tailrace.schemas.errors import SettingsError, UnknownRequest
 from tailrace.schemas.settings import Settings
@@ -29,7 +30,7 @@ def bearer(shown: str) -> dict[str, str]:
 
 
 async def test_a_submit_is_of_the_keys_tenant(redis_url: str, tmp_path: Path) -> None:
-    async with gateway(redis_url, tmp_path) as served, await Client.connect(redis_url) as client:
+    async with gateway(redis_url, tmp_path) as served, Client(redis_url) as client:
         submitted = await served.submit(request_for())
         assert (await client.status(submitted["id"])).tenant == "acme"
         same = await served.submit(request_for(tenant="acme"))
@@ -43,7 +44,7 @@ async def test_another_tenants_request_is_as_unknown_as_none(
     redis_url: str, tmp_path: Path, method: str, path: str
 ) -> None:
     # given requests of others, if a key asks for one, expect what it is told of a request that never was
-    async with gateway(redis_url, tmp_path) as served, await Client.connect(redis_url) as client:
+    async with gateway(redis_url, tmp_path) as served, Client(redis_url) as client:
         others = [(await client.submit(request_for(tenant=tenant))).id for tenant in ("initech", None)]
         nothing = await served.http.request(method, f"/v1/streams/nothing{path}")
         assert nothing.status_code == 404
@@ -96,7 +97,7 @@ async def test_keys_come_and_go_without_a_restart(redis_url: str, tmp_path: Path
 
 async def test_a_token_reads_or_cancels_one_request_until_its_end(redis_url: str, tmp_path: Path) -> None:
     signer = TokenSigner([SECRET])
-    async with gateway(redis_url, tmp_path) as served, await Client.connect(redis_url, tokens=signer) as client:
+    async with gateway(redis_url, tmp_path) as served, Client(redis_url, ClientOptions(tokens=signer)) as client:
         reads, cancels, other = [
             await served.http.post(f"/v1/streams?grant={grant}", json=request_for())
             for grant in ("read", "cancel", "none")
@@ -128,7 +129,7 @@ async def test_a_token_reads_or_cancels_one_request_until_its_end(redis_url: str
 
 
 async def test_a_client_without_secrets_mints_nothing(redis_url: str) -> None:
-    async with await Client.connect(redis_url) as client:
+    async with Client(redis_url) as client:
         submitted = await client.submit(request_for())
         with pytest.raises(SettingsError, match="TAILRACE_TOKEN_SECRETS"):
             await client.tail_token(submitted.id)
@@ -278,7 +279,7 @@ def test_a_gateway_that_nobody_could_call_is_not_made(tmp_path: Path) -> None:
 
 
 async def test_an_open_gateway_asks_nobody(redis_url: str, tmp_path: Path) -> None:
-    async with gateway(redis_url, tmp_path, is_open=True) as served, await Client.connect(redis_url) as client:
+    async with gateway(redis_url, tmp_path, is_open=True) as served, Client(redis_url) as client:
         del served.http.headers["authorization"]
         submitted = await served.submit(request_for(tenant="acme"))
         assert (await client.status(submitted["id"])).tenant == "acme"

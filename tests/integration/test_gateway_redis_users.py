@@ -16,7 +16,7 @@ from tailrace.broker.keys import OUTBOX, log_key, rec_key
 from tailrace.demo.simulator import Simulator
 from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.producers.client import Client
-from tailrace.producers.store import ProducerStore
+from tailrace.producers.options import ClientOptions
 from tailrace.producers.tail.log_tail import Tailed
 from tailrace.producers.tail.snapshot import Snapshot
 from tailrace.schemas.deltas import Accepted, AssistantDelta, Completed, Stalled
@@ -77,13 +77,13 @@ async def test_a_worker_or_a_sink_writes_outcomes_and_is_refused_nothing(
         Simulator(key=KEY) as simulator,
         made(url) as database,
         engine_of(url) as engine,
-        await Client.connect(as_user(guarded, "gateway")) as client,
+        Client(as_user(guarded, "gateway")) as client,
         Redis.from_url(as_user(guarded, writer)) as redis,
     ):
         outbox = Outbox(redis, redis, claim_s=1)
         await outbox.open()
         waiting = await client.submit(request_for())
-        assert (await client.cancel(waiting.id)).word == "ended"
+        assert (await client.cancel(waiting.id)).verdict == "ended"
         settings: dict[str, Any] = {"results_url": url} if writer == "worker" else {}
         worker = worker_task(as_user(guarded, "worker"), simulator, KEY, {}, **settings)
         try:
@@ -124,15 +124,15 @@ async def test_gateway_worker_and_tail_do_their_work_and_are_refused_nothing(
         denials(guarded),
         Simulator(key=KEY) as simulator,
         gateway(as_user(guarded, "gateway"), tmp_path) as served,
-        await Client.connect(as_user(guarded, "tail")) as tail,
+        Client(as_user(guarded, "tail")) as tail,
     ):
         waiting = await served.submit(request_for(priority="low"))
-        store = await ProducerStore.connect(as_user(guarded, "gateway"), timeout_s=WAIT_S)
-        async with Client(store, stalled_after_s=0.1) as impatient:
+        options = ClientOptions(timeout_s=WAIT_S, stalled_after_s=0.1)
+        async with Client(as_user(guarded, "gateway"), options) as impatient:
             async with aclosing(impatient.tail(waiting["id"])) as items:
                 assert [type((await anext(items)).entry) for _ in range(2)] == [Accepted, Stalled]
             plain = await impatient.submit(request_for())  # of no tenant: into arq's own queue
-            assert (await impatient.cancel(plain.id)).word == "ended"
+            assert (await impatient.cancel(plain.id)).verdict == "ended"
             assert await impatient.result(plain.id)
         answer = await served.http.post(waiting["links"]["cancel"])
         assert answer.json()["verdict"] == "ended"
@@ -159,7 +159,7 @@ async def test_gateway_worker_and_tail_do_their_work_and_are_refused_nothing(
             refused = await served.submit(request_for({"faults": [{"kind": "error", "status": 400}]}))
             assert (await events(served.http, refused["links"]["events"]))[-1].name == "failed"
             assert (await served.http.get(refused["links"]["self"])).json()["outcome"]["error"]
-            async with await Client.connect(as_user(guarded, "worker")) as operator:
+            async with Client(as_user(guarded, "worker")) as operator:
                 assert [letter.id for letter in await operator.dead.list()] == []
             async with Redis.from_url(as_user(guarded, "tail")) as plain_reader:
                 ((_, entries),) = await plain_reader.xread({log_key(several[1]["id"]): "0-0"})
@@ -177,8 +177,8 @@ async def test_a_tail_begins_with_a_snapshot_of_what_has_ended(guarded: Embedded
     # given a user who may read no record, and so no outcome, expect the log's deltas in its place
     async with (
         Simulator(key=KEY) as simulator,
-        await Client.connect(as_user(guarded, "gateway")) as client,
-        await Client.connect(as_user(guarded, "tail")) as tail,
+        Client(as_user(guarded, "gateway")) as client,
+        Client(as_user(guarded, "tail")) as tail,
     ):
         worker = worker_task(as_user(guarded, "worker"), simulator, KEY, {})
         try:
@@ -187,7 +187,7 @@ async def test_a_tail_begins_with_a_snapshot_of_what_has_ended(guarded: Embedded
             outcome = await client.result(submitted.id, wait_s=WAIT_S)
         finally:
             await worker.stop()
-        state, *rest = [item async for item in tail.tail(submitted.id, snapshot=True)]
+        state, *rest = [item async for item in tail.tail(submitted.id).with_snapshot()]
     assert outcome is not None
     assert isinstance(state, Snapshot)
     assert [delta.content for delta in state.deltas if isinstance(delta, AssistantDelta)] == [outcome.content]

@@ -56,7 +56,7 @@ async def logged(child: asyncio.subprocess.Process) -> list[dict[str, Any]]:
 
 async def test_every_line_of_a_worker_parses_and_has_its_request(redis_url: str, redis: Redis) -> None:
     """given: requests that complete, are retried, lose their lease / expect: the events of each, in order."""
-    async with Simulator(key=KEY) as simulator, await Client.connect(redis_url) as client:
+    async with Simulator(key=KEY) as simulator, Client(redis_url) as client:
         environment = {
             "TAILRACE_REDIS_URL": redis_url,
             "TAILRACE_LEASE_S": "1",

@@ -213,7 +213,7 @@ def _last(heard: Heard) -> int:
 async def test_scripts_push_what_they_write(redis: Redis, redis_url: str) -> None:
     # given ids of every form, so that each shard comes up / if their logs are written by scripts alone
     ids = [f"{letter}_{number}-{'x' * number}" for letter in "aZ" for number in range(1, 25)]
-    async with hearing(redis) as heard, await Client.connect(redis_url) as client:
+    async with hearing(redis) as heard, Client(redis_url) as client:
         for number, request_id in enumerate(ids):
             await client.submit(id=request_id, model="m", messages=HELLO)
             if number % 2:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tailrace.producers.client import Client
+from tailrace.schemas.defaults import DEFAULT_REDIS_URL
 from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.request import (
     ChatParameters,
@@ -22,7 +23,6 @@ from tailrace.schemas.request import (
     SharedParameters,
     parse_request,
 )
-from tailrace.schemas.settings import DEFAULT_REDIS_URL
 from tests.rig import WAIT_S, rig
 
 _README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -98,7 +98,7 @@ async def test_the_conversation_goes_on_after_a_tool_call_as_printed(redis_url: 
         "run": lambda name, arguments: f"{name} says: sunny",  # pyright: ignore[reportUnknownLambdaType] - the README's own name, whatever it is
     }
     exec(f"async def go_on(client, request_id, messages, tools):\n{body}", names)  # noqa: S102 - it is the README's block that is to run
-    async with rig(redis_url) as tailrace, await Client.connect(redis_url) as client:
+    async with rig(redis_url) as tailrace, Client(redis_url) as client:
         first = await client.submit(model="gpt-4o-mini", messages=messages, tools=tools)
         second = await names["go_on"](client, first.id, messages, tools)
         outcome = await tailrace.outcome(second.id)

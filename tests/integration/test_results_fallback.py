@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 
 from tailrace.broker import keys
 from tailrace.producers.client import Client
-from tailrace.producers.sync import SyncClient
+from tailrace.producers.options import ClientOptions
+from tailrace.producers.sync.client import SyncClient
 from tailrace.schemas.codec import encode_outcome
 from tailrace.schemas.errors import ResultsUnavailable, SettingsError, UnknownRequest
 from tailrace.schemas.outcome import Outcome
@@ -46,7 +47,7 @@ async def test_the_client_has_it_from_there(redis_url: str, results_url: str, fo
     # given a request that Redis has forgotten, expect outcome, status, snapshot, and that there is nothing to cancel;
     # given an id that nobody ever had, or no database, expect it to be unknown
     request_id = forgotten.request_id or ""
-    async with await Client.connect(redis_url, results_url=results_url) as client:
+    async with Client(redis_url, ClientOptions(results_url=results_url)) as client:
         assert await client.result(request_id) == forgotten
         assert await client.result(request_id, wait_s=5) == forgotten
         status = await client.status(request_id)
@@ -60,27 +61,27 @@ async def test_the_client_has_it_from_there(redis_url: str, results_url: str, fo
         for wrong in ("never", "no/id"):
             with pytest.raises(UnknownRequest):
                 await client.result(wrong)
-    async with await Client.connect(redis_url) as without:
+    async with Client(redis_url) as without:
         with pytest.raises(UnknownRequest):
             await without.result(request_id)
 
 
 def test_synchronous_code_has_it_too(redis_url: str, results_url: str, forgotten: Outcome) -> None:
-    with SyncClient.connect(redis_url, results_url=results_url) as client:
+    with SyncClient(redis_url, ClientOptions(results_url=results_url)) as client:
         assert client.result(forgotten.request_id or "") == forgotten
 
 
 async def test_a_database_that_is_away_is_not_taken_for_ignorance(redis_url: str) -> None:
     # given a database that is away, expect an error that says so, without its password, where Redis knows nothing; and
     # none where Redis does
-    async with await Client.connect(redis_url, results_url=AWAY) as client:
+    async with Client(redis_url, ClientOptions(results_url=AWAY)) as client:
         with pytest.raises(ResultsUnavailable) as told:
             await client.result("one")
         assert "hidden-word" not in str(told.value)
         submitted = await client.submit(model="sim", messages=[{"role": "user", "content": "x"}])
         assert (await client.status(submitted.id)).status == "queued"
     with pytest.raises(SettingsError):
-        await Client.connect(redis_url, results_url="mysql://x/y")
+        await Client(redis_url, ClientOptions(results_url="mysql://x/y")).__aenter__()
 
 
 async def test_a_database_that_hangs_is_not_taken_for_ignorance_either(redis_url: str, unused_tcp_port: int) -> None:
@@ -91,7 +92,7 @@ async def test_a_database_that_hangs_is_not_taken_for_ignorance_either(redis_url
 
     server = await asyncio.start_server(silent, "127.0.0.1", unused_tcp_port)
     url = f"postgresql+asyncpg://tailrace@127.0.0.1:{unused_tcp_port}/tailrace?ssl=disable"
-    async with server, await Client.connect(redis_url, results_url=url, results_timeout_s=0.5) as client:
+    async with server, Client(redis_url, ClientOptions(results_url=url, results_timeout_s=0.5)) as client:
         with pytest.raises(ResultsUnavailable):
             await client.result("one")
 
@@ -154,7 +155,7 @@ async def test_an_outcome_that_still_waits_is_had_from_its_record(redis_url: str
         outcome = await at.outcome(request_id)
         await redis.delete(keys.log_key(request_id))
         assert await at.client.result(request_id) == outcome
-        assert (await at.client.cancel(request_id)).word == "finished"
+        assert (await at.client.cancel(request_id)).verdict == "finished"
         async with gateway(redis_url, tmp_path, results_url=AWAY) as served:
             told = await events(served.http, f"/v1/streams/{request_id}/events")
             assert [event.name for event in told] == ["snapshot", "completed"]

@@ -12,6 +12,8 @@ from sqlalchemy import text
 from tailrace.broker import keys
 from tailrace.broker.backoff import Backoff
 from tailrace.producers.client import Client
+from tailrace.producers.options import ClientOptions
+from tailrace.producers.store import ProducerStore
 from tailrace.schemas.codec import encode_entry, encode_outcome
 from tailrace.schemas.deltas import Cancelled
 from tailrace.schemas.errors import StoreError
@@ -93,10 +95,10 @@ async def test_a_cancel_of_one_that_waits_gets_there_too(redis_url: str, redis: 
     # given no worker, only a sink: one of a lane and one of the queue, cancelled while they wait, expect both there
     async with made(results_url) as database, engine_of(results_url) as engine, sinking(redis, database):
         await until(lambda: _is_open(redis))
-        async with await Client.connect(redis_url) as client:
+        async with Client(redis_url) as client:
             for request in (request_for(tenant="acme"), request_for()):
                 submitted = await client.submit(request)
-                assert (await client.cancel(submitted.id)).word == "ended"
+                assert (await client.cancel(submitted.id)).verdict == "ended"
                 await until(lambda: settled(redis))
                 stored = (await standing(engine))[submitted.id]
                 assert stored.outcome == await client.result(submitted.id)
@@ -109,14 +111,14 @@ async def _is_open(redis: Redis) -> bool:
 
 async def test_who_dies_in_the_middle_of_a_cancel_loses_nothing(redis_url: str, redis: Redis, results_url: str) -> None:
     # given a canceller that ends a request and dies before anything else, expect whoever meets its job to mend it
-    async with made(results_url), engine_of(results_url) as engine, await Client.connect(redis_url) as client:
+    async with made(results_url), engine_of(results_url) as engine, Client(redis_url) as client:
         submitted = await client.submit(request_for())
         outcome = Outcome(
             status="cancelled", request_id=submitted.id, submitted_at=UNFILLED, finished_at=UNFILLED, model="sim"
         )
-        verdict = await client._store.cancel(  # pyright: ignore[reportPrivateUsage] - the first of two steps alone
-            submitted.id, terminal=encode_entry(Cancelled(0)), outcome=encode_outcome(outcome)
-        )
+        store = ProducerStore(redis_url, timeout_s=5.0)  # the first of two steps alone
+        verdict = await store.cancel(submitted.id, terminal=encode_entry(Cancelled(0)), outcome=encode_outcome(outcome))
+        await store.close()
         assert verdict.word == "ended"
         async with rig(redis_url, results_url=results_url):
             await until(lambda: _stands(engine, submitted.id))
@@ -278,9 +280,9 @@ async def test_who_knows_of_no_outbox_keeps_outcomes_as_long_as_others(redis_url
         ran = await at.submit()
         await at.outcome(ran)
         await until(lambda: _waits(redis, 1))
-    async with await Client.connect(redis_url, retention_s=RETENTION_S) as client:
+    async with Client(redis_url, ClientOptions(retention_s=RETENTION_S)) as client:
         waited = await client.submit(request_for(timeout_s=60))
-        assert (await client.cancel(waited.id)).word == "ended"
+        assert (await client.cancel(waited.id)).verdict == "ended"
     assert await _waits(redis, 2)
     for request_id in (ran, waited.id):
         assert await redis.ttl(keys.rec_key(request_id)) > keys.OUTBOX_LIFETIME_S - 100

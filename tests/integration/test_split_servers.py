@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from tailrace.broker import keys
 from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.producers.client import Client
-from tailrace.producers.store import ProducerStore
+from tailrace.producers.options import ClientOptions
 from tailrace.schemas.deltas import Cancelled, ErrorInfo, Stalled
 from tailrace.schemas.errors import StoreRefused, StoreUnavailable
 from tailrace.schemas.settings import Settings
@@ -96,7 +96,7 @@ async def test_a_cancel_of_what_runs(split: Rig) -> None:
         return len(await split.ids(request_id)) > 4
 
     await until(has_text)
-    assert (await split.client.cancel(request_id)).word == "signalled"
+    assert (await split.client.cancel(request_id)).verdict == "signalled"
     outcome = await split.outcome(request_id)
     assert outcome.status == "cancelled"
     assert outcome.content
@@ -111,10 +111,10 @@ async def test_a_cancel_that_was_not_heard_is_looked_up(redis_url: str, queue_ur
 
 
 async def test_a_cancel_of_what_waits_takes_it_out_of_the_queue(redis_url: str, queue_url: str, queue: Redis) -> None:
-    async with await Client.connect(redis_url, queue_url=queue_url) as client:
+    async with Client(redis_url, ClientOptions(queue_url=queue_url)) as client:
         for more in ({}, {"tenant": "acme"}):
             submitted = await client.submit(request_for(TELLS, **more))
-            assert (await client.cancel(submitted.id)).word == "ended"
+            assert (await client.cancel(submitted.id)).verdict == "ended"
             async with aclosing(client.tail(submitted.id)) as items:
                 assert isinstance([item.entry async for item in items][-1], Cancelled)
     assert set(await queue.keys()) <= {keys.WAKE.encode()}
@@ -126,10 +126,10 @@ async def test_who_cancels_what_waits_sees_to_it_that_its_outcome_can_wait(
     # given an outbox beside the queue, and a web tier that has learned of it by a cancel, expect the record of the next
     # one, on the other server, to stay as long as its outcome may wait
     await Outbox(queue, redis, claim_s=30).open()
-    async with await Client.connect(redis_url, queue_url=queue_url, retention_s=60) as client:
+    async with Client(redis_url, ClientOptions(queue_url=queue_url, retention_s=60)) as client:
         ids = [(await client.submit(request_for(TELLS, timeout_s=60))).id for _ in range(2)]
         for request_id in ids:
-            assert (await client.cancel(request_id)).word == "ended"
+            assert (await client.cancel(request_id)).verdict == "ended"
     assert await queue.xlen(keys.OUTBOX) == 2
     assert await redis.ttl(keys.rec_key(ids[1])) > keys.OUTBOX_LIFETIME_S - 100
 
@@ -187,8 +187,8 @@ async def test_a_request_whose_job_is_lost_is_told_and_mended_by_its_reader(
 ) -> None:
     # given a record whose job is gone, as after a failover of the queue's server, if somebody reads, expect it told and
     # the request run
-    store = ProducerStore(redis_url, timeout_s=5.0, queue_url=queue_url)
-    async with Client(store, stalled_after_s=0.2) as client, rig(redis_url, queue_url=queue_url) as parts:
+    options = ClientOptions(queue_url=queue_url, stalled_after_s=0.2)
+    async with Client(redis_url, options) as client, rig(redis_url, queue_url=queue_url) as parts:
         await parts.worker.stop()
         request_id = (await client.submit(request_for(TELLS, **more))).id
         await queue.flushall()
@@ -278,7 +278,7 @@ async def test_outcomes_reach_the_database_from_the_other_server(
         await until(lambda: has(first), WAIT_S)
         await parts.worker.stop()
         waits = await parts.submit(TELLS)
-        assert (await parts.client.cancel(waits)).word == "ended"
+        assert (await parts.client.cancel(waits)).verdict == "ended"
         worker = worker_task(redis_url, parts.simulator, KEY, {}, queue_url=queue_url, results_url=url)
         try:
             await until(lambda: has(first, waits), WAIT_S)
@@ -325,6 +325,6 @@ async def test_a_node_of_a_cluster_is_refused_by_name(redis_url: str) -> None:
         await until(lambda: node.ask("GET {a}") == "$-1")
         with pytest.raises(StoreRefused, match=r"TAILRACE_QUEUE_URL.*Redis Cluster"):
             await check_servers(Settings(redis_url=redis_url, queue_url=node.url))
-        async with await Client.connect(node.url) as client:
+        async with Client(node.url) as client:
             with pytest.raises(StoreRefused, match="Redis Cluster"):
                 await client.submit(request_for(TELLS))

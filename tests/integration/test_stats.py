@@ -37,7 +37,7 @@ async def worker(redis_url: str, simulator: Simulator, tenant_limit: int = 1) ->
 async def test_the_overview_shows_waiting_running_and_retrying_requests(redis_url: str, redis: Redis) -> None:
     # One request runs, one waits for a retry, and three belong to a tenant that may run one at a time. The overview
     # shows each of them, including the tenant's lane. After the worker has stopped, it shows no worker.
-    async with Simulator(key=KEY) as simulator, await Client.connect(redis_url) as client:
+    async with Simulator(key=KEY) as simulator, Client(redis_url) as client:
         plain = await client.submit(request_for(SLOW))
         paused = await client.submit(request_for(LIMITED))
         for _ in range(3):
@@ -72,7 +72,7 @@ async def test_the_overview_shows_waiting_running_and_retrying_requests(redis_ur
 
 async def test_a_worker_that_stopped_reporting_is_shown_as_silent(redis_url: str, redis: Redis) -> None:
     # A worker whose report is old is shown as silent. A report that cannot be parsed is left out.
-    async with Simulator(key=KEY) as simulator, await Client.connect(redis_url) as client:
+    async with Simulator(key=KEY) as simulator, Client(redis_url) as client:
         async with worker(redis_url, simulator):
 
             async def announced() -> bool:
@@ -93,7 +93,7 @@ async def test_a_worker_that_stopped_reporting_is_shown_as_silent(redis_url: str
 
 async def test_requests_without_tenant_are_counted_in_the_plain_lane(redis_url: str) -> None:
 
-    async with await Client.connect(redis_url) as client:
+    async with Client(redis_url) as client:
         for _ in range(2):
             await client.submit(request_for())
         seen = await client.overview()
@@ -104,7 +104,7 @@ async def test_requests_without_tenant_are_counted_in_the_plain_lane(redis_url: 
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "json"])
 async def test_the_command_prints_tables_or_json(redis_url: str, form: list[str]) -> None:
 
-    async with await Client.connect(redis_url) as client:
+    async with Client(redis_url) as client:
         await client.submit(request_for(tenant="acme"))
     program = await asyncio.create_subprocess_exec(
         *(TAILRACE, "stats", *form),
@@ -122,7 +122,7 @@ async def test_the_command_prints_tables_or_json(redis_url: str, form: list[str]
 
 async def test_outcomes_that_wait_for_the_database_are_counted(redis_url: str, redis: Redis) -> None:
     # Two outcomes wait, one of them for long, and one was rejected.
-    async with await Client.connect(redis_url) as client:
+    async with Client(redis_url) as client:
         assert "for the database" not in "\n".join(lines(await client.overview()))
         for entry_id in ("1-1", "*"):
             await redis.xadd(keys.OUTBOX, {"id": "one"}, id=entry_id)

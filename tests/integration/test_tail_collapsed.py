@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from tailrace.producers.cli.show import CollapsedView, JsonView
 from tailrace.producers.client import Client
-from tailrace.producers.tail.assembled import Assembled, AssembledCall
+from tailrace.producers.tail.collapsed_state import Collapsed, CollapsedCall
 from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.codec import encode_entry
 from tailrace.schemas.deltas import (
@@ -38,12 +38,12 @@ WHOLE = {"steps": [{"kind": "reasoning", "text": "Hm, well."}, CALL, {"kind": "t
 RETRIED = RetryScheduled(5, 1, "upstream_500", "2026-01-01T00:00:00.000Z")
 
 
-def equals(state: Assembled, outcome: Outcome) -> bool:
+def equals(state: Collapsed, outcome: Outcome) -> bool:
     """Whether a state says what the outcome says."""
     return (
         (state.reasoning or None, state.content or None, state.refusal or None, state.attempt)
         == (outcome.reasoning, outcome.content, outcome.refusal, outcome.attempt)
-        and state.tool_calls == [AssembledCall(call.id, call.name, call.arguments) for call in outcome.tool_calls]
+        and state.tool_calls == [CollapsedCall(call.id, call.name, call.arguments) for call in outcome.tool_calls]
         and state.is_final
         and state.whole
     )
@@ -61,18 +61,20 @@ async def test_over_failed_attempts_it_comes_to_the_outcome(redis_url: str, api:
         request["input"] = request.pop("messages")
     async with rig(redis_url) as whole:
         request_id = (await whole.client.submit(request)).id
-        states = [(state.attempt, state.content, state.is_final) async for state in whole.client.collapsed(request_id)]
+        states = [
+            (state.attempt, state.content, state.is_final) async for state in whole.client.tail(request_id).collapsed()
+        ]
         outcome = await whole.outcome(request_id)
         assert outcome.status == "completed"
         assert [final for _, _, final in states] == [*[False] * (len(states) - 1), True]
         for item in await whole.entries(request_id):
-            resumed = [state async for state in whole.client.collapsed(request_id, after=item.cursor)]
+            resumed = [state async for state in whole.client.tail(request_id, after=item.cursor).collapsed()]
             assert equals(resumed[-1], outcome)
 
 
 @pytest.fixture
 async def client(redis_url: str) -> AsyncGenerator[Client]:
-    async with await Client.connect(redis_url) as connected:
+    async with Client(redis_url) as connected:
         yield connected
 
 
@@ -80,10 +82,12 @@ async def test_resumed_in_the_middle_it_begins_with_the_state_there(redis_url: s
     request_id = (await client.submit(request_for())).id
     async with Redis.from_url(redis_url) as redis:
         await Scribe(redis, request_id).answer()
-    states = [(s.reasoning, s.content, s.tool_calls) async for s in client.collapsed(request_id)]
+    states = [(s.reasoning, s.content, s.tool_calls) async for s in client.tail(request_id).collapsed()]
     cursors = ["0-1", *(f"1-{seq}" for seq in range(len(ANSWER) + 2))]
     for at, cursor in enumerate(cursors):
-        resumed = [(s.reasoning, s.content, s.tool_calls) async for s in client.collapsed(request_id, after=cursor)]
+        resumed = [
+            (s.reasoning, s.content, s.tool_calls) async for s in client.tail(request_id, after=cursor).collapsed()
+        ]
         assert resumed == states[at:]
 
 
@@ -97,11 +101,11 @@ def attempt(number: int, deltas: Sequence[Delta | RetryScheduled]) -> list[tuple
     return [(str(EntryId(number, seq)), entry) for seq, entry in enumerate(entries)]
 
 
-def told(*attempts: list[tuple[str, LogEntry]]) -> Assembled:
-    state = Assembled()
+def told(*attempts: list[tuple[str, LogEntry]]) -> Collapsed:
+    state = Collapsed()
     for entries in attempts:
         for cursor, entry in entries:
-            state.take(cursor, entry)
+            state.apply_entry(cursor, entry)
     return state
 
 
@@ -118,10 +122,10 @@ pieces: st.SearchStrategy[Delta] = st.one_of(
 @given(st.lists(st.lists(pieces, max_size=8), min_size=1, max_size=4))
 def test_only_the_last_attempt_counts(attempts: list[list[Delta]]) -> None:
     # given attempts with any deltas, expect after each entry what the entries of its attempt alone add up to
-    state, last = Assembled(), attempts[-1]
+    state, last = Collapsed(), attempts[-1]
     for number, deltas in enumerate(attempts, start=1):
         for cursor, entry in attempt(number, deltas):
-            state.take(cursor, entry)
+            state.apply_entry(cursor, entry)
     assert state.attempt == len(attempts)
     assert state.reasoning == "".join(piece.reasoning for piece in last if isinstance(piece, ReasoningDelta))
     assert state.content == "".join(piece.content or "" for piece in last if isinstance(piece, AssistantDelta))
@@ -139,8 +143,8 @@ def test_a_hosted_call_is_no_call_to_run() -> None:
     hosted = ToolCallDelta(0, 0, -1, ToolCallPart(name="web_search", tool_call_id="ws_1"))
     own = ToolCallDelta(1, 0, 0, ToolCallPart(name="search", tool_call_id="call_1"))
     state = told(attempt(1, [hosted, own]))
-    assert state.tool_calls == [AssembledCall("call_1", "search", "")]
-    assert state.hosted_calls == [AssembledCall("ws_1", "web_search", "")]
+    assert state.tool_calls == [CollapsedCall("call_1", "search", "")]
+    assert state.hosted_calls == [CollapsedCall("ws_1", "web_search", "")]
 
 
 def test_what_comes_late_of_a_name_or_an_id_belongs_to_it() -> None:
@@ -148,7 +152,7 @@ def test_what_comes_late_of_a_name_or_an_id_belongs_to_it() -> None:
     parts = [ToolCallPart(name="sea", tool_call_id="call_"), ToolCallPart(tool_call_id="1"), ToolCallPart(name="rch")]
     first, second, third = (ToolCallDelta(i, 0, 0, part) for i, part in zip((0, 0, 2), parts, strict=True))
     state = told(attempt(1, [first, second, AssistantDelta(1, 0, "So"), third]))
-    assert state.tool_calls == [AssembledCall("call_1", "search", "")]
+    assert state.tool_calls == [CollapsedCall("call_1", "search", "")]
 
 
 def test_a_request_that_somebody_ended_while_it_waited_has_no_text() -> None:
@@ -159,10 +163,10 @@ def test_a_request_that_somebody_ended_while_it_waited_has_no_text() -> None:
 def test_waiting_and_stalled_are_told_until_something_comes() -> None:
     state = told(attempt(1, [AssistantDelta(0, 0, "void"), RETRIED]))
     assert (state.waiting, state.content) == (RETRIED, "void")
-    state.take(None, Stalled(10_000, "no_worker"))
+    state.apply_entry(None, Stalled(10_000, "no_worker"))
     assert (state.stalled, state.cursor) == (Stalled(10_000, "no_worker"), "1-2")
     for cursor, entry in attempt(2, []):
-        state.take(cursor, entry)
+        state.apply_entry(cursor, entry)
     assert (state.waiting, state.stalled, state.content) == (None, None, "")
 
 
@@ -171,12 +175,12 @@ def test_waiting_and_stalled_are_told_until_something_comes() -> None:
 )
 def test_what_was_lost_is_not_passed_over(before: str, whole: bool) -> None:
     state = told(attempt(1, [AssistantDelta(0, 0, "a")]))
-    state.take(None, Gap("1-1", before))
-    state.take(before, AssistantDelta(0, 0, "z"))
+    state.apply_entry(None, Gap("1-1", before))
+    state.apply_entry(before, AssistantDelta(0, 0, "z"))
     assert state.whole is whole
     assert state.content == ("az" if before == "1-5" else "z")
     for cursor, entry in attempt(3, []):
-        state.take(cursor, entry)
+        state.apply_entry(cursor, entry)
     assert state.whole
 
 

@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 
 from tailrace.broker.keys import log_key, rec_key
 from tailrace.producers.client import Client
-from tailrace.producers.store import PAGE_ENTRIES, ProducerStore
+from tailrace.producers.options import ClientOptions
+from tailrace.producers.store import PAGE_ENTRIES
 from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.codec import encode_entry
 from tailrace.schemas.deltas import AssistantDelta, AttemptStarted, Completed, Delta, Gap, ReasoningDelta
@@ -25,7 +26,7 @@ ID = "one"
 @pytest.fixture
 async def client(redis_url: str) -> AsyncIterator[Client]:
     # given a store whose reads wait shortly, so that a test sees what happens when nothing comes
-    async with Client(ProducerStore(redis_url, timeout_s=5.0, wait_s=0.05)) as connected:
+    async with Client(redis_url, ClientOptions(quiet_log_s=0.05)) as connected:
         await connected.submit(id=ID, model="m", messages=[{"role": "user", "content": "hello"}])
         yield connected
 
@@ -185,7 +186,7 @@ async def test_an_unknown_id_is_told_at_once(unknown: str, client: Client) -> No
         with pytest.raises(UnknownRequest, match="no request has the id"):
             await anext(client.tail(unknown))
         with pytest.raises(UnknownRequest):
-            await client.open_tail(unknown)
+            await client.tail(unknown).__aenter__()
         with pytest.raises(UnknownRequest):
             await client.result(unknown, wait_s=5)
         with pytest.raises(UnknownRequest):
@@ -227,7 +228,7 @@ async def test_a_log_whose_lifetime_ends_ends_its_tails(client: Client, redis: R
 
 async def test_an_expired_request_is_unknown(redis_url: str, redis: Redis) -> None:
     # given a retention of next to nothing / if the request has ended and that time is over
-    async with Client(ProducerStore(redis_url, timeout_s=5.0), retention_s=0.05) as client:
+    async with Client(redis_url, ClientOptions(retention_s=0.05)) as client:
         await client.submit(id="brief", model="m", messages=[{"role": "user", "content": "hello"}])
         await Scribe(redis, "brief").answer()
 

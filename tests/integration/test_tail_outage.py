@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.producers.client import Client
-from tailrace.producers.store import ProducerStore
+from tailrace.producers.options import ClientOptions
 from tailrace.producers.tail.log_tail import Tailed
 from tailrace.schemas.deltas import AssistantDelta, Completed
 from tailrace.schemas.errors import StoreRefused, StoreUnavailable, UnknownRequest
@@ -27,7 +27,7 @@ async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
 
 
 def through(proxy: Proxy, *, away_limit_s: float = 10.0) -> Client:
-    return Client(ProducerStore(proxy.url, timeout_s=2.0, wait_s=0.2), away_limit_s=away_limit_s)
+    return Client(proxy.url, ClientOptions(timeout_s=2.0, quiet_log_s=0.2, away_limit_s=away_limit_s))
 
 
 class Reader:
@@ -169,7 +169,7 @@ async def test_many_tails_survive_cuts_at_random(proxy: Proxy, redis: Redis) -> 
 
 async def test_a_restart_of_the_server_is_survived() -> None:
     with EmbeddedValkey(appendonly=True, options={"appendfsync": "always"}) as valkey:
-        client = Client(ProducerStore(valkey.url, timeout_s=2.0, wait_s=0.2), away_limit_s=20)
+        client = Client(valkey.url, ClientOptions(timeout_s=2.0, quiet_log_s=0.2, away_limit_s=20))
         async with client, Redis.from_url(valkey.url) as redis:
             await client.submit(id=ID, model="m", messages=HELLO)
             scribe = Scribe(redis, ID)
@@ -186,7 +186,7 @@ async def test_a_restart_of_the_server_is_survived() -> None:
 
 async def test_a_restart_that_forgets_everything_is_told() -> None:
     with EmbeddedValkey() as valkey:
-        client = Client(ProducerStore(valkey.url, timeout_s=2.0, wait_s=0.2), away_limit_s=20)
+        client = Client(valkey.url, ClientOptions(timeout_s=2.0, quiet_log_s=0.2, away_limit_s=20))
         async with client:
             await client.submit(id=ID, model="m", messages=HELLO)
             reader = Reader(client)
@@ -200,7 +200,7 @@ async def test_a_restart_that_forgets_everything_is_told() -> None:
 async def test_rights_taken_away_end_the_tail_at_once(redis_url: str, redis: Redis) -> None:
     await redis.execute_command("ACL", "SETUSER", "passing", "on", ">pw", "~*", "+@all")
     url = redis_url.replace("redis://", "redis://passing:pw@")
-    async with Client(ProducerStore(url, timeout_s=2.0, wait_s=0.2), away_limit_s=20) as client:
+    async with Client(url, ClientOptions(timeout_s=2.0, quiet_log_s=0.2, away_limit_s=20)) as client:
         await client.submit(id=ID, model="m", messages=HELLO)
         reader = Reader(client)
         await until(lambda: len(reader.seen) == 1)

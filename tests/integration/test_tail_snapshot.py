@@ -7,14 +7,16 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from tailrace.broker.keys import push_channel, push_shard
 from tailrace.producers.client import Client
-from tailrace.producers.sync import SyncClient
+from tailrace.producers.sync.client import SyncClient
 from tailrace.producers.tail.log_tail import Tailed
 from tailrace.producers.tail.snapshot import Snapshot
 from tailrace.schemas.codec import decode_outcome
 from tailrace.schemas.deltas import AssistantDelta, AttemptStarted, Completed, Delta, ReasoningDelta, ToolCallDelta
 from tailrace.schemas.errors import UnknownRequest
 from tests.scribe import ANSWER, Scribe
+from tests.until import until
 
 ID = "one"
 WHOLE = ("Hello", "I should look.Then say so. Now.", "search", '{"q":"x"}')
@@ -22,7 +24,7 @@ WHOLE = ("Hello", "I should look.Then say so. Now.", "search", '{"q":"x"}')
 
 @pytest.fixture
 async def client(redis_url: str) -> AsyncIterator[Client]:
-    async with await Client.connect(redis_url) as client:
+    async with Client(redis_url) as client:
         await client.submit(id=ID, model="m", messages=[{"role": "user", "content": "hello"}])
         yield client
 
@@ -47,7 +49,7 @@ def added_up(deltas: Iterable[object]) -> tuple[str, str, str, str]:
 async def joined(client: Client) -> tuple[Snapshot, list[Tailed]]:
     """What a late joiner gets, to the end."""
     async with asyncio.timeout(20):
-        first, *rest = [item async for item in client.tail(ID, snapshot=True)]
+        first, *rest = [item async for item in client.tail(ID).with_snapshot()]
     assert isinstance(first, Snapshot)
     return first, [item for item in rest if isinstance(item, Tailed)]
 
@@ -91,13 +93,13 @@ async def test_of_a_request_that_has_ended_the_outcome_is_the_state(client: Clie
 
 async def test_with_a_cursor_it_is_an_ordinary_tail(client: Client, redis: Redis) -> None:
     await Scribe(redis, ID).answer()
-    items = [item async for item in client.tail(ID, after="1-3", snapshot=True)]
+    items = [item async for item in client.tail(ID, after="1-3").with_snapshot()]
     assert items == [item async for item in client.tail(ID, after="1-3")]
 
 
 async def test_of_an_unknown_request_there_is_none(client: Client) -> None:
     with pytest.raises(UnknownRequest):
-        await anext(client.tail("nobody", snapshot=True))
+        await anext(client.tail("nobody").with_snapshot())
 
 
 async def test_for_synchronous_code_too(client: Client, redis: Redis, redis_url: str) -> None:
@@ -106,11 +108,16 @@ async def test_for_synchronous_code_too(client: Client, redis: Redis, redis_url:
     await scribe.write(ANSWER[:6])
 
     def follow() -> list[Snapshot | Tailed]:
-        with SyncClient.connect(redis_url) as sync:
-            return list(sync.tail(ID, snapshot=True))
+        with SyncClient(redis_url) as sync:
+            return list(sync.tail(ID).with_snapshot())
 
     following = asyncio.create_task(asyncio.to_thread(follow))
-    await asyncio.sleep(0.05)
+
+    async def is_followed() -> bool:
+        ((_, followers),) = await redis.pubsub_numsub(push_channel(push_shard(ID)))
+        return followers == 1
+
+    await until(is_followed)  # so the snapshot has been taken
     await scribe.write(ANSWER[6:])
     await scribe.finish()
     first, *rest = await following

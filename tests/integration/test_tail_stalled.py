@@ -12,7 +12,7 @@ from tailrace.broker import keys
 from tailrace.broker.scripts import Verdict
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
-from tailrace.producers.store import ProducerStore
+from tailrace.producers.options import ClientOptions
 from tailrace.producers.tail.log_tail import Tailed
 from tailrace.producers.tail.stalled import StallWatch
 from tailrace.schemas.deltas import Stalled, StalledWhy
@@ -29,7 +29,7 @@ QUIET = {"steps": [{"kind": "text", "text": "At last."}], "pace": {"first_byte_d
 
 @pytest.fixture
 async def client(redis_url: str) -> AsyncGenerator[Client]:
-    async with Client(ProducerStore(redis_url, timeout_s=5.0), stalled_after_s=AFTER_S) as connected:
+    async with Client(redis_url, ClientOptions(stalled_after_s=AFTER_S)) as connected:
         yield connected
 
 

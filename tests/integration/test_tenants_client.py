@@ -15,6 +15,7 @@ from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.producers.cli.requests import status as status_command
 from tailrace.producers.cli.requests import submit as submit_command
 from tailrace.producers.client import Client
+from tailrace.producers.options import ClientOptions
 from tailrace.schemas import codec
 from tailrace.schemas.errors import RequestConflict, StoreFull
 from tailrace.schemas.request import decode_request
@@ -38,7 +39,7 @@ async def redis(redis_url: str) -> AsyncIterator[ArqRedis]:
 
 @pytest.fixture
 async def client(redis_url: str) -> AsyncIterator[Client]:
-    async with await Client.connect(redis_url, run_limit_s=100, retention_s=10) as connected:
+    async with Client(redis_url, ClientOptions(run_limit_s=100, retention_s=10)) as connected:
         yield connected
 
 
@@ -97,7 +98,7 @@ async def test_a_repeated_submit_does_not_enqueue_twice(client: Client, redis: A
     # given a request in a lane, if it is submitted again, several times at once, expect one place in the lane; with
     # another tenant or priority, a conflict
     again = await asyncio.gather(*(client.submit(ACME) for _ in range(5)))
-    assert [answer.standing for answer in again].count(False) == 1
+    assert [answer.already_exists for answer in again].count(False) == 1
     assert await lanes.waiting("high:acme") == ["mine"]
     for other in ({"tenant": "other"}, {"priority": "low"}):
         with pytest.raises(RequestConflict):
@@ -110,7 +111,7 @@ async def test_a_repeated_submit_enqueues_what_was_not_enqueued(client: Client, 
     # lane; while it runs or pauses, expect a repeated submit to change nothing
     await client.submit(ACME)
     await redis.delete(keys.lane_key("high:acme"), keys.LANES, keys.job_key("mine"), keys.WAKE)
-    assert (await client.submit(ACME)).standing
+    assert (await client.submit(ACME)).already_exists
     assert await lanes.waiting("high:acme") == ["mine"]
     assert await redis.llen(keys.WAKE) == 1
     store = QueueStore(lanes.url, lease_s=LONG_S, poll_s=1.0)
@@ -129,7 +130,7 @@ async def test_wake_up_tokens_of_tenants_do_not_pile_up(lanes: Lanes, redis: Arq
 
 async def test_a_submit_to_a_full_redis_leaves_nothing() -> None:
     with EmbeddedValkey() as valkey:
-        async with plain_client(valkey.url) as redis, await Client.connect(valkey.url) as client:
+        async with plain_client(valkey.url) as redis, Client(valkey.url) as client:
             await client.submit(ACME)
             await redis.config_set("maxmemory", 1)
             before = set(await redis.keys())
@@ -164,7 +165,7 @@ async def test_a_waiting_request_that_is_cancelled_leaves_nothing(
             assert await store.hand_back(lease, delay_ms=60_000, why="retry")
         else:
             await lanes.expire("mine")
-    assert (await client.cancel("mine")).word == "ended"
+    assert (await client.cancel("mine")).verdict == "ended"
     if waits == "parked":
         assert await store.acknowledge(running_lease)  # pyright: ignore[reportPossiblyUnboundVariable] - as above
     claimed = await lanes.claim(store, 5)
@@ -183,7 +184,7 @@ async def test_a_cancel_leaves_a_claimed_job_to_its_worker(
     # owner acknowledges it
     await client.submit(ACME)
     [(_, lease)] = await lanes.claim(store)
-    assert (await client.cancel("mine")).word == "ended"
+    assert (await client.cancel("mine")).verdict == "ended"
     assert await redis.exists(keys.lease_key("mine"))
     assert await lanes.running("acme") == {"mine"}
     assert await store.acknowledge(lease)

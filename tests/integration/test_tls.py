@@ -40,7 +40,7 @@ async def test_requests_come_to_their_end_over_tls_on_both_sides(tmp_path: Path,
 
 async def refused(url: str) -> str:
     with pytest.raises(StoreUnavailable) as caught:
-        async with await Client.connect(url):
+        async with Client(url):
             pass
     return str(caught.value)
 
@@ -54,10 +54,10 @@ async def test_a_server_is_who_the_url_says(tmp_path: Path, authority: Authority
         assert "certificate" in await refused(url)
         assert "IP address mismatch" in await refused(trusting)
         for lenient in (f"{trusting}&ssl_check_hostname=no", f"{url}?ssl_cert_reqs=none"):
-            async with await Client.connect(lenient):
+            async with Client(lenient):
                 pass
 
 
 async def test_an_option_that_cannot_be_is_named() -> None:
     with pytest.raises(SettingsError, match="cannot be used"):
-        await Client.connect("rediss://127.0.0.1:1/0?ssl_cert_reqs=maybe")
+        await Client("rediss://127.0.0.1:1/0?ssl_cert_reqs=maybe").__aenter__()

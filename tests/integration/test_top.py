@@ -17,6 +17,7 @@ from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.producers.cli.top.app import Confirm, Table, Top
 from tailrace.producers.cli.top.follow import Follow
 from tailrace.producers.client import Client
+from tailrace.producers.options import ClientOptions
 from tests.queue_rig import plain_client
 from tests.rig import rig
 from tests.until import until
@@ -84,7 +85,7 @@ async def test_dead_letters_are_listed_and_untrusted_text_is_plain(redis_url: st
 async def test_pause_stops_refreshing_and_an_unreachable_redis_is_reported() -> None:
     # A paused screen does not refresh until it is resumed. While Redis is unreachable, a note says so.
     with EmbeddedValkey() as valkey:
-        async with await Client.connect(valkey.url, timeout_s=1.0) as client:
+        async with Client(valkey.url, ClientOptions(timeout_s=1.0)) as client:
             app = Top(client, every_s=0.2)
             async with app.run_test(size=SIZE) as pilot:
                 summary, note = app.query_one("#summary", Label), app.query_one("#note", Label)

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from tailrace.broker.keys import rec_key
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
-from tailrace.producers.sync import SyncClient
+from tailrace.producers.sync.client import SyncClient
 from tailrace.schemas.errors import SettingsError
 from tailrace.schemas.request import decode_request
 from tailrace.schemas.settings import Settings
@@ -79,7 +79,7 @@ def named(kept: Collector, name: str) -> list[Any]:
 
 async def test_one_trace_from_submit_to_the_end(redis_url: str) -> None:
     """given: an application's span, whose request is tried twice / expect: all under it, each in its place."""
-    async with Simulator(key=KEY) as simulator, await Client.connect(redis_url) as client:
+    async with Simulator(key=KEY) as simulator, Client(redis_url) as client:
         with collector() as kept:
             async with worker(redis_url, simulator, kept):
                 with use_span(span_of_the_application()):
@@ -155,7 +155,7 @@ async def test_one_trace_from_submit_to_the_end(redis_url: str) -> None:
 
 
 async def test_texts_go_along_only_when_asked_for(redis_url: str) -> None:
-    async with Simulator(key=KEY) as simulator, await Client.connect(redis_url) as client:
+    async with Simulator(key=KEY) as simulator, Client(redis_url) as client:
         with collector() as kept:
             async with worker(redis_url, simulator, kept, TAILRACE_TRACE_CONTENT="true"):
                 request_id = (await client.submit(asked(SCENARIO))).id
@@ -173,7 +173,7 @@ async def test_texts_go_along_only_when_asked_for(redis_url: str) -> None:
 
 
 async def test_what_the_application_does_not_record_is_not_recorded(redis_url: str) -> None:
-    async with Simulator(key=KEY) as simulator, await Client.connect(redis_url) as client:
+    async with Simulator(key=KEY) as simulator, Client(redis_url) as client:
         with collector() as kept:
             async with worker(redis_url, simulator, kept):
                 with use_span(span_of_the_application(sampled=False)):
@@ -185,7 +185,7 @@ async def test_what_the_application_does_not_record_is_not_recorded(redis_url: s
 async def test_a_collector_that_is_away_changes_nothing(redis_url: str, unused_tcp_port: int) -> None:
     away = Collector()
     away.url = f"http://127.0.0.1:{unused_tcp_port}"
-    async with Simulator(key=KEY) as simulator, await Client.connect(redis_url) as client:
+    async with Simulator(key=KEY) as simulator, Client(redis_url) as client:
         async with worker(redis_url, simulator, away):
             outcome = await client.result((await client.submit(asked(SCENARIO))).id, wait_s=WAIT_S)
             assert outcome is not None
@@ -195,7 +195,7 @@ async def test_a_collector_that_is_away_changes_nothing(redis_url: str, unused_t
 async def test_every_way_to_submit_carries_the_trace(redis_url: str, redis: Redis, tmp_path: Path) -> None:
     header = f"00-{TRACE:032x}-{SPAN:016x}-01"
 
-    async with await Client.connect(redis_url) as client, gateway(redis_url, tmp_path) as served:
+    async with Client(redis_url) as client, gateway(redis_url, tmp_path) as served:
         named_itself = await client.submit({**asked(SCENARIO), "traceparent": header})
         by_header = await served.submit(asked({}), traceparent=header)
         ignored = await served.submit(asked({}), traceparent="nonsense")
@@ -203,7 +203,7 @@ async def test_every_way_to_submit_carries_the_trace(redis_url: str, redis: Redi
             synchronous = await asyncio.to_thread(_submit_synchronously, redis_url)
         # the same submit again, under another span, is the same request
         again = await client.submit({**asked(SCENARIO), "id": synchronous})
-        assert again.standing
+        assert again.already_exists
         ids = (named_itself.id, by_header["id"], synchronous, ignored["id"])
         carried = [await _carried(redis, one) for one in ids]
     assert carried == [header, header, header, None]
@@ -224,7 +224,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 def _submit_synchronously(url: str) -> str:
-    client = SyncClient.connect(url)
+    client = SyncClient(url)
     try:
         return client.submit({**asked(SCENARIO), "id": "synchronous"}).id
     finally:

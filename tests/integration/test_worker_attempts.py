@@ -88,7 +88,7 @@ async def owning(
     url: str, *, worker_url: str | None = None, patience_s: float = 10.0, buffer_bytes: int = 1 << 20
 ) -> AsyncGenerator[Owner]:
     limits = TimeLimits(2.0, 10.0, 10.0)
-    async with Simulator() as simulator, Redis.from_url(url) as redis, await Client.connect(url) as client:
+    async with Simulator() as simulator, Redis.from_url(url) as redis, Client(url) as client:
         upstream = Upstream.from_environment({"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": simulator.url}, limits, 10)
         verbs = redis_client(worker_url or url)
         publisher = Publisher(
@@ -120,7 +120,7 @@ async def test_a_request_cancelled_under_another_owner_ends_at_once(owner: Owner
     """given: its owner died, then somebody cancelled / expect: the next owner ends it without asking the model."""
     request_id = await owner.submit(QUICK)
     await Scribe(owner.redis, request_id).begin()
-    assert (await owner.client.cancel(request_id)).word == "signalled"
+    assert (await owner.client.cancel(request_id)).verdict == "signalled"
     await owner.runner.run(owner.lease(request_id, 2))
     assert (await owner.outcome(request_id)).status == "cancelled"
     assert owner.calls == 0

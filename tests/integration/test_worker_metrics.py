@@ -206,7 +206,7 @@ async def test_the_port_answers_every_request(unused_tcp_port: int) -> None:
 async def test_counters_do_not_decrease_when_a_process_dies(redis_url: str, unused_tcp_port: int) -> None:
     """given: a fleet of two processes that have run requests / if: one is killed / expect: its counts stay, another
     process takes its place and counts on, and until then /healthz fails."""
-    async with Simulator(key=KEY) as simulator, await Client.connect(redis_url) as client:
+    async with Simulator(key=KEY) as simulator, Client(redis_url) as client:
         environment = {
             "PATH": os.environ["PATH"],
             "TAILRACE_REDIS_URL": redis_url,

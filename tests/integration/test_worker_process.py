@@ -78,7 +78,7 @@ async def test_it_says_when_it_is_ready_works_and_drains(redis_url: str) -> None
     """given: SIGTERM while a request runs / expect: it ends, one log line an event, exit code 0."""
     async with (
         Simulator() as simulator,
-        await Client.connect(redis_url) as client,
+        Client(redis_url) as client,
         command("worker", "--max-jobs", "7", environment=settings(redis_url, simulator)) as worker,
     ):
         ready = await worker.line()
@@ -101,7 +101,7 @@ async def test_it_says_when_it_is_ready_works_and_drains(redis_url: str) -> None
 async def test_what_does_not_end_in_its_grace_period_is_handed_back(redis_url: str) -> None:
     async with (
         Simulator() as simulator,
-        await Client.connect(redis_url) as client,
+        Client(redis_url) as client,
         Redis.from_url(redis_url) as redis,
     ):
         environment = settings(redis_url, simulator, TAILRACE_DRAIN_S="0")
@@ -126,7 +126,7 @@ async def test_what_does_not_end_in_its_grace_period_is_handed_back(redis_url: s
 async def test_a_fleet_replaces_what_dies_and_ends_with_its_parent(redis_url: str) -> None:
     async with (
         Simulator() as simulator,
-        await Client.connect(redis_url) as client,
+        Client(redis_url) as client,
         command("worker", "--processes", "2", environment=settings(redis_url, simulator)) as fleet,
     ):
         pids = {pid_of(await fleet.line()), pid_of(await fleet.line())}
@@ -154,7 +154,7 @@ async def test_a_fleet_whose_parent_is_killed_drains(redis_url: str) -> None:
     # request handed back, and stdout, which they have from their parent, at its end
     async with (
         Simulator() as simulator,
-        await Client.connect(redis_url) as client,
+        Client(redis_url) as client,
         command(
             "worker", "--processes", "2", environment=settings(redis_url, simulator, TAILRACE_DRAIN_S="0")
         ) as fleet,

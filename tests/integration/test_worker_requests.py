@@ -307,7 +307,7 @@ async def test_a_cancel_closes_the_connection_and_keeps_what_came(whole: Rig) ->
         return len(await whole.ids(request_id)) > 4
 
     await until(has_text)
-    assert (await whole.client.cancel(request_id)).word == "signalled"
+    assert (await whole.client.cancel(request_id)).verdict == "signalled"
     outcome = await whole.outcome(request_id)
     assert outcome.status == "cancelled"
     assert outcome.content
@@ -317,7 +317,7 @@ async def test_a_cancel_closes_the_connection_and_keeps_what_came(whole: Rig) ->
     assert isinstance(entries[-1].entry, Cancelled)
     assert shown(entries)[0] == outcome.content
     await until(lambda: whole.simulator.ledger.entries()[0].ended == "client_closed")
-    assert (await whole.client.cancel(request_id)).word == "finished"
+    assert (await whole.client.cancel(request_id)).verdict == "finished"
 
 
 async def test_a_cancel_before_the_answer_begins(whole: Rig) -> None:

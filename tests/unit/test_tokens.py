@@ -22,27 +22,27 @@ GRANT = Grant("request-1", "acme", may_cancel=False, expires_s=1_000)
 def test_what_was_granted_is_read(request_id: str, tenant: str | None, may_cancel: bool, expires_s: int) -> None:
     grant = Grant(request_id, tenant, may_cancel, expires_s)
     token = TokenSigner([FIRST]).mint(grant)
-    assert TokenSigner([FIRST]).read(token, expires_s - 1) == grant
+    assert TokenSigner([FIRST]).read_token(token, expires_s - 1) == grant
     assert token.replace("-", "").replace("_", "").replace(".", "").isalnum()  # fit for an address as it is
 
 
 def test_it_ends_at_its_time() -> None:
     signer = TokenSigner([FIRST])
     token = signer.mint(GRANT)
-    assert signer.read(token, 999.9) == GRANT
+    assert signer.read_token(token, 999.9) == GRANT
     with pytest.raises(TokenInvalid, match="expired"):
-        signer.read(token, 1_000)
+        signer.read_token(token, 1_000)
 
 
 def test_secrets_rotate() -> None:
     # given a token of the old secret, if a new one is put first, expect both accepted; if the old one goes, not it
     old = TokenSigner([FIRST]).mint(GRANT)
-    rotated = TokenSigner.of(f"{SECOND}, {FIRST}")
+    rotated = TokenSigner.from_setting(f"{SECOND}, {FIRST}")
     assert rotated is not None
-    assert rotated.read(old, 0) == GRANT
-    assert TokenSigner([SECOND]).read(rotated.mint(GRANT), 0) == GRANT
+    assert rotated.read_token(old, 0) == GRANT
+    assert TokenSigner([SECOND]).read_token(rotated.mint(GRANT), 0) == GRANT
     with pytest.raises(TokenInvalid, match="signature"):
-        TokenSigner([SECOND]).read(old, 0)
+        TokenSigner([SECOND]).read_token(old, 0)
 
 
 def test_no_changed_token_is_accepted() -> None:
@@ -52,13 +52,13 @@ def test_no_changed_token_is_accepted() -> None:
     for position, bit in product(range(len(token)), range(7)):
         changed = token[:position] + chr(ord(token[position]) ^ (1 << bit)) + token[position + 1 :]
         with pytest.raises(TokenInvalid):
-            signer.read(changed, 0)
+            signer.read_token(changed, 0)
 
 
 @given(st.text(max_size=200))
 def test_no_text_is_accepted_or_repeated(text: str) -> None:
     with pytest.raises(TokenInvalid) as refused:
-        TokenSigner([FIRST]).read(text, 0)
+        TokenSigner([FIRST]).read_token(text, 0)
     assert len(text) < 20 or text not in str(refused.value)
 
 
@@ -70,4 +70,4 @@ def test_weak_secrets_are_refused(secrets: list[str]) -> None:
 
 
 def test_without_secrets_there_is_no_signer() -> None:
-    assert TokenSigner.of(" , ") is None
+    assert TokenSigner.from_setting(" , ") is None

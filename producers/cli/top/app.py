@@ -201,12 +201,12 @@ class Top(App[None]):
 
     async def _cancel(self, request_id: str) -> None:
         try:
-            verdict = await self._client.cancel(request_id)
+            result = await self._client.cancel(request_id)
         except TailraceError as error:
             self._show_toast(f"cannot cancel {request_id}: {error}")
             return
         self._show_toast(
-            f"{request_id}: {'its worker was asked to stop' if verdict.word == 'signalled' else verdict.word}"
+            f"{request_id}: {'its worker was asked to stop' if result.verdict == 'signalled' else result.verdict}"
         )
         await self._refresh_overview()
 

@@ -54,7 +54,7 @@ async def _watch(every_s: float, runs_max: int) -> int:
     from tailrace.producers.client import Client
     from tailrace.schemas.settings import Settings
 
-    async with await Client.from_settings(Settings.from_environment(os.environ)) as client:
+    async with Client.from_settings(Settings.from_environment(os.environ)) as client:
         await client.overview(runs_max=1)  # an error is printed as one line, before the screen opens
         app = Top(client, every_s=every_s, runs_max=runs_max)
         await app.run_async()

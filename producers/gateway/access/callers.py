@@ -90,7 +90,7 @@ class Authenticator:
         if self._tokens is None:
             raise AccessDenied("this gateway accepts no tokens: it has no secret to verify them with", 401)
         try:
-            grant = self._tokens.read(given, time.time())
+            grant = self._tokens.read_token(given, time.time())
         except TokenInvalid as error:
             raise AccessDenied(str(error), 401) from error
         return Caller(grant.tenant, grant.request_id, grant.may_cancel)

@@ -138,9 +138,10 @@ async def frames_of_several(
 
 
 async def _open_tail(client: Client, request_id: str, after: str | None, format: Format) -> FrameContents:
+    tail = await client.tail(request_id, after).__aenter__()
     if format == "letta":
-        return _letta_contents(await client.open_letta(request_id, after))
-    return await client.open_tail_as(_raw_content, request_id, after)
+        return _letta_contents(tail.letta())
+    return tail.in_form(_raw_content)
 
 
 def _raw_content(cursor: str | None, raw: bytes, _event: object) -> FrameContent:

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from tailrace.broker import keys
 from tailrace.producers.client import Client
+from tailrace.producers.options import ClientOptions
 from tailrace.schemas.codec import decode_job, encode_job
 from tailrace.schemas.deltas import TERMINALS
 from tailrace.schemas.errors import RequestConflict, StoreError, StoreUnavailable, TailraceError, UnknownRequest
@@ -39,13 +40,13 @@ class Clients(NamedTuple):
 async def connected(direct: str, proxied: str) -> AsyncGenerator[Clients, None]:
     """Clients for the two ways to the server, by their URLs."""
     urls: dict[Via, str] = {"direct": direct, "proxy": proxied}
-    ours: dict[Via, Client] = {via: await Client.connect(url, timeout_s=TIMEOUT_S) for via, url in urls.items()}
+    ours: dict[Via, Client] = {via: Client(url, ClientOptions(timeout_s=TIMEOUT_S)) for via, url in urls.items()}
     arq: dict[Via, ArqRedis] = {via: _plain(url) for via, url in urls.items()}
     try:
         yield Clients(ours, arq)
     finally:
         for client in ours.values():
-            await client.close()
+            await client.aclose()
         for plain in arq.values():
             await plain.aclose(close_connection_pool=True)
 
@@ -66,7 +67,7 @@ async def submit(clients: Clients, planned: PlannedRequest, *, first: bool, conf
             submitted = await clients.ours[planned.via].submit({**planned.request, **changed})
         except RequestConflict:
             return "conflict"
-        return "standing" if submitted.standing else "accepted"
+        return "standing" if submitted.already_exists else "accepted"
 
     async def by_arq() -> Word:
         arq = clients.arq[planned.via]

@@ -1,0 +1,1 @@
+"""The client without an event loop, for Django, Flask and scripts."""
