@@ -1,4 +1,4 @@
-"""A real Chromium at a gateway's page: pages that must have nothing to complain of, and what their cards show."""
+"""A real Chromium on the gateway's page: pages that must not log errors, and what their cards show."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ expect.set_options(timeout=WAIT_MS)
 
 @asynccontextmanager
 async def chromium() -> AsyncGenerator[Browser]:
-    """A browser."""
+    """Starts a browser."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
         try:
@@ -34,30 +34,30 @@ async def chromium() -> AsyncGenerator[Browser]:
 
 
 @asynccontextmanager
-async def tab(browser: Browser, url: str, *, complains: bool = False, **context: Any) -> AsyncGenerator[Page]:
-    """A page of its own, with nothing from others.
+async def tab(browser: Browser, url: str, *, expects_errors: bool = False, **context: Any) -> AsyncGenerator[Page]:
+    """Opens a page in a fresh browser context.
 
     Args:
-        browser: which to open it in.
-        url: where it goes first.
-        complains: whether errors on its console are expected, such as those of a connection that was lost.
-        context: of the page, such as `viewport` and `color_scheme`.
+        browser: the browser.
+        url: the page's address.
+        expects_errors: whether errors on the console are expected, such as those of a lost connection.
+        context: options of the context, such as `viewport` and `color_scheme`.
     """
     async with await browser.new_context(**context) as opened:
         page = await opened.new_page()
         page.set_default_timeout(WAIT_MS)
-        wrong: list[str] = []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
-        if not complains:
-            page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: problems.append(f"dialog: {dialog.message}"))
+        if not expects_errors:
+            page.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
         await page.goto(url)
         yield page
-        assert wrong == []
+        assert problems == []
 
 
 async def submit(page: Page, scenario: str = "", prompt: str | None = None) -> Locator:
-    """Submits by the form; the request's card."""
+    """Submits the form and returns the request's card."""
     cards = page.locator("article")
     count = await cards.count()
     await page.select_option("#scenario", scenario)
@@ -69,11 +69,11 @@ async def submit(page: Page, scenario: str = "", prompt: str | None = None) -> L
 
 
 async def watch(page: Page, *watched: Mapping[str, str]) -> Locator:
-    """Has the page watch requests that were submitted elsewhere, as a reload has it; their cards.
+    """Makes the page follow requests that were submitted elsewhere, as after a reload, and returns their cards.
 
     Args:
         page: an open page.
-        watched: `id` of each, and `token`, `title`, `model` where it has them.
+        watched: `id` of each request, and optionally `token`, `title` and `model`.
     """
     blank = {"title": "from elsewhere", "model": ""}
     kept = json.dumps([blank | dict(one) for one in watched])
@@ -83,30 +83,30 @@ async def watch(page: Page, *watched: Mapping[str, str]) -> Locator:
 
 
 async def ends(card: Locator, state: str = "completed") -> None:
-    """Waits for the card's request to end so."""
+    """Waits until the card's request has ended in this state."""
     await expect(field(card, "state")).to_have_text(state)
 
 
 def field(card: Locator, name: str) -> Locator:
-    """A field of a card, by its name."""
+    """A field of a card."""
     return card.locator(f"[data-is={name}]")
 
 
 async def request_id(card: Locator) -> str:
-    """Whose card it is."""
+    """The id of the card's request."""
     return await field(card, "id").inner_text()
 
 
 async def text_of(card: Locator, kind: str) -> str:
-    """What the card shows of a kind of delta (`reasoning`, `call`, `text`, `refusal`), call by call."""
+    """The text that the card shows of a kind of delta (`reasoning`, `call`, `text`, `refusal`), call by call."""
     return "".join(await card.locator(f"[data-kind={kind}] .text").evaluate_all("all => all.map(e => e.textContent)"))
 
 
-async def has_come_to(card: Locator, seq: int) -> None:
-    """Waits until the card has shown so many entries of its attempt."""
-    await until(lambda: _has_come_to(card, seq), WAIT_MS / 1000)
+async def has_reached(card: Locator, seq: int) -> None:
+    """Waits until the card has shown this many entries of its attempt."""
+    await until(lambda: _has_reached(card, seq), WAIT_MS / 1000)
 
 
-async def _has_come_to(card: Locator, seq: int) -> bool:
+async def _has_reached(card: Locator, seq: int) -> bool:
     _, _, shown = (await field(card, "cursor").inner_text()).partition("-")
     return shown.isdecimal() and int(shown) >= seq

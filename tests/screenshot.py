@@ -1,6 +1,6 @@
-"""Takes the picture of the gateway's page that stands in the README: `python -m tests.screenshot docs/images/page.png`.
+"""Takes the screenshot of the gateway's page for the README: `python -m tests.screenshot docs/images/page.png`.
 
-On a Valkey, a simulator and a worker of its own; needs Debian's package `chromium`.
+Starts its own Valkey, simulator and worker. Needs Debian's package `chromium`.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from tailrace.demo.valkey import EmbeddedValkey
-from tests.browser import chromium, ends, has_come_to, submit, tab
+from tests.browser import chromium, ends, has_reached, submit, tab
 from tests.gateway_rig import gateway
 from tests.rig import rig
 
@@ -17,15 +17,15 @@ SIZE = {"width": 1180, "height": 900}
 
 
 async def take(path: Path) -> None:
-    """Three requests, one of which has ended, one begun again, one half way."""
+    """Shows three requests: one has ended, one is retried, one is halfway."""
     with EmbeddedValkey() as valkey, tempfile.TemporaryDirectory() as folder:
         async with rig(valkey.url), gateway(valkey.url, Path(folder), is_open=True) as served, chromium() as browser:
             async with tab(browser, served.url, viewport=SIZE) as page:
                 await ends(await submit(page, "letta"))
                 again = await submit(page, "again")
-                await has_come_to(again, 8)
+                await has_reached(again, 8)
                 half = await submit(page, "reasoning", prompt="Where does the water go?")
-                await has_come_to(half, 60)
+                await has_reached(half, 60)
                 await page.evaluate("scrollTo(0, 0)")
                 await page.screenshot(path=path)
 

@@ -1,4 +1,4 @@
-/** Times are ISO 8601, UTC. The entries are docs/wire.md's; fields that are empty are left out. */
+/** Times are ISO 8601, UTC. Entries are described in docs/wire.md; empty fields are left out. */
 export type Usage = { input_tokens?: number; output_tokens?: number; cached_tokens?: number; reasoning_tokens?: number }
 export type ErrorInfo = { code: string; message: string; whose: "caller" | "operator" | "provider" }
 
@@ -56,18 +56,18 @@ export type Submitted = {
 }
 export type Stream = { id: string; state: { status: string; attempt: number; [more: string]: unknown }; outcome: Outcome | null; links: Links }
 
-/** `cursor` is null for what the reader's side says (`gap`, `stalled`). With `format: "letta"` a delta is a Letta message. */
+/** `cursor` is null for events of the reader (`gap`, `stalled`). With `format: "letta"` a delta is a Letta message. */
 export type Tailed<E = Entry> = { cursor: string | null; name: string; entry: E }
 
 export type TailOptions = {
-  /** Only what stands behind this entry. */
+  /** Yield only entries after this cursor. */
   after?: string
-  /** Begin with what came so far, merged. */
+  /** Begin with one entry that contains all deltas so far, merged. */
   snapshot?: boolean
   format?: "raw" | "letta"
-  /** Leaves; the request goes on. */
+  /** Ends the tail; the request keeps running. */
   signal?: AbortSignal
-  /** A connection on which nothing came for so long, not even a heartbeat, is given up and opened anew (60,000). */
+  /** Reconnect when nothing arrives for this many milliseconds, not even a heartbeat (60,000). */
   idleMs?: number
 }
 
@@ -78,8 +78,8 @@ export class TailraceError extends Error {
 
 export class Tailrace {
   /**
-   * @param base where the gateway is, such as `https://llm.example`
-   * @param options `token`: a token of one request, or on a server an API key
+   * @param base the gateway's URL, such as `https://llm.example`
+   * @param options `token`: a token for one request, or on a server an API key
    */
   constructor(base: string, options?: { token?: string; fetch?: typeof fetch })
   submit(

@@ -1,11 +1,11 @@
-// Follows requests through a Tailrace gateway: an async iterator that resumes by itself. No dependencies; it stands on
-// `fetch` and web streams, so it runs in browsers, Node 18 and newer, Deno and Bun. Types: tailrace.d.ts.
+// A client for a Tailrace gateway. `tail` is an async iterator that reconnects and resumes by itself. No dependencies:
+// it uses `fetch` and web streams, so it runs in browsers, Node 18 and newer, Deno and Bun. Types: tailrace.d.ts.
 
 const TERMINALS = new Set(["completed", "incomplete", "failed", "cancelled"])
 const RETRY_MS = 1000
 const RETRY_MAX_MS = 30_000
 
-/** What the gateway refuses for good: coming back would not help. */
+/** The gateway rejected a call; trying again does not help. */
 export class TailraceError extends Error {
   constructor(status, code, message) {
     super(message)
@@ -20,7 +20,7 @@ export class Tailrace {
   #headers
   #fetch
 
-  /** What cannot be used throws here: `fetch` would say it as it says that nobody answers, and `tail` would try again. */
+  /** Throws on invalid arguments: `fetch` would report them like an unreachable gateway, and `tail` would retry. */
   constructor(base, { token, fetch: given } = {}) {
     this.#base = new URL(base, globalThis.location?.href).href.replace(/\/$/, "")
     if (token && !/^[\x21-\x7e]+$/.test(token)) throw new TypeError("the token has characters that no token has")
@@ -43,7 +43,7 @@ export class Tailrace {
     return this.#json("POST", `/v1/streams/${encodeURIComponent(id)}/cancel`)
   }
 
-  /** Every entry behind the cursor, each once, to the terminal, over however many connections that takes. */
+  /** Yields every entry after the cursor once, up to the terminal, over as many connections as it takes. */
   async *tail(id, { after, snapshot = false, format = "raw", signal, idleMs = 60_000 } = {}) {
     let cursor = after
     let retryMs = RETRY_MS
@@ -98,17 +98,17 @@ function isEventStream(answer) {
 }
 
 async function refusal(answer) {
-  const said = await answer.json().catch(() => undefined)
-  const { code, message } = said?.error ?? {}
-  const otherwise = answer.ok ? "what answers there is no event stream" : `the gateway answered ${answer.status}`
-  return new TailraceError(answer.status, code ?? "unknown", message ?? otherwise)
+  const content = await answer.json().catch(() => undefined)
+  const { code, message } = content?.error ?? {}
+  const fallback = answer.ok ? "the response is not an event stream" : `the gateway answered ${answer.status}`
+  return new TailraceError(answer.status, code ?? "unknown", message ?? fallback)
 }
 
-/** The frames of an event stream (WHATWG HTML, "Interpreting an event stream"). */
+/** Parses the frames of an event stream (WHATWG HTML, "Interpreting an event stream"). */
 async function* frames(body, touch) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader()
-  let begun = [] // pieces of a line whose end has not come: joined once, however many a long line comes in
-  let held = "" // a carriage return at the end of a piece: its line feed may come with the next one
+  let begun = [] // pieces of an unfinished line, joined only once, because a long line may arrive in many pieces
+  let held = "" // a carriage return at the end of a piece: the line feed may follow in the next piece
   let frame = { name: "message" }
   let data = []
   try {
@@ -147,14 +147,14 @@ async function* frames(body, touch) {
   }
 }
 
-/** Ends a connection on which nothing comes for too long, not even a heartbeat: it is dead, and nobody has told us. */
+/** Aborts a connection on which nothing arrives for too long, not even a heartbeat: it is dead without being closed. */
 function watchdog(outer, idleMs) {
   const controller = new AbortController()
   const leave = () => controller.abort(outer.reason)
   let timer
   const touch = () => {
     clearTimeout(timer)
-    timer = setTimeout(() => controller.abort(new Error("the connection is silent")), idleMs)
+    timer = setTimeout(() => controller.abort(new Error("nothing arrived on the connection")), idleMs)
   }
   touch()
   if (outer?.aborted) leave()

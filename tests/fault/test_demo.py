@@ -1,4 +1,4 @@
-"""The demo, run as a user runs it: a program of its own, with whatever else the environment holds."""
+"""The demo as a program, in an environment with unrelated settings."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ _LIMIT_S = 60
 
 @pytest.fixture
 def mark() -> str:
-    """A variable in the demo's environment, by which its processes are found, however they were started."""
+    """A variable in the demo's environment, by which all its processes are found."""
     return f"DEMO_MARK={os.getpid()}-{os.urandom(4).hex()}"
 
 
@@ -37,16 +37,16 @@ def _running(mark: str) -> list[str]:
 
 def _environment(mark: str) -> dict[str, str]:
     name, _, value = mark.partition("=")
-    # Given a key and a Redis that must not be touched: the demo would fail at once if it used either.
-    trap = {
+    # The demo must not use this API key and this Redis: it would fail at once.
+    unusable = {
         "OPENAI_API_KEY": "sk-must-not-be-used",
         "OPENAI_BASE_URL": "http://127.0.0.1:1/v1",
         "TAILRACE_REDIS_URL": "redis://127.0.0.1:1/0",
     }
-    return {**os.environ, **trap, name: value}
+    return {**os.environ, **unusable, name: value}
 
 
-def test_the_demo_shows_the_whole_path_and_leaves_nothing_running(mark: str) -> None:
+def test_the_demo_succeeds_and_leaves_no_process_running(mark: str) -> None:
     run = subprocess.run(_DEMO, env=_environment(mark), capture_output=True, text=True, timeout=_LIMIT_S, check=False)
     shown = run.stdout
     assert run.returncode == 0, run.stderr
@@ -54,7 +54,7 @@ def test_the_demo_shows_the_whole_path_and_leaves_nothing_running(mark: str) -> 
     killed_at = re.search(r"killed at entry (\d+-\d+)", shown)
     assert killed_at, shown
     assert f"--after {killed_at[1]}" in shown
-    # The two halves of what the viewers showed, joined, are the outcome's reasoning: nothing lost, nothing doubled.
+    # The two halves that the viewers showed, joined, are the outcome's reasoning: nothing lost or duplicated.
     halves = re.findall(r"^\[reasoning\] (.*?) ?$", shown, re.MULTILINE)
     outcome = re.search(r'"reasoning": "(.*)"', shown)
     assert outcome
@@ -64,7 +64,7 @@ def test_the_demo_shows_the_whole_path_and_leaves_nothing_running(mark: str) -> 
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
-async def test_a_demo_that_is_interrupted_takes_everything_down(mark: str, by: signal.Signals) -> None:
+async def test_an_interrupted_demo_stops_all_its_processes(mark: str, by: signal.Signals) -> None:
     demo = await asyncio.create_subprocess_exec(*_DEMO, env=_environment(mark), stdout=PIPE, stderr=PIPE)
     assert demo.stdout is not None
     async with asyncio.timeout(_LIMIT_S):
@@ -78,7 +78,7 @@ async def test_a_demo_that_is_interrupted_takes_everything_down(mark: str, by: s
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
-async def test_the_demo_that_stays_serves_the_page_until_it_is_interrupted(mark: str, by: signal.Signals) -> None:
+async def test_demo_watch_serves_the_page_until_it_is_interrupted(mark: str, by: signal.Signals) -> None:
     demo = await asyncio.create_subprocess_exec(
         *_DEMO, "--watch", "--port", "0", env=_environment(mark), stdout=PIPE, stderr=PIPE
     )

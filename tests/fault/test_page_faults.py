@@ -1,4 +1,4 @@
-"""The page while workers and gateways die: what is void is gone, and nothing else is missing or doubled."""
+"""The page while workers and gateways die: discarded text is removed, and nothing else is lost or duplicated."""
 
 import signal
 import socket
@@ -8,7 +8,7 @@ from playwright.async_api import expect
 
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
-from tests.browser import chromium, ends, field, has_come_to, needs_chromium, request_id, tab, text_of, watch
+from tests.browser import chromium, ends, field, has_reached, needs_chromium, request_id, tab, text_of, watch
 from tests.fault.places import Place
 from tests.fault.workers import WAIT_S, worker_process
 from tests.gateway_rig import gateway
@@ -18,7 +18,7 @@ pytestmark = needs_chromium
 LONG = {"steps": [{"kind": "text", "text": "one two three four five. " * 12}], "pace": {"chunks_per_s": 25}}
 
 
-async def test_a_killed_workers_text_is_void_and_gone(redis_url: str, tmp_path: Path) -> None:
+async def test_the_text_of_a_killed_worker_is_discarded(redis_url: str, tmp_path: Path) -> None:
     async with (
         Simulator(key=KEY) as simulator,
         gateway(redis_url, tmp_path, is_open=True) as served,
@@ -29,21 +29,21 @@ async def test_a_killed_workers_text_is_void_and_gone(redis_url: str, tmp_path: 
         async with worker_process(redis_url, simulator) as first:
             submitted = await client.submit(request_for(LONG))
             card = await watch(page, {"id": submitted.id})
-            await has_come_to(card, 20)
+            await has_reached(card, 20)
             first.kill()
             assert await text_of(card, "text")
             async with worker_process(redis_url, simulator):
                 await expect(field(card, "attempt")).to_have_text("2")
-                await expect(field(card, "note")).to_contain_text("attempt 2 began: lease_expired; the")
-                await expect(field(card, "note")).to_contain_text("characters of attempt 1 are void")
+                await expect(field(card, "note")).to_contain_text("attempt 2 started: lease_expired; ")
+                await expect(field(card, "note")).to_contain_text("characters of attempt 1 were discarded")
                 await ends(card)
                 outcome = await client.result(await request_id(card), wait_s=WAIT_S)
                 assert outcome is not None
                 assert (outcome.attempt, await text_of(card, "text")) == (2, outcome.content)
 
 
-async def test_a_gateway_that_is_killed_and_one_that_stops_are_waited_for(redis_url: str, tmp_path: Path) -> None:
-    # given a page that follows a request, if its gateway goes and comes back, expect the browser to go on by itself
+async def test_the_browser_reconnects_after_a_gateway_was_killed_or_stopped(redis_url: str, tmp_path: Path) -> None:
+
     scenario = {"steps": [{"kind": "text", "chunks": 300}], "pace": {"chunks_per_s": 60}}
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -54,14 +54,14 @@ async def test_a_gateway_that_is_killed_and_one_that_stops_are_waited_for(redis_
         tmp_path / "gateway.log",
     )
     async with rig(redis_url) as tailrace, listens, chromium() as browser:
-        async with tab(browser, f"http://127.0.0.1:{port}/", complains=True) as page:
+        async with tab(browser, f"http://127.0.0.1:{port}/", expects_errors=True) as page:
             request = await tailrace.submit(scenario)
             card = await watch(page, {"id": request})
-            await has_come_to(card, 20)
+            await has_reached(card, 20)
             assert await listens.ends(signal.SIGKILL) == -signal.SIGKILL
-            await expect(field(card, "connection")).to_contain_text("away")
+            await expect(field(card, "connection")).to_contain_text("lost")
             await listens.start()
-            await has_come_to(card, 100)
+            await has_reached(card, 100)
             assert await listens.ends(signal.SIGTERM) == 0
             await listens.start()
             outcome = await tailrace.outcome(request)

@@ -1,4 +1,4 @@
-"""The JavaScript client, and a plain EventSource, on Node: whole, once, and over broken connections."""
+"""The JavaScript client and a plain EventSource, on Node: every entry once, over broken connections."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from tests.rig import Rig, request_for, rig
 
 ROOT = Path(__file__).parents[2]
 CLIENT = (ROOT / "clients/js/tailrace.js").as_uri()
-NODE = Path(executable.ROOT_DIR) / "bin" / "node"  # in the lock, since pyright runs on it
+NODE = Path(executable.ROOT_DIR) / "bin" / "node"  # in the lock, because pyright needs it
 TEXT = "Größe: 3 µm, naïve café, 水車 🌊"
 SLOW = {"steps": [{"kind": "text", "text": 20 * TEXT}], "pace": {"chunks_per_s": 100}}
 
@@ -29,14 +29,14 @@ const source = new EventSource("%(url)s/v1/streams/%(id)s/events?token=%(token)s
 for (const name of ["accepted", "attempt_started", "assistant_message", "completed"])
   source.addEventListener(name, (event) =>
     console.log(JSON.stringify({ name, cursor: event.lastEventId, entry: JSON.parse(event.data) })))
-setInterval(() => {}, 1000) // Node does not wait for an EventSource that waits to come back
+setInterval(() => {}, 1000) // Node would exit while the EventSource waits to reconnect
 source.onerror = () => { if (source.readyState === EventSource.CLOSED) process.exit(0) }
 """
 
 
 @asynccontextmanager
 async def node(script: str, served: Served, submitted: dict[str, Any], options: str = "{}") -> AsyncGenerator[Any]:
-    """Runs a script; what it prints, one JSON value a line, as it comes."""
+    """Runs a script and yields what it prints, one JSON value per line."""
     names = {"client": CLIENT, "url": served.url, "token": submitted["token"], "id": submitted["id"]}
     child = await asyncio.create_subprocess_exec(
         *(NODE, "--experimental-eventsource", "--no-warnings", "--input-type=module", "-e"),
@@ -59,25 +59,25 @@ async def node(script: str, served: Served, submitted: dict[str, Any], options: 
             await child.wait()
 
 
-def text_of(told: list[dict[str, Any]]) -> str:
-    return "".join(item["entry"]["content"] for item in told if item["name"] == "assistant_message")
+def text_of(items: list[dict[str, Any]]) -> str:
+    return "".join(item["entry"]["content"] for item in items if item["name"] == "assistant_message")
 
 
 async def check_resumed(tailrace: Rig, served: Served, script: str) -> None:
-    """What a script tells over connections that break in every way is each entry, once."""
+    """Checks that a script prints each entry once while its connections break."""
     submitted = await served.submit(request_for(SLOW))
-    told: list[dict[str, Any]] = []
+    items: list[dict[str, Any]] = []
     async with node(script, served, submitted) as lines:
         async for item in lines:
-            told.append(item)
+            items.append(item)
             if item["cursor"] == "1-5":
                 for connection in tuple(served.server.server_state.connections):
                     connection.transport.abort()
             if item["cursor"] == "1-10":
                 served.gateway.stop()
                 served.gateway.streams.is_stopping = False
-    assert [item["cursor"] for item in told] == await tailrace.ids(submitted["id"])
-    assert text_of(told) == 20 * TEXT
+    assert [item["cursor"] for item in items] == await tailrace.ids(submitted["id"])
+    assert text_of(items) == 20 * TEXT
 
 
 async def test_the_client_tails_over_broken_connections(redis_url: str, tmp_path: Path) -> None:
@@ -85,15 +85,13 @@ async def test_the_client_tails_over_broken_connections(redis_url: str, tmp_path
         await check_resumed(tailrace, served, TAIL)
 
 
-async def test_an_event_source_resumes_by_itself_and_stays_away_after_the_terminal(
-    redis_url: str, tmp_path: Path
-) -> None:
-    # given a page that never closes its EventSource, if the request ends, expect it to come back once and stay away
+async def test_an_event_source_resumes_and_does_not_return_after_the_terminal(redis_url: str, tmp_path: Path) -> None:
+    # The script never closes its EventSource. After the terminal it reconnects once, gets 204 and gives up.
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path) as served:
         await check_resumed(tailrace, served, EVENT_SOURCE)
 
 
-async def test_the_client_goes_on_behind_a_snapshot(redis_url: str, tmp_path: Path) -> None:
+async def test_the_client_resumes_after_a_snapshot(redis_url: str, tmp_path: Path) -> None:
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path) as served:
         submitted = await served.submit(request_for(SLOW))
         await tailrace.outcome(submitted["id"])
@@ -102,25 +100,25 @@ async def test_the_client_goes_on_behind_a_snapshot(redis_url: str, tmp_path: Pa
         assert first["entry"]["outcome"]["content"] == 20 * TEXT
         assert last["name"] == "completed"
         async with node(TAIL, served, submitted, '{ after: "1-3", format: "letta" }') as lines:
-            told = [item async for item in lines]
-        assert told[0]["cursor"] == "1-4"
-        assert "otid" in told[0]["entry"]
+            items = [item async for item in lines]
+        assert items[0]["cursor"] == "1-4"
+        assert "otid" in items[0]["entry"]
 
 
-VERBS = """
+CALLS = """
 import { Tailrace, TailraceError } from "%(client)s"
 const client = new Tailrace("%(url)s", { token: "%(token)s" })
-const say = (value) => console.log(JSON.stringify(value))
-say((await client.get("%(id)s")).state.status)
+const print = (value) => console.log(JSON.stringify(value))
+print((await client.get("%(id)s")).state.status)
 for (const call of [() => client.cancel("%(id)s"), () => client.submit({}), () => client.tail("nothing").next()])
-  await call().then(say, (error) => say([error instanceof TailraceError, error.status, error.code]))
+  await call().then(print, (error) => print([error instanceof TailraceError, error.status, error.code]))
 """
 
 
-async def test_what_the_gateway_refuses_is_an_error_with_its_code(redis_url: str, tmp_path: Path) -> None:
+async def test_a_rejected_call_throws_an_error_with_the_code(redis_url: str, tmp_path: Path) -> None:
     async with gateway(redis_url, tmp_path) as served:
         submitted = await served.submit(request_for())
-        async with node(VERBS, served, submitted) as lines:
+        async with node(CALLS, served, submitted) as lines:
             assert [item async for item in lines] == [
                 "queued",
                 [True, 403, "access_denied"],
@@ -150,12 +148,12 @@ for (const size of [997, 65536]) {
 """
 
 
-async def test_a_long_frame_is_read_in_time_that_grows_with_it_alone(redis_url: str, tmp_path: Path) -> None:
-    # given a frame of 4 MB in 4,000 pieces, cut anywhere, expect it whole; joined anew each time it would take minutes
+async def test_a_long_frame_is_parsed_in_linear_time(redis_url: str, tmp_path: Path) -> None:
+    # A frame of 4 MB arrives in 4,000 pieces. Joining them again for each piece would take minutes.
     async with gateway(redis_url, tmp_path) as served:
         async with node(PIECES, served, await served.submit(request_for())) as lines:
-            told = [item async for item in lines]
-        assert told == 2 * [["1-1", "assistant_message", 2_000_000], ["1-2", "completed", 0]]
+            items = [item async for item in lines]
+        assert items == 2 * [["1-1", "assistant_message", 2_000_000], ["1-2", "completed", 0]]
 
 
 MISTAKES = """
@@ -176,10 +174,9 @@ for (const mistake of mistakes) {
 """
 
 
-async def test_what_no_return_would_mend_is_an_error_at_once(redis_url: str, tmp_path: Path) -> None:
-    # given an address or a token that cannot be used, or another server's page, expect an error; tried again for ever,
-    # they would look like a gateway that is away
+async def test_errors_that_retrying_cannot_fix_are_thrown_at_once(redis_url: str, tmp_path: Path) -> None:
+    # An invalid address, an invalid token and another server's page must not look like an unreachable gateway.
     async with gateway(redis_url, tmp_path) as served:
         async with node(MISTAKES, served, await served.submit(request_for())) as lines:
-            told = [item async for item in lines]
-    assert told == [["TypeError", None], ["TypeError", None], ["TailraceError", 200]]
+            items = [item async for item in lines]
+    assert items == [["TypeError", None], ["TypeError", None], ["TailraceError", 200]]

@@ -1,4 +1,4 @@
-"""What a gateway says of itself: streams that are open and how they ended, answers, tails; at a port of its own."""
+"""The gateway's metrics: open and ended streams, responses and tails, on a separate port."""
 
 import asyncio
 import os
@@ -19,11 +19,11 @@ SLOW = {"steps": [{"kind": "text", "chunks": 2000}], "pace": {"chunks_per_s": 20
 
 
 def value(samples: Sequence[MetricSample], name: str, *labels: str) -> float | None:
-    """The sample's value; None where it is not there."""
+    """The value of a sample; None if there is none."""
     return next((sample.value for sample in samples if (sample.name, sample.labels) == (name, labels)), None)
 
 
-async def test_streams_tails_and_answers_are_counted(redis_url: str, tmp_path: Path) -> None:
+async def test_streams_tails_and_responses_are_counted(redis_url: str, tmp_path: Path) -> None:
     async with rig(redis_url, drain_s=0), gateway(redis_url, tmp_path) as served:
         quick = await served.submit(request_for())
         await events(served.http, quick["links"]["events"])
@@ -49,7 +49,7 @@ async def test_streams_tails_and_answers_are_counted(redis_url: str, tmp_path: P
     assert {sample.name for sample in samples} == {metric.name for metric in METRICS if metric.of == "gateway"}
 
 
-async def test_the_command_tells_at_a_port_of_its_own_and_nowhere_else(
+async def test_the_command_serves_metrics_on_their_own_port_only(
     redis_url: str, unused_tcp_port_factory: Callable[[], int]
 ) -> None:
     port, metrics_port = unused_tcp_port_factory(), unused_tcp_port_factory()
@@ -67,13 +67,13 @@ async def test_the_command_tells_at_a_port_of_its_own_and_nowhere_else(
             at = f"http://127.0.0.1:{metrics_port}"
             await until(lambda: _answers(http, f"{at}/healthz"))
             assert (await http.get(f"http://127.0.0.1:{port}/metrics")).status_code == 404
-            told = await http.get(f"{at}/metrics")
+            plain = await http.get(f"{at}/metrics")
             assert (await http.get(f"{at}/v1/streams/x")).status_code == 404
             openmetrics = await http.get(f"{at}/metrics", headers={"accept": "application/openmetrics-text"})
-        assert told.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert plain.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
         assert openmetrics.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
         assert openmetrics.text.endswith("# EOF\n")
-        for page in (told.text, openmetrics.text):
+        for page in (plain.text, openmetrics.text):
             assert 'tailrace_gateway_responses_total{status="404"} 1.0\n' in page
             assert "tailrace_gateway_streams 0.0\n" in page
     finally:

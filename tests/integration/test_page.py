@@ -1,4 +1,4 @@
-"""The gateway's page in a real Chromium: what a person does there, against what the outcomes say."""
+"""The gateway's page in a real Chromium: what it shows, compared with the outcomes."""
 
 import re
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from tests.browser import (
     chromium,
     ends,
     field,
-    has_come_to,
+    has_reached,
     needs_chromium,
     request_id,
     submit,
@@ -35,13 +35,13 @@ SLOW = {"steps": [{"kind": "text", "chunks": 1000}], "pace": {"chunks_per_s": 20
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    """One for all tests here; each has a page of its own in it."""
+    """One browser for this module; each test opens its own page."""
     async with chromium() as started:
         yield started
 
 
 async def shows(card: Locator, tailrace: Rig) -> Outcome:
-    """Waits for the end of a card's request, and holds what it shows against the outcome."""
+    """Waits for the end of a card's request, and compares the card with the outcome."""
     outcome = await tailrace.outcome(await request_id(card))
     await ends(card, outcome.status)
     assert await text_of(card, "text") == (outcome.content or "")
@@ -50,7 +50,7 @@ async def shows(card: Locator, tailrace: Rig) -> Outcome:
     return outcome
 
 
-async def test_a_prompt_is_watched_to_its_end(browser: Browser, redis_url: str, tmp_path: Path) -> None:
+async def test_a_prompt_is_followed_to_its_end(browser: Browser, redis_url: str, tmp_path: Path) -> None:
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
         async with tab(browser, served.url) as page:
             card = await submit(page, prompt="Where does the water go?")
@@ -63,68 +63,64 @@ async def test_a_prompt_is_watched_to_its_end(browser: Browser, redis_url: str, 
             await expect(page.get_by_role("status")).to_have_text("Where does the water go?: completed")
 
 
-async def test_a_reload_half_way_misses_and_doubles_nothing(browser: Browser, redis_url: str, tmp_path: Path) -> None:
+async def test_a_reload_halfway_loses_and_duplicates_nothing(browser: Browser, redis_url: str, tmp_path: Path) -> None:
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, gateway_page=True) as served:
         async with tab(browser, served.url) as page:
             await page.fill("#key", served.key)
             card = await submit(page, "reasoning")
-            await has_come_to(card, 10)
+            await has_reached(card, 10)
             await page.get_by_role("button", name="Reload the page").click()
             await expect(page.locator("#key")).to_have_value("")
-            await has_come_to(card, 12)
+            await has_reached(card, 12)
             outcome = await shows(card, tailrace)
             assert outcome.reasoning
             assert outcome.content
-            # given one that has ended, if the page is reloaded, expect the same card again
+            # a reload after the end shows the same card
             before = await card.inner_text()
             await page.reload()
             await ends(card)
             await expect(card).to_have_text(before, use_inner_text=True)
 
 
-async def test_a_connection_is_dropped_and_resumed_behind_its_cursor(
+async def test_a_card_is_disconnected_and_resumed_after_its_cursor(
     browser: Browser, redis_url: str, tmp_path: Path
 ) -> None:
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
         async with tab(browser, served.url) as page:
             card = await submit(page, "reasoning")
-            await has_come_to(card, 10)
+            await has_reached(card, 10)
             await card.get_by_role("button", name="Disconnect").click()
             await expect(field(card, "connection")).to_have_text("dropped")
             shown = await field(card, "cursor").inner_text()
             assert shown in await tailrace.ids(await request_id(card))
             await tailrace.outcome(await request_id(card))
-            # given a request that goes on and ends meanwhile, expect nothing of it here before it is resumed
+            # the request has ended meanwhile; the card shows it only after resuming
             assert await field(card, "cursor").inner_text() == shown
             assert await field(card, "state").inner_text() == "running"
             await card.get_by_role("button", name="Resume").click()
             await shows(card, tailrace)
 
 
-async def test_connections_that_break_are_made_again_by_the_browser(
-    browser: Browser, redis_url: str, tmp_path: Path
-) -> None:
+async def test_the_browser_reconnects_broken_connections(browser: Browser, redis_url: str, tmp_path: Path) -> None:
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
-        async with tab(browser, served.url, complains=True) as page:
+        async with tab(browser, served.url, expects_errors=True) as page:
             card = await submit(page, "reasoning")
-            await has_come_to(card, 5)
+            await has_reached(card, 5)
             for connection in tuple(served.server.server_state.connections):
                 connection.transport.abort()
-            await expect(field(card, "connection")).to_contain_text("away")
-            await has_come_to(card, 30)
+            await expect(field(card, "connection")).to_contain_text("lost")
+            await has_reached(card, 30)
             served.gateway.stop()
             served.gateway.streams.is_stopping = False
             await shows(card, tailrace)
 
 
-async def test_a_request_is_cancelled_while_it_runs_and_while_it_waits(
-    browser: Browser, redis_url: str, tmp_path: Path
-) -> None:
+async def test_queued_and_running_requests_are_cancelled(browser: Browser, redis_url: str, tmp_path: Path) -> None:
     async with rig(redis_url, max_jobs=1) as tailrace, gateway(redis_url, tmp_path, gateway_page=True) as served:
         async with tab(browser, served.url) as page:
             await page.fill("#key", served.key)
             runs = await submit(page, "long")
-            await has_come_to(runs, 3)
+            await has_reached(runs, 3)
             waits = await submit(page, "long")
             await expect(field(waits, "state")).to_have_text("queued")
             for card in (waits, runs):
@@ -136,8 +132,8 @@ async def test_a_request_is_cancelled_while_it_runs_and_while_it_waits(
             assert outcome.content
 
 
-async def test_hostile_text_is_text(browser: Browser, redis_url: str, tmp_path: Path) -> None:
-    # given markup and bidirectional text wherever a model or a person can put it, expect it to be shown, and no more
+async def test_hostile_text_is_shown_as_text(browser: Browser, redis_url: str, tmp_path: Path) -> None:
+    # markup and bidirectional text in every place that a model or a user controls
     scenario = {
         "steps": [
             {"kind": "reasoning", "text": MARKUP + BIDI},
@@ -165,15 +161,16 @@ async def test_hostile_text_is_text(browser: Browser, redis_url: str, tmp_path: 
                 assert await text.evaluate("e => getComputedStyle(e).unicodeBidi") in ("isolate", "plaintext")
 
 
-async def test_code_that_makes_markup_of_text_is_refused_by_the_browser(
-    browser: Browser, redis_url: str, tmp_path: Path
-) -> None:
-    async with gateway(redis_url, tmp_path, is_open=True) as served, tab(browser, served.url, complains=True) as page:
+async def test_the_browser_blocks_parsing_text_as_html(browser: Browser, redis_url: str, tmp_path: Path) -> None:
+    async with (
+        gateway(redis_url, tmp_path, is_open=True) as served,
+        tab(browser, served.url, expects_errors=True) as page,
+    ):
         with pytest.raises(Error, match="TrustedHTML"):
             await page.evaluate("document.body.innerHTML = '<p>x'")
 
 
-async def test_a_huge_text_is_shown_whole_while_the_page_stays_at_hand(
+async def test_a_huge_text_is_shown_whole_while_the_page_stays_responsive(
     browser: Browser, redis_url: str, tmp_path: Path
 ) -> None:
     text = 60 * (20_000 * "x" + "\n") + 40_000 * "many short lines\n"
@@ -181,8 +178,8 @@ async def test_a_huge_text_is_shown_whole_while_the_page_stays_at_hand(
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
         async with tab(browser, served.url, viewport=PHONE) as page:
             cards = await watch(page, {"id": await tailrace.submit(scenario)})
-            await has_come_to(cards, 30)
-            # given a text that pours in, if buttons are pressed, expect the page to do what they say meanwhile
+            await has_reached(cards, 30)
+            # the buttons work while the text arrives
             await cards.get_by_role("button", name="Disconnect").click()
             await expect(field(cards, "connection")).to_have_text("dropped")
             assert await field(cards, "state").inner_text() == "running"
@@ -196,29 +193,27 @@ async def test_a_huge_text_is_shown_whole_while_the_page_stays_at_hand(
             assert longest <= 32 * 1024 + 1
 
 
-async def test_several_are_watched_side_by_side_and_no_more_than_a_browser_connects(
-    browser: Browser, redis_url: str, tmp_path: Path
-) -> None:
+async def test_five_cards_connect_at_once_and_the_sixth_waits(browser: Browser, redis_url: str, tmp_path: Path) -> None:
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
         async with tab(browser, served.url) as page:
             cards = [await submit(page, name) for name in ("long", "long", "reasoning", "letta", "parallel")]
             last = await submit(page, prompt="the sixth")
-            await expect(field(last, "connection")).to_contain_text("waits")
-            # given five open connections, expect a place left for calls, and for the next one once one has ended
+            await expect(field(last, "connection")).to_contain_text("waiting")
+            # with five streams open, calls still work, and the sixth stream opens when one ends
             await cards[0].get_by_role("button", name="Cancel").click()
             await ends(cards[0], "cancelled")
             await cards[1].get_by_role("button", name="Disconnect").click()
             for card in (last, cards[2], cards[3], cards[4]):
                 await shows(card, tailrace)
             assert await text_of(cards[4], "call")
-            await page.get_by_role("button", name="Remove those that have ended").click()
+            await page.get_by_role("button", name="Remove ended requests").click()
             await expect(page.locator("article")).to_have_count(1)
             await expect(field(page.locator("article"), "connection")).to_have_text("dropped")
 
 
-async def test_a_card_says_why_it_is_refused(browser: Browser, redis_url: str, tmp_path: Path) -> None:
+async def test_a_card_shows_why_it_was_refused(browser: Browser, redis_url: str, tmp_path: Path) -> None:
     async with rig(redis_url), gateway(redis_url, tmp_path, gateway_page=True) as served:
-        async with tab(browser, served.url, complains=True) as page:
+        async with tab(browser, served.url, expects_errors=True) as page:
             await page.fill("#key", "trk_0123456789ab_" + 43 * "A")
             await page.get_by_role("button", name="Submit").click()
             await expect(page.get_by_role("alert")).to_have_text(
@@ -228,16 +223,18 @@ async def test_a_card_says_why_it_is_refused(browser: Browser, redis_url: str, t
             await expect(field(cards, "connection")).to_have_text("refused: this is not a token")
             submitted = await served.submit(request_for(SLOW))
             cards = await watch(page, {"id": submitted["id"], "token": submitted["token"]})
-            await has_come_to(cards, 2)
+            await has_reached(cards, 2)
             await cards.get_by_role("button", name="Cancel").click()
-            await expect(field(cards, "remark")).to_contain_text("this token may read the request, not cancel it")
-            # given a key and a token, expect neither in an address, but the token in that of its stream
+            await expect(field(cards, "remark")).to_contain_text(
+                "this token allows reading the request, not cancelling it"
+            )
+            # no address contains the API key
             addresses = await page.evaluate("performance.getEntriesByType('resource').map(e => e.name)")
             assert [address for address in addresses if "trk_" in address] == []
             assert page.url == f"{served.url}/"
 
 
-async def test_everything_is_done_by_keyboard(browser: Browser, redis_url: str, tmp_path: Path) -> None:
+async def test_the_page_is_usable_by_keyboard(browser: Browser, redis_url: str, tmp_path: Path) -> None:
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
         async with tab(browser, served.url) as page:
             focused = page.locator(":focus")
@@ -260,8 +257,8 @@ async def test_everything_is_done_by_keyboard(browser: Browser, redis_url: str, 
             await page.keyboard.press("Control+Enter")
             await expect(card).to_have_count(2)
             long = card.nth(1)
-            await has_come_to(long, 3)
-            for name in ("Submit", "Reload", "Remove those", "Disconnect", "Cancel", "Remove", "", "Disconnect"):
+            await has_reached(long, 3)
+            for name in ("Submit", "Reload", "Remove ended", "Disconnect", "Cancel", "Remove", "", "Disconnect"):
                 await _tab_to(page, name)
             await page.keyboard.press("Space")
             await expect(focused).to_have_text("Resume")
@@ -276,16 +273,16 @@ async def test_everything_is_done_by_keyboard(browser: Browser, redis_url: str, 
 
 
 async def _tab_to(page: Page, name: str) -> None:
-    """Presses Tab until the focus is on what begins with the name."""
+    """Presses Tab until the focused element's text begins with the name."""
     for _ in range(6):
         await page.keyboard.press("Tab")
         if (await page.locator(":focus").inner_text()).startswith(name):
             return
-    raise AssertionError(f"no {name!r} behind what has the focus")
+    raise AssertionError(f"no {name!r} after the focused element")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_it_reads_well_on_a_phone_by_day_and_by_night(
+async def test_the_page_is_readable_on_a_phone_in_light_and_dark(
     browser: Browser, redis_url: str, tmp_path: Path, scheme: str
 ) -> None:
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
@@ -319,29 +316,29 @@ CONTRASTS = """all => all.filter(e => e.checkVisibility() && e.textContent.trim(
   const [less, more] = both.sort((a, b) => a - b)
   return [element.outerHTML.slice(0, 80), (more + 0.05) / (less + 0.05)]
 })"""
-"""WCAG 2.2, 1.4.3: the contrast of each text with what is behind it."""
+"""WCAG 2.2, 1.4.3: the contrast of each text with its background."""
 
 
-HEARD = """() => {
-  top.heard = []
-  const told = document.querySelector("[role=status]")
-  new MutationObserver(() => top.heard.push(told.textContent)).observe(told, { childList: true })
+ANNOUNCEMENTS = """() => {
+  top.announced = []
+  const status = document.querySelector("[role=status]")
+  new MutationObserver(() => top.announced.push(status.textContent)).observe(status, { childList: true })
 }"""
-"""Keeps what a screen reader would say."""
+"""Records what a screen reader would announce."""
 
 
-async def test_states_are_said_aloud_and_tokens_are_not(browser: Browser, redis_url: str, tmp_path: Path) -> None:
+async def test_states_are_announced_and_deltas_are_not(browser: Browser, redis_url: str, tmp_path: Path) -> None:
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, is_open=True) as served:
         async with tab(browser, served.url) as page:
-            await page.evaluate(HEARD)
+            await page.evaluate(ANNOUNCEMENTS)
             card = await submit(page, "again")
             outcome = await shows(card, tailrace)
             assert outcome.attempt == 2
-            heard = await page.evaluate("top.heard")
-            assert [said.partition(": ")[2].split()[0] for said in heard] == [
+            announced = await page.evaluate("top.announced")
+            assert [line.partition(": ")[2].split()[0] for line in announced] == [
                 "submitted",
-                "waits",
+                "waiting",
                 "attempt",
                 "completed",
             ]
-            await expect(field(card, "note")).to_contain_text("are void")
+            await expect(field(card, "note")).to_contain_text("were discarded")

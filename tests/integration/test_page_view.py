@@ -1,4 +1,4 @@
-"""What the page makes of entries, on Node: what stands in the outcome, whatever comes in between."""
+"""The page's view of entries, on Node: it equals the outcome, whatever happens in between."""
 
 import json
 import subprocess
@@ -19,13 +19,13 @@ VIEW = """
 import { readFileSync } from "node:fs"
 import { View } from "%(folder)s/view.js"
 const view = new View()
-const said = []
+const announced = []
 const items = JSON.parse(readFileSync(0, "utf8"))
-for (const [cursor, entry] of items) said.push(view.take(cursor, entry))
+for (const [cursor, entry] of items) announced.push(view.take(cursor, entry))
 const calls = view.parts.filter((part) => part.kind === "call").map((part) => part.name)
 const { cursor, attempt, state, remark, note, isWhole, firstDeltaMs, deltasPerS } = view
 console.log(JSON.stringify({ cursor, attempt, state, remark, note, isWhole, firstDeltaMs, deltasPerS, calls,
-  said: said.filter(Boolean),
+  announced: announced.filter(Boolean),
   reasoning: view.text("reasoning"), text: view.text("text"), refusal: view.text("refusal") }))
 """
 
@@ -63,7 +63,7 @@ def viewed(items: Sequence[tuple[str | None, dict[str, Any]]]) -> dict[str, Any]
     return on_node(VIEW, items)
 
 
-def as_told(entries: list[Tailed]) -> list[tuple[str | None, dict[str, Any]]]:
+def items_of(entries: list[Tailed]) -> list[tuple[str | None, dict[str, Any]]]:
     return [(item.cursor, json.loads(item.raw)) for item in entries]
 
 
@@ -75,19 +75,19 @@ def began(attempt: int, why: str = "first") -> tuple[str, dict[str, Any]]:
     return (f"{attempt}-0", {"message_type": "attempt_started", "v": 1, "attempt": attempt, "at": at, "why": why})
 
 
-def said(cursor: str, text: str, ms: int = 500) -> tuple[str, dict[str, Any]]:
+def delta(cursor: str, text: str, ms: int = 500) -> tuple[str, dict[str, Any]]:
     return (cursor, {"message_type": "assistant_message", "i": 0, "ms": ms, "content": text})
 
 
 @pytest.mark.parametrize(
     "model", ["sim-text", "sim-reasoning", "sim-letta", "sim-parallel", "sim-refusal", "sim-length"]
 )
-async def test_a_view_comes_to_the_outcome(redis_url: str, model: str) -> None:
+async def test_a_view_equals_the_outcome(redis_url: str, model: str) -> None:
     async with rig(redis_url) as tailrace:
         request_id = await tailrace.submit(model=model)
         outcome = await tailrace.outcome(request_id)
-        entries = as_told(await tailrace.entries(request_id))
-    # given entries told twice, as after a failover, expect the same view
+        entries = items_of(await tailrace.entries(request_id))
+    # entries that arrive twice, as after a failover, do not change the view
     twice = [entry for at, entry in enumerate(entries) for entry in (entry, entries[max(0, at - 1)], entry)][:-2]
     for given in (entries, twice):
         view = viewed(given)
@@ -102,41 +102,41 @@ async def test_a_view_comes_to_the_outcome(redis_url: str, model: str) -> None:
         assert view["firstDeltaMs"] >= 0
 
 
-def test_a_new_attempt_voids_the_one_before() -> None:
+def test_a_new_attempt_discards_the_one_before() -> None:
     failed = (
         "1-2",
         {"message_type": "retry_scheduled", "ms": 9, "attempt": 1, "reason": "upstream_503", "until": "12:00"},
     )
-    first = [ACCEPTED, began(1), said("1-1", "void"), failed]
+    first = [ACCEPTED, began(1), delta("1-1", "old "), failed]
     waits = viewed(first)
-    assert (waits["state"], waits["text"]) == ("waiting", "void")
+    assert (waits["state"], waits["text"]) == ("waiting", "old ")
     assert "upstream_503" in waits["remark"]
-    view = viewed([*first, began(3, "lease_expired"), said("3-1", "it "), said("3-2", "stands", 1500)])
+    view = viewed([*first, began(3, "lease_expired"), delta("3-1", "it "), delta("3-2", "stands", 1500)])
     assert (view["text"], view["attempt"], view["state"]) == ("it stands", 3, "running")
-    assert view["note"] == "attempt 3 began: lease_expired; the 4 characters of attempt 1 are void"
+    assert view["note"] == "attempt 3 started: lease_expired; 4 characters of attempt 1 were discarded"
     assert (view["firstDeltaMs"], view["deltasPerS"]) == (3500, 1)
 
 
-def test_what_the_readers_side_says_is_shown_until_it_is_over() -> None:
+def test_a_stalled_request_is_shown_until_the_next_entry() -> None:
     stalled = (None, {"message_type": "stalled", "for_ms": 9000, "why": "no_worker"})
     assert viewed([ACCEPTED, stalled])["state"] == "stalled"
-    view = viewed([ACCEPTED, stalled, began(1), said("1-1", "go")])
-    assert (view["state"], view["said"]) == ("running", ["stalled: no worker gives a sign of life"])
-    # given lost entries, expect it to say so; given a log that never had the cursor, expect everything anew
+    view = viewed([ACCEPTED, stalled, began(1), delta("1-1", "go")])
+    assert (view["state"], view["announced"]) == ("running", ["stalled: no worker is running"])
+    # a gap marks the view as incomplete; a gap that ends at 0-1 starts it anew
     gap = (None, {"message_type": "gap", "after": "1-1", "before": "1-4"})
-    assert viewed([ACCEPTED, began(1), said("1-1", "a"), gap, said("1-4", "d")])["isWhole"] is False
+    assert viewed([ACCEPTED, began(1), delta("1-1", "a"), gap, delta("1-4", "d")])["isWhole"] is False
     anew = (None, {"message_type": "gap", "after": "1-9", "before": "0-1"})
-    view = viewed([ACCEPTED, began(1), said("1-1", "a"), anew, ACCEPTED, began(1), said("1-1", "b")])
+    view = viewed([ACCEPTED, began(1), delta("1-1", "a"), anew, ACCEPTED, began(1), delta("1-1", "b")])
     assert (view["text"], view["isWhole"]) == ("b", True)
 
 
-def test_an_entry_of_a_later_format_is_let_be() -> None:
-    view = viewed([ACCEPTED, began(1), ("1-1", {"message_type": "image_message", "ms": 1}), said("1-2", "x")])
+def test_an_entry_of_a_later_format_is_ignored() -> None:
+    view = viewed([ACCEPTED, began(1), ("1-1", {"message_type": "image_message", "ms": 1}), delta("1-2", "x")])
     assert (view["text"], view["cursor"]) == ("x", "1-2")
 
 
 @pytest.mark.parametrize("unit", ["word ", "🌊", "line of text\n", "\n", "x"])
-def test_a_long_text_is_cut_into_blocks_at_lines_and_never_in_a_character(unit: str) -> None:
+def test_a_long_text_is_split_at_lines_and_never_inside_a_character(unit: str) -> None:
     text = unit * (100_000 // len(unit.encode("utf-16-le")) * 2)
     blocks = on_node(BLOCKS, text)
     assert "".join(blocks) == text

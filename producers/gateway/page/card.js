@@ -1,4 +1,4 @@
-// One request on the page: its figures, its buttons, and what has arrived. Text nodes only, written once a frame.
+// One request on the page: its numbers, its buttons and its answer. Writes text nodes only, once per animation frame.
 
 import { append } from "./blocks.js"
 import { Feed } from "./feed.js"
@@ -13,11 +13,11 @@ export class Card {
   #view = new View()
   #shown = { partsByKey: null, parts: new Map() }
   #connection = ["", ""]
-  #said = ""
+  #cancelNote = ""
 
   /**
    * @param {{ id: string, token?: string, title: string, model: string }} watched
-   * @param page `say(text)` says something aloud, `call(method, path, token)` asks the gateway, `removed(card)`
+   * @param page `announce(text)` for screen readers, `call(method, path, token)` to the gateway, `removed(card)`
    */
   constructor(watched, page) {
     this.watched = watched
@@ -38,7 +38,7 @@ export class Card {
       this.path,
       watched.token,
       (cursor, entry) => this.#take(cursor, entry),
-      (state, why) => this.#connectionIs(state, why),
+      (state, why) => this.#setConnection(state, why),
     )
     this.feed.open(null)
   }
@@ -59,12 +59,12 @@ export class Card {
 
   #take(cursor, entry) {
     const news = this.#view.take(cursor, entry)
-    if (news) this.page.say(`${this.watched.title}: ${news}`)
+    if (news) this.page.announce(`${this.watched.title}: ${news}`)
     if (this.hasEnded) this.feed.close("done")
     this.#touch()
   }
 
-  #connectionIs(state, why) {
+  #setConnection(state, why) {
     this.#connection = [state, why]
     this.#touch()
   }
@@ -77,11 +77,11 @@ export class Card {
   async #cancel() {
     try {
       const { verdict } = await this.page.call("POST", `${this.path}/cancel`, this.watched.token)
-      this.#said = verdict === "signalled" ? "its worker is told to stop" : ""
+      this.#cancelNote = verdict === "signalled" ? "its worker was asked to stop" : ""
     } catch (error) {
-      this.#said = `not cancelled: ${error.message}`
+      this.#cancelNote = `not cancelled: ${error.message}`
     }
-    this.page.say(`${this.watched.title}: ${this.#said || "cancelled"}`)
+    this.page.announce(`${this.watched.title}: ${this.#cancelNote || "cancelled"}`)
     this.#touch()
   }
 
@@ -96,7 +96,7 @@ export class Card {
     dirty.add(this)
   }
 
-  /** Brings the element in line with the view: whatever came since the last frame, in one piece. */
+  /** Updates the element from the view, with all that has arrived since the last animation frame. */
   show() {
     const view = this.#view
     const [connection, why] = this.#connection
@@ -110,9 +110,9 @@ export class Card {
     this.#set("cursor", view.cursor ?? "none")
     this.#set("first", view.firstDeltaMs === null ? "–" : `${view.firstDeltaMs.toLocaleString("en")} ms`)
     this.#set("rate", view.deltasPerS === null ? "–" : view.deltasPerS.toFixed(1))
-    this.#set("remark", [view.remark, view.terminal ? "" : this.#said].filter(Boolean).join("; "))
+    this.#set("remark", [view.remark, view.terminal ? "" : this.#cancelNote].filter(Boolean).join("; "))
     this.#set("note", view.note)
-    this.#set("gap", view.isWhole ? "" : "entries of this attempt are lost: only the outcome is right")
+    this.#set("gap", view.isWhole ? "" : "some entries of this attempt are lost; only the outcome is complete")
     this.#set("connect", ["dropped", "refused"].includes(connection) ? "Resume" : "Disconnect")
     for (const name of ["connect", "cancel"]) this.#field(name).setAttribute("aria-disabled", String(this.hasEnded))
     this.#showParts(answer)
@@ -126,7 +126,7 @@ export class Card {
 
   #showParts(answer) {
     if (this.#shown.partsByKey !== this.#view.partsByKey) {
-      answer.replaceChildren() // what stood here is void
+      answer.replaceChildren() // a new attempt discards the earlier text
       this.#shown = { partsByKey: this.#view.partsByKey, parts: new Map() }
     }
     for (const part of this.#view.parts) {

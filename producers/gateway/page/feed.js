@@ -1,9 +1,9 @@
-// One request's event stream: an EventSource that is opened, dropped and opened again behind a cursor.
-// Knows nothing of what entries say. The browser comes back by itself wherever the connection breaks.
+// The event stream of one request: an EventSource that can be closed, and opened again after a cursor.
+// Knows nothing of the contents of entries. The browser reconnects by itself when the connection breaks.
 
 import { NAMES } from "./view.js"
 
-const AT_ONCE = 5 // a browser opens six connections to a host: one is left for submits and cancels
+const AT_ONCE = 5 // browsers open six connections per host; one is left for submits and cancels
 const AGAIN_MS = 3000
 
 const connected = new Set()
@@ -14,28 +14,28 @@ export class Feed {
 
   /**
    * @param {string} path of the request, such as `v1/streams/one`
-   * @param {string | undefined} token that reads it
-   * @param take is told of each entry: its cursor (null where it has none), and what it says
-   * @param tell is told how the connection stands, and why
+   * @param {string | undefined} token that may read it
+   * @param take called with each entry and its cursor, null if it has none
+   * @param report called with the state of the connection, and the reason
    */
-  constructor(path, token, take, tell) {
-    Object.assign(this, { path, token, take, tell, after: null })
+  constructor(path, token, take, report) {
+    Object.assign(this, { path, token, take, report, after: null })
   }
 
-  /** Follows behind a cursor (null: from the beginning), as soon as there is a place for one more connection. */
+  /** Follows from after a cursor (null: from the beginning), once a connection is free. */
   open(after) {
     this.after = after
     if (connected.size < AT_ONCE) return this.#connect()
     waiting.push(this)
-    this.tell("waits", `${AT_ONCE} others are open`)
+    this.report("waiting", `${AT_ONCE} other connections are open`)
   }
 
-  /** Lets the connection go, and the next one have its place. */
+  /** Closes the connection, and opens the next one that waits. */
   close(state, why = "") {
     this.#source?.close()
     this.#source = null
     if (waiting.includes(this)) waiting.splice(waiting.indexOf(this), 1)
-    this.tell(state, why)
+    this.report(state, why)
     if (connected.delete(this)) waiting.shift()?.#connect()
   }
 
@@ -46,11 +46,11 @@ export class Feed {
     if (this.after) query.set("after", this.after)
     const source = new EventSource(`${this.path}/events?${query}`)
     this.#source = source
-    this.tell("connecting", "")
-    source.onopen = () => this.tell("open", "")
+    this.report("connecting", "")
+    source.onopen = () => this.report("open", "")
     source.onerror = () => {
       if (source.readyState === EventSource.CLOSED) this.#refused(source)
-      else this.tell("away", "the browser comes back by itself")
+      else this.report("lost", "the browser reconnects by itself")
     }
     for (const name of NAMES)
       source.addEventListener(name, (event) => {
@@ -61,9 +61,9 @@ export class Feed {
       })
   }
 
-  /** An EventSource does not say why it gave up: the gateway does. */
+  /** An EventSource does not report why it gave up, so this asks the gateway. */
   async #refused(source) {
-    this.tell("away", "")
+    this.report("lost", "")
     try {
       const headers = this.token ? { authorization: `Bearer ${this.token}` } : {}
       const answer = await fetch(this.path, { headers, cache: "no-store" })
@@ -73,7 +73,7 @@ export class Feed {
         return
       }
     } catch {
-      // nobody there: try again
+      // the gateway is unreachable: try again
     }
     setTimeout(() => this.#source === source && this.#connect(), AGAIN_MS)
   }

@@ -1,4 +1,4 @@
-// The page: the form, the cards, and what a reload brings back. Composes the other parts.
+// The page: the form, the cards, and what a reload restores. Composes the other modules.
 
 import { Card } from "./card.js"
 import { SCENARIOS } from "./scenarios.js"
@@ -6,13 +6,13 @@ import { SCENARIOS } from "./scenarios.js"
 const KEPT = "tailrace.watched"
 const form = document.getElementById("ask")
 const list = document.getElementById("cards")
-const told = document.getElementById("told")
-const wrong = document.getElementById("wrong")
+const announcement = document.getElementById("announcement")
+const problem = document.getElementById("problem")
 const isOpen = document.body.dataset.access === "open"
 const cards = new Set()
 
 const page = {
-  say: (text) => (told.textContent = text),
+  announce: (text) => (announcement.textContent = text),
   call,
   removed: (card) => {
     const next = card.element.nextElementSibling ?? card.element.previousElementSibling
@@ -23,16 +23,16 @@ const page = {
   },
 }
 
-/** Asks the gateway; its answer, or an error with its words. */
+/** Calls the gateway. Returns the body of the response, or throws an error with the gateway's message. */
 async function call(method, path, bearer, body) {
   const headers = { ...(bearer && { authorization: `Bearer ${bearer}` }), ...(body && { "content-type": "application/json" }) }
   const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store" })
-  const said = await answer.json()
-  if (answer.ok) return said
-  throw new Error(said.error?.message ?? `the gateway answered ${answer.status}`)
+  const content = await answer.json()
+  if (answer.ok) return content
+  throw new Error(content.error?.message ?? `the gateway answered ${answer.status}`)
 }
 
-function asked() {
+function requestOfForm() {
   const { prompt, model, tenant, scenario } = form.elements
   const picked = SCENARIOS[scenario.value]
   const request = picked ? picked.request() : { model: model.value.trim() }
@@ -44,15 +44,15 @@ function asked() {
 
 async function submit(event) {
   event.preventDefault()
-  wrong.textContent = ""
-  const { request, title } = asked()
+  problem.textContent = ""
+  const { request, title } = requestOfForm()
   try {
     const { id, token } = await call("POST", "v1/streams?grant=cancel", form.elements.key.value.trim(), request)
     watch({ id, token, title, model: request.model })
-    page.say(`${title}: submitted`)
+    page.announce(`${title}: submitted`)
     keep()
   } catch (error) {
-    wrong.textContent = `Not submitted: ${error.message}`
+    problem.textContent = `Not submitted: ${error.message}`
   }
 }
 
@@ -62,7 +62,7 @@ function watch(watched) {
   list.append(card.element)
 }
 
-/** A reload goes on with these. Each token is for one request and expires; the API key is kept nowhere. */
+/** Stores the requests for a reload. Each token is for one request and expires; the API key is never stored. */
 function keep() {
   sessionStorage.setItem(KEPT, JSON.stringify([...cards].map((card) => card.watched)))
 }
@@ -99,6 +99,6 @@ document.getElementById("tidy").addEventListener("click", () => {
     card.element.remove()
   }
   keep()
-  page.say("Those that have ended are gone")
+  page.announce("Removed ended requests")
 })
 kept().forEach(watch)

@@ -1,11 +1,11 @@
-// What can be picked in place of a prompt of one's own: answers of the simulated model (docs/simulator.md).
+// Scenarios to choose on the page: answers of the simulated model (docs/simulator.md).
 
 const TOOLS = [
   {
     type: "function",
     function: {
       name: "send_message",
-      description: "Says something to the user.",
+      description: "Sends a message to the user.",
       parameters: {
         type: "object",
         properties: { inner_thoughts: { type: "string" }, message: { type: "string" } },
@@ -23,7 +23,7 @@ const HOSTILE =
   "<script>alert(1)<\/script> <img src=x onerror=alert(2)> <a href='javascript:alert(3)'>a link</a> &lt;b&gt; <\/textarea>\n" +
   "Right to left: \u202Eeman.exe\u202C, \u2067\u05E9\u05DC\u05D5\u05DD \u0639\u0631\u0628\u064A\u2069, and \u202Enever closed.\nThe next line stands by itself.\n"
 
-/** The request of a scenario: its model, and what the simulator is told. `key` counts calls: faults strike the first. */
+/** A scenario's model and simulator parameters. `key` lets the simulator count calls, so faults hit the first. */
 const scenario = (label, model, simulator = {}, more = {}) => ({
   label,
   model,
@@ -36,13 +36,13 @@ export const SCENARIOS = {
   letta: scenario("a tool call with inner thoughts", "sim-letta", {}, { tools: TOOLS, interface: { use_assistant_message: false } }),
   assistant: scenario("a tool call shown as text", "sim-letta", {}, { tools: TOOLS }),
   parallel: scenario("three tool calls at once", "sim-parallel"),
-  again: scenario("cut off half way, then again", "sim", { steps: REASONED, faults: [{ kind: "cut", after: 25, calls: 1 }] }),
-  limited: scenario("turned away at first", "sim", {
+  again: scenario("connection lost, then a retry", "sim", { steps: REASONED, faults: [{ kind: "cut", after: 25, calls: 1 }] }),
+  limited: scenario("rate limited at first", "sim", {
     steps: REASONED,
     faults: [{ kind: "status", status: 429, retry_after_s: 4, calls: 1 }],
   }),
-  pause: scenario("silent for a while", "sim", { steps: REASONED, faults: [{ kind: "stall", after: 20, for_s: 6 }] }),
+  pause: scenario("a long pause", "sim", { steps: REASONED, faults: [{ kind: "stall", after: 20, for_s: 6 }] }),
   refusal: scenario("a refusal", "sim-refusal"),
-  overloaded: scenario("an error that stays", "sim", { faults: [{ kind: "status", status: 400, message: "no such thing" }] }),
+  overloaded: scenario("a permanent error", "sim", { faults: [{ kind: "status", status: 400, message: "no such thing" }] }),
   hostile: scenario("markup and bidirectional text", "sim", { steps: [{ kind: "text", text: HOSTILE }] }),
 }

@@ -1,5 +1,5 @@
-// What a card shows, made of the entries of one request and of nothing else: pure, no document, no clock, no connection.
-// So whoever reads the log again, from the beginning or behind a cursor, comes to the same card. docs/wire.md is the contract.
+// What a card shows, computed only from the entries of one request: pure, without document, clock or connection.
+// Reading the log again, from the beginning or after a cursor, therefore gives the same card. Contract: docs/wire.md.
 
 export const TERMINALS = ["completed", "incomplete", "failed", "cancelled"]
 export const NAMES = [
@@ -9,13 +9,13 @@ export const NAMES = [
 ]
 const KINDS = ["reasoning", "call", "text", "refusal"]
 const STALLED = {
-  no_worker: "no worker gives a sign of life",
-  busy: "all workers are busy, or its tenant has as many running as it may",
-  lost: "its job was lost, and enqueued again",
+  no_worker: "no worker is running",
+  busy: "all workers are busy, or the tenant is at its limit",
+  lost: "the job was lost and has been enqueued again",
 }
 
 export class View {
-  cursor = null // of the last entry taken
+  cursor = null // of the last entry
   terminal = null
   stalled = null
   acceptedAt = null
@@ -25,10 +25,10 @@ export class View {
     this.#begin(0)
   }
 
-  /** Adds an entry, with its cursor, or null for what a reader's side says. What is worth saying aloud, or "". */
+  /** Adds an entry with its cursor (null for events of the reader). Returns what to announce to screen readers. */
   take(cursor, entry) {
-    if (cursor === null) return this.#toldByReader(entry)
-    if (!this.#goesOn(cursor, entry)) return ""
+    if (cursor === null) return this.#takeReaderEvent(entry)
+    if (!this.#isNew(cursor, entry)) return ""
     switch (entry.message_type) {
       case "accepted":
         this.acceptedAt = Date.parse(entry.at)
@@ -44,20 +44,20 @@ export class View {
         return this.#add(entry, "call", entry.tool_call.arguments ?? "")
       case "retry_scheduled":
         this.waiting = entry
-        return `waits after ${entry.reason}`
+        return `waiting after ${entry.reason}`
       default:
-        if (!TERMINALS.includes(entry.message_type)) return "" // an entry of a later format: let it be
+        if (!TERMINALS.includes(entry.message_type)) return "" // an entry of a later format
         this.terminal = entry
         return entry.error ? `failed: ${entry.error.message}` : entry.message_type
     }
   }
 
-  /** The parts in the order in which they are shown: by kind, then call by call, as the outcome joins them. */
+  /** The parts in display order: by kind, then by call, as in the outcome. */
   get parts() {
     return [...this.partsByKey.values()].sort((a, b) => KINDS.indexOf(a.kind) - KINDS.indexOf(b.kind) || a.call - b.call)
   }
 
-  /** What the parts of a kind come to. */
+  /** The joined text of all parts of a kind. */
   text(kind) {
     return this.parts.filter((part) => part.kind === kind).map((part) => part.pieces.join("")).join("")
   }
@@ -69,28 +69,28 @@ export class View {
     return this.attempt > 0 ? "running" : "queued"
   }
 
-  /** More about the state, for people; "" where there is nothing to say. */
+  /** Details of the state, for people; "" if there are none. */
   get remark() {
     const end = this.terminal
     if (end?.error) return `${end.error.code}: ${end.error.message}`
     if (end) return end.finish_reason ? `finish reason: ${end.finish_reason}` : ""
     if (this.stalled) return STALLED[this.stalled.why] ?? this.stalled.why
-    if (this.waiting) return `${this.waiting.reason}; the next attempt begins at ${this.waiting.until}`
+    if (this.waiting) return `${this.waiting.reason}; next attempt at ${this.waiting.until}`
     return ""
   }
 
-  /** From the submit to the first delta of this attempt, by the server's clock; null before it. */
+  /** Milliseconds from submit to the first delta of this attempt, by the server's clock; null before it. */
   get firstDeltaMs() {
     if (this.deltas === 0 || this.acceptedAt === null || this.startedAt === null) return null
     return this.startedAt - this.acceptedAt + this.firstMs
   }
 
-  /** Deltas of this attempt a second; null before there are two at different times. */
+  /** Deltas per second of this attempt; null until there are two at different times. */
   get deltasPerS() {
     return this.lastMs > this.firstMs ? ((this.deltas - 1) * 1000) / (this.lastMs - this.firstMs) : null
   }
 
-  #toldByReader(entry) {
+  #takeReaderEvent(entry) {
     if (entry.message_type === "stalled") {
       this.stalled = entry
       return `stalled: ${this.remark}`
@@ -102,8 +102,8 @@ export class View {
     return `entries between ${entry.after} and ${entry.before} are lost`
   }
 
-  /** Whether this entry is new: after a failover of Redis some may be told again. */
-  #goesOn(cursor, entry) {
+  /** Whether this entry is new. After a failover of Redis some entries may arrive twice. */
+  #isNew(cursor, entry) {
     const [attempt, seq] = placeOf(cursor)
     if (entry.message_type === "attempt_started" || attempt !== this.attempt) this.#begin(attempt, entry.why)
     else if (seq <= this.#seq) return false
@@ -116,11 +116,11 @@ export class View {
   #begin(attempt, why) {
     const before = this.partsByKey ? this.parts.reduce((sum, part) => sum + part.length, 0) : 0
     const notes = []
-    if (why && attempt > 1) notes.push(`attempt ${attempt} began: ${why}`)
-    if (before) notes.push(`the ${before.toLocaleString("en")} characters of attempt ${this.attempt} are void`)
+    if (why && attempt > 1) notes.push(`attempt ${attempt} started: ${why}`)
+    if (before) notes.push(`${before.toLocaleString("en")} characters of attempt ${this.attempt} were discarded`)
     this.note = notes.join("; ")
     this.attempt = attempt
-    this.partsByKey = new Map() // a new one, by which whoever shows it sees that the old ones are void
+    this.partsByKey = new Map() // a new object tells the card that the old parts are discarded
     this.isWhole = true
     this.waiting = null
     this.startedAt = null
