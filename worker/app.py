@@ -15,10 +15,11 @@ from tailrace.schemas.redis_url import parse_redis_url
 from tailrace.schemas.settings import Settings
 from tailrace.telemetry.metric_samples import MetricSample
 from tailrace.telemetry.metrics import PROCESS_DEATHS
-from tailrace.worker.attempt.attempt import Plant
 from tailrace.worker.attempt.job import RUNNER, Runner, generate
 from tailrace.worker.attempt.request_store import Store
+from tailrace.worker.attempt.services import Services
 from tailrace.worker.fleet import Fleet
+from tailrace.worker.observe.attempt_observer import AttemptObservers
 from tailrace.worker.observe.counts import Counts
 from tailrace.worker.observe.fleet_metrics import FleetMetrics
 from tailrace.worker.observe.process_metrics import publish_process_metrics, serve_metrics
@@ -66,8 +67,9 @@ async def run_worker(
         publisher = publisher_of(settings, redis, counts)
         hold = Hold()
         async with publisher, sinking(settings, queue, redis, hold):
-            plant = Plant(Store(redis, queue=queue, hold=hold), publisher, upstream, counts=counts, traces=traces)
-            worker = _worker(settings, plant, ready, handle_signals, hold)
+            observers = AttemptObservers(counts, traces)
+            services = Services(Store(redis, queue=queue, hold=hold), publisher, upstream, observers)
+            worker = _worker(settings, services, ready, handle_signals, hold)
 
             def metric_samples() -> list[MetricSample]:
                 return [*counts.metric_samples(), *publisher.metric_samples(), *worker.metric_samples()]
@@ -117,10 +119,10 @@ async def run_fleet(settings: Settings, environment: Mapping[str, str], command:
 
 
 def _worker(
-    settings: Settings, plant: Plant, ready: Callable[[Settings], None], handle_signals: bool, hold: Hold
+    settings: Settings, services: Services, ready: Callable[[Settings], None], handle_signals: bool, hold: Hold
 ) -> LeasedWorker:
     runner = Runner(
-        plant,
+        services,
         max_attempts=settings.max_attempts,
         run_limit_s=settings.run_limit_s,
         retention_s=settings.retention_s,
@@ -134,7 +136,7 @@ def _worker(
         [func(generate, name=JOB_FUNCTION)],
         redis_url=settings.queue_url,
         log_url=settings.log_url,
-        on_dead=runner.bury,
+        on_dead=runner.end_dead,
         max_jobs=settings.max_jobs,
         lease_s=settings.lease_s,
         poll_s=settings.poll_s,

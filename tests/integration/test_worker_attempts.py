@@ -1,4 +1,4 @@
-"""One owner and its request, without a queue: every way an attempt can begin and end, and what stands afterwards."""
+"""Attempts without a queue: every way an attempt can begin and end, and what is in Redis afterwards."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -18,9 +18,9 @@ from tailrace.producers.client import Client
 from tailrace.schemas.deltas import AttemptStarted
 from tailrace.schemas.ids import EntryId
 from tailrace.schemas.outcome import Outcome
-from tailrace.worker.attempt.attempt import Plant
 from tailrace.worker.attempt.job import Runner
 from tailrace.worker.attempt.request_store import Store
+from tailrace.worker.attempt.services import Services
 from tailrace.worker.publish.commit_line import CommitLine
 from tailrace.worker.publish.publisher import Publisher
 from tailrace.worker.queue.leases import Lease, Stop
@@ -33,17 +33,17 @@ from tests.scribe import Scribe
 from tests.until import until
 
 OWNER = "owner"
-TEXT = "A text long enough that somebody can step in before it has come to its end."
+TEXT = "A text that is long enough to be interrupted before it has come to its end."
 QUICK: Mapping[str, Any] = {"steps": [{"kind": "text", "text": TEXT}]}
 SLOW: Mapping[str, Any] = {**QUICK, "pace": {"chunks_per_s": 40}}
 
 
 class Owner:
-    """A runner with real parts, and leases made by hand."""
+    """A runner with real services, and leases that the test makes."""
 
-    def __init__(self, redis: Redis, client: Client, simulator: Simulator, plant: Plant) -> None:
-        self.redis, self.client, self.simulator, self.plant = redis, client, simulator, plant
-        self.runner = Runner(plant, max_attempts=3, run_limit_s=60, retention_s=60)
+    def __init__(self, redis: Redis, client: Client, simulator: Simulator, services: Services) -> None:
+        self.redis, self.client, self.simulator, self.services = redis, client, simulator, services
+        self.runner = Runner(services, max_attempts=3, run_limit_s=60, retention_s=60)
 
     async def submit(self, scenario: Mapping[str, Any], **more: Any) -> str:
         return (await self.client.submit(request_for(scenario, **more))).id
@@ -56,7 +56,7 @@ class Owner:
 
     @asynccontextmanager
     async def running(self, lease: Lease, entries: int = 3) -> AsyncGenerator[asyncio.Task[None]]:
-        """Runs the request; inside, it has written so many entries."""
+        """Runs the request; in the context its log has at least so many entries."""
         task = asyncio.create_task(self.runner.run(lease))
 
         async def written() -> bool:
@@ -79,7 +79,7 @@ class Owner:
 
     @property
     def calls(self) -> int:
-        """How often the model's server was asked."""
+        """How many times the model's server was asked."""
         return len(self.simulator.ledger.entries())
 
 
@@ -90,7 +90,7 @@ async def owning(
     limits = TimeLimits(2.0, 10.0, 10.0)
     async with Simulator() as simulator, Redis.from_url(url) as redis, Client(url) as client:
         upstream = Upstream.from_environment({"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": simulator.url}, limits, 10)
-        verbs = redis_client(worker_url or url)
+        worker_redis = redis_client(worker_url or url)
         publisher = Publisher(
             CommitLine(worker_url or url),
             buffer_bytes=buffer_bytes,
@@ -100,11 +100,16 @@ async def owning(
         )
         try:
             async with publisher:
-                yield Owner(redis, client, simulator, Plant(Store(verbs, patience_s=patience_s), publisher, upstream))
+                yield Owner(
+                    redis,
+                    client,
+                    simulator,
+                    Services(Store(worker_redis, patience_s=patience_s), publisher, upstream),
+                )
                 assert (publisher.buffered_bytes, publisher.writers) == (0, 0)
         finally:
             await upstream.close()
-            await verbs.aclose(close_connection_pool=True)
+            await worker_redis.aclose(close_connection_pool=True)
 
 
 @pytest.fixture
@@ -113,11 +118,11 @@ async def owner(redis_url: str) -> AsyncGenerator[Owner]:
         yield parts
 
 
-# How it begins
+# The start of an attempt
 
 
 async def test_a_request_cancelled_under_another_owner_ends_at_once(owner: Owner) -> None:
-    """given: its owner died, then somebody cancelled / expect: the next owner ends it without asking the model."""
+    """given: a cancel after the owner died / expect: the next owner ends the request without asking the model."""
     request_id = await owner.submit(QUICK)
     await Scribe(owner.redis, request_id).begin()
     assert (await owner.client.cancel(request_id)).verdict == "signalled"
@@ -126,7 +131,7 @@ async def test_a_request_cancelled_under_another_owner_ends_at_once(owner: Owner
     assert owner.calls == 0
 
 
-async def test_a_request_that_waited_past_its_deadline_is_not_run(owner: Owner) -> None:
+async def test_an_expired_request_is_never_started(owner: Owner) -> None:
     request_id = await owner.submit(QUICK)
     await owner.redis.hset(rec_key(request_id), "deadline_ms", 1)
     await owner.runner.run(owner.lease(request_id))
@@ -136,7 +141,7 @@ async def test_a_request_that_waited_past_its_deadline_is_not_run(owner: Owner) 
     assert owner.calls == 0
 
 
-async def test_a_stored_request_that_cannot_be_read_fails(owner: Owner) -> None:
+async def test_a_stored_request_that_cannot_be_decoded_fails(owner: Owner) -> None:
     request_id = await owner.submit(QUICK)
     await owner.redis.hset(rec_key(request_id), "request", b"\xc1 no msgpack")
     await owner.runner.run(owner.lease(request_id))
@@ -146,8 +151,8 @@ async def test_a_stored_request_that_cannot_be_read_fails(owner: Owner) -> None:
     assert owner.calls == 0
 
 
-async def test_a_request_that_has_ended_is_done_with(owner: Owner) -> None:
-    """given: the job comes again after the end, since its acknowledgement was lost / expect: nothing changes."""
+async def test_a_job_of_an_ended_request_changes_nothing(owner: Owner) -> None:
+    """given: the job is claimed again, since its acknowledgement was lost / expect: nothing changes."""
     request_id = await owner.submit(QUICK)
     await owner.runner.run(owner.lease(request_id))
     before = await owner.redis.hgetall(rec_key(request_id)), await owner.redis.xrange(log_key(request_id))
@@ -156,36 +161,36 @@ async def test_a_request_that_has_ended_is_done_with(owner: Owner) -> None:
     assert owner.calls == 1
 
 
-async def test_a_request_that_is_gone_is_done_with(owner: Owner) -> None:
+async def test_a_job_without_a_record_writes_nothing(owner: Owner) -> None:
     await owner.runner.run(owner.lease("never-was"))
     assert not await owner.redis.exists(rec_key("never-was"), log_key("never-was"))
 
 
-async def test_a_number_that_is_too_low_is_made_good_by_a_higher_one(owner: Owner) -> None:
+async def test_an_attempt_number_that_is_too_low_is_replaced_by_a_higher_one(owner: Owner) -> None:
     request_id = await owner.submit(QUICK)
     await Scribe(owner.redis, request_id, attempt=7).begin()
     await owner.runner.run(owner.lease(request_id, 7))
     assert (await owner.outcome(request_id)).attempt == 8
 
 
-# How it ends
+# The end of an attempt
 
 
-async def test_a_lost_lease_stops_everything_and_writes_nothing(owner: Owner) -> None:
+async def test_a_lost_lease_stops_the_attempt_and_writes_nothing(owner: Owner) -> None:
     request_id = await owner.submit(SLOW)
     lease = owner.lease(request_id)
     async with owner.running(lease) as task:
         lease.stop(Stop.LEASE_LOST)
-        with pytest.raises(RetryJob):  # which does nothing where the job is another's by now
+        with pytest.raises(RetryJob):  # this changes nothing if another worker has the job by now
             await task
-        stands = await owner.redis.xrange(log_key(request_id))
+        before = await owner.redis.xrange(log_key(request_id))
         await until(lambda: owner.simulator.ledger.entries()[0].ended == "client_closed")
-    assert await owner.redis.xrange(log_key(request_id)) == stands
+    assert await owner.redis.xrange(log_key(request_id)) == before
     assert await owner.status(request_id) == "running"
 
 
-async def test_an_attempt_taken_over_ends_without_a_word(owner: Owner) -> None:
-    """given: this owner hung, and does not know that another has begun / expect: its next entry tells it."""
+async def test_an_attempt_that_was_taken_over_writes_nothing_more(owner: Owner) -> None:
+    """given: another attempt has begun, unknown to this owner / expect: its next entry is refused, and it ends."""
     request_id = await owner.submit(SLOW)
     async with owner.running(owner.lease(request_id)) as task:
         await Scribe(owner.redis, request_id, attempt=2).begin("lease_expired")
@@ -196,9 +201,9 @@ async def test_an_attempt_taken_over_ends_without_a_word(owner: Owner) -> None:
     assert (await owner.redis.xrevrange(log_key(request_id), count=1))[0][0] == b"2-0"
 
 
-async def test_who_hung_blames_nobody(owner: Owner) -> None:
-    # given an owner whose lease has run out unnoticed while nobody took over, if its answer fails, which may be for its
-    # own long silence, expect the request not to fail for that, and nothing written
+async def test_an_error_after_the_lease_ran_out_fails_nothing(owner: Owner) -> None:
+    # given an owner that hung until its lease ran out, if its answer fails, which its own hanging may have caused,
+    # expect the request not to fail, and nothing written
     request_id = await owner.submit({"faults": [{"kind": "status", "status": 401}]})
     with pytest.raises(RetryJob):
         await owner.runner.run(owner.lease(request_id, ends_at=-inf))
@@ -213,11 +218,11 @@ async def test_a_log_that_was_deleted_ends_the_attempt(owner: Owner) -> None:
         async with asyncio.timeout(10):
             with pytest.raises(RetryJob):
                 await task
-    await owner.runner.run(owner.lease(request_id, 2))  # nothing is there any more: the job is done with
+    await owner.runner.run(owner.lease(request_id, 2))  # there is no request any more: the job is acknowledged
     assert not await owner.redis.exists(log_key(request_id))
 
 
-async def test_a_drain_hands_back_and_voids_nothing_yet(owner: Owner) -> None:
+async def test_a_drain_hands_the_request_back_and_the_next_attempt_completes_it(owner: Owner) -> None:
     request_id = await owner.submit(SLOW)
     lease = owner.lease(request_id)
     async with owner.running(lease) as task:
@@ -231,8 +236,8 @@ async def test_a_drain_hands_back_and_voids_nothing_yet(owner: Owner) -> None:
 
 
 @pytest.mark.parametrize("stop", [Stop.DRAINED, Stop.LEASE_LOST])
-async def test_a_stop_while_it_waits_to_try_again(owner: Owner, stop: Stop) -> None:
-    """given: a server that asks for 50 s, a stop / expect: the rest is waited for, the count stays."""
+async def test_a_stop_during_the_wait_for_a_retry(owner: Owner, stop: Stop) -> None:
+    """given: a server that asks for 50 s, a stop / expect: a drain keeps the rest of the wait; the failure counts."""
     request_id = await owner.submit({"faults": [{"kind": "status", "status": 429, "retry_after_s": 50}]})
     lease = owner.lease(request_id)
     async with owner.running(lease, entries=3) as task:
@@ -246,12 +251,12 @@ async def test_a_stop_while_it_waits_to_try_again(owner: Owner, stop: Stop) -> N
     assert owner.calls == 1
 
 
-async def test_failures_count_whoever_made_them(owner: Owner) -> None:
-    """given: an owner that failed once and died / expect: the next one has a try less, and both are told apart."""
+async def test_failures_of_all_owners_count(owner: Owner) -> None:
+    """given: an owner that failed once and crashed / expect: the next one has one attempt less; both are counted."""
     request_id = await owner.submit({"faults": [{"kind": "status", "status": 500}]})
     await Scribe(owner.redis, request_id).begin()
-    for _ in range(2):  # sent twice it counts once
-        assert (await owner.plant.store.fail(request_id, 1, "token-1", 1)).word == "counted"
+    for _ in range(2):  # the script is idempotent
+        assert (await owner.services.store.fail(request_id, 1, "token-1", 1)).word == "counted"
     lease = owner.lease(request_id, 2)
     lease.crashes = 1
     await owner.runner.run(lease)
@@ -261,16 +266,16 @@ async def test_failures_count_whoever_made_them(owner: Owner) -> None:
     assert owner.calls == 2
 
 
-async def test_who_does_not_own_the_attempt_counts_nothing(owner: Owner) -> None:
+async def test_only_the_owner_of_the_attempt_counts_failures(owner: Owner) -> None:
     request_id = await owner.submit(QUICK)
     await Scribe(owner.redis, request_id).begin()
     for attempt, token in ((1, "another"), (2, "token-1")):
-        assert (await owner.plant.store.fail(request_id, attempt, token, 1)).word == "stale"
+        assert (await owner.services.store.fail(request_id, attempt, token, 1)).word == "stale"
     assert (await owner.client.status(request_id)).failures == 0
 
 
-async def test_what_was_counted_before_stands_in_the_outcome(owner: Owner) -> None:
-    """given: a drain, then an answer / expect: no try lost, and the drain told."""
+async def test_the_counts_of_earlier_attempts_are_in_the_outcome(owner: Owner) -> None:
+    """given: a drain, then an answer / expect: no failure counted, and one drain."""
     request_id = await owner.submit(SLOW)
     lease = owner.lease(request_id)
     async with owner.running(lease, entries=4) as task:
@@ -284,28 +289,28 @@ async def test_what_was_counted_before_stands_in_the_outcome(owner: Owner) -> No
 
 
 class LossyStore(Store):
-    """The real one, in front of which Redis loses the last entry, as in a failover."""
+    """The real store; before the end of a request Redis loses the last entry, as in a failover."""
 
     async def finish(self, token: str, terminal_id: EntryId, outcome: Outcome, **given: Any) -> Verdict:
-        """Loses, then finishes."""
+        """Deletes the last entry, then finishes."""
         log = log_key(outcome.request_id or "")
         last = (await self._redis.xrevrange(log, count=1))[0][0]
         await self._redis.xdel(log, last)
         return await super().finish(token, terminal_id, outcome, **given)
 
 
-async def test_entries_that_redis_lost_are_not_papered_over(owner: Owner) -> None:
-    """given: a failover lost the last entry / expect: no terminal behind a hole, the request is run anew."""
+async def test_a_request_whose_entries_redis_lost_is_run_again(owner: Owner) -> None:
+    """given: a failover lost the last entry / expect: no terminal after a gap, the request is run again."""
     request_id = await owner.submit(QUICK)
-    plant = replace(owner.plant, store=LossyStore(owner.redis))
+    services = replace(owner.services, store=LossyStore(owner.redis))
     with pytest.raises(RetryJob):
-        await Runner(plant, max_attempts=3, run_limit_s=60, retention_s=60).run(owner.lease(request_id))
+        await Runner(services, max_attempts=3, run_limit_s=60, retention_s=60).run(owner.lease(request_id))
     await owner.runner.run(owner.lease(request_id, 2))
     outcome = await owner.outcome(request_id)
     assert (outcome.status, outcome.content, outcome.attempt) == ("completed", TEXT, 2)
 
 
-async def test_redis_away_for_too_long_goes_back_to_the_queue(redis_url: str) -> None:
+async def test_a_request_goes_back_to_the_queue_if_redis_is_away_for_too_long(redis_url: str) -> None:
     async with Proxy(redis_url) as proxy, owning(redis_url, worker_url=proxy.url, patience_s=0.1) as owner:
         request_id = await owner.submit(SLOW)
         async with owner.running(owner.lease(request_id)) as task:
@@ -316,19 +321,19 @@ async def test_redis_away_for_too_long_goes_back_to_the_queue(redis_url: str) ->
             await until(lambda: owner.simulator.open_connections == 0)
 
 
-async def test_while_redis_stalls_the_model_is_read_no_further_than_the_buffer(redis_url: str) -> None:
-    """given: an answer far larger than the buffer, and a Redis that does not answer / expect: it is not read ahead."""
+async def test_back_pressure_limits_how_far_the_answer_is_read_while_redis_stalls(redis_url: str) -> None:
+    """given: an answer far larger than the buffer, a Redis that does not answer / expect: reading pauses."""
     limit = 20_000
     async with (
         Proxy(redis_url) as proxy,
         owning(redis_url, worker_url=proxy.url, buffer_bytes=limit) as owner,
     ):
         request_id = await owner.submit({"steps": [{"kind": "text", "text": TEXT * 300}], "chunking": {"chars": 4}})
-        publisher = owner.plant.publisher
+        publisher = owner.services.publisher
         async with owner.running(owner.lease(request_id), entries=3) as task:
             proxy.stall()
             await until(lambda: publisher.buffered_bytes >= limit)
-            with pytest.raises(TimeoutError):  # what was read at once may go beyond the limit, but not by much
+            with pytest.raises(TimeoutError):  # what is read at once may exceed the limit, but not by much
                 await until(lambda: publisher.buffered_bytes > 10 * limit, within_s=0.5)
             proxy.resume()
             await task
@@ -338,16 +343,16 @@ async def test_while_redis_stalls_the_model_is_read_no_further_than_the_buffer(r
 
 async def test_a_lost_reply_to_begin_or_finish_changes_nothing(redis_url: str) -> None:
     async with Proxy(redis_url) as proxy, owning(redis_url, worker_url=proxy.url) as owner:
-        for number, verb in enumerate((b"attempt_started", b'"completed"')):
+        for number, entry in enumerate((b"attempt_started", b'"completed"')):
             request_id = await owner.submit(QUICK, metadata={"number": number})
-            proxy.lose_reply(verb)
+            proxy.lose_reply(entry)
             await owner.runner.run(owner.lease(request_id))
             assert not proxy.fault_pending
             outcome = await owner.outcome(request_id)
             assert (outcome.status, outcome.content, outcome.attempt) == ("completed", TEXT, 1)
 
 
-async def test_scripts_that_the_server_forgot_are_sent_again(owner: Owner) -> None:
+async def test_scripts_are_loaded_again_after_a_script_flush(owner: Owner) -> None:
     for _ in range(2):
         request_id = await owner.submit(QUICK)
         await owner.redis.script_flush()
@@ -355,8 +360,8 @@ async def test_scripts_that_the_server_forgot_are_sent_again(owner: Owner) -> No
         assert await owner.status(request_id) == "completed"
 
 
-async def test_a_connection_lost_after_the_models_end_loses_nothing(owner: Owner) -> None:
-    """given: finish_reason came, then the connection broke before [DONE] / expect: completed, not asked again."""
+async def test_a_connection_lost_after_the_end_of_the_answer_loses_nothing(owner: Owner) -> None:
+    """given: the connection breaks between finish_reason and [DONE] / expect: completed, not asked again."""
     faults = [{"kind": "cut", "after": 3}]
     request_id = await owner.submit({**QUICK, "chunking": {"chars": 1000}, "faults": faults, "usage": "never"})
     await owner.runner.run(owner.lease(request_id))
@@ -366,17 +371,17 @@ async def test_a_connection_lost_after_the_models_end_loses_nothing(owner: Owner
 
 
 class BrokenUpstream:
-    """Stands for a fault of ours in the middle of an attempt."""
+    """Fails with a bug in the middle of an attempt."""
 
     def open(self, request: object) -> None:
-        """Fails with a text that must not be told on."""
+        """Raises an error whose message must not be logged or published."""
         raise LookupError("a private text")
 
 
-async def test_a_fault_of_ours_ends_the_request_with_a_word(owner: Owner, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_ends_the_request_with_an_error(owner: Owner, caplog: pytest.LogCaptureFixture) -> None:
     request_id = await owner.submit(QUICK)
-    plant = replace(owner.plant, upstream=cast(Upstream, BrokenUpstream()))
-    await Runner(plant, max_attempts=3, run_limit_s=60, retention_s=60).run(owner.lease(request_id))
+    services = replace(owner.services, upstream=cast(Upstream, BrokenUpstream()))
+    await Runner(services, max_attempts=3, run_limit_s=60, retention_s=60).run(owner.lease(request_id))
     outcome = await owner.outcome(request_id)
     assert outcome.error is not None
     assert (outcome.status, outcome.error.code, outcome.error.whose) == ("failed", "internal", "operator")
@@ -384,11 +389,11 @@ async def test_a_fault_of_ours_ends_the_request_with_a_word(owner: Owner, caplog
     assert "private" not in caplog.text + outcome.error.message
 
 
-# What the queue gives up
+# Jobs that the queue gives up
 
 
 @pytest.mark.parametrize(
-    ("code", "told", "whose"),
+    ("code", "wire_code", "whose"),
     [
         ("job_crashed", "worker_crashed", "operator"),
         ("job_unreadable", "job_unreadable", "caller"),
@@ -396,25 +401,25 @@ async def test_a_fault_of_ours_ends_the_request_with_a_word(owner: Owner, caplog
         ("job_failed", "internal", "operator"),
     ],
 )
-async def test_a_dead_job_ends_its_request(owner: Owner, code: str, told: str, whose: str) -> None:
+async def test_a_dead_job_ends_its_request(owner: Owner, code: str, wire_code: str, whose: str) -> None:
     request_id = await owner.submit(QUICK)
-    for _ in range(2):  # once more after a lost answer
-        await owner.runner.bury(request_id, owner.lease(request_id, 3), code, "why it died")
+    for _ in range(2):  # the second time as after a lost reply
+        await owner.runner.end_dead(request_id, owner.lease(request_id, 3), code, "why it died")
     outcome = await owner.outcome(request_id)
     assert outcome.error is not None
     assert (outcome.status, outcome.attempt) == ("failed", 3)
-    assert (outcome.error.code, outcome.error.message, outcome.error.whose) == (told, "why it died", whose)
+    assert (outcome.error.code, outcome.error.message, outcome.error.whose) == (wire_code, "why it died", whose)
     entries = [item async for item in owner.client.tail(request_id)]
     started = entries[-2].entry
     assert isinstance(started, AttemptStarted)
-    assert started.why == told
+    assert started.why == wire_code
     assert shown(entries) == ("", "", {})
 
 
 async def test_a_dead_job_of_an_ended_request_changes_nothing(owner: Owner) -> None:
     request_id = await owner.submit(QUICK)
     await owner.runner.run(owner.lease(request_id))
-    await owner.runner.bury(request_id, owner.lease(request_id, 2), "job_crashed", "why it died")
+    await owner.runner.end_dead(request_id, owner.lease(request_id, 2), "job_crashed", "why it died")
     assert await owner.status(request_id) == "completed"
-    await owner.runner.bury("never-was", owner.lease("never-was"), "job_crashed", "why it died")
+    await owner.runner.end_dead("never-was", owner.lease("never-was"), "job_crashed", "why it died")
     assert not await owner.redis.exists(rec_key("never-was"))

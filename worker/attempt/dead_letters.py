@@ -1,8 +1,7 @@
-"""Dead letters: ends requests that the queue gives up, and lists what died for those who look after the system.
+"""Dead letters: ends requests that cannot be run, and adds them to the dead-letter list for the operator.
 
-Which failures belong into the list is decided here alone. The order is terminal first, entry second: whoever meets the
-job again, after a crash in between, repeats the second (docs/decisions/retries-and-failures.md).
-Knows nothing of the queue's own keys.
+Owns the decision which failures belong into the list. The terminal is written first and the list second, so that after
+a crash in between the next worker repeats the second step. Knows nothing of the keys of the queue.
 """
 
 from typing import Literal
@@ -15,9 +14,8 @@ from tailrace.schemas.ids import EntryId, message_id
 from tailrace.schemas.outcome import UNFILLED, Outcome
 from tailrace.schemas.request import GenerationRequest, decode_request
 from tailrace.schemas.times import iso_of_ms
-from tailrace.telemetry.metrics import error_label
-from tailrace.worker.attempt.attempt import Plant
 from tailrace.worker.attempt.request_store import Begun
+from tailrace.worker.attempt.services import Services
 from tailrace.worker.observe.log_events import log_event
 from tailrace.worker.queue.leases import Lease
 
@@ -30,29 +28,32 @@ _CODES: dict[str, tuple[str, Whose]] = {
     "job_crashed": ("worker_crashed", "operator"),
     "job_failed": ("internal", "operator"),
 }
-"""The queue's reasons to end a job, as clients see them."""
+"""For each reason why the queue gives up a job: the code that clients see, and who has to act."""
 
-_OF_THE_ENVELOPE = frozenset({"job_unreadable", "job_unknown"})
+_KEEP_ENVELOPE = frozenset({"job_unreadable", "job_unknown"})
+"""Reasons that lie in arq's envelope, which is kept in the dead letter then."""
+
 _TRIES = 3
+_ENDED = frozenset({"finished", "again"})
 
 
-class DeadLetters:
-    """Ends what cannot be run.
+class DeadLetterWriter:
+    """Ends requests that cannot be run, and adds dead letters.
 
     Args:
-        plant: the store is used, and the uuids.
-        included: `poison`: what no worker could give a fair run; `failed`: every request that ends as failed.
+        services: those of the process.
+        included: `poison`: requests that no worker could run; `failed`: all requests that end as failed.
     """
 
-    def __init__(self, plant: Plant, included: Included = "poison") -> None:
-        self._plant = plant
+    def __init__(self, services: Services, included: Included = "poison") -> None:
+        self._services = services
         self._included = included
 
-    def include(self, error: TailraceError, *, asked: bool) -> bool:
+    def is_dead(self, error: TailraceError, *, asked: bool) -> bool:
         """Whether a request that ends with this error belongs into the list.
 
         Args:
-            error: why its last attempt failed.
+            error: what its last attempt failed with.
             asked: whether that attempt has asked the model's server.
         """
         if self._included == "failed":
@@ -60,56 +61,64 @@ class DeadLetters:
         expired = isinstance(error, DeadlineExceeded) and not asked
         return expired or isinstance(error, RequestRejected) or type(error) is TailraceError
 
-    async def end(self, lease: Lease, code: str, message: str) -> None:
-        """Ends the request of a job that the queue gives up, and lists it.
+    async def end_dead(self, lease: Lease, code: str, message: str) -> None:
+        """Ends the request of a job that the queue gives up, and adds the dead letter.
+
+        Args:
+            lease: of the job.
+            code: the queue's reason.
+            message: the reason in words.
 
         Raises:
-            AttemptLost, StoreError: to be called again, by whoever has the job then.
+            AttemptLost, StoreError: call it again; it may be another worker that does.
         """
         wire_code, whose = _CODES.get(code, (code, "operator"))
         error = ErrorInfo(wire_code, message, whose)
-        verdict = await self._terminal(lease, error)
-        log_event("request_given_up", lease.request_id, code=wire_code, verdict=verdict.word)
-        await self.bury(lease, error, with_envelope=code in _OF_THE_ENVELOPE)
+        verdict = await self._write_terminal(lease, error)
+        ended = verdict.word in _ENDED
+        self._services.observers.request_given_up(lease.request_id, wire_code, verdict.word, ended=ended)
+        await self.add_dead_letter(lease, error, with_envelope=code in _KEEP_ENVELOPE)
 
-    async def bury(self, lease: Lease, error: ErrorInfo, *, with_envelope: bool = False) -> None:
-        """Lists a request that ended dead, as its record says, or a job without a record, as `error` says.
+    async def add_dead_letter(self, lease: Lease, error: ErrorInfo, *, with_envelope: bool = False) -> None:
+        """Adds the dead letter of a request that has ended dead, or of a job without a record.
 
-        A request that has ended otherwise, or failed without belonging here, is left alone.
+        A request that has ended in another way is left alone.
+
+        Args:
+            lease: of the job.
+            error: what the dead letter says of a job without a record. A record has the error itself.
+            with_envelope: whether arq's envelope is kept although there is a record.
 
         Raises:
-            StoreError: to be called again.
+            StoreError: call it again.
         """
-        verdict = await self._plant.store.bury(
+        verdict = await self._services.store.bury(
             lease.request_id, error, crashes=lease.crashes, with_envelope=with_envelope
         )
-        log_event("dead_letter_checked", lease.request_id, verdict=verdict.word)
+        log_event("dead_letter_checked", lease.request_id, status=verdict.word)
 
-    async def _terminal(self, lease: Lease, error: ErrorInfo) -> Verdict:
-        """The terminal of a request, in an attempt of its own where the one that stands has deltas."""
+    async def _write_terminal(self, lease: Lease, error: ErrorInfo) -> Verdict:
+        """Writes the terminal in an attempt of its own, which discards the deltas of the attempt before."""
+        services = self._services
         for _ in range(_TRIES):
-            ids = MessageIds(message_id(self._plant.uuid()), message_id(self._plant.uuid()))
+            ids = MessageIds(message_id(services.uuid()), message_id(services.uuid()))
             started = encode_entry(AttemptStarted(FORMAT_VERSION, lease.attempt, UNFILLED, error.code, ids))
-            begun = await self._plant.store.begin(lease.request_id, lease.attempt, lease.token, started, lease.crashes)
+            begun = await services.store.begin(lease.request_id, lease.attempt, lease.token, started, lease.crashes)
             if isinstance(begun, Begun):
                 outcome = _outcome(lease, begun, error)
-                verdict = await self._plant.store.finish(
-                    lease.token, EntryId(lease.attempt, 1), outcome, ms=0, dead=True
-                )
-                if verdict.word in ("finished", "again"):
-                    self._plant.counts.outcomes.increment("failed", error_label(error.code))
+                verdict = await services.store.finish(lease.token, EntryId(lease.attempt, 1), outcome, ms=0, dead=True)
             else:
                 verdict = begun
             if verdict.word not in ("gap", "stale"):
                 return verdict
             await lease.next_attempt(above=verdict.number("attempt") if verdict.word == "stale" else 0)
-        raise AttemptLost(f"{lease.request_id} cannot be ended: its log has gone on")
+        raise AttemptLost(f"{lease.request_id} cannot be ended: other attempts keep writing into its log")
 
 
 def _outcome(lease: Lease, begun: Begun, error: ErrorInfo) -> Outcome:
     try:
         request: GenerationRequest | None = decode_request(begun.request)
-    except RequestRejected:  # that may be why it is dead
+    except RequestRejected:  # this may be why it is dead
         request = None
     return Outcome(
         status="failed",

@@ -1,20 +1,19 @@
-"""Turns: nobody who reads an answer keeps the event loop from the others, nor from renewing the leases.
+"""Fair scheduling: the attempts that read answers share the event loop, with each other and with lease renewal.
 
-What is buffered already is read without a pause, and a server that sends few bytes a piece, or one that back-pressure
-has held for a while, fills seconds so. Knows nothing of answers.
+Buffered bytes are read without a pause. If a server sends few bytes at a time, or back-pressure has held it for a
+while, such reading can last seconds, so each reader gets a slice of time. Knows nothing of answers.
 """
 
 import asyncio
 from collections.abc import Callable
 from time import monotonic
 
-TURN_S = 0.001
-"""How long one reads before it is another's turn."""
+SLICE_S = 0.001
+"""How long one reader may read before the others get the event loop."""
 
 
-class Turns:
-    """Of all readers of a process. Those who have not had to wait during a turn go on one a round of the loop, so that
-    a round is short however many they are.
+class FairScheduler:
+    """Lets readers go on one at a time, one in each round of the event loop, so that a round stays short.
 
     Args:
         clock: monotonic seconds.
@@ -22,47 +21,51 @@ class Turns:
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self.clock = clock
-        self._gate = asyncio.Lock()  # fair: who came first goes first
+        self._gate = asyncio.Lock()  # fair: first come, first served
 
-    async def next(self) -> None:
-        """Waits for one's place in a round."""
+    async def next_round(self) -> None:
+        """Waits for a round of the event loop in which no other reader goes on."""
         async with self._gate:
             await asyncio.sleep(0)
 
 
-class Turn:
-    """Of one reader."""
+class TimeSlice:
+    """The time slice of one reader, which begins at once."""
 
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
-        self._served = turns.clock()
-        self._ends = self._served + TURN_S
+    def __init__(self, scheduler: FairScheduler) -> None:
+        self._scheduler = scheduler
+        self._served = scheduler.clock()
+        self._ends = self._served + SLICE_S
 
-    def has(self) -> float:
-        """To be called with each piece: who had to wait for it has a whole turn again, as the others had theirs.
+    def piece_arrived(self) -> float:
+        """Call this with each piece. A reader that had to wait for it gets a new slice: the others had the loop.
 
         Returns:
-            The time.
+            The time by the scheduler's clock.
         """
-        now = self._turns.clock()
-        if now - self._served > TURN_S:
-            self._ends = now + TURN_S
+        now = self._scheduler.clock()
+        if now - self._served > SLICE_S:
+            self._ends = now + SLICE_S
         return now
 
-    def lasts(self) -> bool:
-        """To be called when a piece has been read: whether another one may be."""
-        self._served = self._turns.clock()
+    def piece_read(self) -> bool:
+        """Call this after a piece was read.
+
+        Returns:
+            Whether the slice lasts, so that the next piece may be read at once.
+        """
+        self._served = self._scheduler.clock()
         return self._served < self._ends
 
-    def ends(self) -> None:
-        """Ends it before its time: others need theirs."""
+    def end_early(self) -> None:
+        """Ends the slice before its time."""
         self._ends = 0.0
 
-    async def may_go_on(self) -> None:
-        """To be called before one waits for more: returns at once within a turn, else at the beginning of the next."""
-        over = self._served >= self._ends
-        if over:
-            await self._turns.next()
-        self._served = self._turns.clock()  # to wait for others is not to wait for the server
-        if over:
-            self._ends = self._served + TURN_S
+    async def wait_if_over(self) -> None:
+        """Call this before waiting for more: returns at once while the slice lasts, else when a new one begins."""
+        is_over = self._served >= self._ends
+        if is_over:
+            await self._scheduler.next_round()
+        self._served = self._scheduler.clock()  # waiting for other readers is not waiting for the server
+        if is_over:
+            self._ends = self._served + SLICE_S

@@ -38,16 +38,6 @@ class Begun(NamedTuple):
     crashes: int
     drains: int
 
-    @property
-    def waited_s(self) -> float:
-        """Seconds from submit to the begin of this attempt."""
-        return (self.started_ms - self.submitted_ms) / 1000
-
-    @property
-    def left_s(self) -> float:
-        """Seconds from the begin of this attempt to the request's deadline; negative if that has passed."""
-        return (self.deadline_ms - self.started_ms) / 1000
-
 
 class Store:
     """The worker's verbs. Each is one script, tried again while Redis is away.

@@ -1,4 +1,4 @@
-"""How long to wait before another try, and whether there is one. Pure but for the dice, which come in."""
+"""Whether a failed attempt is followed by another one, and after which pause. Pure: randomness is passed in."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -18,12 +18,12 @@ from tailrace.schemas.errors import (
 
 
 class Decision(NamedTuple):
-    """Whether a failed attempt is followed by another.
+    """Whether a failed attempt is followed by another one.
 
     Attributes:
-        again: whether there is another.
-        pause_s: seconds to wait before it.
-        why: for the log lines: what tipped the scales.
+        again: whether it is.
+        pause_s: seconds to wait before the next attempt.
+        why: the reason, for the log line.
     """
 
     again: bool
@@ -42,7 +42,7 @@ BACKOFFS: Mapping[type[TailraceError], Backoff | None] = {
     DeadlineExceeded: None,
     RequestRejected: None,
 }
-"""What each class of failure is worth: a backoff, or None where another try would end as this one did."""
+"""The backoff for each class of error; None, as for all other classes, if another attempt would fail likewise."""
 
 
 def decide(
@@ -50,26 +50,26 @@ def decide(
     *,
     failures: int,
     max_attempts: int,
-    shown: bool,
+    has_published: bool,
     on_failure: Literal["restart", "fail"],
     left_s: float,
     dice: Callable[[], float] = random.random,
 ) -> Decision:
-    """Decides after a failure of the model's server. The only rule of its kind; crashes and drains are the queue's.
+    """Decides after an attempt has failed. Crashed and drained attempts are the queue's to repeat.
 
     Args:
         error: what the attempt failed with.
-        failures: attempts that failed so far, whoever made them, this one included.
-        max_attempts: how many may fail before the request does.
-        shown: whether readers have seen a delta of this attempt.
-        on_failure: the request's policy for a failure after the first delta.
+        failures: failed attempts of the request on all workers, including this one.
+        max_attempts: failed attempts after which the request fails.
+        has_published: whether a delta of this attempt was published.
+        on_failure: what the request wants if a delta was published.
         left_s: seconds to the request's deadline.
-        dice: a number from 0 up to 1.
+        dice: returns a random number in [0, 1).
     """
     backoff = BACKOFFS.get(type(error))
     if backoff is None:
-        return Decision(False, 0.0, "another try would not help")
-    if shown and on_failure == "fail":
+        return Decision(False, 0.0, "another attempt would not help")
+    if has_published and on_failure == "fail":
         return Decision(False, 0.0, "the request asks to fail after the first delta")
     if failures >= max_attempts:
         return Decision(False, 0.0, f"{failures} attempts have failed")
@@ -77,8 +77,8 @@ def decide(
     if isinstance(error, UpstreamError):
         asked_s = error.retry_after_s
         backoff = _RATE_LIMITED if error.status == 429 else backoff
-    # What the server asks for is the least; the jitter on top keeps all who were told the same from coming together.
+    # The server's retry_after is the minimum. Jitter comes on top, so that not all clients of it return at once.
     pause_s = (asked_s or 0.0) + backoff.pause_s(failures, dice)
     if pause_s >= left_s:
-        return Decision(False, 0.0, "the deadline comes before the next try")
-    return Decision(True, pause_s, "as the server asks" if asked_s else "backoff")
+        return Decision(False, 0.0, "the deadline is before the next attempt")
+    return Decision(True, pause_s, "the server's retry_after" if asked_s else "backoff")

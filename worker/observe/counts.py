@@ -4,8 +4,12 @@ import os
 from collections.abc import Iterator
 from time import process_time
 
+from tailrace.schemas.ids import EntryId
+from tailrace.schemas.outcome import Outcome
 from tailrace.telemetry import metrics
 from tailrace.telemetry.metric_samples import Counter, Histogram, LabeledCounter, MetricSample, gauge_sample
+from tailrace.telemetry.metrics import cause_label, error_label
+from tailrace.worker.observe.attempt_events import AttemptStart, AttemptSubscriber
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
@@ -39,6 +43,41 @@ class Counts:
         yield MetricSample(metrics.CPU.name, (), process_time())
         if memory := _resident_bytes():
             yield gauge_sample(metrics.MEMORY, memory)
+
+
+class AttemptCounts(AttemptSubscriber):
+    """Counts the events of one attempt.
+
+    Args:
+        counts: those of the process.
+        start: the attempt, which is counted at once.
+    """
+
+    def __init__(self, counts: Counts, start: AttemptStart) -> None:
+        self._counts = counts
+        self._waited_s = start.waited_s
+        counts.attempts.increment(cause_label(start.why))
+        if start.why == "first":
+            counts.queue_wait.observe(start.waited_s)
+
+    def first_delta(self, after_s: float) -> None:
+        """Observes both times to the first delta: from the start of the attempt and from submit."""
+        self._counts.upstream_first_delta.observe(after_s)
+        self._counts.first_delta.observe(self._waited_s + after_s)
+
+    def failed(self, code: str, why: str, retry_in_s: float | None) -> None:
+        """Counts a retry."""
+        if retry_in_s is not None:
+            self._counts.retries.increment(error_label(code))
+
+    def finished(self, outcome: Outcome, terminal_id: EntryId, ms: int) -> None:
+        """Counts the outcome, and observes the time from submit."""
+        self._counts.outcomes.increment(outcome.status, error_label(outcome.error.code if outcome.error else None))
+        self._counts.duration.observe(self._waited_s + ms / 1000, outcome.status)
+
+    def released(self, status: str) -> None:
+        """Counts a request that was handed back."""
+        self._counts.drained.value += 1
 
 
 def _resident_bytes() -> int:

@@ -5,7 +5,10 @@ Owns the form of these lines; telemetry/logging.py owns how they are written.
 
 import logging
 
+from tailrace.schemas.ids import EntryId
+from tailrace.schemas.outcome import Outcome
 from tailrace.telemetry.logging import fields
+from tailrace.worker.observe.attempt_events import AttemptStart, AttemptSubscriber
 
 _logger = logging.getLogger("tailrace.worker")
 
@@ -38,3 +41,33 @@ def log_internal_error(request_id: str, error: BaseException) -> None:
         error=type(error).__name__,
         place=" > ".join(places[-6:]),
     )
+
+
+class AttemptLog(AttemptSubscriber):
+    """Logs the events of one attempt; its start at once."""
+
+    def __init__(self, start: AttemptStart) -> None:
+        self._request_id, self._attempt = start.request_id, start.attempt
+        log_event("attempt_started", self._request_id, attempt=self._attempt, why=start.why)
+
+    def failed(self, code: str, why: str, retry_in_s: float | None) -> None:
+        """Logs the failure, and the decision on another attempt."""
+        pause_s = None if retry_in_s is None else round(retry_in_s, 2)
+        log_event("attempt_failed", self._request_id, attempt=self._attempt, code=code, retry_in_s=pause_s, why=why)
+
+    def internal_error(self, error: BaseException) -> None:
+        """Logs the bug."""
+        log_internal_error(self._request_id, error)
+
+    def finished(self, outcome: Outcome, terminal_id: EntryId, ms: int) -> None:
+        """Logs the end of the request."""
+        code = outcome.error.code if outcome.error else None
+        log_event("attempt_finished", self._request_id, status=outcome.status, code=code, entry=terminal_id, ms=ms)
+
+    def finish_refused(self, status: str) -> None:
+        """Logs why the outcome was refused."""
+        log_event("attempt_finish_refused", self._request_id, attempt=self._attempt, status=status)
+
+    def released(self, status: str) -> None:
+        """Logs that the request was handed back."""
+        log_event("attempt_released", self._request_id, attempt=self._attempt, status=status)

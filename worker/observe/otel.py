@@ -1,8 +1,9 @@
 """Traces and metrics for OpenTelemetry: a span for each request, its wait, each attempt and each call of the model.
 
-Names are those of the semantic conventions for generative AI (open-telemetry/semantic-conventions-genai, in
-development); ours begin with `tailrace.`. The one module that imports OpenTelemetry. Texts of a request go along only
-when asked for. Nothing is done for a delta. Export is OpenTelemetry's own, in a thread of its own, by its `OTEL_*`.
+Owns their names, which are those of the semantic conventions for generative AI
+(open-telemetry/semantic-conventions-genai, in development); our own begin with `tailrace.`. The one module that imports
+OpenTelemetry. Texts of a request are sent only if the settings ask for them. Nothing is done for a delta. OpenTelemetry
+exports in a thread of its own, configured by its `OTEL_*` variables.
 """
 
 import asyncio
@@ -33,10 +34,11 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from tailrace.schemas.ids import EntryId
 from tailrace.schemas.outcome import Outcome
 from tailrace.schemas.request import GenerationRequest
 from tailrace.schemas.trace_context import SAMPLED, ids_of, parse_traceparent
-from tailrace.worker.observe.tracing import AttemptTrace
+from tailrace.worker.observe.attempt_events import AttemptStart, AttemptSubscriber
 
 CLOSE_S = 3.0
 _S = 1_000_000_000
@@ -51,23 +53,23 @@ class OtelTraces:
     """Spans and metrics of a process.
 
     Args:
-        environment: of the process; `OTEL_SERVICE_NAME` is looked at, the rest is read by OpenTelemetry itself.
+        environment: of the process. OpenTelemetry reads it itself, except for what is looked up here.
         base_url: of the model's server.
-        content: whether texts of requests and answers go along.
+        content: whether the texts of requests and answers are sent.
     """
 
     def __init__(self, environment: Mapping[str, str], base_url: str, *, content: bool) -> None:
-        resource = Resource.create({} if _is_named(environment) else {"service.name": "tailrace-worker"})
+        resource = Resource.create({} if _names_service(environment) else {"service.name": "tailrace-worker"})
         self.content = content
         self.provider = "azure.ai.openai" if environment.get("AZURE_OPENAI_ENDPOINT") else "openai"
         self._ids = _Ids()
         self._spans = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
         self._metrics = MeterProvider(
-            [PeriodicExportingMetricReader(OTLPMetricExporter())] if _wants(environment, "METRICS") else (),
+            [PeriodicExportingMetricReader(OTLPMetricExporter())] if _exports(environment, "METRICS") else (),
             resource=resource,
             shutdown_on_exit=False,
         )
-        if _wants(environment, "TRACES"):
+        if _exports(environment, "TRACES"):
             self._spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self.tracer = self._spans.get_tracer("tailrace")
         meter = self._metrics.get_meter("tailrace")
@@ -84,32 +86,30 @@ class OtelTraces:
         self.server: Attributes = {"server.address": server.hostname or ""}
         self.server["server.port"] = server.port or (80 if server.scheme == "http" else 443)
 
-    def attempt(
-        self, request_id: str, number: int, why: str, request: GenerationRequest | None, submitted_ms: int
-    ) -> AttemptTrace:
+    def attempt(self, start: AttemptStart) -> AttemptSubscriber:
         """As `Traces.attempt`."""
-        return _Attempt(self, _RequestTrace(self, request_id, request, submitted_ms), number, why)
+        return _AttemptTrace(self, _RequestTrace(self, start), start)
 
     async def close(self) -> None:
-        """Sends what has gathered. A collector that does not answer is not waited for: the worker goes."""
+        """Sends what is buffered, for at most `CLOSE_S`: a collector that does not answer must not keep a worker."""
         loop = asyncio.get_running_loop()
         sent = loop.create_future()
 
         def send() -> None:
             self._spans.shutdown()
             self._metrics.shutdown()
-            with suppress(RuntimeError):  # nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed: the time was over
                 loop.call_soon_threadsafe(sent.set_result, None)
 
         Thread(target=send, daemon=True).start()
         await asyncio.wait({sent}, timeout=CLOSE_S)
 
     def samples(self, parent: Context, trace_id: int) -> bool:
-        """Whether a request is recorded: as its submit was; where that had no trace, by `OTEL_TRACES_SAMPLER`."""
+        """Whether a request is recorded: as the trace of its submit is, or by `OTEL_TRACES_SAMPLER` without one."""
         return self._spans.sampler.should_sample(parent, trace_id, "tailrace.request").decision.is_sampled()
 
     def span_with_ids(self, name: str, parent: Context, ids: tuple[int, int], **more: Any) -> Span:
-        """A span whose ids others know already."""
+        """A span with the given trace id and span id, to which other spans refer already."""
         self._ids.given = ids
         try:
             return self.tracer.start_span(name, context=parent, **more)
@@ -118,7 +118,7 @@ class OtelTraces:
 
 
 class _Ids(RandomIdGenerator):
-    """Random ids, but for a span whose ids are given."""
+    """Random ids, except while ids are given."""
 
     given: tuple[int, int] | None = None
 
@@ -130,29 +130,28 @@ class _Ids(RandomIdGenerator):
 
 
 class _RequestTrace:
-    """The span of a whole request, from submit to its end. Whoever ends it records it; all its parts know its ids."""
+    """The span of a whole request, from submit to its end. The attempt that ends the request records it; the spans of
+    all attempts have it as parent, since its ids follow from the request's id."""
 
-    def __init__(
-        self, traces: OtelTraces, request_id: str, request: GenerationRequest | None, submitted_ms: int
-    ) -> None:
-        self.traces, self.request = traces, request
+    def __init__(self, traces: OtelTraces, start: AttemptStart) -> None:
+        self.traces, self.request = traces, start.request
         self.began_ns = time_ns()
-        # By the clock of Redis, as every worker that has a part in it sees it; ours may be a little behind.
-        self.submitted_ns = min(submitted_ms * 1_000_000, self.began_ns)
-        self.attributes: Attributes = {"tailrace.request.id": request_id}
-        if request is not None and request.tenant is not None:
-            self.attributes["tailrace.tenant"] = request.tenant
-        self._ids = ids_of(request_id)
+        # By the clock of Redis, which all workers share; the clock of this machine may be a little behind.
+        self.submitted_ns = min(start.submitted_ms * 1_000_000, self.began_ns)
+        self.attributes: Attributes = {"tailrace.request.id": start.request_id}
+        if self.request is not None and self.request.tenant is not None:
+            self.attributes["tailrace.tenant"] = self.request.tenant
+        self._ids = ids_of(start.request_id)
         self._parent = Context()
-        if request is not None and request.traceparent is not None:
-            given = parse_traceparent(request.traceparent)
+        if self.request is not None and self.request.traceparent is not None:
+            given = parse_traceparent(self.request.traceparent)
             self._ids = (given.trace_id, self._ids[1])
-            self._parent = _under(given.trace_id, given.span_id, given.flags)
+            self._parent = _context_of(given.trace_id, given.span_id, given.flags)
         flags = SAMPLED if traces.samples(self._parent, self._ids[0]) else 0
-        self.context = _under(*self._ids, flags)
+        self.context = _context_of(*self._ids, flags)
 
-    def ends(self, outcome: Outcome) -> None:
-        """Records it."""
+    def record(self, outcome: Outcome) -> None:
+        """Records the span: the request has ended."""
         span = self.traces.span_with_ids(
             "tailrace.request", self._parent, self._ids, start_time=self.submitted_ns, attributes=self.attributes
         )
@@ -163,27 +162,27 @@ class _RequestTrace:
         span.end()
 
 
-class _Attempt(AttemptTrace):
-    """An attempt, and in it the call of the model's server."""
+class _AttemptTrace(AttemptSubscriber):
+    """The span of an attempt, and in it the span of the call to the model's server."""
 
-    def __init__(self, traces: OtelTraces, whole: _RequestTrace, number: int, why: str) -> None:
+    def __init__(self, traces: OtelTraces, whole: _RequestTrace, start: AttemptStart) -> None:
         self._traces, self._whole = traces, whole
-        if why == "first":
+        if start.why == "first":
             wait = traces.tracer.start_span(
                 "tailrace.queue", whole.context, start_time=whole.submitted_ns, attributes=whole.attributes
             )
             wait.end(whole.began_ns)
-        about = {**whole.attributes, "tailrace.attempt.number": number, "tailrace.attempt.cause": why}
+        numbered = {"tailrace.attempt.number": start.attempt, "tailrace.attempt.cause": start.why}
         self._span = traces.tracer.start_span(
-            "tailrace.attempt", whole.context, start_time=whole.began_ns, attributes=about
+            "tailrace.attempt", whole.context, start_time=whole.began_ns, attributes=whole.attributes | numbered
         )
         self._call: Span | None = None
         self._labels: Attributes = {}
         self._asked_ns = self._first_ns = self._read_ns = 0
 
-    def asks(self) -> None:
+    def upstream_asked(self) -> None:
         request = self._whole.request
-        assert request is not None  # noqa: S101 - without one nothing is asked
+        assert request is not None  # noqa: S101 - a request that cannot be decoded is never sent
         self._asked_ns = time_ns()
         self._labels = {
             "gen_ai.operation.name": "chat",
@@ -195,41 +194,41 @@ class _Attempt(AttemptTrace):
             f"chat {request.model}",
             set_span_in_context(self._span, Context()),
             SpanKind.CLIENT,
-            self._labels | asked(request, content=self._traces.content),
+            self._labels | request_attributes(request, content=self._traces.content),
             start_time=self._asked_ns,
         )
 
-    def has_first_delta(self) -> None:
+    def first_delta(self, after_s: float) -> None:
         self._first_ns = time_ns()
         if self._call is not None:
             since_s = (self._first_ns - self._asked_ns) / _S
             self._call.set_attribute("gen_ai.response.time_to_first_chunk", since_s)
             self._traces.first_chunk.record(since_s, self._labels)
 
-    def has_read(self, end: str, code: str | None = None) -> None:
+    def reading_ended(self, end: str, code: str | None) -> None:
         self._read_ns = time_ns()
         self._span.set_attribute("tailrace.attempt.end", end)
         if code is not None:
             self._labels["error.type"] = code
-        for span in (self._span, self._call) if code is not None else ():
-            if span is not None:
-                span.set_attribute("error.type", code or "")
-                span.set_status(StatusCode.ERROR)
+            for span in (self._span, self._call):
+                if span is not None:
+                    span.set_attribute("error.type", code)
+                    span.set_status(StatusCode.ERROR)
         if self._call is not None:
             self._traces.duration.record((self._read_ns - self._asked_ns) / _S, self._labels)
 
-    def finishes(self, outcome: Outcome) -> None:
+    def finished(self, outcome: Outcome, terminal_id: EntryId, ms: int) -> None:
         if self._call is not None:
-            self._call.set_attributes(answered(outcome, content=self._traces.content))
+            self._call.set_attributes(response_attributes(outcome, content=self._traces.content))
             for kind, count in _usage(outcome).items():
                 self._traces.tokens.record(count, {**self._labels, "gen_ai.token.type": kind})
-        self._end(time_ns())
-        self._whole.ends(outcome)
+        self._end_spans(time_ns())
+        self._whole.record(outcome)
 
-    def close(self) -> None:
-        self._end(self._read_ns)  # a pause before the next attempt is none of this one's time
+    def closed(self) -> None:
+        self._end_spans(self._read_ns)  # the pause before the next attempt is not part of this one
 
-    def _end(self, at_ns: int) -> None:
+    def _end_spans(self, at_ns: int) -> None:
         call, self._call = self._call, None
         if call is not None:
             call.end(self._read_ns or None)
@@ -237,9 +236,9 @@ class _Attempt(AttemptTrace):
             self._span.end(at_ns or None)
 
 
-def asked(request: GenerationRequest, *, content: bool) -> Attributes:
-    """What a request says of itself."""
-    said: Attributes = {
+def request_attributes(request: GenerationRequest, *, content: bool) -> Attributes:
+    """The attributes of a request; with its texts if `content`."""
+    attributes: Attributes = {
         "openai.api.type": "responses" if request.api == "responses" else "chat_completions",
         "gen_ai.request.stream": True,
         "gen_ai.request.temperature": request.temperature,
@@ -250,25 +249,30 @@ def asked(request: GenerationRequest, *, content: bool) -> Attributes:
         "gen_ai.request.presence_penalty": request.presence_penalty,
     }
     if content:
-        given = request.messages if request.api == "chat" else request.input
-        said["gen_ai.input.messages"] = json.dumps(given)
-        said["gen_ai.system_instructions"] = request.instructions
-    return {name: value for name, value in said.items() if value is not None}
+        messages = request.messages if request.api == "chat" else request.input
+        attributes["gen_ai.input.messages"] = json.dumps(messages)
+        attributes["gen_ai.system_instructions"] = request.instructions
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
-def answered(outcome: Outcome, *, content: bool) -> Attributes:
-    """What an answer says of itself."""
-    said: Attributes = {
+def response_attributes(outcome: Outcome, *, content: bool) -> Attributes:
+    """The attributes of an answer; with its texts if `content`."""
+    attributes: Attributes = {
         "gen_ai.response.model": outcome.model,
         "gen_ai.response.id": outcome.upstream_id,
         "gen_ai.response.finish_reasons": [outcome.finish_reason] if outcome.finish_reason else None,
     }
-    said |= {f"gen_ai.usage.{kind}_tokens": count for kind, count in _usage(outcome).items()}
+    attributes |= {f"gen_ai.usage.{kind}_tokens": count for kind, count in _usage(outcome).items()}
     if content:
         calls = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in outcome.tool_calls]
-        told = {"reasoning": outcome.reasoning, "content": outcome.content, "tool_calls": calls}
-        said["gen_ai.output.messages"] = json.dumps([{"role": "assistant", **told}])
-    return {name: value for name, value in said.items() if value is not None}
+        message = {
+            "role": "assistant",
+            "reasoning": outcome.reasoning,
+            "content": outcome.content,
+            "tool_calls": calls,
+        }
+        attributes["gen_ai.output.messages"] = json.dumps([message])
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
 def _usage(outcome: Outcome) -> dict[str, int]:
@@ -277,17 +281,19 @@ def _usage(outcome: Outcome) -> dict[str, int]:
     return {kind: count for kind, count in counts.items() if count is not None}
 
 
-def _under(trace_id: int, span_id: int, flags: int) -> Context:
+def _context_of(trace_id: int, span_id: int, flags: int) -> Context:
     parent = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
     return set_span_in_context(NonRecordingSpan(parent), Context())
 
 
-def _is_named(environment: Mapping[str, str]) -> bool:
+def _names_service(environment: Mapping[str, str]) -> bool:
     attributes = environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return bool(environment.get("OTEL_SERVICE_NAME")) or "service.name=" in attributes
 
 
-def _wants(environment: Mapping[str, str], signal: str) -> bool:
-    """Whether a signal is to be exported, by what OpenTelemetry's environment says of exporters."""
-    there = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT") or environment.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
-    return bool(there) and environment.get(f"OTEL_{signal}_EXPORTER", "otlp") != "none"
+def _exports(environment: Mapping[str, str], signal: str) -> bool:
+    """Whether OpenTelemetry's environment asks for the export of a signal (`TRACES` or `METRICS`)."""
+    endpoint = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT") or environment.get(
+        f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"
+    )
+    return bool(endpoint) and environment.get(f"OTEL_{signal}_EXPORTER", "otlp") != "none"
