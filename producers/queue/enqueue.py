@@ -1,10 +1,9 @@
-"""Into the queue: a request's lane, or arq's own queue where it has none. And again, where it was lost on the way.
+"""Putting a request into the queue: into its lane, or into arq's own queue if it has none.
 
-The one place of the producers that knows arq, by its envelope. Knows nothing of what a request says.
+Knows the form of arq's envelope, so that no web tier has to import arq. Knows nothing of a request's content.
 """
 
-from arq.jobs import serialize_job
-from arq.utils import timestamp_ms
+import time
 
 from tailrace.broker.keys import JOB_FUNCTION, lane_of
 from tailrace.producers.store import ProducerStore
@@ -16,7 +15,7 @@ _TIMES = ("submitted_ms", "deadline_ms", "retention_ms")
 
 
 class Enqueuer:
-    """Enqueues requests that stand.
+    """Enqueues requests that have a record.
 
     Args:
         store: the Redis, connected.
@@ -26,18 +25,19 @@ class Enqueuer:
         self._store = store
 
     async def enqueue_request(self, request_id: str, lane: str | None, *, since_ms: int, lifetime_s: float) -> None:
-        """Puts a request into its lane, or where it has none into arq's queue, unless it is there.
+        """Puts a request into its lane, or into arq's queue if it has none, unless it is there already.
 
         Args:
             request_id: the request.
-            lane: as `keys.lane_of` names it.
-            since_ms: when it was submitted, by the server's clock.
-            lifetime_s: how long its job may stand.
+            lane: the lane, as `keys.lane_of` names it.
+            since_ms: when the request was submitted, by the server's clock.
+            lifetime_s: how long the job may exist.
 
         Raises:
-            StoreError: Redis is away, full or refuses; the message says that the request stands and what to do.
+            StoreError: Redis is unreachable or full, or it refuses; the message says that the request exists and what
+                to do.
         """
-        envelope = serialize_job(JOB_FUNCTION, (request_id,), {}, None, timestamp_ms(), serializer=codec.encode_job)
+        envelope = job_envelope(request_id, time.time_ns() // 1_000_000)
         try:
             await self._store.queue.enqueue(
                 request_id, lane, envelope, life_ms=max(1, round(lifetime_s * 1000)), since_ms=since_ms
@@ -48,10 +48,10 @@ class Enqueuer:
             ) from error
 
     async def enqueue_if_lost(self, request_id: str) -> None:
-        """Enqueues a request that stands and is nowhere: its producer died, or a failover lost its job.
+        """Enqueues a request whose job is missing, because its producer died or a failover lost the job.
 
         Raises:
-            UnknownRequest: it does not stand.
+            UnknownRequest: it has no record.
             StoreError: as in `enqueue_request`.
         """
         record = await self._store.record(request_id, "tenant", "priority", *_TIMES)
@@ -62,3 +62,8 @@ class Enqueuer:
         submitted_ms, deadline_ms, retention_ms = (int(record[name]) for name in _TIMES)
         lifetime_s = (deadline_ms - submitted_ms + retention_ms) / 1000
         await self.enqueue_request(request_id, lane, since_ms=submitted_ms, lifetime_s=lifetime_s)
+
+
+def job_envelope(request_id: str, enqueued_ms: int) -> bytes:
+    """The job of a request in the form of `arq.jobs.serialize_job`: tries, function, arguments, time of enqueueing."""
+    return codec.encode_job({"t": None, "f": JOB_FUNCTION, "a": (request_id,), "k": {}, "et": enqueued_ms})
