@@ -27,7 +27,7 @@ from tailrace.schemas.request import GenerationRequest, parse_request
 from tailrace.schemas.settings import Settings
 from tailrace.worker.interface.reader import StreamReader
 from tailrace.worker.upstream.client import TransportName
-from tailrace.worker.wiring import upstream_of
+from tailrace.worker.wiring import make_upstream
 
 SDK, FLOOR = "SDK, async for chunk", "the floor"
 OURS = "the worker's reading"
@@ -85,7 +85,7 @@ async def _sdk(url: str) -> AsyncGenerator[Read]:
 @asynccontextmanager
 async def _ours(transport: TransportName, url: str) -> AsyncGenerator[Read]:
     settings = Settings(max_jobs=CONNECTIONS, upstream_transport=transport)
-    upstream = upstream_of(settings, {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": url})
+    upstream = make_upstream(settings, {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": url})
 
     async def read(feed: Plan, count: Count) -> None:
         reader = StreamReader("chat", InterfaceOptions())

@@ -12,7 +12,7 @@ from tailrace.worker.results.database import Database
 
 
 @asynccontextmanager
-async def made(url: str) -> AsyncGenerator[Database]:
+async def migrated_database(url: str) -> AsyncGenerator[Database]:
     """A database with tables."""
     database = Database(url, timeout_s=10)
     await database.migrate()
@@ -32,7 +32,7 @@ async def engine_of(url: str) -> AsyncGenerator[AsyncEngine]:
         await engine.dispose()
 
 
-async def standing(engine: AsyncEngine) -> dict[str, Stored]:
+async def stored_outcomes(engine: AsyncEngine) -> dict[str, Stored]:
     """Every outcome in the database, by its request."""
     async with engine.connect() as connection:
         rows = (await connection.execute(select(results))).mappings().all()

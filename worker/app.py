@@ -26,9 +26,9 @@ from tailrace.worker.observe.process_metrics import publish_process_metrics, ser
 from tailrace.worker.publish.cluster_publisher import ClusterPublisher
 from tailrace.worker.publish.publisher import Publisher
 from tailrace.worker.queue.leased_worker import LeasedWorker
-from tailrace.worker.results.hold import Hold
-from tailrace.worker.results.run_sink import sinking
-from tailrace.worker.wiring import check_servers, publisher_of, redis_client, traces_of, upstream_of
+from tailrace.worker.queue.outbox_state import OutboxState
+from tailrace.worker.results.run_sink import run_sink
+from tailrace.worker.wiring import check_servers, make_publisher, make_traces, make_upstream, redis_client
 
 
 def announce(settings: Settings) -> None:
@@ -59,17 +59,17 @@ async def run_worker(
         StoreError: Redis does not answer, or does not accept writes.
     """
     counts = Counts()
-    upstream = upstream_of(settings, environment, counts)
-    traces = traces_of(settings, environment, upstream.base_url)
+    upstream = make_upstream(settings, environment, counts)
+    traces = make_traces(settings, environment, upstream.base_url)
     redis, queue = redis_client(settings.log_url), redis_client(settings.queue_url)
     try:
         await check_servers(settings)
-        publisher = publisher_of(settings, redis, counts)
-        hold = Hold()
-        async with publisher, sinking(settings, queue, redis, hold):
+        publisher = make_publisher(settings, redis, counts)
+        outbox_state = OutboxState()
+        async with publisher, run_sink(settings, queue, redis, outbox_state):
             observers = AttemptObservers(counts, traces)
-            services = Services(Store(redis, queue=queue, hold=hold), publisher, upstream, observers)
-            worker = _worker(settings, services, ready, handle_signals, hold)
+            services = Services(Store(redis, queue=queue, outbox_state=outbox_state), publisher, upstream, observers)
+            worker = _worker(settings, services, ready, handle_signals, outbox_state)
 
             def metric_samples() -> list[MetricSample]:
                 return [*counts.metric_samples(), *publisher.metric_samples(), *worker.metric_samples()]
@@ -98,7 +98,7 @@ async def run_fleet(settings: Settings, environment: Mapping[str, str], command:
     Raises:
         SettingsError, StoreError: as `run_worker`, before any process is started.
     """
-    await upstream_of(settings, environment).close()
+    await make_upstream(settings, environment).close()
     queue = redis_client(settings.queue_url)
     try:
         await check_servers(settings)
@@ -119,7 +119,11 @@ async def run_fleet(settings: Settings, environment: Mapping[str, str], command:
 
 
 def _worker(
-    settings: Settings, services: Services, ready: Callable[[Settings], None], handle_signals: bool, hold: Hold
+    settings: Settings,
+    services: Services,
+    ready: Callable[[Settings], None],
+    handle_signals: bool,
+    outbox_state: OutboxState,
 ) -> LeasedWorker:
     runner = Runner(
         services,
@@ -144,7 +148,7 @@ def _worker(
         tenant_limit=settings.tenant_limit,
         tenant_limits=settings.tenant_limits,
         max_crashes=settings.max_crashes,
-        hold=hold,
+        outbox_state=outbox_state,
         ctx={RUNNER: runner},
         on_startup=started,
         handle_signals=handle_signals,

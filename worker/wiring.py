@@ -35,7 +35,7 @@ _CHECKED_ID = "startup-check"
 _logger = logging.getLogger("tailrace.worker")
 
 
-def publisher_of(settings: Settings, redis: Redis, counts: Counts) -> Publisher | ClusterPublisher:
+def make_publisher(settings: Settings, redis: Redis, counts: Counts) -> Publisher | ClusterPublisher:
     """The publisher: one per process, or one per node of a cluster.
 
     Args:
@@ -59,7 +59,7 @@ def publisher_of(settings: Settings, redis: Redis, counts: Counts) -> Publisher 
     return new_publisher()
 
 
-def upstream_of(settings: Settings, environment: Mapping[str, str], counts: Counts | None = None) -> Upstream:
+def make_upstream(settings: Settings, environment: Mapping[str, str], counts: Counts | None = None) -> Upstream:
     """The client for the model's server.
 
     Raises:
@@ -69,7 +69,7 @@ def upstream_of(settings: Settings, environment: Mapping[str, str], counts: Coun
     return Upstream.from_environment(environment, limits, settings.max_jobs, settings.upstream_transport, counts)
 
 
-def traces_of(settings: Settings, environment: Mapping[str, str], base_url: str) -> Traces:
+def make_traces(settings: Settings, environment: Mapping[str, str], base_url: str) -> Traces:
     """OpenTelemetry traces where the environment names an endpoint, otherwise traces that keep nothing.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from tailrace.producers.cli.root import main
 from tailrace.worker.queue.queue_store import QueueStore
 from tailrace.worker.results.database import Database
-from tailrace.worker.results.outbox import Outbox
+from tailrace.worker.results.outbox import OutcomeOutbox
 
 
 def die() -> NoReturn:
@@ -30,7 +30,7 @@ def arm(place: str) -> None:
         case "acknowledge":
             QueueStore.acknowledge = deadly
         case "settle":
-            Outbox.settle = deadly
+            OutcomeOutbox.settle = deadly
         case "commit":
             write = Database._write  # pyright: ignore[reportPrivateUsage] - inside its transaction
 

@@ -16,7 +16,7 @@ from tailrace.demo.simulator import Simulator
 from tailrace.schemas.outcome import Outcome
 from tests.fault.workers import WAIT_S, client_of, worker_process
 from tests.postgres import EmbeddedPostgres
-from tests.results_rig import engine_of, made, standing
+from tests.results_rig import engine_of, migrated_database, stored_outcomes
 from tests.rig import KEY, request_for
 from tests.until import until
 
@@ -70,7 +70,7 @@ async def test_a_worker_that_is_killed_on_the_way_loses_and_doubles_nothing(
 ) -> None:
     # given a worker that dies between the end and the outbox, before the commit, or after it, expect the next one to
     # bring every outcome into the database, as it was, once
-    async with Simulator(key=KEY) as simulator, made(results_url), engine_of(results_url) as engine:
+    async with Simulator(key=KEY) as simulator, migrated_database(results_url), engine_of(results_url) as engine:
         settings = {"TAILRACE_RESULTS_URL": results_url, "TAILRACE_LEASE_S": "1.5", **FAST}
         environment = {
             "OPENAI_API_KEY": KEY,
@@ -84,13 +84,13 @@ async def test_a_worker_that_is_killed_on_the_way_loses_and_doubles_nothing(
                 await killed(child)
             before = await client.result(first.id)
             assert before is not None
-            assert set(await standing(engine)) == ({first.id} if place == "settle" else set())
+            assert set(await stored_outcomes(engine)) == ({first.id} if place == "settle" else set())
             async with worker_process(redis_url, simulator, **settings) as worker:
                 others = [await client.submit(request_for(TEXT)) for _ in range(5)]
                 outcomes = [await client.result(one.id, wait_s=WAIT_S) for one in others]
                 await until(lambda: settled(redis), WAIT_S)
                 said = worker.said
-        found = {request_id: stored.outcome for request_id, stored in (await standing(engine)).items()}
+        found = {request_id: stored.outcome for request_id, stored in (await stored_outcomes(engine)).items()}
     assert found == {one.request_id: one for one in (before, *outcomes) if one is not None}
     assert len(found) == 6
     assert "no log may show" not in said
@@ -103,7 +103,7 @@ async def test_a_sink_that_is_killed_loses_and_doubles_nothing(
 ) -> None:
     # given a sink alone that dies with a batch, expect another one to write it, once, and to end in good order
     environment = {"TAILRACE_REDIS_URL": redis_url, "TAILRACE_RESULTS_URL": results_url, **FAST}
-    async with Simulator(key=KEY) as simulator, made(results_url), engine_of(results_url) as engine:
+    async with Simulator(key=KEY) as simulator, migrated_database(results_url), engine_of(results_url) as engine:
         async with client_of(redis_url) as client, worker_process(redis_url, simulator):
             async with doomed("sink", place, environment) as child:
                 ids = [(await client.submit(request_for(TEXT))).id for _ in range(20)]
@@ -119,7 +119,7 @@ async def test_a_sink_that_is_killed_loses_and_doubles_nothing(
             heir.terminate()
             async with asyncio.timeout(WAIT_S):
                 said, told = await heir.communicate()
-        found = {request_id: stored.outcome for request_id, stored in (await standing(engine)).items()}
+        found = {request_id: stored.outcome for request_id, stored in (await stored_outcomes(engine)).items()}
     assert (heir.returncode, b"outcomes written" in said) == (0, True)
     assert found == {one.request_id: one for one in outcomes if isinstance(one, Outcome)}
     assert len(found) == 20
@@ -134,7 +134,7 @@ async def test_a_database_that_hangs_or_dies_among_batches(
     # given a stream of requests, if the database hangs or dies among them again and again, expect them served all the
     # while, every outcome in it at the end, once, and few log lines, none with a text
     url = own_postgres.url
-    async with Simulator(key=KEY) as simulator, made(url), engine_of(url) as engine:
+    async with Simulator(key=KEY) as simulator, migrated_database(url), engine_of(url) as engine:
         async with client_of(redis_url) as client:
             async with worker_process(redis_url, simulator, TAILRACE_RESULTS_URL=url, **FAST) as worker:
                 ids: list[str] = []
@@ -151,7 +151,7 @@ async def test_a_database_that_hangs_or_dies_among_batches(
                 await until(lambda: settled(redis), WAIT_S)
                 outcomes = {request_id: await client.result(request_id) for request_id in ids}
                 said = worker.said
-        found = {request_id: stored.outcome for request_id, stored in (await standing(engine)).items()}
+        found = {request_id: stored.outcome for request_id, stored in (await stored_outcomes(engine)).items()}
     assert found == outcomes
     assert said.count("cannot write outcomes") <= 12, said
     assert "no log may show" not in said

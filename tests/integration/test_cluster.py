@@ -19,7 +19,7 @@ from tailrace.schemas.errors import SettingsError
 from tailrace.schemas.settings import Settings
 from tailrace.worker.wiring import redis_client
 from tests.cluster_rig import Cluster, cluster
-from tests.results_rig import engine_of, made, standing
+from tests.results_rig import engine_of, migrated_database, stored_outcomes
 from tests.rig import KEY, WAIT_S, InProcessWorker, request_for, shown, worker_task
 from tests.until import until
 
@@ -113,13 +113,13 @@ async def test_dead_letters_and_outcomes_of_requests_on_every_node(
     url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
     dead = await parts.on_each_node({"faults": [{"kind": "status", "status": 400, "calls": 99}]})
     settings = {"dead_letters": "failed", "results_url": url, "log_url": parts.nodes.url}
-    async with made(url), engine_of(url) as engine:
+    async with migrated_database(url), engine_of(url) as engine:
         worker = worker_task(redis_url, parts.simulator, KEY, {}, **settings)
         try:
 
             async def are_listed_and_stored() -> bool:
                 listed = {letter.id for letter in await parts.client.dead.list()}
-                return listed == set(dead) == set(await standing(engine))
+                return listed == set(dead) == set(await stored_outcomes(engine))
 
             await until(are_listed_and_stored, WAIT_S)
         finally:

@@ -14,7 +14,7 @@ from tailrace.demo.simulator import Simulator
 from tailrace.demo.valkey import EmbeddedValkey
 from tests.cluster_rig import cluster
 from tests.postgres import EmbeddedPostgres
-from tests.results_rig import made
+from tests.results_rig import migrated_database
 from tests.rig import KEY
 
 TAILRACE = Path(sys.executable).with_name("tailrace")
@@ -128,7 +128,7 @@ async def test_a_database_of_outcomes_and_what_waits_for_it_are_looked_at(
         code, findings = await doctor(redis_url, simulator.url, TAILRACE_RESULTS_URL=results_url)
         assert (code, bad(findings)) == (1, {"database"})
         assert findings["database"]["advice"] == "run `tailrace results migrate`"
-        async with made(results_url):
+        async with migrated_database(results_url):
             code, findings = await doctor(redis_url, simulator.url, TAILRACE_RESULTS_URL=results_url)
         assert (code, findings["database"]["level"], "outbox" in findings) == (0, "good", False)
         await redis.xadd(keys.OUTBOX, {"id": "one"}, id="1-1")
@@ -142,7 +142,7 @@ async def test_a_database_of_outcomes_and_what_waits_for_it_are_looked_at(
 async def test_a_database_that_only_lets_itself_be_read_is_found(redis_url: str, postgres: EmbeddedPostgres) -> None:
     # given a user of the database who may read the table and not write, expect that said, and what he needs
     postgres.ask("DROP TABLE IF EXISTS tailrace_results, tailrace_schema; DROP ROLE IF EXISTS reader")
-    async with Simulator(key=KEY) as simulator, made(postgres.url):
+    async with Simulator(key=KEY) as simulator, migrated_database(postgres.url):
         postgres.ask("CREATE ROLE reader LOGIN; GRANT SELECT ON tailrace_results, tailrace_schema TO reader")
         url = postgres.url.replace("postgres:s3cret-of-the-database@", "reader@")
         code, findings = await doctor(redis_url, simulator.url, TAILRACE_RESULTS_URL=url)

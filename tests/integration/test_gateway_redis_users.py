@@ -22,10 +22,10 @@ from tailrace.producers.tail.snapshot import Snapshot
 from tailrace.schemas.deltas import Accepted, AssistantDelta, Completed, Stalled
 from tailrace.telemetry.metrics import QUEUE_UP, REDIS_MEMORY
 from tailrace.worker.observe.queue_metrics import QueueMetrics
-from tailrace.worker.results.outbox import Outbox
+from tailrace.worker.results.outbox import OutcomeOutbox
 from tailrace.worker.results.sink import Sink
 from tests.gateway_rig import events, gateway, reading
-from tests.results_rig import engine_of, made, standing
+from tests.results_rig import engine_of, migrated_database, stored_outcomes
 from tests.rig import KEY, WAIT_S, request_for, worker_task
 from tests.until import until
 
@@ -75,12 +75,12 @@ async def test_a_worker_or_a_sink_writes_outcomes_and_is_refused_nothing(
     async with (
         denials(guarded),
         Simulator(key=KEY) as simulator,
-        made(url) as database,
+        migrated_database(url) as database,
         engine_of(url) as engine,
         Client(as_user(guarded, "gateway")) as client,
         Redis.from_url(as_user(guarded, writer)) as redis,
     ):
-        outbox = Outbox(redis, redis, claim_s=1)
+        outbox = OutcomeOutbox(redis, redis, claim_s=1)
         await outbox.open()
         waiting = await client.submit(request_for())
         assert (await client.cancel(waiting.id)).verdict == "ended"
@@ -105,7 +105,7 @@ async def test_a_worker_or_a_sink_writes_outcomes_and_is_refused_nothing(
             await outbox.put_back(list(await outbox.refused()))
         finally:
             await worker.stop()
-        assert set(await standing(engine)) == {waiting.id, runs.id}
+        assert set(await stored_outcomes(engine)) == {waiting.id, runs.id}
 
 
 async def test_a_worker_may_see_how_the_queue_stands(guarded: EmbeddedValkey) -> None:

@@ -18,7 +18,7 @@ from tailrace.schemas.outcome import Outcome, ToolCall
 from tailrace.schemas.results import NUL_NOTE, Stored, row_of, stored_of
 from tailrace.schemas.results_table import results
 from tailrace.worker.results.database import Database
-from tests.results_rig import engine_of, made, standing
+from tests.results_rig import engine_of, migrated_database, stored_outcomes
 from tests.until import until
 
 DEADLINE_MS = 1_767_226_500_000
@@ -72,7 +72,7 @@ LEAST = Stored(
 @pytest.fixture
 async def database(results_url: str) -> AsyncIterator[Database]:
     """One with tables."""
-    async with made(results_url) as opened:
+    async with migrated_database(results_url) as opened:
         yield opened
 
 
@@ -86,7 +86,7 @@ async def engine(results_url: str) -> AsyncIterator[AsyncEngine]:
 async def test_an_outcome_comes_back_as_it_was(database: Database, engine: AsyncEngine) -> None:
     # given one with everything in it and one with next to nothing, expect both back, nothing missing or changed
     assert await database.write([row_of(STORED), row_of(LEAST)]) == []
-    assert await standing(engine) == {"one": STORED, "least": LEAST}
+    assert await stored_outcomes(engine) == {"one": STORED, "least": LEAST}
 
 
 async def test_what_is_written_again_is_one_row_and_the_newest_wins(database: Database, engine: AsyncEngine) -> None:
@@ -105,7 +105,7 @@ async def test_what_is_written_again_is_one_row_and_the_newest_wins(database: Da
         ([of(attempt=10)], later_run),
     ):
         assert await database.write([row_of(one) for one in given]) == []
-        assert await standing(engine) == {"one": wanted}
+        assert await stored_outcomes(engine) == {"one": wanted}
 
 
 async def test_what_no_database_holds_is_replaced_and_said(database: Database, engine: AsyncEngine) -> None:
@@ -114,7 +114,7 @@ async def test_what_no_database_holds_is_replaced_and_said(database: Database, e
         WHOLE, content="a\0b", metadata={"k\0": ["\ud800", 1]}, tool_calls=(ToolCall("c", "t", "\0", complete=True),)
     )
     assert await database.write([row_of(replace(STORED, outcome=odd))]) == []
-    found = (await standing(engine))["one"].outcome
+    found = (await stored_outcomes(engine))["one"].outcome
     assert (found.content, found.metadata, found.tool_calls[0].arguments) == (
         "a\ufffdb",
         {"k\ufffd": ["\ufffd", 1]},
@@ -130,7 +130,7 @@ async def test_a_row_that_none_can_take_holds_no_other_up(database: Database, en
     refused = await database.write([row_of(STORED), bad, worse, row_of(LEAST)])
     assert sorted(one.request_id for one in refused) == ["bad", "worse"]
     assert "secret" not in str(refused)
-    assert await standing(engine) == {"one": STORED, "least": LEAST}
+    assert await stored_outcomes(engine) == {"one": STORED, "least": LEAST}
 
 
 async def test_who_is_refused_for_another_reason_waits(database: Database, engine: AsyncEngine) -> None:
@@ -210,9 +210,9 @@ async def test_pruning_takes_what_ended_long_ago_the_oldest_first(database: Data
     limit = timedelta(days=90)
     assert (await database.count(limit), await database.count()) == (3, 5)
     assert await database.prune(limit, at_most=1) == 1
-    assert sorted(await standing(engine)) == ["r1", "r2", "r3", "r4"]
+    assert sorted(await stored_outcomes(engine)) == ["r1", "r2", "r3", "r4"]
     assert [await database.prune(limit) for _ in range(2)] == [2, 0]
-    assert sorted(await standing(engine)) == ["r3", "r4"]
+    assert sorted(await stored_outcomes(engine)) == ["r3", "r4"]
 
 
 async def test_a_database_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:

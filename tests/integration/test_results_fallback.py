@@ -19,7 +19,7 @@ from tailrace.schemas.codec import encode_outcome
 from tailrace.schemas.errors import ResultsUnavailable, SettingsError, UnknownRequest
 from tailrace.schemas.outcome import Outcome
 from tests.gateway_rig import Served, events, gateway
-from tests.results_rig import engine_of, made, standing
+from tests.results_rig import engine_of, migrated_database, stored_outcomes
 from tests.rig import rig
 from tests.until import until
 
@@ -30,13 +30,13 @@ AWAY = "postgresql+asyncpg://tailrace:hidden-word@127.0.0.1:1/tailrace"
 @pytest.fixture
 async def forgotten(redis_url: str, redis: Redis, results_url: str) -> AsyncIterator[Outcome]:
     """A request of tenant acme that has ended, is in the database, and of which Redis knows nothing any more."""
-    async with made(results_url), engine_of(results_url) as engine:
+    async with migrated_database(results_url), engine_of(results_url) as engine:
         async with rig(redis_url, results_url=results_url) as at:
             request_id = await at.submit(tenant="acme", priority="high", metadata={"k": "v"})
             outcome = await at.outcome(request_id)
 
             async def written() -> bool:
-                return request_id in await standing(engine)
+                return request_id in await stored_outcomes(engine)
 
             await until(written)
         await redis.flushall()

@@ -20,10 +20,10 @@ from tailrace.schemas.errors import StoreError
 from tailrace.schemas.outcome import UNFILLED, Outcome
 from tailrace.worker.attempt.request_store import Store
 from tailrace.worker.results.database import Database, Refused, Row
-from tailrace.worker.results.outbox import Outbox, Taken
+from tailrace.worker.results.outbox import OutcomeOutbox, Taken
 from tailrace.worker.results.sink import Sink
 from tests.postgres import EmbeddedPostgres
-from tests.results_rig import engine_of, made, standing
+from tests.results_rig import engine_of, migrated_database, stored_outcomes
 from tests.rig import WAIT_S, Rig, request_for, rig
 from tests.until import until
 
@@ -41,9 +41,9 @@ async def settled(redis: Redis) -> bool:
 
 
 @asynccontextmanager
-async def sinking(redis: Redis, database: Database, claim_s: float = 30.0) -> AsyncGenerator[Sink]:
+async def running_sink(redis: Redis, database: Database, claim_s: float = 30.0) -> AsyncGenerator[Sink]:
     """A sink that runs in this process."""
-    outbox = Outbox(redis, redis, claim_s=claim_s)
+    outbox = OutcomeOutbox(redis, redis, claim_s=claim_s)
     sink = Sink(outbox, database, look_s=claim_s / 3)
     task = asyncio.create_task(sink.run())
     try:
@@ -72,12 +72,12 @@ async def _runs(at: Rig, request_id: str) -> bool:
 async def test_every_end_gets_into_the_database(redis_url: str, redis: Redis, results_url: str) -> None:
     # given requests that complete, fail, are cancelled and come too late, expect each in the database as Redis has it,
     # nothing in the outbox, and records that stay no longer than others
-    async with made(results_url), engine_of(results_url) as engine:
+    async with migrated_database(results_url), engine_of(results_url) as engine:
         async with rig(redis_url, results_url=results_url, retention_s=RETENTION_S) as at:
             ids = await of_every_kind(at)
             outcomes = {request_id: await at.outcome(request_id) for request_id in ids}
             await until(lambda: settled(redis))
-            found = await standing(engine)
+            found = await stored_outcomes(engine)
     assert {request_id: stored.outcome for request_id, stored in found.items()} == outcomes
     assert {stored.outcome.status for stored in found.values()} == {"completed", "failed", "cancelled"}
     done = found[ids[0]]
@@ -93,14 +93,18 @@ async def test_every_end_gets_into_the_database(redis_url: str, redis: Redis, re
 
 async def test_a_cancel_of_one_that_waits_gets_there_too(redis_url: str, redis: Redis, results_url: str) -> None:
     # given no worker, only a sink: one of a lane and one of the queue, cancelled while they wait, expect both there
-    async with made(results_url) as database, engine_of(results_url) as engine, sinking(redis, database):
+    async with (
+        migrated_database(results_url) as database,
+        engine_of(results_url) as engine,
+        running_sink(redis, database),
+    ):
         await until(lambda: _is_open(redis))
         async with Client(redis_url) as client:
             for request in (request_for(tenant="acme"), request_for()):
                 submitted = await client.submit(request)
                 assert (await client.cancel(submitted.id)).verdict == "ended"
                 await until(lambda: settled(redis))
-                stored = (await standing(engine))[submitted.id]
+                stored = (await stored_outcomes(engine))[submitted.id]
                 assert stored.outcome == await client.result(submitted.id)
                 assert stored.outcome.status == "cancelled"
 
@@ -111,7 +115,7 @@ async def _is_open(redis: Redis) -> bool:
 
 async def test_who_dies_in_the_middle_of_a_cancel_loses_nothing(redis_url: str, redis: Redis, results_url: str) -> None:
     # given a canceller that ends a request and dies before anything else, expect whoever meets its job to mend it
-    async with made(results_url), engine_of(results_url) as engine, Client(redis_url) as client:
+    async with migrated_database(results_url), engine_of(results_url) as engine, Client(redis_url) as client:
         submitted = await client.submit(request_for())
         outcome = Outcome(
             status="cancelled", request_id=submitted.id, submitted_at=UNFILLED, finished_at=UNFILLED, model="sim"
@@ -125,7 +129,7 @@ async def test_who_dies_in_the_middle_of_a_cancel_loses_nothing(redis_url: str, 
 
 
 async def _stands(engine: object, request_id: str) -> bool:
-    return request_id in await standing(engine)  # pyright: ignore[reportArgumentType] - an engine
+    return request_id in await stored_outcomes(engine)  # pyright: ignore[reportArgumentType] - an engine
 
 
 async def test_without_a_sink_nothing_is_collected(redis_url: str, redis: Redis) -> None:
@@ -151,7 +155,7 @@ async def test_a_database_that_is_away_costs_no_worker_anything(
     # given a database that stops, if requests go on, expect them served, their outcomes kept in Redis for long, few
     # lines on it; given it comes back, expect all of them written once, and let go
     postgres.ask("DROP TABLE IF EXISTS tailrace_results, tailrace_schema")
-    async with made(postgres.url), engine_of(postgres.url) as engine:
+    async with migrated_database(postgres.url), engine_of(postgres.url) as engine:
         async with rig(redis_url, results_url=postgres.url, retention_s=RETENTION_S, results_timeout_s=1) as at:
             first = await at.submit()
             await at.outcome(first)
@@ -169,7 +173,7 @@ async def test_a_database_that_is_away_costs_no_worker_anything(
             finally:
                 postgres.start()
             await until(lambda: settled(redis), 60)
-            found = await standing(engine)
+            found = await stored_outcomes(engine)
             for request_id in ids:
                 assert await redis.pttl(keys.rec_key(request_id)) <= 3_600_000
     assert said <= 3, caplog.text
@@ -189,9 +193,9 @@ async def test_tables_that_are_not_there_yet_are_waited_for(
         request_id = await at.submit()
         await at.outcome(request_id)
         await until(lambda: "run `tailrace results migrate`" in caplog.text)
-        async with made(results_url), engine_of(results_url) as engine:
+        async with migrated_database(results_url), engine_of(results_url) as engine:
             await until(lambda: settled(redis), 40)
-            assert list(await standing(engine)) == [request_id]
+            assert list(await stored_outcomes(engine)) == [request_id]
 
 
 async def test_an_outcome_that_cannot_be_written_holds_no_other_up(
@@ -199,8 +203,8 @@ async def test_an_outcome_that_cannot_be_written_holds_no_other_up(
 ) -> None:
     # given among three an outcome that cannot be read, and one that the database cannot take, expect the third written,
     # the two named apart and without their text; mended and put back, expect them written too
-    async with made(results_url) as database, engine_of(results_url) as engine:
-        outbox = Outbox(redis, redis, claim_s=30)
+    async with migrated_database(results_url) as database, engine_of(results_url) as engine:
+        outbox = OutcomeOutbox(redis, redis, claim_s=30)
         await outbox.open()
         async with rig(redis_url) as at:
             ids = [await at.submit() for _ in range(3)]
@@ -214,61 +218,69 @@ async def test_an_outcome_that_cannot_be_written_holds_no_other_up(
         )
         for request_id, outcome in zip(ids, broken, strict=False):
             await redis.hset(keys.rec_key(request_id), "outcome", outcome)
-        async with sinking(redis, database):
+        async with running_sink(redis, database):
             await until(lambda: settled(redis))
             refused = await outbox.refused()
             expected = set(ids[:1] if results_url.startswith("sqlite") else ids[:2])
             assert set(refused) == expected
             assert (await outbox.waiting()).refused == len(expected)
-            assert ids[2] in await standing(engine)
+            assert ids[2] in await stored_outcomes(engine)
             assert "secret" not in caplog.text + str(refused)
             for request_id, outcome in zip(ids, good, strict=True):
                 await redis.hset(keys.rec_key(request_id), "outcome", encode_outcome(outcome))
             await outbox.put_back(ids)
             await until(lambda: settled(redis))
             assert (await outbox.waiting()).refused == 0
-            assert expected < set(await standing(engine))
+            assert expected < set(await stored_outcomes(engine))
 
 
 async def test_several_sinks_share_the_work(redis_url: str, redis: Redis, results_url: str) -> None:
     # given more outcomes than a batch and two sinks, one of which is stopped on its way, expect each outcome once
-    async with made(results_url) as first, made(results_url) as second, engine_of(results_url) as engine:
-        await Outbox(redis, redis, claim_s=30).open()
+    async with (
+        migrated_database(results_url) as first,
+        migrated_database(results_url) as second,
+        engine_of(results_url) as engine,
+    ):
+        await OutcomeOutbox(redis, redis, claim_s=30).open()
         async with rig(redis_url) as at:
             wanted = {await at.submit() for _ in range(250)}
             await until(lambda: _waits(redis, 250), WAIT_S)
-        async with sinking(redis, first, claim_s=0.5):
-            async with sinking(redis, second, claim_s=0.5):
+        async with running_sink(redis, first, claim_s=0.5):
+            async with running_sink(redis, second, claim_s=0.5):
                 await until(lambda: _written(engine, 1))
             await until(lambda: settled(redis), WAIT_S)
-        assert set(await standing(engine)) == wanted
+        assert set(await stored_outcomes(engine)) == wanted
 
 
 async def _written(engine: object, at_least: int) -> bool:
-    return len(await standing(engine)) >= at_least  # pyright: ignore[reportArgumentType] - an engine
+    return len(await stored_outcomes(engine)) >= at_least  # pyright: ignore[reportArgumentType] - an engine
 
 
 async def test_an_outbox_that_redis_has_lost_is_made_anew(redis_url: str, redis: Redis, results_url: str) -> None:
     # given a Redis that lost the outbox, as after a failover, expect it there again soon, and what ends then written
-    async with made(results_url), engine_of(results_url) as engine:
+    async with migrated_database(results_url), engine_of(results_url) as engine:
         async with rig(redis_url, results_url=results_url) as at:
             await redis.delete(keys.OUTBOX)
             await until(lambda: _is_open(redis))
             request_id = await at.submit()
             outcome = await at.outcome(request_id)
             await until(lambda: _stands(engine, request_id))
-            assert (await standing(engine))[request_id].outcome == outcome
+            assert (await stored_outcomes(engine))[request_id].outcome == outcome
 
 
 async def test_what_has_no_outcome_leaves_the_outbox(redis_url: str, redis: Redis, results_url: str) -> None:
     # given ids of a request whose end was lost, and of none at all, expect them gone, and nothing written
-    async with made(results_url) as database, engine_of(results_url) as engine, sinking(redis, database):
+    async with (
+        migrated_database(results_url) as database,
+        engine_of(results_url) as engine,
+        running_sink(redis, database),
+    ):
         await until(lambda: _is_open(redis))
         await redis.hset(keys.rec_key("undone"), mapping={"status": "running", "attempt": 1})
         for request_id in ("undone", "nothing"):
             await redis.xadd(keys.OUTBOX, {"id": request_id})
         await until(lambda: settled(redis))
-        assert await standing(engine) == {}
+        assert await stored_outcomes(engine) == {}
         assert await redis.hlen(keys.OUTBOX_REFUSED) == 0
 
 
@@ -276,7 +288,7 @@ async def test_who_knows_of_no_outbox_keeps_outcomes_as_long_as_others(redis_url
     # given a worker and a web tier that began before there was an outbox, expect what they end first to wait in it, and
     # its record to stay as long as it may have to
     async with rig(redis_url, retention_s=RETENTION_S) as at:
-        await Outbox(redis, redis, claim_s=30).open()
+        await OutcomeOutbox(redis, redis, claim_s=30).open()
         ran = await at.submit()
         await at.outcome(ran)
         await until(lambda: _waits(redis, 1))
@@ -316,7 +328,7 @@ async def test_an_outbox_lives_as_long_as_somebody_looks_at_it(
 
     url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
     database = Database(url, timeout_s=10)
-    async with sinking(redis, database, claim_s=0.3), engine_of(url) as engine:
+    async with running_sink(redis, database, claim_s=0.3), engine_of(url) as engine:
         for _ in range(2):
             await until(lives_on)
             await redis.expire(keys.OUTBOX, 1_000)
@@ -346,7 +358,7 @@ async def test_many_bytes_are_read_and_written_in_parts(redis: Redis, monkeypatc
     monkeypatch.setattr("tailrace.worker.results.outbox.PART_BYTES", 100)
     for name, size in {"a": 40, "b": 60, "c": 10, "d": 500, "e": 0}.items():
         await redis.hset(keys.rec_key(name), mapping={"status": "completed", "outcome": "x" * size})
-    parts = await Outbox(redis, redis, claim_s=30).parts([Taken(b"1-1", name) for name in "abcde"])
+    parts = await OutcomeOutbox(redis, redis, claim_s=30).parts([Taken(b"1-1", name) for name in "abcde"])
     assert ["".join(one.request_id for one in part) for part in parts] == ["ab", "c", "d", "e"]
 
 
@@ -366,7 +378,7 @@ async def test_a_fault_of_ours_ends_no_sink(
     monkeypatch.setattr(Database, "write", at_first_faulty)
     monkeypatch.setattr("tailrace.worker.results.sink.RETRY", Backoff(base_s=0.05, cap_s=0.1))
     url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
-    async with made(url) as database, engine_of(url) as engine, sinking(redis, database, claim_s=0.3):
+    async with migrated_database(url) as database, engine_of(url) as engine, running_sink(redis, database, claim_s=0.3):
         await until(lambda: _is_open(redis))
         async with rig(redis_url) as at:
             request_id = await at.submit()

@@ -19,11 +19,11 @@ from tailrace.schemas.errors import StoreRefused, StoreUnavailable
 from tailrace.schemas.settings import Settings
 from tailrace.worker.attempt.request_store import Store
 from tailrace.worker.queue.leases import Lease
-from tailrace.worker.results.outbox import Outbox
+from tailrace.worker.results.outbox import OutcomeOutbox
 from tailrace.worker.wiring import check_servers
 from tests.gateway_rig import gateway
 from tests.queue_rig import plain_client, running
-from tests.results_rig import engine_of, made, standing
+from tests.results_rig import engine_of, migrated_database, stored_outcomes
 from tests.rig import KEY, WAIT_S, Rig, request_for, rig, shown, worker_task
 from tests.tls_rig import free_port
 from tests.until import until
@@ -125,7 +125,7 @@ async def test_who_cancels_what_waits_sees_to_it_that_its_outcome_can_wait(
 ) -> None:
     # given an outbox beside the queue, and a web tier that has learned of it by a cancel, expect the record of the next
     # one, on the other server, to stay as long as its outcome may wait
-    await Outbox(queue, redis, claim_s=30).open()
+    await OutcomeOutbox(queue, redis, claim_s=30).open()
     async with Client(redis_url, ClientOptions(queue_url=queue_url, retention_s=60)) as client:
         ids = [(await client.submit(request_for(TELLS, timeout_s=60))).id for _ in range(2)]
         for request_id in ids:
@@ -269,10 +269,14 @@ async def test_outcomes_reach_the_database_from_the_other_server(
     # given a database for outcomes, if a request ends, and one is cancelled that waits, expect both in it, and nothing
     # left in the outbox
     url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
-    async with made(url), engine_of(url) as engine, rig(redis_url, queue_url=queue_url, results_url=url) as parts:
+    async with (
+        migrated_database(url),
+        engine_of(url) as engine,
+        rig(redis_url, queue_url=queue_url, results_url=url) as parts,
+    ):
 
         async def has(*ids: str) -> bool:
-            return set(await standing(engine)) == set(ids) and await queue.xlen(keys.OUTBOX) == 0
+            return set(await stored_outcomes(engine)) == set(ids) and await queue.xlen(keys.OUTBOX) == 0
 
         first = await parts.submit(TELLS)
         await until(lambda: has(first), WAIT_S)
@@ -292,7 +296,7 @@ async def test_a_record_on_the_other_server_stays_while_its_outcome_waits(
 ) -> None:
     # given a database that is away, and a worker that knows of an outbox in one way or another, expect the record of
     # what it ends then to stay as long as its outcome may have to wait
-    outbox = Outbox(queue, redis, claim_s=30)
+    outbox = OutcomeOutbox(queue, redis, claim_s=30)
     if knows == "by its start":
         await outbox.open()
     away = "postgresql+asyncpg://tailrace@127.0.0.1:1/tailrace" if knows == "by its own database" else ""

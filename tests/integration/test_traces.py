@@ -23,7 +23,7 @@ from tailrace.schemas.request import decode_request
 from tailrace.schemas.settings import Settings
 from tailrace.schemas.trace_context import ids_of
 from tailrace.worker.observe.tracing import NoTraces
-from tailrace.worker.wiring import traces_of
+from tailrace.worker.wiring import make_traces
 from tests.gateway_rig import gateway
 from tests.otlp import Collector, attributes, collector
 from tests.rig import KEY, request_for
@@ -210,17 +210,17 @@ async def test_every_way_to_submit_carries_the_trace(redis_url: str, redis: Redi
 
 
 def test_nothing_is_loaded_where_nobody_asks() -> None:
-    assert isinstance(traces_of(Settings(), {}, "http://x/v1"), NoTraces)
+    assert isinstance(make_traces(Settings(), {}, "http://x/v1"), NoTraces)
     there = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
-    assert isinstance(traces_of(Settings(), {**there, "OTEL_SDK_DISABLED": "true"}, "http://x/v1"), NoTraces)
+    assert isinstance(make_traces(Settings(), {**there, "OTEL_SDK_DISABLED": "true"}, "http://x/v1"), NoTraces)
     with pytest.raises(SettingsError, match="http/protobuf"):
-        traces_of(Settings(), {**there, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "http://x/v1")
+        make_traces(Settings(), {**there, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "http://x/v1")
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tailrace.worker.observe.otel", None)
     with pytest.raises(SettingsError, match=r"tailrace\[otel\]"):
-        traces_of(Settings(), {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, "http://x/v1")
+        make_traces(Settings(), {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, "http://x/v1")
 
 
 def _submit_synchronously(url: str) -> str:

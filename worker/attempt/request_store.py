@@ -21,7 +21,7 @@ from tailrace.schemas.errors import StoreFull, StoreUnavailable
 from tailrace.schemas.ids import EntryId
 from tailrace.schemas.outcome import Outcome, terminal_of
 from tailrace.schemas.request import GenerationRequest
-from tailrace.worker.results.hold import Hold
+from tailrace.worker.queue.outbox_state import OutboxState
 
 
 class Begun(NamedTuple):
@@ -46,16 +46,21 @@ class Store:
         redis: a client for records and logs, with socket timeouts; it is used, not closed.
         queue: one for the queue, where that has a server of its own.
         patience_s: how long a verb is tried again.
-        hold: says how long a record has to stay after its end.
+        outbox_state: says how long a record has to stay after its end.
     """
 
     def __init__(
-        self, redis: Redis, *, queue: Redis | None = None, patience_s: float = PATIENCE_S, hold: Hold | None = None
+        self,
+        redis: Redis,
+        *,
+        queue: Redis | None = None,
+        patience_s: float = PATIENCE_S,
+        outbox_state: OutboxState | None = None,
     ) -> None:
         self._redis = redis
         self._queue = queue or redis
         self._patience_s = patience_s
-        self._hold = hold or Hold()
+        self._outbox_state = outbox_state or OutboxState()
 
     async def submit(
         self, request_id: str, request: GenerationRequest, accepted: bytes, *, timeout_s: float, retention_s: float
@@ -124,7 +129,7 @@ class Store:
             failures=outcome.failures,
             error=msgspec.json.encode(outcome.error) if outcome.error else "",
             dead=int(dead),
-            hold_ms=self._hold.ms,
+            hold_ms=self._outbox_state.keep_record_ms,
         )
 
     async def stored(self, request_id: str, attempt: int) -> Verdict:

@@ -23,8 +23,8 @@ from tailrace.schemas.settings import Settings
 from tailrace.worker.attempt.request_store import Store
 from tailrace.worker.doctor import redis_checks as judge
 from tailrace.worker.doctor.redis_checks import Finding
-from tailrace.worker.results.run_sink import database_of
-from tailrace.worker.wiring import redis_client, upstream_of
+from tailrace.worker.results.run_sink import make_database
+from tailrace.worker.wiring import make_upstream, redis_client
 
 PINGS = 7
 NOBODY = "doctor"
@@ -201,7 +201,7 @@ async def _outbox(redis: Redis) -> Finding | None:
 async def _database(settings: Settings) -> Finding:
     """Whether the database of outcomes can be written to: it is there, with the tables we know."""
     try:
-        database = database_of(settings)
+        database = make_database(settings)
     except SettingsError as error:
         return Finding("database", "bad", "cannot be used", str(error))
     try:
@@ -221,7 +221,7 @@ OF_A_QUEUE: Looks = {"workers": _worker, "outbox": _outbox}
 
 async def _upstream(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Finding]:
     try:
-        upstream = upstream_of(settings, environment)
+        upstream = make_upstream(settings, environment)
     except SettingsError as error:
         yield Finding("model's server", "bad", "no client could be made", str(error))
         return

@@ -18,7 +18,7 @@ LEAVE_S = 1.0
 """So long a worker that goes tries to say so; one that could not is shown as silent for a while."""
 
 
-class Standing(NamedTuple):
+class WorkerState(NamedTuple):
     """How a worker fares; `WorkerReport` says what the words mean."""
 
     max_jobs: int
@@ -45,12 +45,12 @@ class Reporter:
 
     Args:
         store: where they stand.
-        standing: how things stand now.
+        state: how things stand now.
     """
 
-    def __init__(self, store: ReportStore, standing: Callable[[], Standing]) -> None:
+    def __init__(self, store: ReportStore, state: Callable[[], WorkerState]) -> None:
         self._store = store
-        self._standing = standing
+        self._state = state
         self._host, self._pid = socket.gethostname(), os.getpid()
         self.name = f"{self._host}:{self._pid}:{secrets.token_hex(4)}"
         self._began = self._reported = monotonic()
@@ -74,18 +74,18 @@ class Reporter:
                 await self._store.announce(self.name, gone=True)
 
     def _report(self) -> WorkerReport:
-        now, standing = monotonic(), self._standing()
+        now, state = monotonic(), self._state()
         since_s = max(now - self._reported, 0.001)
-        starts_per_s = (standing.starts - self._starts) / since_s
-        self._reported, self._starts = now, standing.starts
+        starts_per_s = (state.starts - self._starts) / since_s
+        self._reported, self._starts = now, state.starts
         return WorkerReport(
             host=self._host,
             pid=self._pid,
             up_s=round(now - self._began, 1),
-            max_jobs=standing.max_jobs,
-            running=standing.running,
-            starts=standing.starts,
+            max_jobs=state.max_jobs,
+            running=state.running,
+            starts=state.starts,
             starts_per_s=round(starts_per_s, 2),
-            renewed_ago_s=round(standing.renewed_ago_s, 2),
-            draining=standing.draining,
+            renewed_ago_s=round(state.renewed_ago_s, 2),
+            draining=state.draining,
         )

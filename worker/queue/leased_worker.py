@@ -16,17 +16,17 @@ from tailrace.schemas.errors import StoreError
 from tailrace.telemetry import metrics
 from tailrace.telemetry.logging import fields
 from tailrace.telemetry.metric_samples import MetricSample
-from tailrace.worker.observe.reporter import Reporter, Standing
+from tailrace.worker.observe.reporter import Reporter, WorkerState
 from tailrace.worker.queue.arq_worker import ArqWorker, Function, WorkerCoroutine
 from tailrace.worker.queue.claims import Claims
 from tailrace.worker.queue.job_endings import JobEndings, OnDead
 from tailrace.worker.queue.leases import Leases, Stop
+from tailrace.worker.queue.outbox_state import OutboxState
 from tailrace.worker.queue.quarantine import QUARANTINE_S, Quarantine
 from tailrace.worker.queue.queue_store import QueueStore
 from tailrace.worker.queue.records import Records
 from tailrace.worker.queue.running_jobs import RunningJobs
 from tailrace.worker.queue.waiting import Change
-from tailrace.worker.results.hold import Hold
 
 HAND_BACK_S = 10.0
 """From the end of the grace period until job functions that have not ended are cancelled."""
@@ -63,7 +63,7 @@ class LeasedWorker:
         max_crashes: how many leases of a job may expire before it counts as one that kills its worker: the last of
             them while it ran alone (quarantine.py), unless the limit is 1.
         quarantine_s: for how long nothing else begins beside such a job, the first time.
-        hold: is told whether there is an outbox of requests that have ended.
+        outbox_state: is told whether there is an outbox of requests that have ended.
         ctx: what job functions find in their `ctx`, beside arq's own; `redis` is added to it.
         on_startup: called with `ctx` before the first claim; what it raises comes out of `run`.
         health_check_s: how often arq's health-check key is written.
@@ -85,7 +85,7 @@ class LeasedWorker:
         tenant_limits: Mapping[str, int] = MappingProxyType({}),
         max_crashes: int = 3,
         quarantine_s: float = QUARANTINE_S,
-        hold: Hold | None = None,
+        outbox_state: OutboxState | None = None,
         ctx: dict[Any, Any] | None = None,
         on_startup: Callable[[dict[Any, Any]], Awaitable[None]] | None = None,
         health_check_s: float = 30.0,
@@ -97,7 +97,7 @@ class LeasedWorker:
             poll_s=poll_s,
             tenant_limit=tenant_limit,
             tenant_limits=tenant_limits,
-            hold=hold,
+            outbox_state=outbox_state,
         )
         self._records = Records(log_url or redis_url, lease_s=lease_s)
         self._ctx = {} if ctx is None else ctx
@@ -110,7 +110,7 @@ class LeasedWorker:
         self._arq = ArqWorker(functions, store.arq, health_check_s=health_check_s)
         self._leases = Leases(store, self._records, lease_s)
         self._quarantine = Quarantine(store, self._change, max_crashes=max_crashes, quarantine_s=quarantine_s)
-        self._reporter = Reporter(store, self._standing)
+        self._reporter = Reporter(store, self._state)
         self._jobs = RunningJobs(
             store,
             self._arq,
@@ -182,18 +182,18 @@ class LeasedWorker:
 
     def metric_samples(self) -> list[MetricSample]:
         """What this worker has counted, and its state."""
-        standing = self._standing()
+        state = self._state()
         return [
-            MetricSample(metrics.STARTS.name, (), standing.starts),
+            MetricSample(metrics.STARTS.name, (), state.starts),
             MetricSample(metrics.LEASES_LOST.name, (), self._leases.lost),
-            MetricSample(metrics.RUNNING.name, (), standing.running),
-            MetricSample(metrics.SLOTS.name, (), standing.max_jobs),
-            MetricSample(metrics.DRAINING.name, (), int(standing.draining)),
-            MetricSample(metrics.RENEWAL_AGE.name, (), standing.renewed_ago_s),
+            MetricSample(metrics.RUNNING.name, (), state.running),
+            MetricSample(metrics.SLOTS.name, (), state.max_jobs),
+            MetricSample(metrics.DRAINING.name, (), int(state.draining)),
+            MetricSample(metrics.RENEWAL_AGE.name, (), state.renewed_ago_s),
         ]
 
-    def _standing(self) -> Standing:
-        return Standing(
+    def _state(self) -> WorkerState:
+        return WorkerState(
             max_jobs=self._max_jobs,
             running=len(self._leases),
             starts=self._jobs.starts,

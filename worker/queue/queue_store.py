@@ -17,7 +17,7 @@ from tailrace.broker.time_limits import REPLY_TIMEOUT_S
 from tailrace.schemas.errors import AttemptLost
 from tailrace.worker.queue.arq_worker import arq_client
 from tailrace.worker.queue.leases import Lease
-from tailrace.worker.results.hold import Hold
+from tailrace.worker.queue.outbox_state import OutboxState
 
 _T = TypeVar("_T")
 
@@ -47,7 +47,7 @@ class QueueStore:
         poll_s: the longest wait for a wake-up token.
         tenant_limit: requests of one tenant that may run at once; 0 for no limit.
         tenant_limits: the same for single tenants.
-        hold: is told whether there is an outbox.
+        outbox_state: is told whether there is an outbox.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class QueueStore:
         poll_s: float,
         tenant_limit: int = 0,
         tenant_limits: Mapping[str, int] = MappingProxyType({}),
-        hold: Hold | None = None,
+        outbox_state: OutboxState | None = None,
     ) -> None:
         self._url = url
-        self._hold = hold or Hold()
+        self._outbox_state = outbox_state or OutboxState()
         self._tenant_limit = tenant_limit
         self._tenant_limits = msgspec.msgpack.encode(dict(tenant_limits))
         self._lease_ms = round(lease_s * 1000)
@@ -140,7 +140,7 @@ class QueueStore:
             attempt=lease.attempt,
         )
         if verdict.word == "acknowledged":
-            self._hold.is_on = verdict.number("outbox") == 1
+            self._outbox_state.exists = verdict.number("outbox") == 1
         if verdict.word == "unfinished":
             return await self.hand_back(lease, delay_ms=0, why="end_lost")
         return verdict.word != "stale"

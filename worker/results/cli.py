@@ -20,7 +20,7 @@ from tailrace.schemas.redis_url import parse_redis_url
 from tailrace.schemas.results import SCHEMA_VERSION
 from tailrace.schemas.settings import Settings
 from tailrace.telemetry.logging import log_to
-from tailrace.worker.results.run_sink import database_of, sink_of
+from tailrace.worker.results.run_sink import make_database, make_sink
 
 if TYPE_CHECKING:
     from tailrace.worker.results.database import Database
@@ -82,7 +82,7 @@ async def _check(settings: Settings) -> None:
     from tailrace.broker.clients import asking
     from tailrace.worker.wiring import redis_client
 
-    database, queue = database_of(settings), redis_client(settings.queue_url)
+    database, queue = make_database(settings), redis_client(settings.queue_url)
     try:
         await database.check()
         async with asking(queue):
@@ -98,10 +98,10 @@ async def _check(settings: Settings) -> None:
 async def _sink(settings: Settings) -> None:
     from tailrace.worker.wiring import redis_client
 
-    database = database_of(settings)
+    database = make_database(settings)
     queue, records = redis_client(settings.queue_url), redis_client(settings.log_url)
     try:
-        running = await sink_of(settings, queue, records, database)
+        running = await make_sink(settings, queue, records, database)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.stop)
         place = parse_redis_url(settings.queue_url).place
@@ -115,7 +115,7 @@ async def _sink(settings: Settings) -> None:
 
 
 async def _with_database(work: "Callable[[Database], Awaitable[int]]") -> int:
-    database = database_of(Settings.from_environment(os.environ))
+    database = make_database(Settings.from_environment(os.environ))
     try:
         return await work(database)
     finally:
@@ -130,12 +130,12 @@ async def _migrate(database: "Database") -> int:
 
 
 async def _refused(*, again: bool) -> int:
-    from tailrace.worker.results.outbox import Outbox
+    from tailrace.worker.results.outbox import OutcomeOutbox
     from tailrace.worker.wiring import redis_client
 
     redis = redis_client(Settings.from_environment(os.environ).queue_url)
     try:
-        outbox = Outbox(redis, redis, claim_s=0)
+        outbox = OutcomeOutbox(redis, redis, claim_s=0)
         refused = await outbox.refused()
         for request_id, why in refused.items():
             print(f"{request_id}  {why}")

@@ -66,7 +66,7 @@ class Waiting(NamedTuple):
     refused: int
 
 
-class Outbox:
+class OutcomeOutbox:
     """The outbox of one queue.
 
     Args:

@@ -12,7 +12,7 @@ from tailrace.broker.keys import OUTBOX
 from tailrace.schemas.errors import SettingsError
 from tailrace.schemas.results import SQL_MISSING
 from tailrace.schemas.settings import Settings
-from tailrace.worker.results.hold import Hold
+from tailrace.worker.queue.outbox_state import OutboxState
 
 if TYPE_CHECKING:
     from tailrace.worker.results.database import Database
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def sinking(settings: Settings, queue: Redis, records: Redis, hold: Hold) -> AsyncGenerator[None]:
+async def run_sink(settings: Settings, queue: Redis, records: Redis, outbox_state: OutboxState) -> AsyncGenerator[None]:
     """Inside it outcomes are written, where the settings name a database for them.
 
     Args:
         settings: of this process.
         queue: a client of the Redis with the queue.
         records: a client of that with the records.
-        hold: learns here whether there is an outbox.
+        outbox_state: learns here whether there is an outbox.
 
     Raises:
         SettingsError: the database cannot be used, or the extra for it is not installed.
@@ -35,12 +35,12 @@ async def sinking(settings: Settings, queue: Redis, records: Redis, hold: Hold) 
     """
     if not settings.results_url.get_secret_value():
         async with asking(queue):
-            hold.is_on = bool(await queue.exists(OUTBOX))
+            outbox_state.exists = bool(await queue.exists(OUTBOX))
         yield
         return
-    database = database_of(settings)
-    sink = await sink_of(settings, queue, records, database)
-    hold.is_on = True
+    database = make_database(settings)
+    sink = await make_sink(settings, queue, records, database)
+    outbox_state.exists = True
     running = asyncio.create_task(sink.run(), name="sink")
     try:
         yield
@@ -52,22 +52,22 @@ async def sinking(settings: Settings, queue: Redis, records: Redis, hold: Hold) 
         await database.close()
 
 
-async def sink_of(settings: Settings, queue: Redis, records: Redis, database: "Database") -> "Sink":
+async def make_sink(settings: Settings, queue: Redis, records: Redis, database: "Database") -> "Sink":
     """A sink for that database; from here on there is an outbox.
 
     Raises:
         StoreError: Redis is away, or refuses.
     """
-    from tailrace.worker.results.outbox import Outbox
+    from tailrace.worker.results.outbox import OutcomeOutbox
     from tailrace.worker.results.sink import CLAIMS_PER_TIMEOUT, Sink
 
     claim_s = CLAIMS_PER_TIMEOUT * settings.results_timeout_s
-    outbox = Outbox(queue, records, claim_s=claim_s)
+    outbox = OutcomeOutbox(queue, records, claim_s=claim_s)
     await outbox.open()
     return Sink(outbox, database, look_s=claim_s / 3)
 
 
-def database_of(settings: Settings) -> "Database":
+def make_database(settings: Settings) -> "Database":
     """The database of the settings.
 
     Raises:

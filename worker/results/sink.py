@@ -16,7 +16,7 @@ from tailrace.schemas.results import row_of
 from tailrace.telemetry.logging import fields
 from tailrace.worker.observe.log_events import log_event, log_internal_error
 from tailrace.worker.results.database import Database, Refused
-from tailrace.worker.results.outbox import BATCH, Outbox, Taken
+from tailrace.worker.results.outbox import BATCH, OutcomeOutbox, Taken
 
 _T = TypeVar("_T")
 
@@ -42,7 +42,7 @@ class Sink:
         written: how many outcomes it has written.
     """
 
-    def __init__(self, outbox: Outbox, database: Database, *, look_s: float) -> None:
+    def __init__(self, outbox: OutcomeOutbox, database: Database, *, look_s: float) -> None:
         self._outbox = outbox
         self._database = database
         self._look_s = look_s
