@@ -20,24 +20,24 @@ OPTIONS = MappingProxyType(
 
 
 class Cluster:
-    """What a test talks to."""
+    """A running cluster."""
 
     def __init__(self, nodes: Sequence[EmbeddedValkey]) -> None:
         self.nodes = nodes
 
     @property
     def url(self) -> str:
-        """Names a node that is not there, and all that are."""
+        """Names a node that does not exist, and then all nodes."""
         return self.url_as("")
 
     def url_as(self, user: str) -> str:
-        """The same, with user and password such as `a:b@`."""
+        """The same URL with user and password, such as `a:b@`."""
         return f"redis+cluster://{user}" + ",".join(
             f"127.0.0.1:{port}" for port in (1, *(node.port for node in self.nodes))
         )
 
     def first_owner(self, request_id: str) -> EmbeddedValkey:
-        """The node that has had a request's slot from the beginning."""
+        """The node that had a request's slot at the start."""
         return self.nodes[slot_of(log_key(request_id).encode()) * NODES // SLOTS]
 
     async def move(self, request_id: str, to: EmbeddedValkey, *, record_first: bool = False) -> AsyncGenerator[None]:
@@ -58,7 +58,7 @@ class Cluster:
 
     @asynccontextmanager
     async def replica_of(self, node: EmbeddedValkey) -> AsyncGenerator[EmbeddedValkey]:
-        """One more server, which has what a node has."""
+        """Runs a replica of a node, until it has copied everything."""
         bus = free_port()
         with EmbeddedValkey(options={**OPTIONS, "cluster-port": str(bus)}) as replica:
             assert self.nodes[0].ask(f"CLUSTER MEET 127.0.0.1 {replica.port} {bus}") == "+OK"
@@ -75,7 +75,7 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(*, appendonly: bool = False) -> AsyncGenerator[Cluster]:
-    """Runs one, until every node says that it is whole. A part goes on without the others."""
+    """Runs a cluster until every node reports it as complete. Nodes keep serving their slots when others are down."""
     buses = [free_port() for _ in range(NODES)]
     with ExitStack() as stack:
         nodes = [
@@ -89,15 +89,15 @@ async def cluster(*, appendonly: bool = False) -> AsyncGenerator[Cluster]:
         for node, bus in zip(nodes, buses, strict=True):
             assert nodes[0].ask(f"CLUSTER MEET 127.0.0.1 {node.port} {bus}") == "+OK"
         for node in nodes:
-            await until(lambda node=node: _is_whole(node), START_S)
+            await until(lambda node=node: _is_complete(node), START_S)
         yield Cluster(nodes)
 
 
-async def _is_whole(node: EmbeddedValkey) -> bool:
+async def _is_complete(node: EmbeddedValkey) -> bool:
     async with Redis(port=node.port) as redis:
-        said = await redis.execute_command("CLUSTER INFO")
+        info = await redis.execute_command("CLUSTER INFO")
     wanted = {"cluster_state": "ok", "cluster_slots_ok": str(SLOTS), "cluster_known_nodes": str(NODES)}
-    return said.items() >= wanted.items()
+    return info.items() >= wanted.items()
 
 
 async def _name(node: EmbeddedValkey) -> str:

@@ -1,4 +1,4 @@
-"""Writes a request's log as a worker would: begin, entries under ids of its own, finish. For tests without a worker."""
+"""Writes the log of a request as a worker would: begin, entries, finish. For tests that run no worker."""
 
 from collections.abc import Iterable, Sequence
 
@@ -54,14 +54,14 @@ class Scribe:
         self.last = EntryId(attempt, 0)
 
     async def begin(self, why: str = "first") -> Verdict:
-        """Takes over the log."""
+        """Begins the attempt, which takes over the log."""
         started = AttemptStarted(FORMAT_VERSION, self.attempt, UNFILLED, why, IDS)
         return await self._run(
             scripts.BEGIN, attempt=self.attempt, token=self.token, attempt_started=encode_entry(started)
         )
 
     async def write(self, entries: Iterable[LogEntry], *, pushed: bool = True) -> None:
-        """Appends entries, in one step, and pushes them, as the worker's publisher does."""
+        """Appends entries in one transaction and pushes them, as the worker's publisher does."""
         raws = [encode_entry(entry) for entry in entries]
         first = self.last.next()
         async with self._redis.pipeline(transaction=True) as pipe:
@@ -70,11 +70,11 @@ class Scribe:
                 pipe.xadd(log_key(self._request_id), {"e": raw}, id=str(self.last), nomkstream=True)
             await pipe.execute()
         if pushed:
-            told = encode_pushes([(self._request_id, first.attempt, first.seq, raws)])
-            await self._redis.publish(push_channel(push_shard(self._request_id)), told)
+            message = encode_pushes([(self._request_id, first.attempt, first.seq, raws)])
+            await self._redis.publish(push_channel(push_shard(self._request_id)), message)
 
     async def finish(self, status: Status = "completed", outcome: Outcome | None = None) -> Verdict:
-        """Writes terminal and outcome."""
+        """Writes the terminal entry and the outcome."""
         outcome = outcome or Outcome(
             status=status,
             request_id=self._request_id,
@@ -94,7 +94,7 @@ class Scribe:
         )
 
     async def answer(self) -> None:
-        """A whole life: begin, `ANSWER`, finish."""
+        """Begins, writes `ANSWER`, and finishes."""
         await self.begin()
         await self.write(ANSWER)
         await self.finish()

@@ -25,7 +25,7 @@ FAST = {"steps": [{"kind": "text", "text": TEXT}]}
 
 
 class Parts:
-    """What a test talks to."""
+    """A cluster, a queue, a simulator of the model server, and a client."""
 
     def __init__(self, queue_url: str, nodes: Cluster, simulator: Simulator, client: Client) -> None:
         self._queue_url = queue_url
@@ -35,21 +35,21 @@ class Parts:
 
     @asynccontextmanager
     async def worker(self, **settings: str) -> AsyncGenerator[WorkerProcess]:
-        """A worker process."""
+        """Runs a worker process."""
         urls = {"TAILRACE_QUEUE_URL": self._queue_url, "TAILRACE_LOG_URL": self.nodes.url}
         async with worker_process("redis://127.0.0.1:1/0", self._simulator, **urls, **settings) as worker:
             yield worker
 
     async def submitted(self, node: EmbeddedValkey, scenario: dict[str, Any] = SLOW) -> str:
-        """A request of which this node has the log."""
+        """Submits a request whose log is on this node; returns its id."""
         while True:
             request_id = f"r-{os.urandom(6).hex()}"
             if self.nodes.first_owner(request_id) is node:
                 return (await self.client.submit(request_for(scenario, id=request_id))).id
 
-    async def reads(self, node: EmbeddedValkey) -> Attached:
-        """A reader in the midst of a request on this node."""
-        reader = Attached(self.client, await self.submitted(node))
+    async def reads(self, node: EmbeddedValkey, scenario: dict[str, Any] = SLOW) -> Attached:
+        """A reader that has read a part of an answer whose log is on this node."""
+        reader = Attached(self.client, await self.submitted(node, scenario))
         await until(reader.has_read(8), WAIT_S)
         return reader
 
@@ -62,8 +62,8 @@ async def parts(redis_url: str) -> AsyncGenerator[Parts]:
             yield Parts(redis_url, nodes, simulator, client)
 
 
-async def test_a_slot_that_moves_under_a_stream_loses_and_doubles_nothing(parts: Parts) -> None:
-    # given a request in mid-stream and its reader, if its slot is moved, key by key, expect every entry once, in order
+async def test_a_slot_that_moves_during_a_stream_loses_and_duplicates_nothing(parts: Parts) -> None:
+    # The slot moves key by key while the reader follows: the reader gets each entry once, in order.
     source, to, _ = parts.nodes.nodes
     async with parts.worker():
         reader = await parts.reads(source)
@@ -80,15 +80,15 @@ async def test_a_slot_that_moves_under_a_stream_loses_and_doubles_nothing(parts:
     assert [item.cursor for item in reader.items] == [item.cursor for item in late.items]
 
 
-async def test_a_node_that_hangs_stalls_its_own_logs_alone(parts: Parts) -> None:
+async def test_a_node_that_hangs_stalls_only_its_own_logs(parts: Parts) -> None:
     hung, *others = parts.nodes.nodes
     async with parts.worker(TAILRACE_LEASE_S="5") as worker:
-        stalled, *going = [await parts.reads(node) for node in (hung, *others)]
+        *going, stalled = [await parts.reads(node) for node in (*others, hung)]
         os.kill(hung.pid, signal.SIGSTOP)
         try:
             seen = len(stalled.items)
             await asyncio.gather(*(reader.to_its_end() for reader in going))
-            for node in others:  # begun while it hangs
+            for node in others:  # requests that begin while the node hangs
                 reader = Attached(parts.client, await parts.submitted(node, FAST))
                 await reader.to_its_end()
                 assert reader.text == TEXT
@@ -100,7 +100,7 @@ async def test_a_node_that_hangs_stalls_its_own_logs_alone(parts: Parts) -> None
         assert [reader.attempts for reader in going] == [[1], [1]], worker.said
 
 
-async def test_a_node_that_dies_and_comes_back_goes_on(parts: Parts) -> None:
+async def test_a_node_that_dies_and_restarts_continues_its_requests(parts: Parts) -> None:
     dying, other, _ = parts.nodes.nodes
     async with parts.worker():
         stalled = await parts.reads(dying)
@@ -115,14 +115,13 @@ async def test_a_node_that_dies_and_comes_back_goes_on(parts: Parts) -> None:
         assert again.text == TEXT
 
 
-@pytest.mark.parametrize("how", ["told", "after a death"])
-async def test_a_replica_that_is_promoted_goes_on(parts: Parts, how: str) -> None:
-    # given a node whose replica takes over, by order, or since the node has died, expect its requests and readers to go
-    # on, and new ones to begin there
+@pytest.mark.parametrize("how", ["by command", "after a death"])
+async def test_a_promoted_replica_continues_its_requests(parts: Parts, how: str) -> None:
+    # Requests and readers of the node continue on the replica, and new requests start there.
     before, *_ = parts.nodes.nodes
     async with parts.nodes.replica_of(before) as replica, parts.worker(TAILRACE_LEASE_S="5") as worker:
         reader = await parts.reads(before)
-        if how == "told":
+        if how == "by command":
             assert replica.ask("CLUSTER FAILOVER") == "+OK"
         else:
             before.kill()
@@ -141,8 +140,10 @@ async def is_primary(node: EmbeddedValkey) -> bool:
 
 
 async def test_a_killed_worker_is_replaced_on_every_node(parts: Parts) -> None:
+    # The first answer to each request stops in the middle, so it cannot end before the worker is killed.
+    stalls = {**SLOW, "faults": [{"kind": "stall", "after": 30, "calls": 1}]}
     async with parts.worker() as victim:
-        readers = [await parts.reads(node) for node in parts.nodes.nodes]
+        readers = [await parts.reads(node, {**stalls, "key": f"on {node.port}"}) for node in parts.nodes.nodes]
         async with parts.worker():
             victim.kill()
             for reader in readers:

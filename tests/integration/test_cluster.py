@@ -1,4 +1,4 @@
-"""Records and logs on a Redis Cluster, the queue on a server of its own: the life of a request, on every node."""
+"""Requests whose records and logs are on a Redis Cluster and whose queue is on a single server."""
 
 import asyncio
 import re
@@ -24,12 +24,12 @@ from tests.rig import KEY, WAIT_S, InProcessWorker, request_for, shown, worker_t
 from tests.until import until
 
 TEXT = "One word after another. " * 20
-TELLS = {"steps": [{"kind": "text", "text": TEXT}]}
-SLOW = {**TELLS, "pace": {"chunks_per_s": 40.0}}
+FAST = {"steps": [{"kind": "text", "text": TEXT}]}
+SLOW = {**FAST, "pace": {"chunks_per_s": 40.0}}
 
 
 class Parts:
-    """What a test talks to."""
+    """A cluster, a simulator of the model server, a client and a worker."""
 
     def __init__(self, nodes: Cluster, simulator: Simulator, client: Client, worker: InProcessWorker) -> None:
         self.nodes = nodes
@@ -38,19 +38,19 @@ class Parts:
         self.worker = worker
 
     async def on_each_node(self, scenario: Mapping[str, object], **more: object) -> list[str]:
-        """Ids of requests of which every node has some."""
+        """Submits requests until every node has at least one; returns their ids."""
         ids = [(await self.client.submit(request_for(scenario, **more))).id for _ in range(3)]
         while len({self.nodes.first_owner(request_id) for request_id in ids}) < len(self.nodes.nodes):
             ids.append((await self.client.submit(request_for(scenario, **more))).id)
         return ids
 
     async def text_of(self, request_id: str) -> str:
-        """What its tail adds up to."""
+        """The text that a request's tail adds up to."""
         async with asyncio.timeout(WAIT_S), aclosing(self.client.tail(request_id)) as items:
             return shown([item async for item in items])[0]
 
     async def status_of(self, request_id: str) -> str:
-        """How it has ended, once it has."""
+        """The status of a request, once it has ended."""
         outcome = await self.client.result(request_id, wait_s=WAIT_S)
         assert outcome is not None
         return outcome.status
@@ -67,18 +67,17 @@ async def parts(redis_url: str) -> AsyncGenerator[Parts]:
         try:
             await worker.ready
             yield Parts(nodes, simulator, client, worker)
-            assert worker.stopped or not worker.task.done(), "the worker has ended by itself"
+            assert worker.stopped or not worker.task.done(), "the worker has ended without being stopped"
         finally:
             await worker.stop()
 
 
-async def test_the_life_of_requests_on_every_node(parts: Parts, redis: Redis) -> None:
-    # what runs, is retried, cancelled as it runs and as it waits, dead, counted: each on all nodes at once
-    retried = {**TELLS, "faults": [{"kind": "status", "status": 429, "retry_after_s": 0.05, "calls": 1}]}
-    told = [*await parts.on_each_node(SLOW), *await parts.on_each_node(retried, tenant="acme")]
-    assert await asyncio.gather(*map(parts.text_of, told)) == [TEXT] * len(told)
-    assert {await parts.status_of(request_id) for request_id in told} == {"completed"}
-    for request_id in told:
+async def test_requests_run_are_retried_and_are_cancelled_on_every_node(parts: Parts, redis: Redis) -> None:
+    retried = {**FAST, "faults": [{"kind": "status", "status": 429, "retry_after_s": 0.05, "calls": 1}]}
+    finished = [*await parts.on_each_node(SLOW), *await parts.on_each_node(retried, tenant="acme")]
+    assert await asyncio.gather(*map(parts.text_of, finished)) == [TEXT] * len(finished)
+    assert {await parts.status_of(request_id) for request_id in finished} == {"completed"}
+    for request_id in finished:
         assert (await parts.client.snapshot(request_id)).cursor
         assert await _has(parts.nodes.first_owner(request_id).port, request_id)
     assert not await redis.keys("tr:{*")
@@ -95,7 +94,7 @@ async def test_the_life_of_requests_on_every_node(parts: Parts, redis: Redis) ->
     assert {await parts.status_of(request_id) for request_id in hung} == {"cancelled"}
 
     await parts.worker.stop()
-    for request_id in await parts.on_each_node(TELLS):
+    for request_id in await parts.on_each_node(FAST):
         assert (await parts.client.cancel(request_id)).verdict == "ended"
         async with aclosing(parts.client.tail(request_id)) as items:
             assert isinstance([item.entry async for item in items][-1], Cancelled)
@@ -126,13 +125,13 @@ async def test_dead_letters_and_outcomes_of_requests_on_every_node(
             await worker.stop()
 
 
-async def test_slots_are_those_of_the_server(parts: Parts) -> None:
+async def test_slots_are_computed_as_the_server_does(parts: Parts) -> None:
     for key in ("tr:{a}:log", "tr:{a}:rec", "{}a", "a{b", "a}b", "", "ü{{x}}", "{a}{b}"):
-        said = parts.nodes.nodes[0].ask(f"CLUSTER KEYSLOT {key}") if key else ":0"
-        assert f":{slot_of(key.encode())}" == said
+        reply = parts.nodes.nodes[0].ask(f"CLUSTER KEYSLOT {key}") if key else ":0"
+        assert f":{slot_of(key.encode())}" == reply
 
 
-async def test_a_queue_on_a_cluster_is_refused_with_what_to_do() -> None:
+async def test_a_queue_on_a_cluster_is_refused_with_advice() -> None:
     url = "redis+cluster://127.0.0.1:1"
     with pytest.raises(SettingsError, match="TAILRACE_QUEUE_URL: a Redis Cluster holds logs, not the queue"):
         Settings.from_environment({"TAILRACE_REDIS_URL": url})
@@ -140,9 +139,9 @@ async def test_a_queue_on_a_cluster_is_refused_with_what_to_do() -> None:
         await Client(url).__aenter__()
 
 
-async def test_a_client_finds_its_way_while_a_slot_moves(parts: Parts) -> None:
-    # given a slot that moves, if a client that has the old map asks before, between and after, expect answers
-    (request_id, *_) = await parts.on_each_node(TELLS)
+async def test_a_client_gets_answers_while_a_slot_moves(parts: Parts) -> None:
+    # The client has the old map of slots and asks before, during and after the move.
+    (request_id, *_) = await parts.on_each_node(FAST)
     assert await parts.status_of(request_id) == "completed"
     to = next(node for node in parts.nodes.nodes if node is not parts.nodes.first_owner(request_id))
     redis = redis_client(parts.nodes.url)
@@ -161,9 +160,8 @@ async def test_a_client_finds_its_way_while_a_slot_moves(parts: Parts) -> None:
         await redis.aclose(close_connection_pool=True)
 
 
-async def test_its_users_need_two_rules_more(redis_url: str) -> None:
-    # given nodes that let each user do what our page says, if requests are run, followed, moved and cancelled, expect
-    # nothing refused
+async def test_users_of_a_cluster_need_two_more_rules(redis_url: str) -> None:
+    # With the rules of our page, nothing is refused while requests are run, tailed, moved and cancelled.
     page = (Path(__file__).parents[2] / "docs/redis-users.md").read_text()
     assert "`+cluster|slots +asking`" in page
     async with cluster() as nodes, Simulator(key=KEY) as simulator:

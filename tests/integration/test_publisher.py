@@ -1,4 +1,4 @@
-"""The publisher on a real Valkey: ids, groups, fences, resending, limits. A commit may be lost, never an entry."""
+"""The publisher on a real Valkey: ids, group commits, fencing, sending again, limits. No entry may be lost."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -49,14 +49,14 @@ def always() -> bool:
 
 
 async def begun(redis: Redis, publisher: Publisher, request_id: str = "a", attempt: int = 1) -> LogWriter:
-    """A writer for an attempt whose first entry stands, as `begin` leaves it."""
+    """A writer for an attempt whose first entry is written, as `begin` leaves it."""
     await redis.xadd(log_key(request_id), {"e": "begun"}, id=f"{attempt}-0")
     await redis.hset(rec_key(request_id), mapping={"attempt": attempt, "token": OWNER})
     return publisher.open_writer(request_id, attempt, OWNER, always)
 
 
 async def written(redis: Redis, request_id: str = "a") -> list[tuple[str, bytes]]:
-    """The log behind the first entry of attempt 1: ids and entries."""
+    """Ids and entries of the log after the first entry of attempt 1."""
     entries = await redis.xrange(log_key(request_id), "1-1")
     return [(entry_id.decode(), fields[b"e"]) for entry_id, fields in entries]
 
@@ -65,7 +65,7 @@ def numbered(count: int, start: int = 1) -> list[tuple[str, bytes]]:
     return [(f"1-{number}", b"e%d" % number) for number in range(start, start + count)]
 
 
-async def test_entries_stand_in_order_under_gapless_ids(redis: Redis, redis_url: str) -> None:
+async def test_entries_are_written_in_order_under_ids_without_gaps(redis: Redis, redis_url: str) -> None:
     async with publishing(redis_url) as publisher:
         writer = await begun(redis, publisher)
         for number in range(1, 1001):
@@ -76,7 +76,7 @@ async def test_entries_stand_in_order_under_gapless_ids(redis: Redis, redis_url:
     assert await written(redis) == numbered(1000)
 
 
-async def test_bytes_of_every_kind_pass(redis: Redis, redis_url: str) -> None:
+async def test_entries_may_have_any_bytes(redis: Redis, redis_url: str) -> None:
     entries = [b"", b"\r\n", b"$3\r\nfoo\r\n", "päñ \U0001f600".encode(), bytes(range(256)), b"x" * 300_000]
     async with publishing(redis_url) as publisher:
         writer = await begun(redis, publisher)
@@ -86,8 +86,8 @@ async def test_bytes_of_every_kind_pass(redis: Redis, redis_url: str) -> None:
     assert [entry for _, entry in await written(redis)] == entries
 
 
-async def test_what_gathers_goes_in_one_commit(redis: Redis, redis_url: str) -> None:
-    """given: 50 writers append within one turn of the loop / expect: one commit, and fewer than entries in any case."""
+async def test_entries_that_gather_share_one_commit(redis: Redis, redis_url: str) -> None:
+    # 50 writers append within one iteration of the event loop.
     async with publishing(redis_url) as publisher:
         writers = [await begun(redis, publisher, f"r{number}") for number in range(50)]
         for writer in writers:
@@ -100,18 +100,18 @@ async def test_what_gathers_goes_in_one_commit(redis: Redis, redis_url: str) -> 
 
 
 class RecordingLine(CommitLine):
-    """The real line, which notes how many entries each commit has for each log."""
+    """A commit line that records how many entries each commit has for each log."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self.seen: list[dict[str, int]] = []
+        self.commits: list[dict[str, int]] = []
 
     async def commit(self, batches: Sequence[Batch]) -> list[Result]:
-        self.seen.append({batch.log.request_id: len(batch.commands) for batch in batches})
+        self.commits.append({batch.log.request_id: len(batch.commands) for batch in batches})
         return await super().commit(batches)
 
 
-async def test_a_backlog_goes_in_bounded_commits_and_starves_nobody(redis: Redis, redis_url: str) -> None:
+async def test_a_backlog_is_sent_in_bounded_commits_and_starves_no_writer(redis: Redis, redis_url: str) -> None:
     line = RecordingLine(redis_url)
     async with Publisher(line, buffer_bytes=1 << 30, max_entries=1 << 20, max_bytes=1 << 30) as publisher:
         flood, lone = await begun(redis, publisher, "flood"), await begun(redis, publisher, "lone")
@@ -119,25 +119,25 @@ async def test_a_backlog_goes_in_bounded_commits_and_starves_nobody(redis: Redis
             flood.append_entry(b"e%d" % number)
         lone.append_entry(b"e1")
         await lone.flush()
-        assert line.seen[0]["lone"] == 1  # it did not wait behind the flood
+        assert line.commits[0]["lone"] == 1  # it did not wait for the flood
         await flood.flush()
-    assert max(sum(sizes.values()) for sizes in line.seen) <= MAX_COMMIT_ENTRIES
+    assert max(sum(sizes.values()) for sizes in line.commits) <= MAX_COMMIT_ENTRIES
     assert await written(redis, "flood") == numbered(5000)
 
 
-async def test_it_is_behind_while_more_waits_than_a_commit_takes(redis: Redis, redis_url: str) -> None:
+async def test_the_backlog_is_behind_while_more_waits_than_a_commit_takes(redis: Redis, redis_url: str) -> None:
     async with publishing(redis_url) as publisher:
         writer = await begun(redis, publisher)
         for number in range(MAX_COMMIT_ENTRIES + 1):
             writer.append_entry(b"e%d" % number)
-        assert not writer.backlog.is_behind  # it does not know yet
+        assert not writer.backlog.is_behind  # no commit was made yet
         await until(lambda: writer.backlog.is_behind)
         await writer.flush()
         assert not writer.backlog.is_behind
 
 
-async def test_the_whole_commit_is_resent_when_its_reply_is_lost(redis: Redis, redis_url: str) -> None:
-    """given: a commit that Redis executed, whose reply was lost / expect: sent again, every entry stands once."""
+async def test_a_commit_whose_reply_is_lost_is_sent_again(redis: Redis, redis_url: str) -> None:
+    # Redis has executed the commit; each entry is still written only once.
     async with Proxy(redis_url) as proxy, publishing(proxy.url) as publisher:
         writers = [await begun(redis, publisher, name) for name in "abc"]
         for turn in range(20):
@@ -154,7 +154,7 @@ async def test_the_whole_commit_is_resent_when_its_reply_is_lost(redis: Redis, r
 
 
 async def test_a_commit_cut_in_its_middle_is_written_whole(redis: Redis, redis_url: str) -> None:
-    """given: half a commit arrives, so that only some logs have theirs / expect: no hole and no double anywhere."""
+    # Only some logs get their entries at first; in the end no log has a gap or a duplicate.
     async with Proxy(redis_url) as proxy, publishing(proxy.url) as publisher:
         writers = [await begun(redis, publisher, f"r{number}") for number in range(9)]
         proxy.halve_request(b"XADD")
@@ -167,7 +167,7 @@ async def test_a_commit_cut_in_its_middle_is_written_whole(redis: Redis, redis_u
         assert await written(redis, f"r{number}") == numbered(5)
 
 
-async def test_cuts_at_any_time_lose_and_double_nothing(redis: Redis, redis_url: str) -> None:
+async def test_cuts_at_any_time_lose_and_duplicate_nothing(redis: Redis, redis_url: str) -> None:
     async with Proxy(redis_url) as proxy, publishing(proxy.url) as publisher:
         writers = [await begun(redis, publisher, f"r{number}") for number in range(10)]
 
@@ -188,7 +188,7 @@ async def test_cuts_at_any_time_lose_and_double_nothing(redis: Redis, redis_url:
         assert await written(redis, f"r{number}") == numbered(300)
 
 
-async def test_a_server_that_restarts_gets_what_was_buffered() -> None:
+async def test_a_restarted_server_gets_what_was_buffered() -> None:
     with EmbeddedValkey(appendonly=True, options={"appendfsync": "always"}) as valkey:
         async with Redis.from_url(valkey.url) as redis, publishing(valkey.url) as publisher:
             writer = await begun(redis, publisher)
@@ -203,7 +203,7 @@ async def test_a_server_that_restarts_gets_what_was_buffered() -> None:
             assert await written(redis) == numbered(100)
 
 
-async def test_a_later_attempt_fences_this_one_off(redis: Redis, redis_url: str) -> None:
+async def test_a_later_attempt_fences_off_this_one(redis: Redis, redis_url: str) -> None:
     async with publishing(redis_url) as publisher:
         writer = await begun(redis, publisher)
         await redis.xadd(log_key("a"), {"e": "begun"}, id="2-0")
@@ -216,7 +216,7 @@ async def test_a_later_attempt_fences_this_one_off(redis: Redis, redis_url: str)
 
 
 async def test_a_lost_reply_followed_by_a_later_attempt_is_lost(redis: Redis, redis_url: str) -> None:
-    """given: before a commit that came through is sent again, another attempt begins / expect: the attempt is lost."""
+    # Another attempt begins before a commit that was executed is sent again.
     async with Proxy(redis_url) as proxy, publishing(proxy.url) as publisher:
         writer = await begun(redis, publisher)
         writer.append_entry(b"e1")
@@ -237,7 +237,7 @@ async def test_a_lost_reply_followed_by_a_later_attempt_is_lost(redis: Redis, re
     assert await written(redis) == [*numbered(2), ("2-0", b"begun")]
 
 
-async def test_a_lease_that_ran_out_drops_the_entries_unsent(redis: Redis, redis_url: str) -> None:
+async def test_entries_of_an_expired_lease_are_discarded(redis: Redis, redis_url: str) -> None:
     held = True
     async with publishing(redis_url) as publisher:
         await redis.xadd(log_key("a"), {"e": "begun"}, id="1-0")
@@ -253,7 +253,7 @@ async def test_a_lease_that_ran_out_drops_the_entries_unsent(redis: Redis, redis
 
 
 @pytest.mark.parametrize("count", [1, 2])
-async def test_a_log_that_is_gone_is_not_revived(redis: Redis, redis_url: str, count: int) -> None:
+async def test_a_deleted_log_is_not_created_again(redis: Redis, redis_url: str, count: int) -> None:
     async with publishing(redis_url) as publisher:
         writer = await begun(redis, publisher)
         await redis.delete(log_key("a"))
@@ -264,7 +264,7 @@ async def test_a_log_that_is_gone_is_not_revived(redis: Redis, redis_url: str, c
     assert not await redis.exists(log_key("a"))
 
 
-async def test_one_bad_log_does_not_harm_the_others_of_its_commit(redis: Redis, redis_url: str) -> None:
+async def test_one_bad_log_does_not_harm_the_others_in_its_commit(redis: Redis, redis_url: str) -> None:
     async with publishing(redis_url) as publisher:
         lost, wrong, good = [await begun(redis, publisher, name) for name in ("lost", "wrong", "good")]
         await redis.xadd(log_key("lost"), {"e": "begun"}, id="7-0")
@@ -282,7 +282,7 @@ async def test_one_bad_log_does_not_harm_the_others_of_its_commit(redis: Redis, 
 
 
 async def test_a_full_server_is_waited_for(redis: Redis, redis_url: str, valkey: EmbeddedValkey) -> None:
-    """given: OOM in the middle / if memory comes back in time / expect: all entries, no hole."""
+    # Redis has no memory for a while; in the end the log has no gap.
     async with publishing(redis_url) as publisher:
         writer = await begun(redis, publisher)
         valkey.ask("CONFIG SET maxmemory 1")
@@ -332,7 +332,7 @@ async def test_a_replica_is_waited_for_until_it_is_primary_again(
 
 
 async def test_a_user_who_is_locked_out_for_a_while(redis: Redis, redis_url: str, valkey: EmbeddedValkey) -> None:
-    """given: the password no longer counts, as in the middle of a rotation / expect: the publisher lives on."""
+    # The password is invalid for a while, as during a rotation.
     user = "ACL SETUSER rotated on >pw ~* &* +@all"
     valkey.ask(user)
     try:
@@ -351,10 +351,10 @@ async def test_a_user_who_is_locked_out_for_a_while(redis: Redis, redis_url: str
     assert await written(redis) == numbered(2)
 
 
-async def test_replies_left_unread_are_never_taken_for_those_of_a_later_commit(
+async def test_unread_replies_are_never_taken_for_those_of_a_later_commit(
     redis: Redis, redis_url: str, valkey: EmbeddedValkey
 ) -> None:
-    """given: a commit that was refused in its middle / if the next one fails, too / expect: it is told so."""
+    # The first commit is refused in its middle; the second one must get the error of its own log.
     async with publishing(redis_url) as publisher:
         first = await begun(redis, publisher)
         valkey.ask("REPLICAOF 127.0.0.1 1")
@@ -382,8 +382,8 @@ async def test_a_server_that_is_away_too_long_fails_the_writer(redis: Redis, red
             await writer.flush()
 
 
-async def test_a_full_buffer_holds_the_reader_back_until_redis_answers(redis: Redis, redis_url: str) -> None:
-    """given: Redis is stalled / expect: `room` waits at the limit of bytes, and everything is written afterwards."""
+async def test_a_full_buffer_pauses_its_reader_until_redis_answers(redis: Redis, redis_url: str) -> None:
+    # Redis is stalled: `wait_for_room` waits at the limit of bytes, and everything is written afterwards.
     async with Proxy(redis_url) as proxy, publishing(proxy.url, request_buffer_bytes=2000) as publisher:
         writer, other = await begun(redis, publisher), await begun(redis, publisher, "b")
         proxy.stall()
@@ -408,7 +408,7 @@ async def test_a_full_buffer_holds_the_reader_back_until_redis_answers(redis: Re
     assert await written(redis) == numbered(500)
 
 
-async def test_the_buffer_of_the_process_holds_all_readers_back(redis: Redis, redis_url: str) -> None:
+async def test_the_full_buffer_of_the_process_pauses_all_readers(redis: Redis, redis_url: str) -> None:
     async with Proxy(redis_url) as proxy, publishing(proxy.url, buffer_bytes=1000) as publisher:
         writer, other = await begun(redis, publisher), await begun(redis, publisher, "b")
         proxy.stall()
@@ -432,7 +432,7 @@ async def test_a_log_has_a_maximum(redis: Redis, redis_url: str, limits: dict[st
     assert await written(redis) == numbered(5)
 
 
-async def test_a_closed_writer_drops_what_was_not_sent(redis: Redis, redis_url: str) -> None:
+async def test_a_closed_writer_discards_what_was_not_sent(redis: Redis, redis_url: str) -> None:
     async with publishing(redis_url) as publisher:
         writer = await begun(redis, publisher)
         writer.append_entry(b"e1")
@@ -445,7 +445,7 @@ async def test_a_closed_writer_drops_what_was_not_sent(redis: Redis, redis_url: 
     assert await written(redis, "b") == numbered(1)
 
 
-async def test_nobody_waits_for_a_publisher_that_has_ended(redis: Redis, redis_url: str) -> None:
+async def test_a_publisher_that_ends_fails_its_writers(redis: Redis, redis_url: str) -> None:
     async with Proxy(redis_url) as proxy, publishing(proxy.url) as publisher:
         writer = await begun(redis, publisher)
         proxy.stall()

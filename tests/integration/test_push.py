@@ -1,4 +1,4 @@
-"""What is pushed beside the log: all that was written and nothing else, on its channel, by worker and scripts alike."""
+"""Pushes of log entries: everything that was written and nothing else, by the worker and by scripts."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -24,8 +24,8 @@ HELLO = [{"role": "user", "content": "hello"}]
 OWNER = "owner"
 
 
-class Heard:
-    """All that is pushed, by channel and by request."""
+class Received:
+    """All pushes, as channel and message."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, bytes]] = []
@@ -34,8 +34,8 @@ class Heard:
         """Ids and entries pushed for a request, in order."""
         pushes = [
             one
-            for name, said in self.messages
-            for one in decode_pushes(said)
+            for name, message in self.messages
+            for one in decode_pushes(message)
             if name == push_channel(push_shard(request_id))
         ]
         return [
@@ -47,23 +47,23 @@ class Heard:
 
 
 @asynccontextmanager
-async def hearing(redis: Redis) -> AsyncGenerator[Heard]:
-    heard = Heard()
+async def listening_to(redis: Redis) -> AsyncGenerator[Received]:
+    received = Received()
     async with redis.pubsub() as pubsub:
         await pubsub.subscribe(*(push_channel(number) for number in range(keys.PUSH_SHARDS)))
         confirmed = 0
 
         async def listen() -> None:
             nonlocal confirmed
-            async for said in pubsub.listen():
-                confirmed += said["type"] == "subscribe"
-                if said["type"] == "message":
-                    heard.messages.append((said["channel"].decode(), said["data"]))
+            async for event in pubsub.listen():
+                confirmed += event["type"] == "subscribe"
+                if event["type"] == "message":
+                    received.messages.append((event["channel"].decode(), event["data"]))
 
         listening = asyncio.create_task(listen())
         try:
             await until(lambda: confirmed == keys.PUSH_SHARDS)
-            yield heard
+            yield received
         finally:
             listening.cancel()
 
@@ -84,8 +84,8 @@ async def log(redis: Redis, request_id: str, first: str = "-") -> list[tuple[str
     return [(entry_id.decode(), fields[b"e"]) for entry_id, fields in await redis.xrange(log_key(request_id), first)]
 
 
-async def test_all_that_is_committed_is_pushed_in_order(redis: Redis, redis_url: str) -> None:
-    async with hearing(redis) as heard, publishing(redis_url) as publisher:
+async def test_everything_committed_is_pushed_in_order(redis: Redis, redis_url: str) -> None:
+    async with listening_to(redis) as received, publishing(redis_url) as publisher:
         writers = [await begun(redis, publisher, f"r{number}") for number in range(20)]
         for turn in range(100):
             for writer in writers:
@@ -96,13 +96,13 @@ async def test_all_that_is_committed_is_pushed_in_order(redis: Redis, redis_url:
         for number in range(20):
             expected = await log(redis, f"r{number}", "1-1")
             assert len(expected) == 100
-            await until(lambda number=number, expected=expected: heard.entries(f"r{number}") == expected)
-        # and one message a shard and commit, not one a request
-        assert len(heard.messages) <= publisher.commits * keys.PUSH_SHARDS
+            await until(lambda number=number, expected=expected: received.entries(f"r{number}") == expected)
+        # There is one message for each channel and commit, not one for each request.
+        assert len(received.messages) <= publisher.commits * keys.PUSH_SHARDS
 
 
-async def test_what_a_fence_refuses_is_not_pushed(redis: Redis, redis_url: str) -> None:
-    async with hearing(redis) as heard, publishing(redis_url) as publisher:
+async def test_entries_of_a_fenced_attempt_are_not_pushed(redis: Redis, redis_url: str) -> None:
+    async with listening_to(redis) as received, publishing(redis_url) as publisher:
         late, other = await begun(redis, publisher, "late"), await begun(redis, publisher, "other")
         await redis.xadd(log_key("late"), {"e": "begun"}, id="2-0")
         late.append_entry(b"too late")
@@ -110,13 +110,13 @@ async def test_what_a_fence_refuses_is_not_pushed(redis: Redis, redis_url: str) 
             await late.flush()
         other.append_entry(b"in time")
         await other.flush()
-        await until(lambda: heard.entries("other") == [("1-1", b"in time")])
-        assert heard.entries("late") == []
+        await until(lambda: received.entries("other") == [("1-1", b"in time")])
+        assert received.entries("late") == []
 
 
-async def test_what_has_no_room_is_not_pushed() -> None:
+async def test_entries_refused_for_lack_of_memory_are_not_pushed() -> None:
     with EmbeddedValkey() as valkey:
-        async with Redis.from_url(valkey.url) as redis, hearing(redis) as heard:
+        async with Redis.from_url(valkey.url) as redis, listening_to(redis) as received:
             async with publishing(valkey.url, patience_s=0.2) as publisher:
                 writer = await begun(redis, publisher, "full")
                 writer.append_entry(b"fits")
@@ -125,11 +125,11 @@ async def test_what_has_no_room_is_not_pushed() -> None:
                 writer.append_entry(b"does not fit")
                 with pytest.raises(StoreFull):
                     await writer.flush()
-                await until(lambda: heard.entries("full") == [("1-1", b"fits")])
+                await until(lambda: received.entries("full") == [("1-1", b"fits")])
 
 
-async def test_a_push_that_is_lost_with_its_connection_costs_the_writer_nothing(redis: Redis, redis_url: str) -> None:
-    async with hearing(redis), Proxy(redis_url) as proxy, publishing(proxy.url) as publisher:
+async def test_a_push_lost_with_its_connection_does_not_affect_the_writer(redis: Redis, redis_url: str) -> None:
+    async with listening_to(redis), Proxy(redis_url) as proxy, publishing(proxy.url) as publisher:
         writer = await begun(redis, publisher, "a")
         proxy.lose_reply(b"PUBLISH")
         for number in range(50):
@@ -141,7 +141,7 @@ async def test_a_push_that_is_lost_with_its_connection_costs_the_writer_nothing(
 
 async def test_a_worker_that_may_not_push_still_writes(redis: Redis, redis_url: str) -> None:
     await redis.execute_command("ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "-publish", "resetchannels")
-    async with hearing(redis), publishing(redis_url.replace("redis://", "redis://mute:pw@")) as publisher:
+    async with listening_to(redis), publishing(redis_url.replace("redis://", "redis://mute:pw@")) as publisher:
         writer = await begun(redis, publisher, "a")
         for number in range(3):
             writer.append_entry(b"%d" % number)
@@ -150,18 +150,21 @@ async def test_a_worker_that_may_not_push_still_writes(redis: Redis, redis_url: 
     await redis.execute_command("ACL", "DELUSER", "mute")
 
 
-async def test_a_worker_that_may_not_ask_who_listens_pushes_all(redis: Redis, redis_url: str) -> None:
-    await redis.execute_command("ACL", "SETUSER", "deaf", "on", ">pw", "~*", "&*", "+@all", "-pubsub")
-    async with hearing(redis) as heard, publishing(redis_url.replace("redis://", "redis://deaf:pw@")) as publisher:
+async def test_a_worker_that_may_not_ask_for_listeners_pushes_everything(redis: Redis, redis_url: str) -> None:
+    await redis.execute_command("ACL", "SETUSER", "basic", "on", ">pw", "~*", "&*", "+@all", "-pubsub")
+    async with (
+        listening_to(redis) as received,
+        publishing(redis_url.replace("redis://", "redis://basic:pw@")) as publisher,
+    ):
         writer = await begun(redis, publisher, "a")
         writer.append_entry(b"said")
         await writer.flush()
-        await until(lambda: heard.entries("a") == [("1-1", b"said")])
-    await redis.execute_command("ACL", "DELUSER", "deaf")
+        await until(lambda: received.entries("a") == [("1-1", b"said")])
+    await redis.execute_command("ACL", "DELUSER", "basic")
 
 
-async def test_where_nobody_listens_nothing_is_pushed(redis: Redis, redis_url: str) -> None:
-    # given a listener on one channel, if logs of two channels are written, expect pushes on that one alone
+async def test_nothing_is_pushed_to_a_channel_without_listeners(redis: Redis, redis_url: str) -> None:
+    # Logs of two channels are written, and one of the channels has a listener.
     here = "a"
     there = next(name for name in "bcdefgh" if push_shard(name) != push_shard(here))
     await redis.config_resetstat()
@@ -180,12 +183,12 @@ async def test_where_nobody_listens_nothing_is_pushed(redis: Redis, redis_url: s
 
 
 async def _calls(redis: Redis, command: str, count: int) -> bool:
-    """Whether the server has had so many of a command."""
+    """Whether the server has received a command so many times."""
     return (await redis.info("commandstats")).get(f"cmdstat_{command}", {"calls": 0})["calls"] == count
 
 
-async def test_who_comes_in_the_middle_lacks_nothing(redis: Redis, redis_url: str) -> None:
-    # given a log that grows, if one begins to listen at any moment, and then reads the log, expect both together whole
+async def test_a_listener_that_joins_later_misses_nothing(redis: Redis, redis_url: str) -> None:
+    # A listener subscribes at any moment and then reads the log: together they have every entry.
     async with publishing(redis_url) as publisher:
         writer = await begun(redis, publisher, "a")
 
@@ -196,24 +199,24 @@ async def test_who_comes_in_the_middle_lacks_nothing(redis: Redis, redis_url: st
 
         writing = asyncio.create_task(write())
         for _ in range(20):
-            async with hearing(redis) as heard:
+            async with listening_to(redis) as received:
                 read = await log(redis, "a", "1-1")
                 reached = writer.seq + 20
-                await until(lambda heard=heard, reached=reached: _last(heard) >= reached)
-                pushed = heard.entries("a")
+                await until(lambda received=received, reached=reached: _last(received) >= reached)
+                pushed = received.entries("a")
             known = {entry_id for entry_id, _ in (*read, *pushed)}
             assert known == {f"1-{seq}" for seq in range(1, int(pushed[-1][0][2:]) + 1)}
         writing.cancel()
 
 
-def _last(heard: Heard) -> int:
-    return int(heard.entries("a")[-1][0][2:]) if heard.messages else 0
+def _last(received: Received) -> int:
+    return int(received.entries("a")[-1][0][2:]) if received.messages else 0
 
 
-async def test_scripts_push_what_they_write(redis: Redis, redis_url: str) -> None:
-    # given ids of every form, so that each shard comes up / if their logs are written by scripts alone
+async def test_scripts_push_the_entries_they_write(redis: Redis, redis_url: str) -> None:
+    # The ids have many forms, so that every channel is used. All entries are written by scripts.
     ids = [f"{letter}_{number}-{'x' * number}" for letter in "aZ" for number in range(1, 25)]
-    async with hearing(redis) as heard, Client(redis_url) as client:
+    async with listening_to(redis) as received, Client(redis_url) as client:
         for number, request_id in enumerate(ids):
             await client.submit(id=request_id, model="m", messages=HELLO)
             if number % 2:
@@ -223,8 +226,8 @@ async def test_scripts_push_what_they_write(redis: Redis, redis_url: str) -> Non
                 scribe = Scribe(redis, request_id, attempt=300)
                 await scribe.begin("lease_expired")
                 await scribe.finish()
-        # expect all but the first entry, which nobody can wait for, on the channel that readers listen to
+        # The first entry is not pushed, since nobody can wait for it.
         for request_id in ids:
             expected = (await log(redis, request_id))[1:]
-            await until(lambda id=request_id, expected=expected: heard.entries(id) == expected)
+            await until(lambda id=request_id, expected=expected: received.entries(id) == expected)
     assert {push_shard(request_id) for request_id in ids} == set(range(keys.PUSH_SHARDS))
