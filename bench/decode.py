@@ -25,7 +25,7 @@ from tailrace.demo.parts import clean_environment
 from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.request import GenerationRequest, parse_request
 from tailrace.schemas.settings import Settings
-from tailrace.worker.interface.reader import StreamReader
+from tailrace.worker.interface.stream_decoder import StreamDecoder
 from tailrace.worker.upstream.client import TransportName
 from tailrace.worker.wiring import make_upstream
 
@@ -88,7 +88,7 @@ async def _ours(transport: TransportName, url: str) -> AsyncGenerator[Read]:
     upstream = make_upstream(settings, {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": url})
 
     async def read(feed: Plan, count: Count) -> None:
-        reader = StreamReader("chat", InterfaceOptions())
+        reader = StreamDecoder("chat", InterfaceOptions())
         async with upstream.open(_request(feed)) as answer:
             while not reader.done and (piece := await answer.read()):
                 count.chunks += len(reader.feed(piece))

@@ -18,7 +18,7 @@ from bench.statistics import flatness, interleaved, median
 from tailrace.schemas.errors import UpstreamError
 from tailrace.worker.interface.chat.chat_interface import ChatInterface
 from tailrace.worker.interface.chat.chunk import ChatChunk, decode_chunk
-from tailrace.worker.interface.reader import StreamReader
+from tailrace.worker.interface.stream_decoder import StreamDecoder
 
 SIZES = (100, 1_000, 20_000)
 ROUNDS, QUICK_ROUNDS = 7, 3
@@ -29,7 +29,7 @@ NAIVE_SAMPLES = 500
 FLAT = 1.3
 """The cost in the longest answer may be so many times that in the shortest: what is measured is not exact."""
 
-READER, READ, FEED = "StreamReader.feed", "ChatInterface.read", "ChatInterface.feed"
+READER, READ, FEED = "StreamDecoder.feed", "ChatInterface.read", "ChatInterface.feed"
 FLOOR, NAIVE = "msgspec decode alone", "whole text parsed again"
 
 
@@ -101,7 +101,7 @@ def _ways(kind: Kind, answer: Answer, times: int) -> dict[str, Callable[[], floa
 
 
 def _reader(kind: Kind, answer: Answer) -> UpstreamError | None:
-    reader = StreamReader("chat", kind.options)
+    reader = StreamDecoder("chat", kind.options)
     for event in answer.events:
         reader.feed(event)
     return reader.failure

@@ -8,7 +8,7 @@ from typing import Any
 from tailrace.schemas.deltas import AssistantDelta, Delta, ReasoningDelta, ToolCallDelta
 from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.outcome import Outcome
-from tailrace.worker.interface.reader import StreamReader
+from tailrace.worker.interface.stream_decoder import StreamDecoder
 
 JsonObject = dict[str, Any]
 Joined = dict[tuple[str, int | None], str]
@@ -48,12 +48,12 @@ def in_pieces(body: bytes, cuts: Iterable[int]) -> list[bytes]:
 
 def read(pieces: bytes | Sequence[bytes], options: InterfaceOptions | None = None) -> tuple[list[Delta], Outcome]:
     """All deltas and the outcome of a body."""
-    reader = StreamReader("chat", options or InterfaceOptions())
+    decoder = StreamDecoder("chat", options or InterfaceOptions())
     deltas: list[Delta] = []
     for piece in [pieces] if isinstance(pieces, bytes) else pieces:
-        deltas += reader.feed(piece)
-    deltas += reader.close()
-    return deltas, reader.finish()
+        deltas += decoder.feed(piece)
+    deltas += decoder.close()
+    return deltas, decoder.finish()
 
 
 def joined(deltas: Iterable[Delta]) -> Joined:

@@ -1,7 +1,7 @@
-"""`tailrace replay`: a recorded response through the decoding and the interface of the worker, without Redis.
+"""`tailrace replay`: decodes a recorded response as a worker does, without Redis.
 
-Owns the command's arguments, reading the file piece by piece, and the lines it prints. What the body means is
-`tailrace.worker.interface.reader`'s business, as in the worker, so the two cannot differ.
+Owns the command's arguments, the reading of the file in pieces, and the lines that it prints.
+`tailrace.worker.interface.stream_decoder` reads the body, as in the worker, so the two cannot differ.
 """
 
 import sys
@@ -13,7 +13,7 @@ import msgspec
 from tailrace.command_line import CommandParser, say
 from tailrace.schemas.deltas import Api, Delta
 from tailrace.schemas.interface_options import InterfaceOptions
-from tailrace.worker.interface.reader import StreamReader
+from tailrace.worker.interface.stream_decoder import StreamDecoder
 
 PIECE_BYTES = 64 * 1024
 
@@ -22,19 +22,19 @@ curl -sN https://api.openai.com/v1/chat/completions -H "Authorization: Bearer $O
   -d @request.json > answer.sse && tailrace replay answer.sse
 """
 _MORE = """\
-FILE is the body as the server sent it (server-sent events), or one chunk as JSON on each line; which of the two is told
-by its beginning. Exit code 1 when the outcome failed, as it does for a broken file.
+FILE is the body as the server sent it (server-sent events), or one JSON chunk per line; its first bytes decide which.
+The exit code is 1 if the outcome failed, as it does for a broken file.
 """
 
 
 def replay(argv: Sequence[str]) -> int:
-    """Prints one JSON line per delta, as it would be published, and last a line `{"outcome": {...}}`.
+    """Prints one JSON line per delta, as it would be published, and at the end a line `{"outcome": {...}}`.
 
     Args:
         argv: the command's arguments, without its name.
 
     Returns:
-        The exit code: 0; 1 when the outcome failed or the file cannot be read.
+        The exit code: 0, or 1 if the outcome failed or the file cannot be read.
     """
     given = _parser().parse_args(argv)
     options = InterfaceOptions(
@@ -42,18 +42,18 @@ def replay(argv: Sequence[str]) -> int:
         put_inner_thoughts_in_kwarg=not given.no_inner_thoughts,
         think_tags="reasoning" if given.think_tags else "keep",
     )
-    reader = StreamReader(cast("Api", given.api), options)
+    decoder = StreamDecoder(cast("Api", given.api), options)
     try:
         with _opened(given.file) as file:
-            for piece in _pieces(file, reader):
-                _print(reader.feed(piece))
+            for piece in _pieces(file, decoder):
+                _print(decoder.feed(piece))
     except OSError as error:
-        _print(reader.close())
+        _print(decoder.close())
         reason = error.strerror or error
         say(f"tailrace replay: {given.file}: {reason}")
         return 1
-    _print(reader.close())
-    outcome = reader.finish()
+    _print(decoder.close())
+    outcome = decoder.finish()
     sys.stdout.buffer.write(_encode({"outcome": outcome}) + b"\n")
     sys.stdout.buffer.flush()
     return 1 if outcome.status == "failed" else 0
@@ -65,12 +65,17 @@ _encode = msgspec.json.Encoder().encode
 def _parser() -> CommandParser:
     parser = CommandParser(
         "replay",
-        description="Show what a recorded response of a model gives: its deltas, and last the outcome.",
+        description="Show the deltas and the outcome of a recorded response of a model.",
         example=_EXAMPLE,
         more=_MORE,
     )
     parser.add_argument("file", metavar="FILE", help="the recorded body; - for standard input")
-    parser.add_argument("--api", choices=("chat", "responses"), default="chat", help="which API it is of (chat)")
+    parser.add_argument(
+        "--api",
+        choices=("chat", "responses"),
+        default="chat",
+        help="the API that the response came from (default: chat)",
+    )
     parser.add_argument("--assistant-message", action="store_true", help="show calls of send_message as assistant text")
     parser.add_argument("--no-inner-thoughts", action="store_true", help="leave inner_thoughts in the arguments")
     parser.add_argument("--think-tags", action="store_true", help="show text between <think> and </think> as reasoning")
@@ -78,7 +83,7 @@ def _parser() -> CommandParser:
 
 
 class _opened:
-    """The file, or standard input, which is not ours to close."""
+    """Opens the file, or standard input, which is not closed."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -95,10 +100,10 @@ class _opened:
             self._file.close()
 
 
-def _pieces(file: BinaryIO, reader: StreamReader) -> Iterator[bytes]:
-    """The file in pieces, each as soon as it is there, until nothing more of it counts."""
+def _pieces(file: BinaryIO, decoder: StreamDecoder) -> Iterator[bytes]:
+    """Yields the file in pieces, as soon as each can be read, until the answer has ended."""
     read = getattr(file, "read1", file.read)
-    while not reader.done and reader.failure is None and (piece := read(PIECE_BYTES)):
+    while not decoder.done and decoder.failure is None and (piece := read(PIECE_BYTES)):
         yield piece
 
 

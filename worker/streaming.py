@@ -1,7 +1,8 @@
-"""`OpenAIStreamingInterface`: the interface as a drop-in for one stream of OpenAI's SDK, without queue, log or worker.
+"""`OpenAIStreamingInterface`: the interface for one stream of the OpenAI SDK, without queue, log or worker.
 
-A thin shell round `worker/interface/chat/`: it awaits chunks, knows the time, makes ids and closes the stream.
-Its constructor, `process` and accessors have the names that Letta's servers know.
+A thin shell around `worker/interface/chat/`: it awaits chunks, reads the clock, makes ids and closes the stream. Its
+constructor, `process` and accessors have the names that Letta's servers use. Applications import it from
+`tailrace.streaming`.
 """
 
 import time
@@ -17,7 +18,7 @@ from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.letta import LettaView
 from tailrace.schemas.outcome import Outcome
 from tailrace.worker.interface.chat.chat_interface import ChatInterface
-from tailrace.worker.interface.chat.chunk import ChatChunk, chunk_of
+from tailrace.worker.interface.chat.chunk import ChatChunk, chunk_from_json
 
 if TYPE_CHECKING:  # importing openai's types loads the whole client
     from openai import AsyncStream
@@ -26,7 +27,7 @@ if TYPE_CHECKING:  # importing openai's types loads the whole client
 
 @dataclass(frozen=True, slots=True)
 class FunctionCall:
-    """What is to be called; `arguments` is the raw text, inner thoughts included."""
+    """The function to call; `arguments` is the raw text, inner thoughts included."""
 
     name: str
     arguments: str
@@ -34,7 +35,7 @@ class FunctionCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallObject:
-    """A tool call in OpenAI's form. `complete` is False where it was cut off: do not run the tool with it."""
+    """A tool call in OpenAI's form. `complete` is False if it was cut off: do not run the tool with it."""
 
     id: str | None
     function: FunctionCall
@@ -48,10 +49,10 @@ class OpenAIStreamingInterface:
     Args:
         use_assistant_message: show a call of `send_message` as assistant text.
         put_inner_thoughts_in_kwarg: take the inner thoughts out of tool arguments and show them as reasoning.
-        options: names and choices beyond these two; where given, it stands for both.
-        make_uuid: for the two message ids.
-        now: the time the call begins, with its zone.
-        monotonic_s: a clock that never steps back.
+        options: all options; if given, it replaces the two above.
+        make_uuid: makes the two message ids.
+        now: returns the current time, with its zone.
+        monotonic_s: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -75,75 +76,75 @@ class OpenAIStreamingInterface:
         self._outcome: Outcome | None = None
 
     async def process(self, stream: "AsyncStream[ChatCompletionChunk]") -> AsyncGenerator[dict[str, Any], None]:
-        """Messages in the Letta form, as the chunks come.
+        """Yields messages in the Letta form as the chunks come.
 
-        The stream is closed on every way out. What was still held back when it ended, or failed, is yielded before the
-        generator ends, or raises.
+        The stream is always closed. What was still held back when it ended or failed is yielded before the generator
+        ends or raises.
 
         Args:
-            stream: as `client.chat.completions.create(..., stream=True)` gives it.
+            stream: the result of `client.chat.completions.create(..., stream=True)`.
 
         Raises:
-            openai.OpenAIError: whatever the stream raises, as it is.
+            openai.OpenAIError: every error of the stream, unchanged.
         """
         began_s = self._monotonic_s()
         view = self._view()
-        cut_off = ErrorInfo("cancelled", "the stream was left before its end", "caller")
+        cut_off = ErrorInfo("cancelled", "the reader left the stream before its end", "caller")
         error: ErrorInfo | None = cut_off
         try:
             try:
                 async for chunk in stream:
                     for message in _messages(view, self._interface.feed(_plain(chunk), self._ms_since(began_s))):
                         yield message
-            except Exception as failure:  # whatever it is, what was held is shown first; it is raised again
+            except Exception as failure:  # raised again once everything that was held back is shown
                 error = ErrorInfo("upstream_error", str(failure) or type(failure).__name__, "provider")
                 for message in _messages(view, self._interface.drain(self._ms_since(began_s))):
                     yield message
                 raise
             for message in _messages(view, self._interface.drain(self._ms_since(began_s))):
                 yield message
-            told = self._interface.ended or self._interface.failure is not None
-            error = None if told else _truncated()
+            has_end = self._interface.ended or self._interface.failure is not None
+            error = None if has_end else _truncated()
         finally:
             cancelled = error is cut_off
             self._outcome = self._interface.finish(error=None if cancelled else error, cancelled=cancelled)
             await stream.close()
 
     def get_tool_call_object(self) -> ToolCallObject | None:
-        """The first tool call of the answer, None where there was none; `outcome` has all of them."""
+        """The first tool call of the answer, None if there was none; `outcome` has all of them."""
         calls = self.outcome.tool_calls
         if not calls:
             return None
         return ToolCallObject(calls[0].id, FunctionCall(calls[0].name, calls[0].arguments), calls[0].complete)
 
     def get_reasoning_content(self) -> str:
-        """All reasoning, inner thoughts and native, as one text; empty where there was none."""
+        """All reasoning, inner thoughts and native, as one text; empty if there was none."""
         return self.outcome.reasoning or ""
 
     @property
     def outcome(self) -> Outcome:
-        """What the call came to.
+        """The outcome of the call.
 
         Raises:
             RuntimeError: the stream has not ended yet.
         """
         if self._outcome is None:
-            raise RuntimeError("the outcome stands when process() has come to its end")
+            raise RuntimeError("there is no outcome until process() has ended")
         return self._outcome
 
     @property
     def input_tokens(self) -> int:
-        """Tokens of the prompt; 0 as long as the server has not said."""
+        """Tokens of the prompt; 0 until the server sends the count."""
         return self._usage.input_tokens or 0
 
     @property
     def output_tokens(self) -> int:
-        """Tokens of the answer; 0 as long as the server has not said."""
+        """Tokens of the answer; 0 until the server sends the count."""
         return self._usage.output_tokens or 0
 
     @property
     def model(self) -> str | None:
-        """The model, as the server calls it."""
+        """The model's name, as the server gives it."""
         return self._interface.model
 
     @property
@@ -168,8 +169,8 @@ def _messages(view: LettaView, deltas: list[Delta]) -> Iterator[dict[str, Any]]:
 
 
 def _plain(chunk: "ChatCompletionChunk | None") -> ChatChunk:
-    """The SDK validates nothing, so a chunk may hold anything, and be None where the server sent `null`."""
-    return chunk_of(None if chunk is None else chunk.model_dump(exclude_unset=True, warnings=False))
+    """Converts a chunk. The SDK validates nothing, so it may hold any value, and is None if the server sent `null`."""
+    return chunk_from_json(None if chunk is None else chunk.model_dump(exclude_unset=True, warnings=False))
 
 
 def _truncated() -> ErrorInfo:

@@ -28,8 +28,8 @@ with atheris.instrument_imports(include=["worker", "schemas"]):
     from tailrace.schemas.interface_options import InterfaceOptions
     from tailrace.schemas.outcome import Outcome
     from tailrace.worker.interface.chat import chat_interface as chat
-    from tailrace.worker.interface.reader import Form, StreamReader
     from tailrace.worker.interface.responses import responses_interface as responses
+    from tailrace.worker.interface.stream_decoder import Form, StreamDecoder
 
 INSTRUMENTED = (chat, responses)  # the reader imports them when it needs them, which would be too late
 WORDS = "x <think> </think> {} send_message inner_thoughts stop length error null call_1 function".split()
@@ -43,7 +43,7 @@ SECONDS, SECONDS_PER_BYTE = 0.5, 0.0005  # instrumented code on a shared machine
 
 def read(api: Api, options: InterfaceOptions, form: Form, pieces: list[bytes]) -> tuple[list[Delta], Outcome]:
     """All deltas and the outcome of a body."""
-    reader = StreamReader(api, options, form)
+    reader = StreamDecoder(api, options, form)
     deltas = [delta for piece in pieces for delta in reader.feed(piece)]
     deltas += reader.close()
     return deltas, reader.finish()

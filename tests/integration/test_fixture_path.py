@@ -16,7 +16,7 @@ import pytest
 from tailrace.schemas.deltas import Api, AssistantDelta, Delta, ReasoningDelta, ToolCallDelta
 from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.outcome import Outcome
-from tailrace.worker.interface.reader import StreamReader
+from tailrace.worker.interface.stream_decoder import StreamDecoder
 from tests.chat_reading import Joined, joined
 from tests.rig import Rig, rig
 
@@ -72,7 +72,7 @@ def of_answer(outcome: Outcome) -> dict[str, Any]:
 
 def alone(api: Api, path: Path) -> tuple[Joined, dict[str, Any]]:
     """What the reader makes of a body."""
-    reader = StreamReader(api, InterfaceOptions())
+    reader = StreamDecoder(api, InterfaceOptions())
     deltas = reader.feed(path.read_bytes()) + reader.close()
     return joined(deltas), of_answer(reader.finish())
 

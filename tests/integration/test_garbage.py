@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from bench.answers import KINDS, Kind
 from tailrace.broker.keys import log_key
 from tailrace.schemas.codec import encode_entry
-from tailrace.worker.interface.reader import StreamReader
+from tailrace.worker.interface.stream_decoder import StreamDecoder
 from tailrace.worker.publish.commit_line import CommitLine
 from tailrace.worker.publish.publisher import Publisher
 
@@ -39,7 +39,7 @@ async def left_by(publisher: Publisher, redis: Redis, kind: Kind, chunks: int) -
     await redis.xadd(log_key(request_id), {"e": "begun"}, id="1-0")
     writer = publisher.open_writer(request_id, 1, "owner", lambda: True)
     with uncollected() as found:
-        reader = StreamReader("chat", kind.options)
+        reader = StreamDecoder("chat", kind.options)
         for first in range(0, len(events), len(events) // PIECES):
             for event in events[first : first + len(events) // PIECES]:
                 for delta in reader.feed(event):

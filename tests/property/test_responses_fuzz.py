@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tailrace.schemas.codec import decode_outcome, encode_entry, encode_outcome
 from tailrace.schemas.deltas import AssistantDelta, Delta
 from tailrace.schemas.interface_options import InterfaceOptions
-from tailrace.worker.interface.reader import StreamReader
+from tailrace.worker.interface.stream_decoder import StreamDecoder
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "responses"
 OPTIONS = [
@@ -100,7 +100,7 @@ def line(event: Any) -> bytes:
 
 
 def read(body: bytes, options: InterfaceOptions, size: int) -> tuple[list[Delta], dict[str, Any]]:
-    reader = StreamReader("responses", options)
+    reader = StreamDecoder("responses", options)
     deltas: list[Delta] = []
     for start in range(0, len(body), size):
         deltas += reader.feed(body[start : start + size])
@@ -167,7 +167,7 @@ def test_split_at_every_byte(name: str) -> None:
     _, whole = read(body, InterfaceOptions(), len(body))
     for at in range(1, len(body)):
         # if: it comes in two pieces
-        reader = StreamReader("responses", InterfaceOptions())
+        reader = StreamDecoder("responses", InterfaceOptions())
         reader.feed(body[:at])
         reader.feed(body[at:])
         reader.close()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tailrace.schemas.codec import encode_outcome
 from tailrace.schemas.deltas import AssistantDelta, Delta, ReasoningDelta
 from tailrace.schemas.interface_options import InterfaceOptions
-from tailrace.worker.interface.reader import StreamReader
+from tailrace.worker.interface.stream_decoder import StreamDecoder
 
 Event = dict[str, Any]
 
@@ -217,7 +217,7 @@ def truth(items: list[Item]) -> Said:
 
 def read(body: bytes, at: list[int]) -> tuple[Said, Said, dict[str, Any]]:
     """What the deltas add up to, what the outcome says, and the outcome itself, for a body cut at these places."""
-    reader = StreamReader("responses", InterfaceOptions())
+    reader = StreamDecoder("responses", InterfaceOptions())
     deltas: list[Delta] = []
     ends = sorted({cut % (len(body) + 1) for cut in at})
     for start, end in zip([0, *ends], [*ends, len(body)], strict=True):

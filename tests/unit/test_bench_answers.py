@@ -5,7 +5,7 @@ import pytest
 
 from bench.answers import KINDS, Kind
 from tailrace.schemas.errors import UpstreamError
-from tailrace.worker.interface.reader import StreamReader
+from tailrace.worker.interface.stream_decoder import StreamDecoder
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -14,7 +14,7 @@ def test_an_answer_has_its_chunks_and_is_whole(kind: Kind, chunks: int) -> None:
     # given a kind of answer, if it is made in a length, expect so many chunks, and an outcome without a complaint
     answer = kind.make(chunks)
     assert len(answer.data) == chunks + 2  # opening and end
-    reader = StreamReader("chat", kind.options)
+    reader = StreamDecoder("chat", kind.options)
     deltas = [delta for event in answer.events for delta in reader.feed(event)]
     deltas += reader.close()
     outcome = reader.finish()
@@ -35,6 +35,6 @@ def test_an_answer_has_its_chunks_and_is_whole(kind: Kind, chunks: int) -> None:
 
 def test_a_failure_is_not_measured() -> None:
     # given a stream that fails, if it is read, expect the reader to say so: the benchmark raises that
-    reader = StreamReader("chat", KINDS[0].options)
+    reader = StreamDecoder("chat", KINDS[0].options)
     reader.feed(b'data: {"error": {"message": "no"}}\n\n')
     assert isinstance(reader.failure, UpstreamError)

@@ -1,10 +1,10 @@
-"""Bodies that are no event stream, and where the reader stops."""
+"""Bodies that are no event stream, and where the decoder stops."""
 
 import pytest
 
 from tailrace.schemas.interface_options import InterfaceOptions
-from tailrace.worker.interface.lines import LineDecoder
-from tailrace.worker.interface.reader import MAX_EVENT_BYTES, StreamReader
+from tailrace.worker.interface.json_lines import JSONLinesDecoder
+from tailrace.worker.interface.stream_decoder import MAX_EVENT_BYTES, StreamDecoder
 from tests.chat_reading import chunk, read, sse
 
 
@@ -20,41 +20,41 @@ from tests.chat_reading import chunk, read, sse
 )
 def test_lines_or_one_document(lead: bytes, body: bytes, events: list[bytes]) -> None:
     for size in (1, 2, 100):
-        decoder, whole = LineDecoder(), lead + body
+        decoder, whole = JSONLinesDecoder(), lead + body
         pieces = [whole[start : start + size] for start in range(0, len(whole), size)]
         found = [event for piece in pieces for event in decoder.feed(piece)] + decoder.close()
         assert [data.strip() for _, data in found] == [event.strip() for event in events]
 
 
 def test_nothing_is_read_after_done() -> None:
-    # given: events after [DONE]; expect: the reader says that it needs no more, and reads no more
-    reader = StreamReader("chat", InterfaceOptions())
-    deltas = reader.feed(sse([chunk(content="a", finish_reason="stop")]) + sse([chunk(content="b")]))
-    assert reader.done
+    # given: events after [DONE]; expect: the decoder says that it needs no more, and reads no more
+    decoder = StreamDecoder("chat", InterfaceOptions())
+    deltas = decoder.feed(sse([chunk(content="a", finish_reason="stop")]) + sse([chunk(content="b")]))
+    assert decoder.done
     assert deltas != []
-    assert reader.feed(sse([chunk(content="c")])) == []
-    assert reader.close() == []
-    assert reader.finish().content == "a"
+    assert decoder.feed(sse([chunk(content="c")])) == []
+    assert decoder.close() == []
+    assert decoder.finish().content == "a"
 
 
 def test_nothing_is_read_after_a_failure_and_what_was_held_is_shown() -> None:
-    reader = StreamReader("chat", InterfaceOptions())
+    decoder = StreamDecoder("chat", InterfaceOptions())
     held = chunk(tool_calls=[{"index": 0, "function": {"name": "find", "arguments": "{"}}])
-    assert reader.feed(sse([held, {"error": {"message": "no", "code": 500}}, chunk(content="b")], done=False)) == []
-    assert reader.failure is not None
-    assert reader.failure.wire_code == "upstream_500"
-    assert reader.feed(sse([chunk(content="c")])) == []
-    assert len(reader.close()) == 2
-    assert reader.finish().error is not None
+    assert decoder.feed(sse([held, {"error": {"message": "no", "code": 500}}, chunk(content="b")], done=False)) == []
+    assert decoder.failure is not None
+    assert decoder.failure.wire_code == "upstream_500"
+    assert decoder.feed(sse([chunk(content="c")])) == []
+    assert len(decoder.close()) == 2
+    assert decoder.finish().error is not None
 
 
 def test_an_event_without_end_is_a_failure() -> None:
-    reader = StreamReader("chat", InterfaceOptions())
-    reader.feed(b"data: ")
+    decoder = StreamDecoder("chat", InterfaceOptions())
+    decoder.feed(b"data: ")
     for _ in range(MAX_EVENT_BYTES // (1 << 22) + 1):
-        reader.feed(b"x" * (1 << 22))
-    assert reader.failure is not None
-    assert reader.failure.wire_code == "upstream_malformed"
+        decoder.feed(b"x" * (1 << 22))
+    assert decoder.failure is not None
+    assert decoder.failure.wire_code == "upstream_malformed"
 
 
 def test_a_page_is_told_by_its_text() -> None:
@@ -72,8 +72,8 @@ def test_an_empty_body() -> None:
 
 
 def test_cancelled_keeps_what_came() -> None:
-    reader = StreamReader("chat", InterfaceOptions())
-    reader.feed(sse([chunk(content="a")], done=False))
-    reader.close()
-    outcome = reader.finish(cancelled=True)
+    decoder = StreamDecoder("chat", InterfaceOptions())
+    decoder.feed(sse([chunk(content="a")], done=False))
+    decoder.close()
+    outcome = decoder.finish(cancelled=True)
     assert (outcome.status, outcome.content, outcome.error) == ("cancelled", "a", None)

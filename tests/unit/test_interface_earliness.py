@@ -4,7 +4,7 @@ import pytest
 
 from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.worker.interface.chat.chat_interface import ChatInterface
-from tailrace.worker.interface.chat.chunk import chunk_of
+from tailrace.worker.interface.chat.chunk import chunk_from_json
 from tests.chat_reading import call, chunk, shown
 
 
@@ -12,7 +12,7 @@ def after_each(pieces: list[str], name: str = "find", options: InterfaceOptions 
     """What is shown after the name, after each piece of the arguments, and at the end."""
     interface = ChatInterface(options or InterfaceOptions())
     given = [call(0, name=name, call_id="c1"), *(call(0, piece) for piece in pieces)]
-    return [*(shown(interface.feed(chunk_of(one))) for one in given), shown(interface.drain())]
+    return [*(shown(interface.feed(chunk_from_json(one))) for one in given), shown(interface.drain())]
 
 
 NAMED = ["n:find", "#:c1"]
@@ -84,31 +84,31 @@ def test_a_name_that_may_become_the_assistants_waits() -> None:
     interface = ChatInterface(InterfaceOptions(use_assistant_message=True))
     given = [call(0, name="send"), call(0, '{"message":"a'), call(0, name="_message"), call(0, 'b"}')]
     # expect: shown as text as soon as the name is certain
-    assert [shown(interface.feed(chunk_of(one))) for one in given] == [[], [], ["c:a"], ["c:b"]]
+    assert [shown(interface.feed(chunk_from_json(one))) for one in given] == [[], [], ["c:a"], ["c:b"]]
     # given: a tool that only begins alike
     interface = ChatInterface(InterfaceOptions(use_assistant_message=True))
     given = [call(0, name="sender"), call(0, '{"message":"a')]
-    assert [shown(interface.feed(chunk_of(one))) for one in given] == [[], ["n:sender", 'a:{"message":"a']]
+    assert [shown(interface.feed(chunk_from_json(one))) for one in given] == [[], ["n:sender", 'a:{"message":"a']]
 
 
 def test_a_name_longer_than_the_assistants_is_a_tool() -> None:
     interface = ChatInterface(InterfaceOptions(use_assistant_message=True))
     given = [call(0, name="send_message"), call(0, name="_later"), call(0, '{"message":1}')]
-    found = [shown(interface.feed(chunk_of(one))) for one in given]
+    found = [shown(interface.feed(chunk_from_json(one))) for one in given]
     assert found == [[], [], ["n:send_message_later", 'a:{"message":1}']]
 
 
 def test_repeated_names_and_ids_are_repetitions_others_go_on() -> None:
     interface = ChatInterface(InterfaceOptions())
     given = [call(0, "{", name="fi", call_id="c"), call(0, name="nd", call_id="c"), call(0, '"q":1}', name="find")]
-    outcome = [shown(interface.feed(chunk_of(one))) for one in given]
+    outcome = [shown(interface.feed(chunk_from_json(one))) for one in given]
     assert outcome == [[], [], ["n:find", "#:c", 'a:{"q":1}']]
 
 
 def test_think_tags_become_reasoning_where_asked() -> None:
     interface = ChatInterface(InterfaceOptions(think_tags="reasoning"))
     pieces = ["<", "think", ">I l", "ook</th", "ink>It is", " <b>", "six.<thin"]
-    found = [shown(interface.feed(chunk_of(chunk(content=piece)))) for piece in pieces]
+    found = [shown(interface.feed(chunk_from_json(chunk(content=piece)))) for piece in pieces]
     assert found == [[], [], ["r:I l"], ["r:ook"], ["c:It is"], ["c: <b>"], ["c:six."]]
     assert shown(interface.drain()) == ["c:<thin"]
 
@@ -116,7 +116,7 @@ def test_think_tags_become_reasoning_where_asked() -> None:
 def test_reasoning_carries_its_source_once_a_run() -> None:
     interface = ChatInterface(InterfaceOptions())
     given = [chunk(reasoning="a"), chunk(reasoning="b"), call(0, '{"inner_thoughts":"c"', name="f"), chunk(content="d")]
-    deltas = [delta for one in given for delta in interface.feed(chunk_of(one))]
+    deltas = [delta for one in given for delta in interface.feed(chunk_from_json(one))]
     sources = [getattr(delta, "source", "-") for delta in deltas]
     assert sources == ["reasoner_model", None, "non_reasoner_model", "-", "-", "-"]
     assert [delta.i for delta in deltas] == [0, 0, 0, 1, 1, 2]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.worker.interface.calls.json_members import MemberScanner, StringDecoder, Token
+from tailrace.worker.interface.calls.json_members import JSONStringDecoder, MemberScanner, Token
 
 
 def tokens_of(*pieces: str) -> list[tuple[str, str]]:
@@ -92,7 +92,7 @@ def test_valid_json_is_never_broken(value: dict[str, object]) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.booleans())
 def test_strings_decode_as_json_does(text: str, ascii_only: bool) -> None:
     body = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
-    decoder = StringDecoder()
+    decoder = JSONStringDecoder()
     assert "".join(map(decoder.feed, body)) + decoder.close() == text
 
 
@@ -109,11 +109,11 @@ def test_strings_decode_as_json_does(text: str, ascii_only: bool) -> None:
 )
 def test_strings_that_are_not_right(body: str, text: str) -> None:
     for pieces in ([body], list(body)):
-        decoder = StringDecoder()
+        decoder = JSONStringDecoder()
         assert "".join(map(decoder.feed, pieces)) + decoder.close() == text
 
 
 def test_a_character_is_decoded_with_the_piece_that_makes_it_certain() -> None:
-    decoder = StringDecoder()
+    decoder = JSONStringDecoder()
     pieces = ["a", "\\", "n", "\\u00", "e", "9", "\\ud83d", "\\ude0", "0", "b"]
     assert [decoder.feed(piece) for piece in pieces] == ["a", "", "\n", "", "", "é", "", "", "\N{GRINNING FACE}", "b"]

@@ -9,7 +9,7 @@ from tailrace.schemas.codec import decode_outcome, encode_outcome
 from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.outcome import Outcome, OutputItem, ToolCall
 from tailrace.schemas.request import parse_request
-from tailrace.worker.interface.reader import StreamReader
+from tailrace.worker.interface.stream_decoder import StreamDecoder
 from tests.chat_reading import call, call_part, chunk, sse
 
 JsonObject = dict[str, Any]
@@ -17,10 +17,10 @@ SEARCH = ToolCall("call_1", "search", '{"q": "x"}', complete=True)
 
 
 def read_chat(chunks: list[JsonObject], options: InterfaceOptions | None = None) -> Outcome:
-    reader = StreamReader("chat", options or InterfaceOptions())
-    reader.feed(sse(chunks))
-    reader.close()
-    return decode_outcome(encode_outcome(reader.finish()))
+    decoder = StreamDecoder("chat", options or InterfaceOptions())
+    decoder.feed(sse(chunks))
+    decoder.close()
+    return decode_outcome(encode_outcome(decoder.finish()))
 
 
 def read_responses(output: list[JsonObject], *, store: bool = True, ended: bool = True) -> Outcome:
@@ -29,10 +29,10 @@ def read_responses(output: list[JsonObject], *, store: bool = True, ended: bool 
     events += [{"type": "response.output_item.done", "output_index": n, "item": item} for n, item in enumerate(output)]
     if ended:
         events.append({"type": "response.completed", "response": {"id": "resp_1", "status": "completed"}})
-    reader = StreamReader("responses", InterfaceOptions())
-    reader.feed(b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events))
-    reader.close()
-    return decode_outcome(encode_outcome(reader.finish()))
+    decoder = StreamDecoder("responses", InterfaceOptions())
+    decoder.feed(b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events))
+    decoder.close()
+    return decode_outcome(encode_outcome(decoder.finish()))
 
 
 # Chat Completions
@@ -248,9 +248,9 @@ def test_items_go_back_in_the_servers_order_and_as_it_sent_them() -> None:
 def test_the_terminal_output_alone_goes_back_in_its_order() -> None:
     output = [REASONING, MESSAGE, CALL]
     end = {"type": "response.completed", "response": {"status": "completed", "output": output}}
-    reader = StreamReader("responses", InterfaceOptions())
-    reader.feed(b"data: " + json.dumps(end).encode() + b"\n\n")
-    assert reader.finish().as_messages() == output
+    decoder = StreamDecoder("responses", InterfaceOptions())
+    decoder.feed(b"data: " + json.dumps(end).encode() + b"\n\n")
+    assert decoder.finish().as_messages() == output
 
 
 def test_reasoning_that_the_server_cannot_find_again_does_not_go_back() -> None:
@@ -268,10 +268,10 @@ def test_reasoning_that_nothing_follows_does_not_go_back() -> None:
 
 
 def test_text_of_a_message_that_never_ended_goes_back() -> None:
-    reader = StreamReader("responses", InterfaceOptions())
+    decoder = StreamDecoder("responses", InterfaceOptions())
     event = {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": "It is"}
-    reader.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
-    outcome = reader.finish(cancelled=True)
+    decoder.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    outcome = decoder.finish(cancelled=True)
     content = [{"type": "output_text", "text": "It is"}]
     assert outcome.as_messages() == [{"type": "message", "role": "assistant", "content": content}]
     assert outcome.text == "It is"

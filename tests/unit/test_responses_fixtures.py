@@ -13,19 +13,19 @@ import pytest
 from tailrace.schemas.codec import encode_outcome
 from tailrace.schemas.deltas import AssistantDelta, Delta, ReasoningDelta
 from tailrace.schemas.interface_options import InterfaceOptions
-from tailrace.worker.interface.reader import StreamReader
+from tailrace.worker.interface.stream_decoder import StreamDecoder
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "responses"
 NAMES = sorted(path.stem for path in FIXTURES.glob("*.sse"))
 
 
 def read_in_pieces(body: bytes, size: int) -> tuple[list[Delta], dict[str, Any]]:
-    reader = StreamReader("responses", InterfaceOptions())
+    decoder = StreamDecoder("responses", InterfaceOptions())
     deltas: list[Delta] = []
     for start in range(0, len(body), size):
-        deltas += reader.feed(body[start : start + size])
-    deltas += reader.close()
-    return deltas, msgspec.json.decode(encode_outcome(reader.finish()))
+        deltas += decoder.feed(body[start : start + size])
+    deltas += decoder.close()
+    return deltas, msgspec.json.decode(encode_outcome(decoder.finish()))
 
 
 def add_up(deltas: list[Delta]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from tailrace.schemas.codec import encode_outcome
 from tailrace.schemas.deltas import AssistantDelta, Delta, ErrorInfo, ReasoningDelta, ToolCallDelta
 from tailrace.schemas.errors import UpstreamProtocol, UpstreamRefused, UpstreamUnavailable
 from tailrace.schemas.interface_options import InterfaceOptions
-from tailrace.worker.interface.responses.event import event_of
-from tailrace.worker.interface.responses.notes import MAX_NOTES, MAX_UNKNOWN_TYPES
+from tailrace.worker.interface.responses.event import event_from_json
 from tailrace.worker.interface.responses.responses_interface import ResponsesInterface
+from tailrace.worker.interface.stream_notes import MAX_NOTES, MAX_UNKNOWN_TYPES
 
 Event = dict[str, Any]
 
@@ -245,7 +245,7 @@ def test_events_of_the_sdk_are_read_as_those_of_the_wire() -> None:
     dumped = {"type": "response.output_text.delta", "delta": "The wheel.", "output_index": 0, "logprobs": None}
     interface = ResponsesInterface(InterfaceOptions())
     # if: it is fed
-    deltas = interface.feed(event_of(dumped), 5)
+    deltas = interface.feed(event_from_json(dumped), 5)
     # expect: the same delta, with the time given
     assert msgspec.to_builtins(deltas) == [
         {"message_type": "assistant_message", "i": 0, "ms": 5, "content": "The wheel."}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tailrace.schemas.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable
-from tailrace.worker.interface.upstream_error import MAX_MESSAGE_CHARACTERS, NO_MESSAGE, from_error_object
+from tailrace.worker.interface.upstream_error import MAX_MESSAGE_CHARACTERS, NO_MESSAGE, parse_upstream_error
 
 CASES: list[tuple[Any, int | None, type[UpstreamError], str, str]] = [
     ({"code": "rate_limit_exceeded", "message": "m"}, None, UpstreamUnavailable, "upstream_429", "provider"),
@@ -40,7 +40,7 @@ def test_the_class_says_whether_another_try_may_help(
     given: Any, status: int | None, kind: type[UpstreamError], code: str, whose: str
 ) -> None:
     # given: an error object, perhaps with the status of an HTTP answer; if: it is read
-    error = from_error_object(given, status)
+    error = parse_upstream_error(given, status)
     # expect: class, wire code and whose move is next
     assert (type(error), error.wire_code, error.whose, error.status) == (kind, code, whose, status)
     assert str(error)
@@ -48,24 +48,24 @@ def test_the_class_says_whether_another_try_may_help(
 
 def test_the_message_is_the_providers_with_its_word_for_it() -> None:
     # given: errors with and without a message; expect: something that can be told to people
-    assert str(from_error_object({"code": "server_error", "message": "The mill stopped."})) == (
+    assert str(parse_upstream_error({"code": "server_error", "message": "The mill stopped."})) == (
         "The mill stopped. (server_error)"
     )
-    assert str(from_error_object({"message": "Error 502 from upstream", "code": 502})) == "Error 502 from upstream"
-    assert str(from_error_object({"detail": "not here"}, 404)) == "not here"
-    assert str(from_error_object({})) == NO_MESSAGE
+    assert str(parse_upstream_error({"message": "Error 502 from upstream", "code": 502})) == "Error 502 from upstream"
+    assert str(parse_upstream_error({"detail": "not here"}, 404)) == "not here"
+    assert str(parse_upstream_error({})) == NO_MESSAGE
 
 
 def test_keys_are_taken_out_of_messages_and_long_ones_are_cut() -> None:
     # given: a provider that quotes the key it was given
-    error = from_error_object({"message": "Incorrect API key provided: sk-proj-abcdef**********1234."}, 401)
+    error = parse_upstream_error({"message": "Incorrect API key provided: sk-proj-abcdef**********1234."}, 401)
     # expect: no part of it
     assert "abcdef" not in str(error)
     assert "1234" not in str(error)
     # given: a page in place of a message; expect: its beginning
-    assert len(str(from_error_object({"message": "x" * 100_000}))) == MAX_MESSAGE_CHARACTERS
+    assert len(str(parse_upstream_error({"message": "x" * 100_000}))) == MAX_MESSAGE_CHARACTERS
 
 
 def test_a_message_with_half_a_character_can_be_written_down() -> None:
     # given: a server that cut its message in the middle of a pair; expect: one that is valid UTF-8
-    assert str(from_error_object({"message": "No room \ud83d"})) == "No room \ufffd"
+    assert str(parse_upstream_error({"message": "No room \ud83d"})) == "No room \ufffd"

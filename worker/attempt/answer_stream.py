@@ -14,7 +14,7 @@ from tailrace.worker.attempt.attempt_clock import AttemptClock
 from tailrace.worker.attempt.fair_scheduling import TimeSlice
 from tailrace.worker.attempt.result import END_OF_STOP, AttemptEnd, AttemptResult
 from tailrace.worker.attempt.services import Services
-from tailrace.worker.interface.reader import StreamReader
+from tailrace.worker.interface.stream_decoder import StreamDecoder
 from tailrace.worker.observe.attempt_observer import AttemptObserver
 from tailrace.worker.publish.log_writer import LogWriter
 from tailrace.worker.queue.leases import Lease
@@ -40,7 +40,7 @@ class AnswerStream:
         services: Services,
         lease: Lease,
         clock: AttemptClock,
-        reader: StreamReader,
+        reader: StreamDecoder,
         writer: LogWriter,
         observer: AttemptObserver,
     ) -> None:

@@ -22,7 +22,7 @@ from tailrace.worker.attempt.attempt_clock import AttemptClock
 from tailrace.worker.attempt.request_store import Begun
 from tailrace.worker.attempt.result import AttemptEnd, AttemptResult, error_info
 from tailrace.worker.attempt.services import Services
-from tailrace.worker.interface.reader import StreamReader
+from tailrace.worker.interface.stream_decoder import StreamDecoder
 from tailrace.worker.observe.attempt_events import AttemptStart
 from tailrace.worker.queue.leases import Lease, Stop
 
@@ -51,9 +51,9 @@ class Attempt:
         except RequestRejected as error:  # a newer producer may have written it
             self._undecodable = error
         self._reader = (
-            StreamReader(self.request.api, self.request.interface)
+            StreamDecoder(self.request.api, self.request.interface)
             if self.request
-            else StreamReader("chat", InterfaceOptions())
+            else StreamDecoder("chat", InterfaceOptions())
         )
         self._writer = services.publisher.open_writer(lease.request_id, lease.attempt, lease.token, lease.holds)
         self.observer = services.observers.attempt_started(

@@ -1,1 +1,1 @@
-"""The sans-IO core: chunks in, deltas and the outcome out. No await, no clock, no randomness."""
+"""The sans-IO core: it turns chunks into deltas and the outcome. It awaits nothing and reads no clock."""

@@ -1,4 +1,4 @@
-"""What a finish reason means, for the words of all providers. What is not listed means that the model came to its end.
+"""Maps the finish reasons of all providers to how the model ended. A reason that is not listed means a normal end.
 
 Sources: the API references of OpenAI, Mistral, DeepSeek, OpenRouter, Gemini, Anthropic, Zhipu and vLLM.
 """
@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 
 class Ending(Enum):
-    """How the model ended."""
+    """How the model ended: normally, cut off by a limit or a filter, or with an error."""
 
     WHOLE = auto()
     CUT_OFF = auto()
@@ -34,7 +34,7 @@ _ENDINGS: Mapping[str, Ending] = {
     "image_safety": Ending.CUT_OFF,
     "sensitive": Ending.CUT_OFF,
     "guardrail_intervened": Ending.CUT_OFF,
-    # Gemini refused a call of its own model, which then is nowhere in the answer: an end all the same, and no error
+    # Gemini refused a call of its own model. The call is missing from the answer, but this is an end and no error.
     "malformed_function_call": Ending.CUT_OFF,
     "unexpected_tool_call": Ending.CUT_OFF,
     "function_call_filter": Ending.CUT_OFF,
@@ -44,21 +44,21 @@ _ENDINGS: Mapping[str, Ending] = {
     "insufficient_system_resource": Ending.CUT_OFF,
     "incomplete": Ending.CUT_OFF,
     "time_limit": Ending.CUT_OFF,
-    # it could not go on
+    # the server could not continue
     "error": Ending.FAILED,
     "network_error": Ending.FAILED,
 }
 
 _NOT_YET = frozenset({"", "null", "none"})
-"""Servers that have no finish reason yet and write a word for it."""
+"""Words that some servers send while there is no finish reason yet."""
 
 
-def is_reason(word: str) -> bool:
-    """Whether the word says that the model ended."""
+def is_finish_reason(word: str) -> bool:
+    """Whether the word means that the model has ended."""
     return word.lower() not in _NOT_YET
 
 
 def ending_of(reason: str) -> Ending:
-    """How the model ended. Gemini says more behind a colon: `content_filter: PROHIBITED_CONTENT`."""
+    """How the model ended. Gemini adds details after a colon: `content_filter: PROHIBITED_CONTENT`."""
     word = reason.lower().partition(":")[0].strip().replace("-", "_")
     return _ENDINGS.get(word, Ending.WHOLE)

@@ -1,10 +1,10 @@
-"""Bytes to server-sent events, incrementally. Knows nothing of what the events say.
+"""Decodes bytes into server-sent events, incrementally. Knows nothing of what the events contain.
 
-Source: WHATWG HTML, "Server-sent events", 9.2.6 Interpreting an event stream. Four things are more lenient: an event
-that the body's end cuts off from its blank line is still an event; a field named `error` (llama.cpp's server writes
-its errors so) is the data of an event of that name; a line that begins as JSON is data though it does not say so, since
-no field is called like that; and data that ends an object is an event by itself where the next line begins another, as
-with servers that leave out the blank lines: no JSON has the one right behind the other.
+Source: WHATWG HTML, "Server-sent events", 9.2.6 Interpreting an event stream. The decoder is more
+lenient in four ways: an event that lacks its blank line at the end of the body is still an event; a field named `error`
+(llama.cpp's server sends its errors so) is the data of an event of that name; a line that starts like JSON is data,
+since no field has such a name; and data that ends an object is an event of its own if the next line starts another
+object, because some servers leave out the blank lines and no JSON has two objects in a row.
 """
 
 import re
@@ -15,11 +15,11 @@ _BEGINNINGS = (b"{", b"[DONE]")
 _JSON = (b"{", b"}", b"[", b"]", b'"')
 
 Event = tuple[str, bytes]
-"""The event's name, empty where it had none, and its data."""
+"""The event's name, empty if it had none, and its data."""
 
 
 class SSEDecoder:
-    """Takes a body in any pieces. Each byte is looked at a fixed number of times, however long an event is."""
+    """Decodes a body, cut into any pieces. The cost of a byte does not depend on the length of the event."""
 
     __slots__ = ("_at_start", "_data", "_late_name", "_name", "_partial", "_skip_lf", "comments")
 
@@ -27,14 +27,14 @@ class SSEDecoder:
         self._partial: list[bytes] = []  # pieces of a line that has not ended
         self._data: list[bytes] = []
         self._name = ""
-        self._late_name = ""  # came after the data: of this event, or of the next one where no blank line parts them
+        self._late_name = ""  # came after the data: of this event, or of the next if no blank line separates them
         self._skip_lf = False  # the last piece ended in a CR, which already ended a line
         self._at_start = True
         self.comments = 0
-        """How many comment lines there were: a server that sends them is alive."""
+        """How many comment lines there were; a server sends them to show that it is alive."""
 
     def feed(self, piece: bytes) -> list[Event]:
-        """The events that are whole with this piece."""
+        """Returns the events that end in this piece."""
         if piece.startswith(b"data: {") and piece.endswith(b"}\n\n") and self._is_one_event(piece):
             return [("", piece[6:-2])]
         if self._skip_lf and piece:
@@ -58,12 +58,12 @@ class SSEDecoder:
         return self._events(lines)
 
     def _is_one_event(self, piece: bytes) -> bool:
-        """Whether a piece that begins and ends as an event is one, and begins where none is begun: nearly all are."""
-        begun = self._partial or self._data or self._name or self._skip_lf or self._at_start
-        return not begun and b"\r" not in piece and piece.count(b"\n") == 2
+        """Whether a piece that starts and ends like an event is exactly one, with none unfinished. Nearly all are."""
+        unfinished = self._partial or self._data or self._name or self._skip_lf or self._at_start
+        return not unfinished and b"\r" not in piece and piece.count(b"\n") == 2
 
     def close(self) -> list[Event]:
-        """The last event, where the body ended without the blank line after it."""
+        """Returns the last event, if the body ended without the blank line after it."""
         lines = [b"".join(self._partial), b""] if self._partial else [b""]
         self._partial = []
         return self._events(lines)
@@ -95,7 +95,7 @@ class SSEDecoder:
         return events
 
     def _field(self, line: bytes) -> bytes | None:
-        """Takes in a line that is not the usual one; gives its data, if it has any."""
+        """Reads a line other than `data:`; returns its data, if it has any."""
         if line.startswith(b":"):
             self.comments += 1
             return None

@@ -1,4 +1,4 @@
-"""Characters beyond the basic plane that a server cut in two: JSON can carry half of a pair in each of two chunks."""
+"""Joins surrogate pairs that a server cut in two: JSON can carry each half in a chunk of its own."""
 
 import re
 
@@ -6,8 +6,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-class HalvesJoiner:
-    """Joins the halves of a text that comes in pieces. A half whose other half does not follow becomes U+FFFD."""
+class SurrogateJoiner:
+    """Joins the surrogates of a text that comes in pieces. A lone surrogate becomes U+FFFD."""
 
     __slots__ = ("_half",)
 
@@ -16,11 +16,11 @@ class HalvesJoiner:
 
     @property
     def holding(self) -> bool:
-        """A half waits for the next piece."""
+        """Whether half a pair waits for the next piece."""
         return bool(self._half)
 
     def feed(self, piece: str) -> str:
-        """The text that is certain now; at most one half of a character is held."""
+        """Returns the text that is certain now; at most half a pair is held back."""
         if not self._half and (piece.isascii() or not _SURROGATE.search(piece)):
             return piece
         text, self._half = self._half + piece, ""
@@ -29,6 +29,6 @@ class HalvesJoiner:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
     def drain(self) -> str:
-        """What stands for a half that waited in vain."""
+        """Returns U+FFFD for a half that is still held back, else nothing."""
         half, self._half = self._half, ""
         return REPLACEMENT if half else ""

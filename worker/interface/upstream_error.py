@@ -1,7 +1,6 @@
-"""A provider's error object, as it stands in a body or inside a stream, made one of our errors.
+"""Turns a provider's error object, from a response body or from inside a stream, into one of our errors.
 
-Pure: used by both interfaces for errors inside a stream, and by whoever reads the body of an HTTP error. Knows nothing
-of HTTP clients and decides no retry: the class says whether another try may help.
+Knows nothing of HTTP clients and decides no retry: the class of the error says whether another try may help.
 """
 
 import json
@@ -10,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from tailrace.schemas.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable, Whose
-from tailrace.worker.interface.lenient import is_shallow, whole
+from tailrace.worker.interface.lenient import is_shallow, replace_lone_surrogates
 
 MAX_MESSAGE_CHARACTERS = 2000
 NO_MESSAGE = "the model's server reported an error without a message"
 
 _KEY = re.compile(r"\b(sk|gsk|xai|pk)-[\w*.-]{6,}")
-"""Providers quote keys, part masked, in their messages; ours must not carry them on."""
+"""Providers quote keys, partly masked, in their messages; ours must not repeat them."""
 
 STATUS_OF_WORD: Mapping[str, int] = {
     # 400: the request itself
@@ -43,7 +42,7 @@ STATUS_OF_WORD: Mapping[str, int] = {
     "missing_required_parameter": 400,
     "unprocessable_entity": 422,
     "request_too_large": 413,
-    # 401, 402, 403: who asks
+    # 401, 402, 403: the account or the key
     "authentication_error": 401,
     "invalid_api_key": 401,
     "unauthenticated": 401,
@@ -59,7 +58,7 @@ STATUS_OF_WORD: Mapping[str, int] = {
     "forbidden": 403,
     "unsupported_country_region_territory": 403,
     "usage_not_included": 403,
-    # 404: what is asked for
+    # 404: the model or another object
     "not_found": 404,
     "not_found_error": 404,
     "notfounderror": 404,
@@ -67,7 +66,7 @@ STATUS_OF_WORD: Mapping[str, int] = {
     "model_not_active": 404,
     "image_file_not_found": 404,
     "previous_response_not_found": 404,
-    # later, or elsewhere
+    # a later try may succeed
     "timeout": 408,
     "timeout_error": 504,
     "deadline_exceeded": 504,
@@ -98,7 +97,7 @@ STATUS_OF_WORD: Mapping[str, int] = {
     "bad_gateway": 502,
     "upstream_error": 502,
 }
-"""Words providers use for `code`, `type` or `status` of an error, and the HTTP status that goes with each.
+"""Words that providers use for `code`, `type` or `status` of an error, with the HTTP status of each.
 
 Sources: the API references of OpenAI (`ResponseError.code`, guide to error codes), Anthropic, Google (RPC codes), vLLM
 and OpenRouter.
@@ -108,20 +107,20 @@ _WHOSE_OF_STATUS: Mapping[int, Whose] = {401: "operator", 402: "operator", 403: 
 _LATER = frozenset({408, 409, 425, 429})
 
 
-def from_error_object(given: object, status: int | None = None) -> UpstreamError:
-    """Reads an error of any provider's shape: `{"error": {...}}`, the object itself, a text, or a list with one in it.
+def parse_upstream_error(given: object, status: int | None = None) -> UpstreamError:
+    """Reads an error of any provider: `{"error": {...}}`, the object itself, a text, or a list with one of them.
 
-    The wire code is `upstream_<status>`: of the HTTP status given, else of the number or the word in the object; it is
-    `upstream_error` where nothing tells, which counts as unavailable, since a stream had begun.
+    The wire code is `upstream_<status>`, from the HTTP status, else from the number or the word in the object. It is
+    `upstream_error` if there is neither; that counts as unavailable, since a stream had started.
 
     Args:
-        given: what was decoded from JSON, of any type.
-        status: HTTP status, where the error came as an HTTP answer.
+        given: a decoded JSON value of any type.
+        status: the HTTP status, if the error came as an HTTP response.
     """
     error = _innermost(given)
     words = _words(error)
     quota = any(STATUS_OF_WORD.get(word) == 402 for word in words)
-    known = 402 if quota else status or _status_of(words)  # a spent quota comes as 429, but waiting does not help
+    known = 402 if quota else status or _status_of(words)  # an exhausted quota comes as 429, but waiting does not help
     message = _message(error, words)
     if known is None:
         return UpstreamUnavailable(message, code="upstream_error")
@@ -132,7 +131,7 @@ def from_error_object(given: object, status: int | None = None) -> UpstreamError
 
 
 def _innermost(given: Any, depth: int = 4) -> Any:
-    """The object that holds the message, out of the envelopes that providers put round it."""
+    """The object with the message, without the envelopes that providers put around it."""
     inner: Any = None
     if isinstance(given, list):
         inner = next(iter(cast("list[Any]", given)), None)
@@ -144,7 +143,7 @@ def _innermost(given: Any, depth: int = 4) -> Any:
 
 
 def _words(error: object) -> list[str]:
-    """What the object says of its kind, the most telling first."""
+    """The words that name the kind of the error, the most specific first."""
     if not isinstance(error, dict):
         return []
     fields = cast("dict[str, Any]", error)
@@ -162,7 +161,7 @@ def _status_of(words: list[str]) -> int | None:
             return STATUS_OF_WORD[word]
         if word.isdecimal() and 400 <= int(word[:4]) <= 599:
             return int(word[:4])
-        if "image" in word:  # OpenAI has a dozen words for what can be wrong with an image
+        if "image" in word:  # OpenAI has a dozen words for errors of an image
             return 400
     return None
 
@@ -174,7 +173,7 @@ def _message(error: object, words: list[str]) -> str:
         text = next((fields[key] for key in ("message", "detail", "msg") if fields.get(key)), None)
         if isinstance(text, list | dict) and is_shallow(cast("Any", text)):  # a list of findings, as FastAPI has it
             text = json.dumps(text, ensure_ascii=False)
-    told = text.strip() if isinstance(text, str) else ""
-    if words and words[0] not in told.lower():
-        told = f"{told or NO_MESSAGE} ({words[0]})"
-    return whole(_KEY.sub(r"\1-***", told or NO_MESSAGE)[:MAX_MESSAGE_CHARACTERS])
+    message = text.strip() if isinstance(text, str) else ""
+    if words and words[0] not in message.lower():
+        message = f"{message or NO_MESSAGE} ({words[0]})"
+    return replace_lone_surrogates(_KEY.sub(r"\1-***", message or NO_MESSAGE)[:MAX_MESSAGE_CHARACTERS])

@@ -1,4 +1,4 @@
-"""Token counts, from the places where providers of Chat Completions put them."""
+"""Reads token counts from the fields in which providers send them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ _CACHED = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens", "cac
 
 
 def read_usage(given: Mapping[str, Any], before: Usage | None) -> Usage:
-    """The counts of a usage object; what it does not say stays as it was before. Counts are never added up."""
+    """The counts of a usage object; those it lacks stay as they were before. Counts are never added up."""
     old = before or Usage()
     return Usage(
         _or(_first(given, _INPUT), old.input_tokens),

@@ -18,7 +18,7 @@ import openai
 from tailrace.schemas.deltas import Api
 from tailrace.schemas.errors import UpstreamError, UpstreamProtocol, UpstreamUnavailable
 from tailrace.schemas.request import GenerationRequest
-from tailrace.worker.interface.upstream_error import from_error_object
+from tailrace.worker.interface.upstream_error import parse_upstream_error
 from tailrace.worker.observe.counts import Counts
 from tailrace.worker.upstream.client import TransportName, client_of, key_of
 from tailrace.worker.upstream.response_body import Answer, TimeLimits, kind, silent
@@ -142,7 +142,7 @@ class Upstream:
 
     def _refusal(self, error: openai.APIStatusError) -> UpstreamError:
         """An HTTP error, told by its body. The SDK's own text is not used: it is the body's, less well told."""
-        told = from_error_object(_body(error), error.status_code)
+        told = parse_upstream_error(_body(error), error.status_code)
         told.status = error.status_code
         told.retry_after_s = retry_after_s(error.response.headers, now=time())
         return self.without_key(told)

@@ -1,1 +1,1 @@
-"""Tool calls in the making: which call a fragment belongs to, and what of its arguments is shown."""
+"""Tool calls while they stream: which call a fragment belongs to, and what of its arguments is shown."""

@@ -1,36 +1,36 @@
-"""What is shown of a call's arguments: without the inner thoughts (a tool call), or the message alone (the assistant).
+"""Decides what of a call's arguments is shown: everything but the inner thoughts, or the assistant's message alone.
 
-Both read the tokens of one JSON object and say what they found through callbacks; neither knows of names, ids, chunks
-or deltas. Text that is not JSON is never lost: it goes out as it is.
+The views read the tokens of one JSON object and report through callbacks; they know nothing of names, ids, chunks or
+deltas. Text that is not JSON is never lost: it is shown as it is.
 """
 
 from collections.abc import Callable
 from typing import Protocol
 
-from tailrace.worker.interface.calls.json_members import MemberScanner, StringDecoder, Token
+from tailrace.worker.interface.calls.json_members import JSONStringDecoder, MemberScanner, Token
 
 Sink = Callable[[str], None]
 
 
 class ArgumentsView(Protocol):
-    """Takes the raw arguments in pieces."""
+    """Reads the raw arguments in pieces and shows what is to be shown of them."""
 
     @property
     def closed(self) -> bool | None:
-        """The JSON object of the arguments is closed; None where nobody looks."""
+        """Whether the JSON object of the arguments is closed; None if the view does not scan it."""
         ...
 
     def feed(self, text: str) -> None:
-        """The next piece."""
+        """Reads the next piece."""
         ...
 
     def drain(self) -> None:
-        """The arguments end here, whole or not: nothing stays held."""
+        """Ends the arguments, whole or not, and shows what was held back."""
         ...
 
 
 class PlainArguments:
-    """Everything as it is, held back by nothing."""
+    """Shows everything as it is, at once."""
 
     closed = None
 
@@ -38,23 +38,23 @@ class PlainArguments:
         self._shown = shown
 
     def feed(self, text: str) -> None:
-        """The next piece, shown at once."""
+        """Shows the next piece."""
         self._shown(text)
 
     def drain(self) -> None:
-        """Nothing was held."""
+        """Does nothing, since nothing is held back."""
 
 
 class ArgumentsWithoutThoughts:
-    """Takes every top-level member of one key out, with the comma and blanks after it, or before it when it is last.
+    """Removes every top-level member with one key, with the comma and blanks after it, or before it if it is last.
 
-    What is held, and why: the blanks and the comma before a key, since they go when the key is the one and nothing
-    follows; the beginning of a key as long as it may be the one.
+    It holds back the comma and the blanks before a key, which are removed with a last member, and the start of a key as
+    long as it may be the one to remove.
 
     Args:
-        key: the member to take out.
+        key: the key of the members to remove.
         shown: gets the text that stays.
-        thought: gets the decoded text of the members taken out, where it is a string.
+        thought: gets the decoded text of the removed members, if it is a string.
         known: called once it is certain that no reasoning comes before the first text that stays.
     """
 
@@ -79,21 +79,21 @@ class ArgumentsWithoutThoughts:
         self._thought = thought
         self._known = known
         self._scanner = MemberScanner()
-        self._decoder = StringDecoder()
-        self._separator: list[str] = []  # comma and blanks since the last text shown
-        self._raw_key = ""  # the key as far as it is undecided
+        self._decoder = JSONStringDecoder()
+        self._separator: list[str] = []  # comma and blanks since the last shown text
+        self._raw_key = ""  # the key while it is undecided
         self._key_read = ""  # the same, decoded
-        self._removed = False  # the member here, or the last one, is taken out
-        self._after: list[str] = []  # blanks after a member taken out
-        self._swallow = False  # a comma came after it
+        self._removed = False  # whether the current, or the last, member is removed
+        self._after: list[str] = []  # blanks after a removed member
+        self._swallow = False  # whether a comma came after it
 
     @property
     def closed(self) -> bool:
-        """The JSON object of the arguments is closed."""
+        """Whether the JSON object of the arguments is closed."""
         return self._scanner.closed
 
     def feed(self, text: str) -> None:
-        """The next piece of the arguments."""
+        """Reads the next piece of the arguments."""
         for token, raw in self._scanner.feed(text):
             if self._removed:
                 self._in_removed(token, raw)
@@ -103,7 +103,7 @@ class ArgumentsWithoutThoughts:
                 self._in_kept(token, raw)
 
     def drain(self) -> None:
-        """The arguments end here: a separator or half a key that was held is shown as it is."""
+        """Ends the arguments: a separator or half a key that was held back is shown as it is."""
         if not self._removed:
             self._keep("")
         self._known()
@@ -113,7 +113,7 @@ class ArgumentsWithoutThoughts:
             case Token.GAP | Token.COMMA:
                 self._separator.append(raw)
             case Token.KEY_OPEN:
-                self._raw_key, self._key_read, self._decoder = raw, "", StringDecoder()
+                self._raw_key, self._key_read, self._decoder = raw, "", JSONStringDecoder()
             case Token.KEY if self._raw_key:
                 self._read_key(raw)
             case Token.KEY_CLOSE if self._raw_key:
@@ -143,14 +143,14 @@ class ArgumentsWithoutThoughts:
             self._known()
 
     def _keep(self, raw: str) -> None:
-        """Shows what was held, then `raw`."""
+        """Shows what was held back, then `raw`."""
         self._shown("".join(self._separator) + self._raw_key + raw)
         self._separator, self._raw_key = [], ""
 
     def _in_removed(self, token: Token, raw: str) -> None:
         match token:
             case Token.STRING_OPEN:
-                self._decoder = StringDecoder()
+                self._decoder = JSONStringDecoder()
             case Token.STRING:
                 self._thought(self._decoder.feed(raw))
             case Token.STRING_CLOSE:
@@ -178,15 +178,14 @@ class ArgumentsWithoutThoughts:
 
 
 class AssistantText:
-    """The text of one member as it is decoded; other members are not shown.
+    """Shows the decoded text of one member; other members are not shown.
 
-    A value that is no string is shown as the JSON it is, but for `null`, which is no text. Where the arguments stop
-    being JSON the rest is shown as it is, and so is what stands behind the object, from its first character on that is
-    no blank.
+    A value that is not a string is shown as JSON, except `null`, which has no text. Where the arguments stop being JSON
+    the rest is shown as it is, and so is text after the object, from its first character that is not blank.
 
     Args:
         key: the member that holds the text.
-        thoughts_key: the member that holds inner thoughts; None where they are not looked for.
+        thoughts_key: the member that holds inner thoughts; None to leave them alone.
         shown: gets the text.
         thought: gets the inner thoughts.
     """
@@ -209,20 +208,20 @@ class AssistantText:
         self._key = key
         self._shown = shown
         self._scanner = MemberScanner()
-        self._decoder = StringDecoder()
+        self._decoder = JSONStringDecoder()
         self._key_read: list[str] = []
-        self._string: Sink | None = None  # gets the member's value where it is a string
-        self._other = False  # show the member's value where it is none
-        self._scalar = ""  # the beginning of a scalar that may be null
-        self._trailing = False  # text stands behind the object
+        self._string: Sink | None = None  # gets the member's value if it is a string
+        self._other = False  # whether to show the member's value if it is not a string
+        self._scalar = ""  # the start of a scalar that may be null
+        self._trailing = False  # whether there was text after the object
 
     @property
     def closed(self) -> bool:
-        """The JSON object of the arguments is closed."""
+        """Whether the JSON object of the arguments is closed."""
         return self._scanner.closed
 
     def feed(self, text: str) -> None:
-        """The next piece of the arguments."""
+        """Reads the next piece of the arguments."""
         for token, raw in self._scanner.feed(text):
             match token:
                 case Token.STRING | Token.STRING_OPEN | Token.STRING_CLOSE:
@@ -243,11 +242,11 @@ class AssistantText:
                     pass
 
     def drain(self) -> None:
-        """Nothing was held but, perhaps, the beginning of `null`."""
+        """Does nothing: at most the start of `null` is held back, which has no text."""
 
     def _read_key(self, token: Token, raw: str) -> None:
         if token is Token.KEY_OPEN:
-            self._key_read, self._decoder = [], StringDecoder()
+            self._key_read, self._decoder = [], JSONStringDecoder()
         elif token is Token.KEY:
             self._key_read.append(self._decoder.feed(raw))
         else:
@@ -256,7 +255,7 @@ class AssistantText:
 
     def _read_string(self, token: Token, raw: str) -> None:
         if token is Token.STRING_OPEN:
-            self._decoder = StringDecoder()
+            self._decoder = JSONStringDecoder()
         elif self._string is not None:
             self._string(self._decoder.feed(raw) if token is Token.STRING else self._decoder.close())
 

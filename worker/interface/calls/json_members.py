@@ -1,9 +1,9 @@
 """An incremental scanner for the top-level members of a JSON object, and an incremental decoder of JSON strings.
 
-Owns the shape of the text alone: where the object opens, where a key, a value, a comma is. What it means is others'
-business. Lossless: the tokens of all pieces, joined, are the pieces, joined. Nothing is ever read twice, and runs of
-plain characters are matched by regular expression, so the cost of a character is constant. It never raises: from the
-first character that cannot be JSON on, everything is `BROKEN`.
+Owns the syntax alone: where the object opens, and where keys, values and commas are; it knows nothing of their meaning.
+It is lossless: the tokens of all pieces, joined, are the pieces, joined. It reads nothing twice and matches runs of
+plain characters by regular expression, so the cost of a character is constant. It never raises: from the first
+character that cannot be JSON, everything is `BROKEN`.
 
 Source of the grammar: RFC 8259.
 """
@@ -16,27 +16,27 @@ from typing import NamedTuple
 
 
 class Token(Enum):
-    """What a piece of the text is."""
+    """The kind of a piece of the text."""
 
     LEAD = auto()  # blanks before the object
     OPEN = auto()  # {
-    GAP = auto()  # blanks between members: after `{`, after a value, after a comma
+    GAP = auto()  # blanks between members: after `{`, a value or a comma
     KEY_OPEN = auto()  # "
-    KEY = auto()  # a piece of a key, escapes and all
+    KEY = auto()  # a piece of a key, with its escapes
     KEY_CLOSE = auto()  # "
     INSIDE = auto()  # the colon and the blanks between key and value
     STRING_OPEN = auto()  # "
-    STRING = auto()  # a piece of a string value, escapes and all
+    STRING = auto()  # a piece of a string value, with its escapes
     STRING_CLOSE = auto()  # "
     SCALAR = auto()  # a piece of a number, true, false or null
-    NESTED = auto()  # a piece of an object or array that is a value
+    NESTED = auto()  # a piece of a value that is an object or array
     COMMA = auto()  # , between members
     CLOSE = auto()  # }
-    TAIL = auto()  # what stands after the object
-    BROKEN = auto()  # what is not JSON, and all after it
+    TAIL = auto()  # text after the object
+    BROKEN = auto()  # text that is not JSON, and everything after it
 
 
-class _State(IntEnum):  # hashed at every token, which a plain Enum does slowly
+class _State(IntEnum):  # an IntEnum, because states are hashed at every token and a plain Enum hashes slowly
     START = auto()
     FIRST = auto()
     KEY = auto()
@@ -54,8 +54,14 @@ class _State(IntEnum):  # hashed at every token, which a plain Enum does slowly
 
 
 class _Rule(NamedTuple):
-    """In a state: the run of characters that stays in it and what token it is; the single characters that lead on;
-    the state for any other character, which is then looked at again there."""
+    """The rule of one state.
+
+    Attributes:
+        run: the characters that stay in the state.
+        token: the token of such a run.
+        steps: single characters that lead to another state.
+        otherwise: the state for any other character, which is then read again there.
+    """
 
     run: re.Pattern[str] | None
     token: Token
@@ -115,7 +121,7 @@ _RULES: Mapping[_State, _Rule] = {
     _State.END: _Rule(_ALL, Token.TAIL, {}, _State.END),
     _State.BROKEN: _Rule(_ALL, Token.BROKEN, {}, _State.BROKEN),
 }
-"""The whole grammar but for the two places where a piece may end after a backslash, and for nested values."""
+"""The grammar, except the two places where a piece may end after a backslash, and nested values."""
 
 _AFTER_ESCAPE = {
     _State.KEY_ESCAPE: (Token.KEY, _State.KEY),
@@ -127,7 +133,7 @@ _NESTED_DEPTH = {"{": 1, "[": 1, "}": -1, "]": -1}
 
 
 class MemberScanner:
-    """Scans one JSON object that comes in pieces."""
+    """Scans one JSON object, cut into any pieces."""
 
     __slots__ = ("_depth", "_state", "_within")
 
@@ -138,14 +144,14 @@ class MemberScanner:
 
     @property
     def closed(self) -> bool:
-        """The object's closing brace has been seen."""
+        """Whether the object's closing brace was seen."""
         return self._state is _State.END
 
     def feed(self, text: str) -> list[tuple[Token, str]]:
-        """The tokens of the next piece; joined, they are the piece."""
+        """Returns the tokens of the next piece; joined, they are the piece."""
         position, end = 0, len(text)
         if self._state is _State.STRING and (body := _BODY.match(text)) and body.end() == end:
-            return [(Token.STRING, text)]  # by far the most common piece
+            return [(Token.STRING, text)]  # the most common piece by far
         tokens: list[tuple[Token, str]] = []
         while position < end:
             start, state = position, self._state
@@ -168,7 +174,7 @@ class MemberScanner:
         return tokens
 
     def _step(self, rule: _Rule, text: str, position: int, tokens: list[tuple[Token, str]]) -> int:
-        """One character that leads on to another state, or none where `otherwise` applies."""
+        """Reads one character that leads to another state, or none if `otherwise` applies."""
         character = text[position]
         step = rule.steps.get(character)
         if step is None:
@@ -177,12 +183,12 @@ class MemberScanner:
         token, self._state = step
         if token is Token.NESTED:
             self._depth, self._within = 0, _Within.PLAIN
-            return position  # the bracket is counted there
+            return position  # `_nested` counts the bracket
         tokens.append((token, character))
         return position + 1
 
     def _nested(self, text: str, position: int) -> int:
-        """The position after the last character here that belongs to the nested value."""
+        """Returns the position after the last character of this piece that belongs to the nested value."""
         end = len(text)
         while position < end:
             if self._within is not _Within.PLAIN:
@@ -204,7 +210,7 @@ class MemberScanner:
         return position
 
     def _nested_string(self, text: str, position: int) -> int:
-        """The position after what is here of a string that began in an earlier piece."""
+        """Returns the position after the part of this piece that belongs to a string started in an earlier piece."""
         if self._within is _Within.ESCAPE:
             self._within = _Within.STRING
             return position + 1
@@ -217,7 +223,7 @@ class MemberScanner:
 
 
 class _Within(Enum):
-    """Where inside a nested value a piece ended."""
+    """Where in a nested value a piece ended."""
 
     PLAIN = auto()
     STRING = auto()
@@ -228,23 +234,23 @@ _WHOLE = re.compile(
     r'(?:[^\\]++|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4}'
     r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})++"
 )
-"""Characters and escapes that mean the same whatever follows."""
+"""Characters and escapes whose meaning does not depend on what follows."""
 
 _PARTIAL = re.compile(
     r"\\(?:u(?:[0-9a-fA-F]{0,3}|[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u(?:[dD](?:[c-fC-F][0-9a-fA-F]?)?)?)?)?)?)?"
 )
-"""An escape, or a pair of surrogates, that the next piece may make whole."""
+"""An escape, or a pair of surrogates, that the next piece may complete."""
 
 _LONE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _decode = json.JSONDecoder(strict=False).decode
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-class StringDecoder:
-    """Decodes the inside of one JSON string that comes in pieces, as `Token.STRING` or `Token.KEY` has them.
+class JSONStringDecoder:
+    """Decodes the inside of one JSON string in pieces, as `Token.STRING` or `Token.KEY` has them.
 
-    A surrogate without its other half becomes U+FFFD, since nothing else can be written as UTF-8. A backslash that
-    begins no escape stands for itself.
+    A surrogate without its other half becomes U+FFFD, since it cannot be encoded as UTF-8. A backslash that starts no
+    escape stands for itself.
     """
 
     __slots__ = ("_held",)
@@ -253,7 +259,7 @@ class StringDecoder:
         self._held = ""
 
     def feed(self, piece: str) -> str:
-        """The text that is certain now; at most the eleven characters of an unfinished pair are held."""
+        """Returns the text that is certain now; at most the eleven characters of an unfinished pair are held back."""
         if not self._held and "\\" not in piece:
             return piece
         text = self._held + piece
@@ -276,6 +282,6 @@ class StringDecoder:
         return "".join(found)
 
     def close(self) -> str:
-        """What was held, when the string closes here."""
+        """Ends the string; returns what was held back."""
         held, self._held = self._held, ""
         return _LONE_SURROGATE.sub(REPLACEMENT, held)

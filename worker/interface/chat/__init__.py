@@ -1,1 +1,1 @@
-"""Chat Completions: chunks in, deltas out."""
+"""Chat Completions: turns chunks into deltas and the outcome."""

@@ -1,8 +1,8 @@
-"""One chunk of a Chat Completions stream, decoded into the few fields the interface reads.
+"""Decodes one chunk of a Chat Completions stream into the few fields that the interface reads.
 
-A strict typed decoder first. What it refuses, and what has no choices (an error of some shape, a keep-alive), goes
-through a lenient second path that takes any JSON value, so that a field of the wrong type costs that field and not the
-chunk. Knows nothing of order or state. Source: OpenAI API reference, "The chat completion chunk object".
+A strict typed decoder comes first. Chunks that it refuses, and chunks without choices (an error, a keep-alive), take a
+lenient second path that accepts any JSON value, so that a field of the wrong type costs that field and not the chunk.
+Knows nothing of order or state. Source: OpenAI API reference, "The chat completion chunk object".
 """
 
 from collections.abc import Mapping
@@ -11,36 +11,43 @@ from typing import Any, cast
 import msgspec
 
 from tailrace.schemas.errors import UpstreamProtocol
-from tailrace.worker.interface.lenient import as_integer, as_object, as_text, loads, whole, wholesome
-from tailrace.worker.interface.parts import refusal_of, text_of, thinking_of
+from tailrace.worker.interface.content_parts import content_reasoning, content_refusal, content_text
+from tailrace.worker.interface.lenient import (
+    as_integer,
+    as_object,
+    as_text,
+    decode_leniently,
+    replace_lone_surrogates,
+    replace_lone_surrogates_in,
+)
 
 JsonObject = dict[str, Any]
 _SHOWN_BYTES = 120
 _OK = 200
 
 
-class FunctionPart(msgspec.Struct, frozen=True, gc=False):
-    """`tool_calls[].function`, or the `function_call` of old servers. `input` is that of a custom tool."""
+class FunctionFragment(msgspec.Struct, frozen=True, gc=False):
+    """`tool_calls[].function`, or `function_call` of old servers. `input` belongs to custom tools."""
 
     name: str | None = None
     arguments: str | None = None
     input: str | None = None
 
 
-class CallPart(msgspec.Struct, frozen=True, gc=False):
-    """A fragment of a tool call. Some servers leave out the object round name and arguments."""
+class CallFragment(msgspec.Struct, frozen=True, gc=False):
+    """A fragment of a tool call. Some servers leave out the object around name and arguments."""
 
     index: int | None = None
     id: str | None = None
-    function: FunctionPart | None = None
-    custom: FunctionPart | None = None
+    function: FunctionFragment | None = None
+    custom: FunctionFragment | None = None
     name: str | None = None
     arguments: str | None = None
     extra_content: JsonObject | None = None
 
 
 class ChunkDelta(msgspec.Struct, frozen=True, gc=False):
-    """A fragment of the answer. The four texts for reasoning are four names for one thing."""
+    """A fragment of the answer. The four fields for reasoning are names of different servers for one thing."""
 
     content: str | None = None
     refusal: str | None = None
@@ -50,12 +57,12 @@ class ChunkDelta(msgspec.Struct, frozen=True, gc=False):
     thinking: str | None = None
     reasoning_details: list[JsonObject] | None = None
     thinking_blocks: list[JsonObject] | None = None
-    tool_calls: list[CallPart] | None = None
-    function_call: FunctionPart | None = None
+    tool_calls: list[CallFragment] | None = None
+    function_call: FunctionFragment | None = None
 
     @property
-    def says_anything(self) -> bool:
-        """There is something in it to be shown."""
+    def has_anything(self) -> bool:
+        """Whether there is anything to show."""
         return bool(
             self.content
             or self.refusal
@@ -70,8 +77,8 @@ class ChunkDelta(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-class Choice(msgspec.Struct, frozen=True, gc=False):
-    """One of the answers asked for. `message` is the whole of it, where a server sends that; `text` is of old ones."""
+class ChunkChoice(msgspec.Struct, frozen=True, gc=False):
+    """One choice. Some servers send the whole answer as `message`; `text` comes from old servers."""
 
     index: int | None = None
     delta: ChunkDelta | None = None
@@ -83,11 +90,11 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
 
 
 class ChatChunk(msgspec.Struct, frozen=True, gc=False):
-    """What the interface reads of a chunk. `loose`: texts may begin or end with half a surrogate pair."""
+    """A chunk. `loose`: its texts may start or end with half a surrogate pair. `oddity`: a note for the outcome."""
 
     id: str | None = None
     model: str | None = None
-    choices: list[Choice] | None = None
+    choices: list[ChunkChoice] | None = None
     usage: JsonObject | None = None
     x_groq: JsonObject | None = None
     base_resp: JsonObject | None = None
@@ -103,7 +110,7 @@ def decode_chunk(data: bytes) -> ChatChunk:
     """Decodes the data of one event.
 
     Raises:
-        UpstreamProtocol: the data is no JSON; the message shows how it begins.
+        UpstreamProtocol: the data is not JSON; the message shows how it begins.
     """
     try:
         chunk = _strict.decode(data)
@@ -112,7 +119,7 @@ def decode_chunk(data: bytes) -> ChatChunk:
     if chunk is not None and chunk.choices is not None:
         return chunk
     try:
-        return chunk_of(loads(data))
+        return chunk_from_json(decode_leniently(data))
     except ValueError as error:
         shown = data[:_SHOWN_BYTES].decode("utf-8", "replace")
         raise UpstreamProtocol(
@@ -120,12 +127,12 @@ def decode_chunk(data: bytes) -> ChatChunk:
         ) from error
 
 
-def chunk_of(given: Any) -> ChatChunk:
-    """Makes a chunk of any decoded JSON value, or of the SDK's chunk as a dict. Never raises."""
+def chunk_from_json(given: Any) -> ChatChunk:
+    """Makes a chunk from any decoded JSON value, or from the SDK's chunk as a dict. Never raises."""
     fields = as_object(given)
     if fields is None:
         holds_error = any("error" in element for element in _objects(given) or [])
-        return ChatChunk(error=given if holds_error else None, oddity="an event that is no object was skipped")
+        return ChatChunk(error=given if holds_error else None, oddity="an event that is not an object was skipped")
     known = [_choice(choice) for choice in _objects(fields.get("choices")) or []]
     return ChatChunk(
         id=_text(fields, "id"),
@@ -140,19 +147,19 @@ def chunk_of(given: Any) -> ChatChunk:
 
 
 def _error_in_other_shape(fields: JsonObject) -> Any:
-    """An error that stands in the chunk's place without being called `error`."""
+    """An error in place of the chunk that is not named `error`."""
     if fields.get("type") == "error" or fields.get("object") == "error" or fields.get("errors"):
         return fields.get("errors") or fields
     if fields.get("detail"):
         return fields
-    says = isinstance(fields.get("message"), str) or isinstance(fields.get("msg"), str)
-    return fields if says and fields.get("code") and as_integer(fields["code"]) != _OK else None
+    has_message = isinstance(fields.get("message"), str) or isinstance(fields.get("msg"), str)
+    return fields if has_message and fields.get("code") and as_integer(fields["code"]) != _OK else None
 
 
-def _choice(fields: JsonObject) -> Choice:
+def _choice(fields: JsonObject) -> ChunkChoice:
     reason = fields.get("finish_reason")
     of_reason = as_object(reason)
-    return Choice(
+    return ChunkChoice(
         index=as_integer(fields.get("index")),
         delta=_delta(fields.get("delta")),
         message=_delta(fields.get("message")),
@@ -171,14 +178,14 @@ def _delta(given: Any) -> ChunkDelta | None:
         return None
     content = fields.get("content")
     calls = fields.get("tool_calls")
-    reasoning_content = text_of(fields.get("reasoning_content"))
+    reasoning_content = content_text(fields.get("reasoning_content"))
     return ChunkDelta(
-        content=text_of(content),
-        refusal=text_of(fields.get("refusal")) or refusal_of(content),
+        content=content_text(content),
+        refusal=content_text(fields.get("refusal")) or content_refusal(content),
         reasoning_content=reasoning_content,
-        reasoning=text_of(fields.get("reasoning")),
-        reasoning_text=text_of(fields.get("reasoning_text")),
-        thinking=text_of(fields.get("thinking")) or (None if reasoning_content else thinking_of(content)),
+        reasoning=content_text(fields.get("reasoning")),
+        reasoning_text=content_text(fields.get("reasoning_text")),
+        thinking=content_text(fields.get("thinking")) or (None if reasoning_content else content_reasoning(content)),
         reasoning_details=_objects(fields.get("reasoning_details")),
         thinking_blocks=_objects(fields.get("thinking_blocks")),
         tool_calls=[_call(call) for call in _objects(calls) or []],
@@ -187,15 +194,15 @@ def _delta(given: Any) -> ChunkDelta | None:
 
 
 def _objects(given: Any) -> list[JsonObject] | None:
-    """The objects of a list; an object where a list should be is a list of one."""
+    """The objects of a list; an object in place of a list counts as a list of one."""
     if not given:
         return None
     elements = cast("list[Any]", given) if isinstance(given, list) else [given]
     return [fields for element in elements if (fields := as_object(element)) is not None]
 
 
-def _call(fields: JsonObject) -> CallPart:
-    return CallPart(
+def _call(fields: JsonObject) -> CallFragment:
+    return CallFragment(
         index=as_integer(fields.get("index")),
         id=_text(fields, "id"),
         function=_function(fields.get("function")),
@@ -206,23 +213,23 @@ def _call(fields: JsonObject) -> CallPart:
     )
 
 
-def _function(given: Any) -> FunctionPart | None:
+def _function(given: Any) -> FunctionFragment | None:
     fields = as_object(given)
     if fields is None:
         return None
-    return FunctionPart(_text(fields, "name"), _arguments(fields.get("arguments")), as_text(fields.get("input")))
+    return FunctionFragment(_text(fields, "name"), _arguments(fields.get("arguments")), as_text(fields.get("input")))
 
 
 def _arguments(given: Any) -> str | None:
-    """Arguments as text; a server that sends a JSON value means the value's JSON."""
+    """Arguments as text. Some servers send a JSON value; its encoding is the text."""
     if given is None or isinstance(given, str):
         return given
     try:
-        return msgspec.json.encode(wholesome(given)).decode()
+        return msgspec.json.encode(replace_lone_surrogates_in(given)).decode()
     except (ValueError, TypeError, OverflowError, RecursionError, msgspec.MsgspecError):
         return None
 
 
 def _text(fields: Mapping[str, Any], key: str) -> str | None:
     text = as_text(fields.get(key))
-    return None if text is None else whole(text)
+    return None if text is None else replace_lone_surrogates(text)

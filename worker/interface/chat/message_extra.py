@@ -1,13 +1,13 @@
-"""What must go back to the server with a tool call beside text and arguments: reasoning in the form it came in.
+"""Gathers the reasoning that must go back to the server with a tool call, in the form in which it came.
 
 Sources: DeepSeek's guide to its thinking mode (`reasoning_content`), OpenRouter's guide to reasoning tokens
-(`reasoning_details`), LiteLLM's to `thinking_blocks`. `reasoning` alone is not sent back: several servers that send it
-refuse it in a request.
+(`reasoning_details`), LiteLLM's guide to `thinking_blocks`. `reasoning` alone is not sent back: several servers that
+send it refuse it in a request.
 """
 
 from typing import Any
 
-from tailrace.worker.interface.lenient import is_shallow, wholesome
+from tailrace.worker.interface.lenient import is_shallow, replace_lone_surrogates_in
 
 JsonObject = dict[str, Any]
 
@@ -29,7 +29,7 @@ class BlockJoiner:
         self._texts: dict[str, list[str]] = {}
 
     def add_fragments(self, fragments: list[JsonObject]) -> None:
-        """The fragments of one chunk."""
+        """Adds the fragments of one chunk."""
         for fragment in fragments:
             last = self._last
             if (
@@ -48,9 +48,9 @@ class BlockJoiner:
                     last[name] = value
 
     def joined_blocks(self) -> list[JsonObject]:
-        """All blocks, whole; those nested too deeply to be encoded are left out."""
+        """All blocks; those nested too deeply to be encoded are left out."""
         self._close_block()
-        return [wholesome(block) for block in self._blocks if is_shallow(block)]
+        return [replace_lone_surrogates_in(block) for block in self._blocks if is_shallow(block)]
 
     def _close_block(self) -> None:
         for name, texts in self._texts.items():
@@ -61,10 +61,10 @@ class BlockJoiner:
 
 
 class MessageExtra:
-    """Gathers the members of the assistant message that its text and its calls do not show.
+    """Gathers the members of the assistant message beside its content and its calls.
 
     Attributes:
-        has_reasoning_content: the server sent the field `reasoning_content`, be it empty.
+        has_reasoning_content: the server sent the field `reasoning_content`, even if it was empty.
     """
 
     __slots__ = ("_details", "_thinking", "has_reasoning_content")
@@ -75,7 +75,7 @@ class MessageExtra:
         self._thinking: BlockJoiner | None = None
 
     def add_blocks(self, details: list[JsonObject] | None, thinking: list[JsonObject] | None) -> None:
-        """The fragments of `reasoning_details` and of `thinking_blocks` in one chunk."""
+        """Adds the fragments of `reasoning_details` and of `thinking_blocks` of one chunk."""
         if details:
             self._details = self._details or BlockJoiner()
             self._details.add_fragments(details)
@@ -84,10 +84,10 @@ class MessageExtra:
             self._thinking.add_fragments(thinking)
 
     def members(self, reasoning: str | None) -> JsonObject:
-        """The members.
+        """Returns the members.
 
         Args:
-            reasoning: the model's own reasoning, without the inner thoughts of calls.
+            reasoning: the native reasoning, without inner thoughts of calls.
         """
         members: JsonObject = {}
         if self.has_reasoning_content:

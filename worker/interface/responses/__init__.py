@@ -1,1 +1,1 @@
-"""The Responses API: events in, deltas out."""
+"""The Responses API: turns events into deltas and the outcome."""

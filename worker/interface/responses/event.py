@@ -1,6 +1,6 @@
-"""One event of a Responses stream, decoded into the few fields the interface reads.
+"""Decodes one event of a Responses stream into the few fields that the interface reads.
 
-A strict typed decoder first; what it refuses goes through a lenient second path, so that a field of the wrong type
+A strict typed decoder comes first. Events that it refuses take a lenient second path, so that a field of the wrong type
 costs that field and not the event. Knows nothing of items, order or state. Source: OpenAI API reference, "Streaming
 events".
 """
@@ -10,13 +10,21 @@ from typing import Any
 
 import msgspec
 
-from tailrace.worker.interface.lenient import as_integer, as_object, as_objects, as_text, loads, whole, wholesome
+from tailrace.worker.interface.lenient import (
+    as_integer,
+    as_object,
+    as_objects,
+    as_text,
+    decode_leniently,
+    replace_lone_surrogates,
+    replace_lone_surrogates_in,
+)
 
 JsonObject = dict[str, Any]
 
 
 class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
-    """The response itself, as `created`, `in_progress` and the terminal events carry it."""
+    """The response object in `created`, `in_progress` and the terminal events."""
 
     id: str | None = None
     model: str | None = None
@@ -29,8 +37,8 @@ class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResponseEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Any event: `type` says which of the other fields it has. One struct for all, since most events are deltas of text
-    and each type differs from the next by a field or two.
+    """Any event; its `type` determines which other fields it has. There is one struct for all, since most events are
+    deltas of text and the types differ by a field or two.
     """
 
     type: str = ""
@@ -61,10 +69,10 @@ def decode_event(data: bytes | str, name: str = "") -> ResponseEvent:
 
     Args:
         data: one JSON object.
-        name: what the `event:` field said; it stands in for a missing `type`.
+        name: the value of the `event:` field, which is used if `type` is missing.
 
     Raises:
-        ValueError: when the data is no JSON.
+        ValueError: the data is not JSON.
     """
     try:
         event = _strict.decode(data)
@@ -73,58 +81,60 @@ def decode_event(data: bytes | str, name: str = "") -> ResponseEvent:
     if event is not None and event.type:
         return event
     try:
-        return event_of(loads(data), name)
+        return event_from_json(decode_leniently(data), name)
     except RecursionError as error:
         raise ValueError("JSON nested too deeply") from error
 
 
-def event_of(given: Any, name: str = "") -> ResponseEvent:
-    """Makes an event of any decoded JSON value, or of the `model_dump()` of the SDK's object."""
+def event_from_json(given: Any, name: str = "") -> ResponseEvent:
+    """Makes an event from any decoded JSON value, or from the `model_dump()` of the SDK's object."""
     fields = as_object(given)
     if fields is None:
         failed = any("error" in element for element in as_objects(given) or ())
-        return ResponseEvent(type="error", error=wholesome(given)) if failed else ResponseEvent(type=name)
+        return (
+            ResponseEvent(type="error", error=replace_lone_surrogates_in(given)) if failed else ResponseEvent(type=name)
+        )
     response = as_object(fields.get("response"))
     event_type = as_text(fields.get("type")) or ""
     if not event_type:
-        event_type, response = _type_of_untyped(fields, name), response or _bare_response(fields)
+        event_type, response = _missing_type(fields, name), response or _bare_response(fields)
     return ResponseEvent(
-        type=whole(event_type),
+        type=replace_lone_surrogates(event_type),
         sequence_number=as_integer(fields.get("sequence_number")),
         output_index=as_integer(fields.get("output_index")),
         item_id=_text(fields, "item_id"),
         content_index=as_integer(fields.get("content_index")),
         summary_index=as_integer(fields.get("summary_index")),
         delta=_piece(fields.get("delta")),
-        text=_whole_or_none(_piece(fields.get("text"))),
+        text=_encodable(_piece(fields.get("text"))),
         refusal=_text(fields, "refusal"),
         arguments=arguments_text(fields.get("arguments")),
         input=arguments_text(fields.get("input")),
         name=_text(fields, "name"),
-        item=wholesome(as_object(fields.get("item"))),
-        part=wholesome(as_object(fields.get("part"))),
-        response=None if response is None else _response_of(response),
-        error=wholesome(fields.get("error")),
-        code=wholesome(fields.get("code")),
-        message=wholesome(fields.get("message")),
+        item=replace_lone_surrogates_in(as_object(fields.get("item"))),
+        part=replace_lone_surrogates_in(as_object(fields.get("part"))),
+        response=None if response is None else _response_from_json(response),
+        error=replace_lone_surrogates_in(fields.get("error")),
+        code=replace_lone_surrogates_in(fields.get("code")),
+        message=replace_lone_surrogates_in(fields.get("message")),
     )
 
 
-def _response_of(fields: Mapping[str, Any]) -> ResponseObject:
+def _response_from_json(fields: Mapping[str, Any]) -> ResponseObject:
     return ResponseObject(
         id=_text(fields, "id"),
         model=_text(fields, "model"),
         status=_text(fields, "status"),
-        output=wholesome(as_objects(fields.get("output"))),
-        usage=wholesome(as_object(fields.get("usage"))),
-        error=wholesome(fields.get("error")),
-        incomplete_details=wholesome(as_object(fields.get("incomplete_details"))),
+        output=replace_lone_surrogates_in(as_objects(fields.get("output"))),
+        usage=replace_lone_surrogates_in(as_object(fields.get("usage"))),
+        error=replace_lone_surrogates_in(fields.get("error")),
+        incomplete_details=replace_lone_surrogates_in(as_object(fields.get("incomplete_details"))),
         store=False if fields.get("store") is False else None,
     )
 
 
-def _type_of_untyped(fields: JsonObject, name: str) -> str:
-    """What an event without `type` is: what the SSE field says, an error object, or the whole response by itself."""
+def _missing_type(fields: JsonObject, name: str) -> str:
+    """The type of an event without `type`: the name of the SSE event, or that of an error or a bare response."""
     if name and name != "message":
         return name
     if fields.get("error"):
@@ -139,21 +149,21 @@ def _bare_response(fields: JsonObject) -> JsonObject | None:
 
 
 def _piece(value: Any) -> str | None:
-    """A piece of text; some servers wrap it in an object: `{"text": "..."}`, `{"content": "..."}`."""
+    """A piece of text. Some servers wrap it in an object: `{"text": "..."}`, `{"content": "..."}`."""
     fields = as_object(value)
     return as_text(value if fields is None else fields.get("text", fields.get("content")))
 
 
 def arguments_text(value: Any) -> str | None:
-    """Arguments as text; a server that sends them as an object means the object's JSON."""
+    """Arguments as text. Some servers send an object; its encoding is the text."""
     if isinstance(value, dict | list):
-        return msgspec.json.encode(wholesome(value)).decode()
-    return _whole_or_none(as_text(value))
+        return msgspec.json.encode(replace_lone_surrogates_in(value)).decode()
+    return _encodable(as_text(value))
 
 
 def _text(fields: Mapping[str, Any], key: str) -> str | None:
-    return _whole_or_none(as_text(fields.get(key)))
+    return _encodable(as_text(fields.get(key)))
 
 
-def _whole_or_none(text: str | None) -> str | None:
-    return None if text is None else whole(text)
+def _encodable(text: str | None) -> str | None:
+    return None if text is None else replace_lone_surrogates(text)

@@ -1,85 +1,50 @@
-"""The interface for the Responses API: events in, deltas and at last the outcome out.
+"""The interface for the Responses API: it turns events into deltas and the outcome.
 
-Owns what each event type means and how a response ends. The items do the rest: `responses_items.py` what they say,
-`responses_ledger.py` which one an event means. Source: OpenAI API reference, "Streaming events" of the Responses API.
+Owns what each event type means and how a response ends. `item_table.py` finds the item that an event means; the items
+know what to emit. Source: OpenAI API reference, "Streaming events" of the Responses API.
 """
-
-from collections.abc import Mapping
 
 from tailrace.schemas.deltas import Delta, ErrorInfo, Usage
 from tailrace.schemas.errors import UpstreamError, UpstreamProtocol, UpstreamRefused
 from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.outcome import Outcome, OutputItem, Status, ToolCall
 from tailrace.worker.interface.lenient import as_text
+from tailrace.worker.interface.responses.call_item import CallItem
 from tailrace.worker.interface.responses.event import JsonObject, ResponseEvent, ResponseObject, decode_event
-from tailrace.worker.interface.responses.items import CallItem, TextItem
-from tailrace.worker.interface.responses.ledger import Ledger
-from tailrace.worker.interface.responses.notes import Notes
-from tailrace.worker.interface.responses.text import Channel, Stage, text_of_part
-from tailrace.worker.interface.upstream_error import from_error_object
+from tailrace.worker.interface.responses.event_types import (
+    CALL_EVENTS,
+    FAMILY_OF_CHANNEL,
+    IGNORED_EVENTS,
+    PART_EVENTS,
+    TERMINAL_EVENTS,
+    TERMINAL_STATUSES,
+    TEXT_EVENTS,
+    is_of_hosted_tool,
+)
+from tailrace.worker.interface.responses.item_emitter import ItemEmitter
+from tailrace.worker.interface.responses.item_table import ItemTable
+from tailrace.worker.interface.responses.text_item import TextItem
+from tailrace.worker.interface.responses.text_part import TextChannel, text_of_part
+from tailrace.worker.interface.stream_notes import StreamNotes
+from tailrace.worker.interface.upstream_error import parse_upstream_error
 from tailrace.worker.interface.usage import read_usage
 
 TRUNCATED = "the stream ended without a terminal event"
 _SHOWN_BYTES = 120
 
-_TEXTS: Mapping[str, Channel] = {
-    "response.output_text": "content",
-    "response.refusal": "refusal",
-    "response.reasoning_text": "thought",
-    "response.reasoning": "thought",
-    "response.reasoning_summary_text": "summary",
-    "response.reasoning_summary": "summary",
-}
-"""Events `<key>.delta` and `<key>.done` are a piece and the whole of a text."""
-
-_CALLS: Mapping[str, str] = {
-    "response.function_call_arguments": "function_call",
-    "response.custom_tool_call_input": "custom_tool_call",
-}
-"""The same for what a call of the caller's tool says."""
-
-_PARTS: Mapping[str, Channel] = {
-    "response.content_part": "content",
-    "response.reasoning_part": "thought",
-    "response.reasoning_summary_part": "summary",
-}
-"""Events `<key>.added` and `<key>.done` frame a part; its own type may say more."""
-
-_FAMILY_OF_CHANNEL: Mapping[Channel, str] = {
-    "content": "message",
-    "refusal": "message",
-    "thought": "reasoning",
-    "summary": "reasoning",
-}
-
-_ENDS: Mapping[str, str] = {
-    "response.completed": "completed",
-    "response.done": "completed",
-    "response.incomplete": "incomplete",
-    "response.failed": "failed",
-    "response.cancelled": "cancelled",
-    "response.canceled": "cancelled",
-}
-"""Terminal events, and how the response ended."""
-
-_STATUSES = frozenset({"completed", "incomplete", "failed", "cancelled"})
-_SILENT = frozenset(
-    {"keepalive", "keep-alive", "ping", "heartbeat", "response.heartbeat", "response.output_text.annotation.added"}
-)
-"""Events without a text of the model's, beside those of hosted tools and audio."""
-
 
 class ResponsesInterface:
-    """One model call through the Responses API, as `tailrace.worker.interface.protocol.Interface` describes it.
+    """Reads one model call over the Responses API, as `StreamInterface` describes it.
 
     Args:
-        options: how the answer is turned into deltas.
+        options: of the request.
     """
 
     def __init__(self, options: InterfaceOptions) -> None:
-        self._notes = Notes()
-        self._stage = Stage(options, self._notes.add)
-        self._items = Ledger(self._stage)
+        self.notes = StreamNotes()
+        self._emitter = ItemEmitter(options, self.notes)
+        self._take_deltas = self._emitter.deltas.take_deltas
+        self._items = ItemTable(self._emitter)
         self._id: str | None = None
         self._model: str | None = None
         self._usage: Usage | None = None
@@ -92,14 +57,14 @@ class ResponsesInterface:
 
     @property
     def ended(self) -> bool:
-        """A terminal event was seen."""
+        """Whether a terminal event was seen."""
         return self._end is not None
 
     @property
     def failure(self) -> UpstreamError | None:
-        """The error the server reported, or that it stopped without an end.
+        """The error that the server reported, or the error that it stopped without a terminal event.
 
-        An `error` event alone counts once nothing more is read, since the `response.failed` that follows it says more.
+        An `error` event alone counts only once nothing more is read: a `response.failed` after it is more specific.
         """
         if self._drained and self._end is None and self._error is None:
             return UpstreamProtocol(TRUNCATED, code="upstream_truncated")
@@ -112,16 +77,16 @@ class ResponsesInterface:
 
     @property
     def upstream_sequence(self) -> int | None:
-        """The number of the last event: where a re-attached stream goes on."""
+        """The number of the last event, after which a resumed stream continues."""
         return self._sequence
 
     def read(self, event: str, data: bytes, ms: int = 0) -> list[Delta]:
-        """Decodes and takes in one event.
+        """Decodes one event and returns its deltas.
 
         Raises:
-            UpstreamProtocol: the data is no JSON.
+            UpstreamProtocol: the data is not JSON.
         """
-        if event in _SILENT:
+        if event in IGNORED_EVENTS:
             return []
         try:
             decoded = decode_event(data, event)
@@ -135,98 +100,100 @@ class ResponsesInterface:
         return self.feed(decoded, ms)
 
     def feed(self, event: ResponseEvent, ms: int = 0) -> list[Delta]:
-        """Takes in one decoded event. Nothing after the terminal event counts."""
+        """Reads one decoded event and returns its deltas. Events after the terminal event are ignored."""
         if self._end is None and not self._drained:
-            self._take(event)
-        return self._stage.emitter.take(ms)
+            self._read_event(event)
+        return self._take_deltas(ms)
 
     def drain(self, ms: int = 0) -> list[Delta]:
-        """All that is still held back."""
+        """Returns everything that is still held back."""
         if not self._drained:
             self._drained = True
             for item in self._items:
                 item.drain()
-            self._stage.drain()
-        return self._stage.emitter.take(ms)
+            self._emitter.drain()
+        return self._take_deltas(ms)
 
     def finish(self, *, error: ErrorInfo | None = None, cancelled: bool = False) -> Outcome:
-        """What the call came to. The server's own error goes before `error`, which then is only its consequence."""
+        """Returns the outcome. The server's own error takes precedence over `error`, which only follows from it."""
         self.drain()
-        stage = Stage(self._stage.options, self._notes.add)
-        calls, items, output = self._conclude(stage)
-        status, told = self._judge(error, cancelled)
-        said = stage.emitter
+        emitter = ItemEmitter(self._emitter.options, self.notes)
+        calls, items, output = self._conclude(emitter)
+        status, error = self._status(error, cancelled)
+        final = emitter.deltas
         return Outcome(
             status=status,
             finish_reason=self._reason,
-            content=said.content_text,
-            refusal=said.refusal_text,
-            reasoning=said.reasoning_text,
-            reasoning_source=said.reasoning_source,
+            content=final.content_text,
+            refusal=final.refusal_text,
+            reasoning=final.reasoning_text,
+            reasoning_source=final.reasoning_source,
             tool_calls=tuple(calls),
             usage=self._usage,
             api="responses",
             model=self._model,
             upstream_id=self._id,
             upstream_sequence=self._sequence,
-            error=told,
+            error=error,
             items=tuple(items),
-            notes=self._notes.all(),
+            notes=self.notes.as_tuple(),
             output=tuple(output),
         )
 
-    def _take(self, event: ResponseEvent) -> None:
+    def _read_event(self, event: ResponseEvent) -> None:
         if event.sequence_number is not None:
             self._sequence = event.sequence_number
         stem, _, ending = event.type.rpartition(".")
-        if ending == "delta" and stem in _TEXTS:
-            channel, index = _place(_TEXTS[stem], event)
-            self._text_item(channel, event).piece(channel, index, event.delta or "")
-        elif ending == "delta" and stem in _CALLS:
-            self._items.call(_CALLS[stem], event.item_id, event.output_index).piece(event.delta or "")
-        elif ending == "done" and stem in _TEXTS:
-            channel, index = _place(_TEXTS[stem], event)
+        if ending == "delta" and stem in TEXT_EVENTS:
+            channel, index = _place(TEXT_EVENTS[stem], event)
+            self._text_item(channel, event).add_piece(channel, index, event.delta or "")
+        elif ending == "delta" and stem in CALL_EVENTS:
+            self._items.call_item(CALL_EVENTS[stem], event.item_id, event.output_index).add_piece(event.delta or "")
+        elif ending == "done" and stem in TEXT_EVENTS:
+            channel, index = _place(TEXT_EVENTS[stem], event)
             value = event.refusal if event.refusal and channel == "refusal" else event.text
-            self._text_item(channel, event).settle(channel, index, value or "")
-        elif ending == "done" and stem in _CALLS:
+            self._text_item(channel, event).set_final_text(channel, index, value or "")
+        elif ending == "done" and stem in CALL_EVENTS:
             value = event.arguments if event.arguments is not None else event.input
-            self._items.call(_CALLS[stem], event.item_id, event.output_index).settle(value or "", event.name)
-        elif stem in _PARTS:
-            self._take_part(event, _PARTS[stem], ending)
+            self._items.call_item(CALL_EVENTS[stem], event.item_id, event.output_index).set_final_arguments(
+                value or "", event.name
+            )
+        elif stem in PART_EVENTS:
+            self._read_part(event, PART_EVENTS[stem], ending)
         else:
-            self._take_rare(event)
+            self._read_rare_event(event)
 
-    def _take_part(self, event: ResponseEvent, default: Channel, ending: str) -> None:
+    def _read_part(self, event: ResponseEvent, default: TextChannel, ending: str) -> None:
         if event.part is None:
             return
         channel, text = text_of_part(event.part, default)
         if text:
             item, (_, index) = self._text_item(channel, event), _place(channel, event)
             if ending == "added":
-                item.open(channel, index, text)
+                item.open_part(channel, index, text)
             else:
-                item.settle(channel, index, text)
+                item.set_final_text(channel, index, text)
 
-    def _take_rare(self, event: ResponseEvent) -> None:
+    def _read_rare_event(self, event: ResponseEvent) -> None:
         match event.type:
             case "response.created" | "response.queued" | "response.in_progress":
-                self._take_response(event)
+                self._read_response(event)
             case "response.output_item.added":
                 if event.item is not None:
-                    self._items.added(event.item, event.output_index)
+                    self._items.add_announced(event.item, event.output_index)
             case "response.output_item.done":
                 if event.item is not None:
-                    self._items.finished(event.item, event.output_index)
+                    self._items.finish_item(event.item, event.output_index)
             case "error" | "response.error":
-                self._error = from_error_object(event.error or {"code": event.code, "message": event.message})
-            case name if name in _ENDS:
-                self._take_end(event)
-            case name if name not in _SILENT and not _is_of_hosted_tool(name):
-                self._notes.skipped(name)
+                self._error = parse_upstream_error(event.error or {"code": event.code, "message": event.message})
+            case name if name in TERMINAL_EVENTS:
+                self._read_end(event)
+            case name if name not in IGNORED_EVENTS and not is_of_hosted_tool(name):
+                self.notes.count_unknown_event(name)
             case _:
                 pass
 
-    def _take_response(self, event: ResponseEvent) -> None:
+    def _read_response(self, event: ResponseEvent) -> None:
         if event.response is not None:
             self._id = event.response.id or self._id
             self._model = event.response.model or self._model
@@ -234,42 +201,45 @@ class ResponsesInterface:
             if event.response.usage:
                 self._usage = read_usage(event.response.usage, self._usage)
 
-    def _take_end(self, event: ResponseEvent) -> None:
-        """A terminal event. Some servers know one only, `response.completed`: there the response's status counts."""
-        self._take_response(event)
+    def _read_end(self, event: ResponseEvent) -> None:
+        """Reads a terminal event. Some servers send only `response.completed`: then the response's status counts."""
+        self._read_response(event)
         response = event.response or ResponseObject()
-        self._items.output(response.output or [])
-        named = _ENDS[event.type]
-        self._end = response.status if named == "completed" and response.status in _STATUSES else named
+        self._items.finish_all(response.output or [])
+        named = TERMINAL_EVENTS[event.type]
+        self._end = response.status if named == "completed" and response.status in TERMINAL_STATUSES else named
         self._reason = as_text((response.incomplete_details or {}).get("reason"))
         if self._end == "failed" and (response.error or self._error is None):
-            self._error = from_error_object(response.error or "the response failed, and the server did not say why")
+            self._error = parse_upstream_error(response.error or "the response failed, and the server gave no reason")
         elif self._end == "cancelled":
             self._error = UpstreamRefused(
                 "the response was cancelled at the model's server", code="upstream_cancelled", whose="caller"
             )
         elif self._end != "failed" and self._error is not None:
-            self._notes.add(f"an error event came before the end, which then was {self._end}: {self._error}")
+            self.notes.add_note(f"an error event came, but the response ended as {self._end}: {self._error}")
             self._error = None
 
-    def _text_item(self, channel: Channel, event: ResponseEvent) -> TextItem:
-        return self._items.text(_FAMILY_OF_CHANNEL[channel], event.item_id, event.output_index)
+    def _text_item(self, channel: TextChannel, event: ResponseEvent) -> TextItem:
+        return self._items.text_item(FAMILY_OF_CHANNEL[channel], event.item_id, event.output_index)
 
-    def _conclude(self, stage: Stage) -> tuple[list[ToolCall], list[JsonObject], list[OutputItem]]:
+    def _conclude(self, emitter: ItemEmitter) -> tuple[list[ToolCall], list[JsonObject], list[OutputItem]]:
         """The calls, the items to keep (reasoning, hosted tools), and the order of everything that goes back."""
         calls: list[ToolCall] = []
         items: list[JsonObject] = []
         output: list[OutputItem] = []
         for item in self._items:
             if isinstance(item, CallItem):
-                call = item.conclude(stage, self._end == "completed")
+                call = item.conclude(emitter, response_completed=self._end == "completed")
                 if self._end == "completed" and not call.complete:
-                    self._notes.add(f"the call of {call.name!r} is not whole, though the response is: incomplete")
+                    self.notes.add_note(
+                        f"the call of {call.name!r} is not whole, although the response completed: "
+                        "the call is incomplete"
+                    )
                 output.append(OutputItem(call=len(calls)))
                 calls.append(call)
                 continue
             if isinstance(item, TextItem):
-                item.conclude(stage)
+                item.conclude(emitter)
                 if item.family == "message":
                     if message := item.as_message():
                         output.append(OutputItem(message=message))
@@ -278,14 +248,14 @@ class ResponsesInterface:
                 if self._goes_back(item.family, item.finished):
                     output.append(OutputItem(item=len(items)))
                 items.append(item.finished)
-        stage.drain()
+        emitter.drain()
         return calls, items, output
 
     def _goes_back(self, family: str, item: JsonObject) -> bool:
-        """Whether the server takes the item back: it cannot find reasoning by its id alone if it did not store it."""
+        """Whether the server accepts the item back: it finds reasoning by its id only if it stored the response."""
         return family != "reasoning" or self._stored or bool(item.get("encrypted_content"))
 
-    def _judge(self, error: ErrorInfo | None, cancelled: bool) -> tuple[Status, ErrorInfo | None]:
+    def _status(self, error: ErrorInfo | None, cancelled: bool) -> tuple[Status, ErrorInfo | None]:
         if cancelled:
             return "cancelled", None
         if self._error is not None:
@@ -297,11 +267,6 @@ class ResponsesInterface:
         return ("incomplete" if self._end == "incomplete" else "completed"), None
 
 
-def _place(channel: Channel, event: ResponseEvent) -> tuple[Channel, int | None]:
-    """Channel and the number of the part: summaries have a count of their own."""
+def _place(channel: TextChannel, event: ResponseEvent) -> tuple[TextChannel, int | None]:
+    """TextChannel and number of the part: summaries are numbered separately."""
     return channel, event.summary_index if channel == "summary" else event.content_index
-
-
-def _is_of_hosted_tool(event_type: str) -> bool:
-    """Progress of a tool the provider runs (its item says it all in the end), or audio, which is not streamed."""
-    return event_type.startswith(("response.mcp_", "response.audio", "response.compaction")) or "_call" in event_type

@@ -1,4 +1,4 @@
-"""One tool call in the making: name, id and arguments come in fragments, what is to be shown goes to the emitter.
+"""Builds one tool call: name, id and arguments come in fragments, and what can be shown goes to the emitter.
 
 Owns the order (reasoning, then the name with the id, then the arguments), the holding back of the name, and the choice
 between showing a tool call and showing assistant text. Knows nothing of chunks or events.
@@ -15,16 +15,16 @@ from tailrace.worker.interface.calls.arguments import (
     AssistantText,
     PlainArguments,
 )
-from tailrace.worker.interface.emit import Emitter
+from tailrace.worker.interface.delta_emitter import DeltaEmitter
 
 _JSON = json.JSONDecoder(strict=False)
 
 
-class CallState:
+class ToolCallBuilder:
     """One call of a response.
 
     Args:
-        number: which call of the response, from 0; stands in its deltas.
+        number: the position of the call in the response, from 0; its deltas carry it.
         emitter: gets what is to be shown.
         options: of the request.
         kind: `function`, or another kind of call, whose input is free text that nothing is taken out of.
@@ -48,7 +48,7 @@ class CallState:
         "number",
     )
 
-    def __init__(self, number: int, emitter: Emitter, options: InterfaceOptions, kind: str = "function") -> None:
+    def __init__(self, number: int, emitter: DeltaEmitter, options: InterfaceOptions, kind: str = "function") -> None:
         self.number = number
         self.kind = kind
         self._emitter = emitter
@@ -61,11 +61,11 @@ class CallState:
         self.extra: dict[str, Any] | None = None
         """Other members of the call that must go back to the server."""
         self._blank = True
-        self._view: ArgumentsView | None = None  # None as long as it is not known how to show the call
+        self._view: ArgumentsView | None = None  # None until it is known how to show the call
         self._held: list[str] = []  # arguments from before that
-        self._nameable = False  # no reasoning comes before the name
+        self._nameable = False  # no reasoning can come before the name any more
         self._named = False
-        self._waiting: list[str] = []  # arguments to be shown after the name
+        self._waiting: list[str] = []  # arguments to show after the name
 
     @property
     def tool_name(self) -> str:
@@ -78,44 +78,44 @@ class CallState:
         return self._id
 
     @property
-    def begun(self) -> bool:
-        """Some of the arguments have come."""
+    def has_arguments(self) -> bool:
+        """Whether some of the arguments have come."""
         return bool(self._raw)
 
     @property
     def arguments_text(self) -> str:
-        """All of the arguments so far, raw."""
+        """The raw arguments so far."""
         return "".join(self._raw)
 
     @property
     def closed(self) -> bool:
-        """The arguments so far are a whole JSON object."""
+        """Whether the arguments so far are a whole JSON object."""
         if self._view is not None and self._view.closed is not None:
             return self._view.closed
         return bool(self._raw) and self._raw[-1].rstrip().endswith("}") and _is_json(self.arguments_text)
 
-    def name(self, fragment: str) -> None:
-        """A fragment of the name; one that equals all of it so far is a repetition."""
+    def add_name(self, fragment: str) -> None:
+        """Adds a fragment of the name; one that equals the name so far is a repetition."""
         if not fragment or fragment == self._name:
             return
         self._name += fragment
         if self._named:
-            self._emitter.tool_name(self.number, fragment, None)
+            self._emitter.add_tool_name(self.number, fragment, None)
         elif self._view is None:
-            self._decide()
+            self._decide_view()
         else:
             self._show_name()
 
-    def id(self, fragment: str) -> None:
-        """A fragment of the id; one that equals all of it so far is a repetition."""
+    def add_id(self, fragment: str) -> None:
+        """Adds a fragment of the id; one that equals the id so far is a repetition."""
         if not fragment or fragment == self._id:
             return
         self._id += fragment
         if self._named:
-            self._emitter.tool_name(self.number, None, fragment)
+            self._emitter.add_tool_name(self.number, None, fragment)
 
-    def arguments(self, fragment: str) -> None:
-        """A fragment of the arguments."""
+    def add_arguments(self, fragment: str) -> None:
+        """Adds a fragment of the arguments."""
         if not fragment:
             return
         self._raw.append(fragment)
@@ -126,72 +126,72 @@ class CallState:
             self._view.feed(fragment)
         else:
             self._held.append(fragment)
-            self._decide()
+            self._decide_view()
 
     def drain(self) -> None:
-        """The call ends here, whole or not. Arguments that never came are `{}`."""
+        """Ends the call, whole or not, and shows what was held back. Missing arguments become `{}`."""
         if self._blank and self.kind == "function":
-            self.arguments("{}")
+            self.add_arguments("{}")
         if self._view is None:
-            self._show_as(assistant=self._is_assistant(self._name))
+            self._make_view(assistant=self._is_assistant_tool(self._name))
         if self._view is not None:
             self._view.drain()
         self._nameable = True
         self._show_name(even_empty=True)
 
-    def result(self, whole: bool) -> ToolCall:
-        """The call for the outcome, to be asked for after `drain`.
+    def build(self, *, answer_ended: bool) -> ToolCall:
+        """The call for the outcome. Call `drain` first.
 
         Args:
-            whole: the model came to its end; where it did not, no call counts as complete.
+            answer_ended: whether the model ended normally; if not, no call counts as complete.
         """
         arguments = self.arguments_text
-        complete = whole and (self.kind != "function" or _is_json(arguments))
+        complete = answer_ended and (self.kind != "function" or _is_json(arguments))
         return ToolCall(self._id or None, self._name, arguments, complete, self.kind, self.extra)
 
-    def _is_assistant(self, name: str) -> bool:
+    def _is_assistant_tool(self, name: str) -> bool:
         options = self._options
         return options.use_assistant_message and self.kind == "function" and name == options.assistant_message_tool_name
 
-    def _decide(self) -> None:
-        """Chooses how to show the call, once its name can no longer become, or cease to be, the assistant tool's."""
+    def _decide_view(self) -> None:
+        """Chooses how to show the call, once it is certain whether its name is that of the assistant tool."""
         options = self._options
         if options.use_assistant_message and self.kind == "function":
-            if self._is_assistant(self._name):
+            if self._is_assistant_tool(self._name):
                 if self._held:
-                    self._show_as(assistant=True)
+                    self._make_view(assistant=True)
                 return
             if options.assistant_message_tool_name.startswith(self._name):
                 return
-        self._show_as(assistant=False)
+        self._make_view(assistant=False)
 
-    def _show_as(self, *, assistant: bool) -> None:
+    def _make_view(self, *, assistant: bool) -> None:
         options = self._options
         takes_out = options.put_inner_thoughts_in_kwarg and self.kind == "function"
         thoughts_key = options.inner_thoughts_kwarg if takes_out else None
         view: ArgumentsView
         if assistant:
             content_key = options.assistant_message_tool_kwarg
-            view = AssistantText(content_key, thoughts_key, self._say, self._thought)
+            view = AssistantText(content_key, thoughts_key, self._show_content, self._show_thought)
         elif thoughts_key is not None:
-            view = ArgumentsWithoutThoughts(thoughts_key, self._show, self._thought, self._make_nameable)
+            view = ArgumentsWithoutThoughts(thoughts_key, self._show_arguments, self._show_thought, self._make_nameable)
         else:
-            view = PlainArguments(self._show)
+            view = PlainArguments(self._show_arguments)
         self._view = view
         if isinstance(view, PlainArguments):
             self._make_nameable()
         held, self._held = "".join(self._held), []
         view.feed(held)
 
-    def _thought(self, text: str) -> None:
-        self._emitter.reasoning(text, "non_reasoner_model", self.number)
+    def _show_thought(self, text: str) -> None:
+        self._emitter.add_reasoning(text, "non_reasoner_model", self.number)
 
-    def _say(self, text: str) -> None:
-        self._emitter.content(text, self.number)
+    def _show_content(self, text: str) -> None:
+        self._emitter.add_content(text, self.number)
 
-    def _show(self, text: str) -> None:
+    def _show_arguments(self, text: str) -> None:
         if self._named:
-            self._emitter.tool_arguments(self.number, text)
+            self._emitter.add_tool_arguments(self.number, text)
         elif text:
             self._waiting.append(text)
 
@@ -201,20 +201,20 @@ class CallState:
             self._show_name()
 
     def _show_name(self, *, even_empty: bool = False) -> None:
-        """The name with the id, then what waited for it. A call shown as assistant text has none."""
+        """Shows the name with the id, then the arguments that waited for it. Assistant text has no name."""
         if self._named or not self._nameable or not (self._name or even_empty):
             return
         if isinstance(self._view, AssistantText):
             return
         self._named = True
-        self._emitter.tool_name(self.number, self._name, self._id or None)
+        self._emitter.add_tool_name(self.number, self._name, self._id or None)
         waiting, self._waiting = self._waiting, []
-        self._emitter.tool_arguments(self.number, "".join(waiting))
+        self._emitter.add_tool_arguments(self.number, "".join(waiting))
 
 
 def _is_json(text: str) -> bool:
     try:
         _JSON.decode(text)
-    except (ValueError, RecursionError):  # nested too deeply: nobody downstream can read it either
+    except (ValueError, RecursionError):  # nested too deeply: no reader could decode it either
         return False
     return True

@@ -1,7 +1,7 @@
-"""Deltas in the making: message index, merging within one take, and the parts the outcome is joined from.
+"""Makes deltas from pieces of text: numbers the messages, merges neighbours and joins the texts of the outcome.
 
-Knows nothing of chunks and JSON. What is added between two takes becomes as few deltas as possible: neighbours of the
-same kind (and the same call) are one delta.
+Knows nothing of chunks and JSON. The pieces added between two calls of `take_deltas` become as few deltas as possible:
+neighbours of the same kind and the same call are one delta.
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ class _Kind(Enum):
 
 
 class _Piece(msgspec.Struct, frozen=True, gc=False):
-    """Neighbouring texts of one kind. `call` and `source` stand where the kind has one."""
+    """Neighbouring texts of one kind. `call` and `source` are set where the kind has one."""
 
     kind: _Kind
     texts: list[str]
@@ -30,8 +30,8 @@ class _Piece(msgspec.Struct, frozen=True, gc=False):
     part: ToolCallPart | None = None
 
 
-class Emitter:
-    """Collects what is to be shown; `take` hands it out as deltas."""
+class DeltaEmitter:
+    """Collects the pieces to show; `take_deltas` returns them as deltas."""
 
     __slots__ = (
         "_content",
@@ -51,19 +51,18 @@ class Emitter:
         self._index = -1
         self._type: type[Delta] | None = None
         self._source: ReasoningSource | None = None
-        # By call. What is of no call stands with the last that has spoken: where calls follow each other, all stays in
-        # order.
+        # By call. Text of no call is kept with the last call that had text, so that sequential calls stay in order.
         self._reasoning: defaultdict[int, list[str]] = defaultdict(list)
         self._content: defaultdict[int, list[str]] = defaultdict(list)
         self._refusal: list[str] = []
-        # Without what was taken out of calls; None as long as nothing was.
+        # The same without text taken out of calls; None until there is such text.
         self._own_content: list[str] | None = None
         self._native_reasoning: list[str] | None = None
         self.reasoning_source: ReasoningSource | None = None
         """Where the first piece of reasoning came from."""
 
-    def reasoning(self, text: str, source: ReasoningSource, call: int | None = None) -> None:
-        """A piece of reasoning: `reasoner_model` for native one, `non_reasoner_model` for inner thoughts of a call."""
+    def add_reasoning(self, text: str, source: ReasoningSource, call: int | None = None) -> None:
+        """Adds native reasoning (`reasoner_model`) or inner thoughts of a call (`non_reasoner_model`)."""
         if not text:
             return
         call = max(self._reasoning, default=0) if call is None else call
@@ -80,8 +79,8 @@ class Emitter:
         else:
             self._pieces.append(_Piece(_Kind.REASONING, [text], call, source))
 
-    def content(self, text: str, call: int | None = None) -> None:
-        """A piece of the text for the user; out of a call of the assistant's tool, or what stands beside the calls."""
+    def add_content(self, text: str, call: int | None = None) -> None:
+        """Adds text for the user: from a call of the assistant tool, or, without `call`, from beside the calls."""
         if text:
             if call is None:
                 call = max(self._content, default=0)
@@ -90,29 +89,29 @@ class Emitter:
             elif self._own_content is None:
                 self._own_content = [self.content_text or ""]
             self._content[call].append(text)
-            self._add(_Kind.CONTENT, text, call)
+            self._add_piece(_Kind.CONTENT, text, call)
 
-    def refusal(self, text: str) -> None:
-        """A piece of a refusal."""
+    def add_refusal(self, text: str) -> None:
+        """Adds a piece of a refusal."""
         if text:
             self._refusal.append(text)
-            self._add(_Kind.REFUSAL, text)
+            self._add_piece(_Kind.REFUSAL, text)
 
-    def tool_name(self, call: int, name: str | None, tool_call_id: str | None) -> None:
-        """The name of a call with its id, or what came late of either; what is None is left out."""
+    def add_tool_name(self, call: int, name: str | None, tool_call_id: str | None) -> None:
+        """Adds the name of a call with its id, or whichever of them came late; None is left out."""
         part = ToolCallPart(name=name, tool_call_id=tool_call_id)
         self._pieces.append(_Piece(_Kind.TOOL_NAME, [], call, part=part))
 
-    def tool_arguments(self, call: int, text: str) -> None:
-        """A piece of a call's arguments, as it is to be shown."""
+    def add_tool_arguments(self, call: int, text: str) -> None:
+        """Adds a piece of a call's arguments, as it is shown."""
         if text:
-            self._add(_Kind.TOOL_ARGUMENTS, text, call)
+            self._add_piece(_Kind.TOOL_ARGUMENTS, text, call)
 
-    def take(self, ms: int) -> list[Delta]:
-        """What was added since the last take, as deltas.
+    def take_deltas(self, ms: int) -> list[Delta]:
+        """Returns the pieces added since the last call, as deltas.
 
         Args:
-            ms: milliseconds since the attempt began; stands in each delta.
+            ms: milliseconds since the attempt began; each delta carries it.
         """
         if not self._pieces:
             return []
@@ -123,30 +122,30 @@ class Emitter:
 
     @property
     def reasoning_text(self) -> str | None:
-        """All reasoning so far, call by call, None where there was none."""
+        """All reasoning so far, call by call; None if there was none."""
         return _call_by_call(self._reasoning)
 
     @property
     def content_text(self) -> str | None:
-        """All text shown so far, call by call, None where there was none."""
+        """All text shown so far, call by call; None if there was none."""
         return _call_by_call(self._content)
 
     @property
     def own_content_text(self) -> str | None:
-        """The text shown so far but for what was taken out of calls, None where there was none."""
+        """The text shown so far, without text taken out of calls; None if there was none."""
         return self.content_text if self._own_content is None else "".join(self._own_content) or None
 
     @property
     def native_reasoning_text(self) -> str | None:
-        """The reasoning so far but for the inner thoughts of calls, None where there was none."""
+        """The reasoning so far, without the inner thoughts of calls; None if there was none."""
         return self.reasoning_text if self._native_reasoning is None else "".join(self._native_reasoning) or None
 
     @property
     def refusal_text(self) -> str | None:
-        """All of the refusal so far, None where there was none."""
+        """The refusal so far; None if there was none."""
         return "".join(self._refusal) or None
 
-    def _add(self, kind: _Kind, text: str, call: int = 0) -> None:
+    def _add_piece(self, kind: _Kind, text: str, call: int = 0) -> None:
         if self._pieces:
             last = self._pieces[-1]
             if last.kind is kind and last.call == call:
@@ -158,19 +157,19 @@ class Emitter:
         kind = piece.kind
         text = piece.texts[0] if len(piece.texts) == 1 else "".join(piece.texts)
         if kind is _Kind.TOOL_ARGUMENTS:
-            return ToolCallDelta(self._turn(ToolCallDelta), ms, piece.call, ToolCallPart(arguments=text))
+            return ToolCallDelta(self._next_index(ToolCallDelta), ms, piece.call, ToolCallPart(arguments=text))
         if kind is _Kind.CONTENT:
-            return AssistantDelta(self._turn(AssistantDelta), ms, content=text, call=piece.call or None)
+            return AssistantDelta(self._next_index(AssistantDelta), ms, content=text, call=piece.call or None)
         if kind is _Kind.REASONING:
-            index, said = self._turn(ReasoningDelta), self._source
+            index, before = self._next_index(ReasoningDelta), self._source
             self._source = piece.source
-            return ReasoningDelta(index, ms, text, piece.source if piece.source != said else None, piece.call or None)
+            return ReasoningDelta(index, ms, text, piece.source if piece.source != before else None, piece.call or None)
         if kind is _Kind.REFUSAL:
-            return AssistantDelta(self._turn(AssistantDelta), ms, refusal=text)
-        return ToolCallDelta(self._turn(ToolCallDelta), ms, piece.call, piece.part or ToolCallPart())
+            return AssistantDelta(self._next_index(AssistantDelta), ms, refusal=text)
+        return ToolCallDelta(self._next_index(ToolCallDelta), ms, piece.call, piece.part or ToolCallPart())
 
-    def _turn(self, of_type: type[Delta]) -> int:
-        """The message index: it grows when the type differs from that of the delta before."""
+    def _next_index(self, of_type: type[Delta]) -> int:
+        """The message index, which grows when the type differs from that of the previous delta."""
         if of_type is not self._type:
             self._type = of_type
             self._index += 1
@@ -179,5 +178,5 @@ class Emitter:
 
 
 def _call_by_call(texts: dict[int, list[str]]) -> str | None:
-    """Calls may be interleaved: what each of them says stays in one piece."""
+    """Joins the texts so that each call's text stays in one piece, although calls may be interleaved."""
     return "".join("".join(texts[call]) for call in sorted(texts)) or None

@@ -1,7 +1,7 @@
-"""A response body into deltas, whatever the server sends in place of one. The worker and `tailrace replay` both use it.
+"""Decodes a response body into deltas. The worker and `tailrace replay` both use it.
 
-Owns: events out of bytes, the `[DONE]` marker, truncation, and bodies that are no event stream (an HTML page, a JSON
-error, a whole answer that was not streamed, chunks as JSON lines). Knows nothing of HTTP and time.
+Owns the `[DONE]` marker, truncation, and bodies that are not an event stream (an HTML page, a JSON error, a whole
+answer that was not streamed, chunks as JSON lines). Knows nothing of HTTP and time.
 """
 
 import re
@@ -13,20 +13,20 @@ from tailrace.schemas.deltas import Api, Delta, ErrorInfo
 from tailrace.schemas.errors import UpstreamError, UpstreamProtocol
 from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.outcome import Outcome
-from tailrace.worker.interface.lines import LineDecoder
-from tailrace.worker.interface.protocol import Interface
+from tailrace.worker.interface.json_lines import JSONLinesDecoder
 from tailrace.worker.interface.sse import Event, SSEDecoder
+from tailrace.worker.interface.stream_interface import StreamInterface
 
 Form = Literal["sse", "jsonl"]
 
 MAX_EVENT_BYTES = 64 * 1024 * 1024
-"""An event larger than this is no answer of a model."""
+"""A larger event is refused: no model sends one."""
 
 _DONE = b"done"
 _WORDS = frozenset({_DONE, b"ping", b"keep-alive", b"keepalive", b"heartbeat"})
-"""Data that is no JSON and yet says something, in any case, in brackets, in quotes or bare."""
+"""Data that is not JSON but has a meaning, in upper or lower case, in brackets, in quotes or bare."""
 
-_ROUND_WORDS = b' \t\r\n"[]'
+_AROUND_WORDS = b' \t\r\n"[]'
 _WORD_BYTES = 16
 _BOM = b"\xef\xbb\xbf"
 _SHOWN_CHARACTERS = 200
@@ -36,77 +36,75 @@ _array = msgspec.json.Decoder(list[msgspec.Raw])
 _TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*(?:>|\Z)", re.DOTALL | re.IGNORECASE)
 
 
-class StreamReader:
-    """Reads one response body that comes in any pieces.
+class StreamDecoder:
+    """Decodes one response body, cut into any pieces.
 
     Args:
         api: of the request.
         options: of the request.
-        form: `sse`; `jsonl` for a chunk on each line. A body that begins with `{` or `[` is read as lines in any case.
+        form: `sse`, or `jsonl` for one chunk per line. A body that starts with `{` or `[` is read as lines in any case.
     """
 
     def __init__(self, api: Api, options: InterfaceOptions, form: Form = "sse") -> None:
         self.done = False
-        """Nothing more is to come: stop reading."""
+        """Whether the answer has ended: stop reading."""
         self.failure: UpstreamError | None = None
-        """What went wrong; later bytes are ignored."""
-        self._interface = _interface(api, options)
+        """The error, if any; later bytes are ignored."""
+        self._interface = _make_interface(api, options)
         self._events = SSEDecoder()
-        self._lines: LineDecoder | None = LineDecoder() if form == "jsonl" else None
-        self._head = b""  # the beginning, as long as it does not tell what the body is
-        self._told = False  # it has told
+        self._lines: JSONLinesDecoder | None = JSONLinesDecoder() if form == "jsonl" else None
+        self._head = b""  # the start of the body, until it shows what the body is
+        self._recognized = False  # whether it has
         self._size = 0  # bytes since the last event
         self._closed = False
         self._ends_with_event = api == "responses"  # chat has usage after the end, and [DONE]
         self._read_any = False
         self._beginning = b""
-        self._note: str | None = None
 
     @property
-    def interface(self) -> Interface:
-        """What the events are fed into."""
+    def interface(self) -> StreamInterface:
+        """The interface that the events are fed into."""
         return self._interface
 
     def feed(self, body: bytes, ms: int = 0) -> list[Delta]:
-        """The deltas of the next piece of the body. Never raises: see `failure`.
+        """Returns the deltas of the next piece of the body. Never raises: see `failure`.
 
         Args:
-            body: bytes, cut anywhere.
+            body: the piece, cut at any byte.
             ms: milliseconds since the attempt began.
         """
         if self.done or self.failure is not None:
             return []
-        if not self._told:
-            body = self._begin(body)
+        if not self._recognized:
+            body = self._recognize(body)
         elif not self._read_any and len(self._beginning) < _SHOWN_BYTES:
             self._beginning += body[:_SHOWN_BYTES]
         events = self._events.feed(body) if self._lines is None else self._lines.feed(body)
         self._size = self._size + len(body) if not events else 0
         if self._size > MAX_EVENT_BYTES:
-            self._fail(f"an event of the stream has more than {MAX_EVENT_BYTES:,} bytes")
+            self._set_failure(f"an event of the stream has more than {MAX_EVENT_BYTES:,} bytes")
         return self._read(events, ms)
 
     def close(self, ms: int = 0) -> list[Delta]:
-        """All that is still held back, at the end of the body or when no more of it is read; decides truncation."""
+        """Returns everything that is still held back and detects truncation. Nothing is read afterwards."""
         if self._closed:
             return []
         self._closed = True
         deltas: list[Delta] = []
         if not self.done and self.failure is None:
-            deltas = self._read(self._rest(), ms, at_end=True)
+            deltas = self._read(self._last_events(), ms, at_end=True)
         deltas += self._interface.drain(ms)
         if self.failure is None:
             self.failure = self._interface.failure
         if self.failure is None and not self.done and not self._interface.ended:
-            self.failure = self._no_end()
+            self.failure = self._truncation()
         return deltas
 
     def finish(self, error: ErrorInfo | None = None, cancelled: bool = False) -> Outcome:
-        """What the call came to; `failure` counts when no error is given."""
+        """Returns the outcome; `failure` counts if no error is given."""
         if error is None and self.failure is not None:
             error = ErrorInfo(self.failure.wire_code, str(self.failure), self.failure.whose)
-        outcome = self._interface.finish(error=error, cancelled=cancelled)
-        return msgspec.structs.replace(outcome, notes=(*outcome.notes, self._note)) if self._note else outcome
+        return self._interface.finish(error=error, cancelled=cancelled)
 
     def _read(self, events: list[Event], ms: int, *, at_end: bool = False) -> list[Delta]:
         deltas: list[Delta] = []
@@ -117,7 +115,7 @@ class StreamReader:
         return deltas
 
     def _read_event(self, name: str, data: bytes, ms: int, at_end: bool) -> list[Delta]:
-        if len(data) < _WORD_BYTES and (word := data.strip(_ROUND_WORDS).lower()) in _WORDS:
+        if len(data) < _WORD_BYTES and (word := data.strip(_AROUND_WORDS).lower()) in _WORDS:
             self.done = word == _DONE
             return []
         if data.startswith(b"[") and (elements := _objects(data)):
@@ -126,8 +124,8 @@ class StreamReader:
             deltas = self._interface.read(name, data, ms)
         except UpstreamProtocol as error:
             if self._interface.ended:
-                self._note = "an event after the end of the answer is not JSON and was skipped"
-            elif not at_end:  # there, half an event is truncation
+                self._interface.notes.add_note("an event after the end of the answer is not JSON and was skipped")
+            elif not at_end:  # at the end, half an event means truncation
                 self.failure = error
             return []
         self._read_any = True
@@ -137,46 +135,46 @@ class StreamReader:
             self.done = True
         return deltas
 
-    def _begin(self, body: bytes) -> bytes:
-        """Looks at the beginning of the body for what it is; gives what is to be read now."""
+    def _recognize(self, body: bytes) -> bytes:
+        """Finds out from its start what the body is; returns the bytes to decode now."""
         self._head += body
         text = self._head.removeprefix(_BOM).lstrip()
         is_page = text.startswith(b"<")
         if not text or _BOM.startswith(self._head) or (is_page and len(text) < _PAGE_BYTES):
             return b""
-        head, self._head, self._told = self._head, b"", True
+        head, self._head, self._recognized = self._head, b"", True
         self._beginning = text[:_SHOWN_BYTES]
         if is_page:
-            self._fail(_page(text))
+            self._set_failure(_describe_page(text))
             return b""
         if text[:1] in b"{[" and self._lines is None:
-            self._lines = LineDecoder()
+            self._lines = JSONLinesDecoder()
         return head if self._lines is None else head.removeprefix(_BOM)
 
-    def _rest(self) -> list[Event]:
+    def _last_events(self) -> list[Event]:
         if self._head.lstrip().startswith(b"<"):
-            self._fail(_page(self._head))
+            self._set_failure(_describe_page(self._head))
             return []
         if self._lines is not None:
             return self._lines.close()
         return self._events.close()
 
-    def _no_end(self) -> UpstreamProtocol:
-        """Why there is no end: the body stopped, or it never was a stream."""
-        stream = self._read_any or self._events.comments or self._beginning.startswith((b"data", b"event"))
-        if stream or not self._beginning:
-            told = "the body ended before the answer did" if self._beginning else "the body is empty"
-            return UpstreamProtocol(told, code="upstream_truncated")
+    def _truncation(self) -> UpstreamProtocol:
+        """The error for a body without an end: it was cut off, or it never was a stream."""
+        is_stream = self._read_any or self._events.comments or self._beginning.startswith((b"data", b"event"))
+        if is_stream or not self._beginning:
+            reason = "the body ended before the answer did" if self._beginning else "the body is empty"
+            return UpstreamProtocol(reason, code="upstream_truncated")
         shown = self._beginning[:_SHOWN_BYTES].decode("utf-8", "replace")[:_SHOWN_CHARACTERS]
-        return UpstreamProtocol(f"the body is no event stream; it begins with {shown!r}", code="upstream_malformed")
+        return UpstreamProtocol(f"the body is not an event stream; it begins with {shown!r}", code="upstream_malformed")
 
-    def _fail(self, message: str) -> None:
+    def _set_failure(self, message: str) -> None:
         if self.failure is None:
             self.failure = UpstreamProtocol(message, code="upstream_malformed")
 
 
 def _objects(data: bytes) -> list[bytes]:
-    """The objects of a JSON array; none where it is another thing, or holds another thing."""
+    """The objects of a JSON array; empty if the data is no array or has other elements."""
     try:
         elements = [bytes(element) for element in _array.decode(data)]
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -184,13 +182,13 @@ def _objects(data: bytes) -> list[bytes]:
     return elements if all(element.startswith(b"{") for element in elements) else []
 
 
-def _page(page: bytes) -> str:
-    """What is wrong, with what the page says, without its markup."""
+def _describe_page(page: bytes) -> str:
+    """An error message with the text of an HTML page, without its markup."""
     text = " ".join(_TAG.sub(" ", page[:_PAGE_BYTES].decode("utf-8", "replace")).split())
     return f"the body is a page, not an event stream: {text[:_SHOWN_CHARACTERS]!r}"
 
 
-def _interface(api: Api, options: InterfaceOptions) -> Interface:
+def _make_interface(api: Api, options: InterfaceOptions) -> StreamInterface:
     if api == "responses":
         from tailrace.worker.interface.responses.responses_interface import ResponsesInterface
 

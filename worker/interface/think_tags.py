@@ -1,4 +1,4 @@
-"""Splits text into what stands between `<think>` and `</think>` and what does not; only where a request asks for it."""
+"""Splits text at `<think>` and `</think>`, for requests that ask for it."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ _CLOSE = "</think>"
 
 
 class ThinkTagSplitter:
-    """Takes text in pieces. Held is only what may be the beginning of the next tag; the tags themselves go."""
+    """Splits text that comes in pieces. It holds back only what may be the start of a tag, and removes the tags."""
 
     __slots__ = ("_held", "_thinking")
 
@@ -16,7 +16,7 @@ class ThinkTagSplitter:
         self._thinking = False
 
     def feed(self, piece: str) -> Iterator[tuple[bool, str]]:
-        """Pieces of the text, each with whether it is thinking."""
+        """Yields pieces of the text, each with whether it is thinking."""
         text, self._held = self._held + piece, ""
         while text:
             tag = _CLOSE if self._thinking else _OPEN
@@ -31,14 +31,14 @@ class ThinkTagSplitter:
             text = after
 
     def drain(self) -> Iterator[tuple[bool, str]]:
-        """What was held: it is no tag after all."""
+        """Yields what was held back, which is no tag after all."""
         held, self._held = self._held, ""
         if held:
             yield self._thinking, held
 
 
 def _overlap(text: str, tag: str) -> int:
-    """How many characters at the end of the text may begin the tag."""
+    """How many characters at the end of the text may be the start of the tag."""
     for length in range(min(len(tag) - 1, len(text)), 0, -1):
         if text.endswith(tag[:length]):
             return length

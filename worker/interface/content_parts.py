@@ -1,7 +1,7 @@
-"""Content as a list of parts, or as something stranger, made text: the text, the thinking and the refusal in it.
+"""Extracts text, reasoning and refusal from content that is a list of parts or another JSON value.
 
 Mistral's reasoning models send `[{"type": "thinking", "thinking": [{"type": "text", "text": ...}]}, ...]`, Databricks
-`[{"type": "reasoning", "summary": [...]}, ...]`; parts that hold no text (references, images, audio) are left out.
+`[{"type": "reasoning", "summary": [...]}, ...]`; parts without text (references, images, audio) are left out.
 """
 
 from typing import Any, cast
@@ -15,26 +15,26 @@ _TEXT_KEYS = ("text", "content", "value", "thinking", "reasoning", "summary")
 _DEPTH = 6
 
 
-def text_of(content: Any) -> str | None:
+def content_text(content: Any) -> str | None:
     """The text for the user."""
     if content is None or isinstance(content, str):
         return content
     return as_text(content) or _join(content, thinking=False)
 
 
-def thinking_of(content: Any) -> str | None:
-    """The thinking among the parts."""
+def content_reasoning(content: Any) -> str | None:
+    """The reasoning among the parts."""
     return _join(content, thinking=True) if isinstance(content, list | dict) else None
 
 
-def refusal_of(content: Any) -> str | None:
+def content_refusal(content: Any) -> str | None:
     """The refusals among the parts."""
     refusals = [as_text(fields.get("refusal")) for part in _parts(content) if (fields := as_object(part)) is not None]
     return "".join(refusal for refusal in refusals if refusal) or None
 
 
-def details_text(details: list[dict[str, Any]]) -> str:
-    """The text in OpenRouter's `reasoning_details`; encrypted ones have none."""
+def reasoning_details_text(details: list[dict[str, Any]]) -> str:
+    """The text in OpenRouter's `reasoning_details`; encrypted details have none."""
     return "".join(_inner(detail, _DEPTH) for detail in details if detail.get("type") != "reasoning.encrypted")
 
 
@@ -55,7 +55,7 @@ def _is_thinking(part: Any) -> bool:
 
 
 def _inner(part: Any, depth: int) -> str:
-    """The text inside a part, through lists and objects."""
+    """The text inside a part, found through nested lists and objects."""
     if isinstance(part, str):
         return part
     if not depth:
