@@ -11,20 +11,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tailrace.schemas.errors import SettingsError, TailraceError, Whose
+from tailrace.schemas.errors import SettingsError, TokenInvalid
 
 MIN_SECRET_CHARACTERS = 32
 MAX_TOKEN_CHARACTERS = 1024
 
 _VERSION = "v1"
 _TOKEN = re.compile(r"v1\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{43})\Z")
-
-
-class TokenInvalid(TailraceError):
-    """The token is malformed, forged, of another secret, or has expired."""
-
-    code = "token_invalid"
-    whose: Whose = "caller"
 
 
 class Grant(msgspec.Struct, frozen=True):

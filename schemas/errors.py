@@ -16,6 +16,9 @@ TailraceError
 │   └── StoreRefused         missing rights, wrong password, not a Redis
 ├── AttemptLost              another attempt has begun, or the log is gone: stop writing
 ├── LogFull                  an attempt reached the maximum of entries or bytes of its log
+├── AccessDenied             an API key or token is missing, or does not allow the call
+├── TokenInvalid             a token is malformed, forged or expired
+├── LimitExceeded            a call exceeds a limit of the gateway
 ├── DeadlineExceeded         the request's time, counted from submit, was over
 └── TailError
     ├── UnknownRequest       no such id, or its lifetime is over
@@ -159,6 +162,47 @@ class LogFull(TailraceError):
     """The attempt reached the maximum of entries or bytes of its log; what stands there stays."""
 
     code = "log_full"
+
+
+class AccessDenied(TailraceError):
+    """The caller has no valid API key or token, or it does not allow this call.
+
+    Args:
+        message: what is missing or not allowed.
+        status: the HTTP status of the response: 401 or 403.
+    """
+
+    code = "access_denied"
+    whose: Whose = "caller"
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class TokenInvalid(TailraceError):
+    """The token is malformed or forged, was signed with another secret, or has expired."""
+
+    code = "token_invalid"
+    whose: Whose = "caller"
+
+
+class LimitExceeded(TailraceError):
+    """A call exceeds a limit of the gateway.
+
+    Args:
+        message: which limit.
+        status: the HTTP status of the response.
+        retry_after_s: seconds after which the caller may try again, if that helps.
+    """
+
+    code = "limit"
+    whose: Whose = "caller"
+
+    def __init__(self, message: str, status: int, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceeded(TailraceError):

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tailrace.command_line import CommandParser
@@ -118,16 +118,16 @@ def cancel(argv: Sequence[str]) -> int:
     parser.add_argument("id", help="the request's id")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(argv)
-    verdict = _with_client(lambda client: client.cancel(given.id))
+    result = _with_client(lambda client: client.cancel(given.id))
     if given.json:
-        print(json.dumps({"request_id": given.id, "verdict": verdict.verdict, "status": verdict.status}))
+        print(json.dumps({"request_id": given.id, "verdict": result.verdict, "status": result.status}))
         return 0
     messages = {
         "ended": "cancelled before it started",
         "signalled": "its worker was asked to stop",
-        "finished": f"nothing to cancel: it is already {verdict.status}",
+        "finished": f"nothing to cancel: it is already {result.status}",
     }
-    print(messages[verdict.verdict])
+    print(messages[result.verdict])
     return 0
 
 
@@ -173,13 +173,13 @@ def _with_client(ask: Callable[["Client"], Awaitable[_Answer]]) -> _Answer:
     import asyncio
 
     async def run() -> _Answer:
-        async with await _connect() as client:
+        async with _client() as client:
             return await ask(client)
 
     return asyncio.run(run())
 
 
-async def _connect() -> "Client":
+def _client() -> "Client":
     from tailrace.producers.client import Client
     from tailrace.schemas.settings import Settings
 
@@ -214,8 +214,8 @@ class _Followed:
 
         _cancel_at_ctrl_c()
         failed = False
-        async with await _connect() as client, aclosing(client.tail(self._request_id, self._cursor)) as items:
-            async for item in items:
+        async with _client() as client, client.tail(self._request_id, self._cursor) as tail:
+            async for item in tail:
                 view.show(item)
                 self._cursor = item.cursor or self._cursor
                 failed = isinstance(item.entry, Failed)

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from tailrace.producers.client import Client
-from tailrace.producers.gateway.access.callers import AccessDenied, Authenticator
+from tailrace.producers.gateway.access.callers import Authenticator
 from tailrace.producers.gateway.access.key_file import KeyFile
 from tailrace.producers.gateway.access.origins import is_cross_site, parse_origins
 from tailrace.producers.gateway.access.submit_limit import SubmitLimit
@@ -26,13 +26,13 @@ from tailrace.producers.gateway.context import RouteContext
 from tailrace.producers.gateway.metrics import GatewayCounts
 from tailrace.producers.gateway.page import page
 from tailrace.producers.gateway.parameters import MAX_HEAD_BYTES
-from tailrace.producers.gateway.responses import LimitExceeded, error_body, error_response
+from tailrace.producers.gateway.responses import error_body, error_response
 from tailrace.producers.gateway.routes import routes
 from tailrace.producers.gateway.streams.event_stream import StreamLimits
 from tailrace.producers.gateway.streams.open_streams import OpenStreams
 from tailrace.producers.tail.fanout.fanout import Following
 from tailrace.producers.tokens import TokenSigner
-from tailrace.schemas.errors import SettingsError, TailraceError
+from tailrace.schemas.errors import AccessDenied, LimitExceeded, SettingsError, TailraceError
 from tailrace.schemas.settings import Settings
 from tailrace.telemetry.logging import fields
 from tailrace.telemetry.metric_samples import MetricSample

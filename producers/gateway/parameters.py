@@ -4,9 +4,8 @@ import asyncio
 
 from starlette.requests import ClientDisconnect, Request
 
-from tailrace.producers.gateway.responses import LimitExceeded
 from tailrace.producers.gateway.streams.follow import FollowOptions
-from tailrace.schemas.errors import RequestRejected
+from tailrace.schemas.errors import LimitExceeded, RequestRejected
 from tailrace.schemas.request import MAX_REQUEST_BYTES
 
 MAX_BODY_BYTES = 2 * MAX_REQUEST_BYTES

@@ -13,9 +13,10 @@ import msgspec
 from starlette.responses import Response
 
 from tailrace.producers.answers import Status
-from tailrace.producers.gateway.access.callers import AccessDenied
 from tailrace.schemas.errors import (
+    AccessDenied,
     CursorInvalid,
+    LimitExceeded,
     RequestConflict,
     RequestRejected,
     RequestTooLarge,
@@ -73,24 +74,6 @@ class CancelAnswer(msgspec.Struct, frozen=True):
     id: str
     verdict: str
     status: str
-
-
-class LimitExceeded(TailraceError):
-    """A call exceeds a limit of the gateway.
-
-    Args:
-        message: which limit.
-        status: the HTTP status of the response.
-        retry_after_s: seconds after which the caller may try again, if that helps.
-    """
-
-    code = "limit"
-
-    def __init__(self, message: str, status: int, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.whose = "caller"
-        self.status = status
-        self.retry_after_s = retry_after_s
 
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})) -> Response:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tailrace.producers.gateway import responses
-from tailrace.producers.gateway.access.callers import AccessDenied, Caller
+from tailrace.producers.gateway.access.callers import Caller
 from tailrace.producers.gateway.context import RouteContext
 from tailrace.producers.gateway.openapi import document
 from tailrace.producers.gateway.page import Page
@@ -27,7 +27,7 @@ from tailrace.producers.gateway.parameters import (
     query_ids,
     read_body,
 )
-from tailrace.producers.gateway.responses import LimitExceeded, json_response
+from tailrace.producers.gateway.responses import json_response
 from tailrace.producers.gateway.streams import sse
 from tailrace.producers.gateway.streams.combined_cursor import CombinedCursor
 from tailrace.producers.gateway.streams.event_stream import send_retry, spread_retry_ms
@@ -42,7 +42,7 @@ from tailrace.producers.gateway.streams.follow import (
 )
 from tailrace.producers.gateway.streams.open_streams import FULL_RETRY_MS
 from tailrace.producers.tokens import Grant
-from tailrace.schemas.errors import RequestRejected, StoreError
+from tailrace.schemas.errors import AccessDenied, LimitExceeded, RequestRejected, StoreError
 from tailrace.schemas.outcome import ENDED
 from tailrace.schemas.request import GenerationRequest, parse_request
 from tailrace.schemas.trace_context import parse_traceparent
@@ -119,9 +119,9 @@ class RequestRoutes:
             for caller in self._context.callers(request)
         ):
             raise AccessDenied("this token allows reading the request, not cancelling it", 403)
-        verdict = await (await self._context.client()).cancel(state.request_id)
-        answer = responses.CancelAnswer(state.request_id, verdict.verdict, verdict.status)
-        return json_response(answer, 202 if verdict.verdict == "signalled" else 200)
+        result = await (await self._context.client()).cancel(state.request_id)
+        answer = responses.CancelAnswer(state.request_id, result.verdict, result.status)
+        return json_response(answer, 202 if result.verdict == "signalled" else 200)
 
     async def readyz(self, request: Request) -> Response:
         """`GET /readyz`: whether the gateway serves calls and Redis answers."""
@@ -188,8 +188,8 @@ class EventRoutes:
         return self._context.streams.open_stream(list(followed.values()), list(followed))
 
     async def _follow(self, request: Request, request_id: str, options: FollowOptions) -> FrameContents | None:
-        state = await self._context.visible_status(request, request_id)
-        return await follow(await self._context.client(), request_id, options, has_ended=state.status in ENDED)
+        await self._context.visible_status(request, request_id)
+        return await follow(await self._context.client(), request_id, options)
 
     async def _or_retry(self, request: Request, answer: Callable[[Request], Awaitable[ASGIApp]]) -> ASGIApp:
         """The answer. An `EventSource` that cannot be served now is told when to reconnect; others get an error."""

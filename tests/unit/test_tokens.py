@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.producers.tokens import Grant, TokenInvalid, TokenSigner
-from tailrace.schemas.errors import SettingsError
+from tailrace.producers.tokens import Grant, TokenSigner
+from tailrace.schemas.errors import SettingsError, TokenInvalid
 
 FIRST, SECOND = "the first secret of 32 characters", "the second secret of 32 characters"
 GRANT = Grant("request-1", "acme", may_cancel=False, expires_s=1_000)

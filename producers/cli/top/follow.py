@@ -1,7 +1,6 @@
 """The screen that follows one request: the output of `tailrace tail` in a pane, bounded in size."""
 
 import io
-from contextlib import aclosing
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -61,8 +60,8 @@ class Follow(Screen[None]):
     async def _tail(self) -> None:
         view = TerminalView(self._undrawn, colours=False)
         try:
-            async with aclosing(self._client.tail(self.request_id)) as items:
-                async for item in items:
+            async with self._client.tail(self.request_id) as tail:
+                async for item in tail:
                     view.show(item)
         except TailraceError as error:
             self._undrawn.write(f"\n[cannot follow] {visible(str(error), None)}\n")

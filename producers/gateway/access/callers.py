@@ -8,21 +8,10 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from tailrace.producers.gateway.access.key_file import KeyFile
-from tailrace.producers.tokens import TokenInvalid, TokenSigner
-from tailrace.schemas.errors import TailraceError, Whose
+from tailrace.producers.tokens import TokenSigner
+from tailrace.schemas.errors import AccessDenied, TokenInvalid
 
 _KEY_PREFIX = "trk_"
-
-
-class AccessDenied(TailraceError):
-    """The caller has no valid API key or token, or it does not allow this call."""
-
-    code = "access_denied"
-    whose: Whose = "caller"
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Caller(NamedTuple):

@@ -14,6 +14,7 @@ from tailrace.producers.gateway.streams import sse
 from tailrace.producers.gateway.streams.combined_cursor import CombinedCursor
 from tailrace.producers.tail.letta import LettaItem
 from tailrace.producers.tail.snapshot import Snapshot, forgotten_terminal, snapshot_of
+from tailrace.producers.tail.tail import Tail
 from tailrace.schemas.codec import decode_entry, encode_entry, message_type
 from tailrace.schemas.deltas import TERMINALS, Gap
 from tailrace.schemas.errors import CursorInvalid, UnknownRequest
@@ -61,7 +62,7 @@ def parse_cursor(text: str | None) -> str | None:
     return str(EntryId.parse(text))
 
 
-async def follow(client: Client, request_id: str, options: FollowOptions, *, has_ended: bool) -> FrameContents | None:
+async def follow(client: Client, request_id: str, options: FollowOptions) -> FrameContents | None:
     """What a reader has yet to receive of a request; None when it has received the terminal.
 
     A request that Redis has forgotten but the database of outcomes has not is followed from there: a gap if the reader
@@ -72,7 +73,7 @@ async def follow(client: Client, request_id: str, options: FollowOptions, *, has
         StoreUnavailable: Redis or the database could not be reached.
     """
     try:
-        return await _follow_log(client, request_id, options, has_ended=has_ended)
+        return await _follow_log(client, request_id, options)
     except UnknownRequest:
         if options.format == "letta":  # the ids of Letta messages were in the log
             raise
@@ -82,23 +83,18 @@ async def follow(client: Client, request_id: str, options: FollowOptions, *, has
         return _follow_outcome(outcome, options.after)
 
 
-async def _follow_log(
-    client: Client, request_id: str, options: FollowOptions, *, has_ended: bool
-) -> FrameContents | None:
+async def _follow_log(client: Client, request_id: str, options: FollowOptions) -> FrameContents | None:
     if options.snapshot and options.after is None:
         snapshot = await client.snapshot(request_id, merged=options.format == "letta")
-        contents = await _open_tail(client, request_id, snapshot.cursor, options.format)
-        return _prepend(_snapshot_content(snapshot, options.format), contents)
+        tail = await client.tail(request_id, snapshot.cursor).__aenter__()
+        return _prepend(_snapshot_content(snapshot, options.format), _contents(tail, options.format))
     try:
-        contents = await _open_tail(client, request_id, options.after, options.format)
+        tail = await client.tail(request_id, options.after).__aenter__()
     except CursorInvalid:  # the cursor is well-formed, so the log has lost the entry
         gap = Gap(after=options.after or "", before=str(ACCEPTED))
-        contents = await _open_tail(client, request_id, None, options.format)
-        return _prepend(FrameContent(None, b"gap", encode_entry(gap)), contents)
-    if options.after is None or not has_ended:
-        return contents
-    first = await anext(contents, None)
-    return None if first is None else _prepend(first, contents)
+        tail = await client.tail(request_id).__aenter__()
+        return _prepend(FrameContent(None, b"gap", encode_entry(gap)), _contents(tail, options.format))
+    return None if tail.is_finished else _contents(tail, options.format)
 
 
 def _follow_outcome(outcome: Outcome, after: str | None) -> FrameContents | None:
@@ -137,11 +133,9 @@ async def frames_of_several(
             yield sse.frame(sse.with_request_id(raw, request_id, cursor), name=name, event_id=event_id)
 
 
-async def _open_tail(client: Client, request_id: str, after: str | None, format: Format) -> FrameContents:
-    tail = await client.tail(request_id, after).__aenter__()
-    if format == "letta":
-        return _letta_contents(tail.letta())
-    return tail.in_form(_raw_content)
+def _contents(tail: Tail, format: Format) -> FrameContents:
+    """The contents of an entered tail. Closing them ends it; a tail that was only entered holds no resources."""
+    return _letta_contents(tail.letta()) if format == "letta" else tail.in_form(_raw_content)
 
 
 def _raw_content(cursor: str | None, raw: bytes, _event: object) -> FrameContent:

@@ -8,9 +8,8 @@ import time
 from collections.abc import Sequence
 
 from tailrace.producers.gateway.metrics import GatewayCounts
-from tailrace.producers.gateway.responses import LimitExceeded
 from tailrace.producers.gateway.streams.event_stream import EventStream, Frames, StreamEnd, StreamLimits
-from tailrace.schemas.errors import TailraceError
+from tailrace.schemas.errors import LimitExceeded, TailraceError
 from tailrace.telemetry.logging import fields
 
 FULL_RETRY_MS = 5_000
