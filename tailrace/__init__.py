@@ -44,9 +44,11 @@ if TYPE_CHECKING:
         Usage,
     )
     from tailrace.schemas.errors import (
+        AccessDenied,
         AttemptLost,
         CursorInvalid,
         DeadlineExceeded,
+        LimitExceeded,
         LogFull,
         RequestConflict,
         RequestFailed,
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
         TailError,
         TailraceError,
         TextDiscarded,
+        TokenInvalid,
         UnknownRequest,
         UpstreamError,
         UpstreamProtocol,
@@ -96,10 +99,10 @@ _MODULES = {
         "ToolCallPart Usage"
     ),
     "schemas.errors": (
-        "AttemptLost CursorInvalid DeadlineExceeded LogFull RequestConflict RequestFailed RequestRejected "
-        "RequestTooLarge ResultsUnavailable SettingsError StoreError StoreFull StoreRefused StoreUnavailable "
-        "TailError TailraceError TextDiscarded UnknownRequest UpstreamError UpstreamProtocol UpstreamRefused "
-        "UpstreamUnavailable"
+        "AccessDenied AttemptLost CursorInvalid DeadlineExceeded LimitExceeded LogFull RequestConflict RequestFailed "
+        "RequestRejected RequestTooLarge ResultsUnavailable SettingsError StoreError StoreFull StoreRefused "
+        "StoreUnavailable TailError TailraceError TextDiscarded TokenInvalid UnknownRequest UpstreamError "
+        "UpstreamProtocol UpstreamRefused UpstreamUnavailable"
     ),
     "schemas.interface_options": "InterfaceOptions",
     "schemas.outcome": "Outcome OutputItem ToolCall",
@@ -111,17 +114,17 @@ _MODULES = {
 
 # fmt: off
 __all__ = [  # a literal, for type checkers
-    "Accepted", "AssistantDelta", "AttemptLost", "AttemptStarted", "CancelResult", "Cancelled", "Client",
-    "ClientOptions", "Collapsed", "CollapsedCall", "Completed", "CursorInvalid", "DeadLetter", "DeadLetterContent",
-    "DeadLetters", "DeadlineExceeded", "Delta", "ErrorInfo", "Failed", "Following", "Gap", "GenerationRequest",
-    "Incomplete", "InterfaceOptions", "LettaItem", "LogEntry", "LogFull", "MessageIds", "Outcome", "OutputItem",
-    "Overview", "ReaderEvent", "ReasoningDelta", "RequestConflict", "RequestFailed", "RequestRejected",
-    "RequestTooLarge", "ResultsUnavailable", "RetryScheduled", "Run", "SeenWorker", "Settings", "SettingsError",
-    "Snapshot", "Stalled", "Status", "StoreError", "StoreFull", "StoreRefused", "StoreUnavailable", "Stored",
-    "Stream", "Submission", "SyncClient", "SyncDeadLetters", "SyncStream", "SyncTail", "Tail", "TailError", "Tailed",
-    "TailraceError", "Terminal", "TextDiscarded", "TokenSigner", "ToolCall", "ToolCallDelta", "ToolCallPart",
-    "UnknownRequest", "UpstreamError", "UpstreamProtocol", "UpstreamRefused", "UpstreamUnavailable", "Usage",
-    "WaitingLane", "__version__",
+    "Accepted", "AccessDenied", "AssistantDelta", "AttemptLost", "AttemptStarted", "CancelResult", "Cancelled",
+    "Client", "ClientOptions", "Collapsed", "CollapsedCall", "Completed", "CursorInvalid", "DeadLetter",
+    "DeadLetterContent", "DeadLetters", "DeadlineExceeded", "Delta", "ErrorInfo", "Failed", "Following", "Gap",
+    "GenerationRequest", "Incomplete", "InterfaceOptions", "LettaItem", "LimitExceeded", "LogEntry", "LogFull",
+    "MessageIds", "Outcome", "OutputItem", "Overview", "ReaderEvent", "ReasoningDelta", "RequestConflict",
+    "RequestFailed", "RequestRejected", "RequestTooLarge", "ResultsUnavailable", "RetryScheduled", "Run",
+    "SeenWorker", "Settings", "SettingsError", "Snapshot", "Stalled", "Status", "StoreError", "StoreFull",
+    "StoreRefused", "StoreUnavailable", "Stored", "Stream", "Submission", "SyncClient", "SyncDeadLetters",
+    "SyncStream", "SyncTail", "Tail", "TailError", "Tailed", "TailraceError", "Terminal", "TextDiscarded",
+    "TokenInvalid", "TokenSigner", "ToolCall", "ToolCallDelta", "ToolCallPart", "UnknownRequest", "UpstreamError",
+    "UpstreamProtocol", "UpstreamRefused", "UpstreamUnavailable", "Usage", "WaitingLane", "__version__",
 ]
 # fmt: on
 
