@@ -1,4 +1,4 @@
-"""The README's blocks, run as they are printed but for the Redis they name."""
+"""The examples in the README and in the pages for users run as printed, apart from the addresses they name."""
 
 import asyncio
 import json
@@ -24,17 +24,15 @@ from tailrace.schemas.request import (
     parse_request,
 )
 from tests.rig import WAIT_S, rig
+from tests.tls_rig import free_port
 
-_README = (Path(__file__).parents[2] / "README.md").read_text()
+_ROOT = Path(__file__).parents[2]
 _TAILRACE = Path(sys.executable).with_name("tailrace")
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", _README, re.MULTILINE | re.DOTALL)
-
-
-def _block(language: str, having: str) -> str:
-    (found,) = [block for block in _blocks(language) if having in block]
+def _block(page: str, language: str, having: str) -> str:
+    blocks: list[str] = re.findall(rf"^```{language}\n(.*?)^```$", (_ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    (found,) = [block for block in blocks if having in block]
     return found
 
 
@@ -46,27 +44,47 @@ async def _run(*command: str, url: str) -> tuple[int | None, str, str]:
     return program.returncode, out.decode(), complaints.decode()
 
 
-@pytest.mark.parametrize("having", ["asyncio.run(main())", "SyncClient"])
-async def test_a_python_example_runs_as_printed(redis_url: str, having: str) -> None:
+@pytest.mark.parametrize(
+    ("page", "having"),
+    [
+        ("README.md", "asyncio.run(main())"),
+        ("docs/client.md", "asyncio.run(main())"),
+        ("docs/client.md", "with SyncClient"),
+    ],
+)
+async def test_a_python_example_runs_as_printed(redis_url: str, page: str, having: str) -> None:
     async with rig(redis_url):
-        script = _block("python", having).replace(DEFAULT_REDIS_URL, redis_url)
+        script = _block(page, "python", having).replace(DEFAULT_REDIS_URL, redis_url)
         code, out, complaints = await _run(sys.executable, "-c", script, url=redis_url)
     assert code == 0, complaints
     assert "completed" in out
 
 
+async def test_the_http_example_runs_as_printed(redis_url: str, tmp_path: Path) -> None:
+    port = str(free_port())
+    script = _block("README.md", "sh", "tailrace gateway").replace("8000", port).replace("pip install '.[web]'\n", "")
+    ready = f"until curl -sf http://127.0.0.1:{port}/healthz; do sleep 0.05; done\n"
+    script = script.replace("curl -s http", ready + "curl -s http", 1) + "\nkill $!"
+    async with rig(redis_url):
+        code, out, complaints = await _run("bash", "-c", f"cd {tmp_path}\n{script}", url=redis_url)
+    assert code == 0, complaints
+    assert "event: completed" in out, complaints
+
+
 async def test_the_shell_example_submits_tails_and_reads_the_outcome(redis_url: str) -> None:
-    script = "set -e\n" + _block("sh", "tailrace tail").replace("tailrace result", "sleep 0; tailrace result")
+    script = "set -e\n" + _block("README.md", "sh", "tailrace tail").replace(
+        "tailrace result", "sleep 0; tailrace result"
+    )
     async with rig(redis_url):
         code, out, complaints = await _run("bash", "-c", script, url=redis_url)
     assert code == 0, complaints
     assert "[completed]" in out
     assert '"status":"completed"' in out
-    assert "completed already" in out  # a cancel of what has finished says so
+    assert "already completed" in out  # the answer of a cancel that comes too late
 
 
 def test_the_request_in_full_is_accepted_and_shows_every_interface_option() -> None:
-    given: dict[str, Any] = json.loads(_block("json", '"interface"'))
+    given: dict[str, Any] = json.loads(_block("docs/requests.md", "json", '"interface"'))
     request = parse_request(given)
     assert request.id == given["id"]
     assert set(given["interface"]) == {field.name for field in fields(InterfaceOptions)}
@@ -90,14 +108,14 @@ async def test_the_conversation_goes_on_after_a_tool_call_as_printed(redis_url: 
         }
     ]
     messages: list[dict[str, Any]] = [{"role": "user", "content": "How is the weather in Vienna?"}]
-    body = textwrap.indent(_block("python", "outcome.tool_calls"), "    ").replace(
+    body = textwrap.indent(_block("docs/tool-calls.md", "python", "outcome.tool_calls"), "    ").replace(
         "await client.submit", "return await client.submit"
     )
     names: dict[str, Any] = {
         "GenerationRequest": GenerationRequest,
-        "run": lambda name, arguments: f"{name} says: sunny",  # pyright: ignore[reportUnknownLambdaType] - the README's own name, whatever it is
+        "run": lambda name, arguments: f"{name} says: sunny",  # pyright: ignore[reportUnknownLambdaType] - the page's own name, whatever it is
     }
-    exec(f"async def go_on(client, request_id, messages, tools):\n{body}", names)  # noqa: S102 - it is the README's block that is to run
+    exec(f"async def go_on(client, request_id, messages, tools):\n{body}", names)  # noqa: S102 - it is the page's block that is to run
     async with rig(redis_url) as tailrace, Client(redis_url) as client:
         first = await client.submit(model="gpt-4o-mini", messages=messages, tools=tools)
         second = await names["go_on"](client, first.id, messages, tools)

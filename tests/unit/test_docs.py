@@ -33,3 +33,9 @@ def test_the_architecture_names_only_files_and_folders_that_are_there() -> None:
     named = set(re.findall(r"`([a-z_/]+(?:\.(?:py|lua|md|toml)|/))`", text))
     assert len(named) > 20
     assert [name for name in named if not (_ROOT / name).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    text = (_ROOT / "README.md").read_text()
+    assert len(text.split()) <= 700
+    assert [line for line in text.splitlines() if len(line) > 160] == []
