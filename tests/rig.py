@@ -1,4 +1,4 @@
-"""A whole Tailrace in one process but for the server: simulator over real HTTP, a worker, a client."""
+"""Tailrace in one process, except for Redis: the simulator over real HTTP, a worker and a client."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -20,13 +20,13 @@ from tailrace.schemas.settings import Settings
 from tailrace.worker.app import run_worker
 
 KEY = "a.key:that-must-not-appear-0123456789"
-"""In no form that keys usually have, so that nothing but knowing it keeps it out."""
+"""Not in the form of usual keys, so that a filter by form does not remove it."""
 WAIT_S = 20.0
 
 
 @dataclass
 class Rig:
-    """What a test talks to."""
+    """The parts that a test uses."""
 
     url: str
     simulator: Simulator
@@ -35,22 +35,22 @@ class Rig:
     worker: "InProcessWorker"
 
     async def submit(self, scenario: Mapping[str, Any] | None = None, **more: Any) -> str:
-        """Submits a request that the simulator answers by this scenario; the request's id."""
+        """Submits a request that the simulator answers by this scenario; returns its id."""
         return (await self.client.submit(request_for(scenario, **more))).id
 
     async def outcome(self, request_id: str) -> Outcome:
-        """The outcome, once there is one."""
+        """The outcome, as soon as there is one."""
         outcome = await self.client.result(request_id, wait_s=WAIT_S)
         assert outcome is not None, "no outcome in time"
         return outcome
 
     async def entries(self, request_id: str) -> list[Tailed]:
-        """Every entry of the request, to its terminal."""
+        """All entries of the request, up to its terminal."""
         async with asyncio.timeout(WAIT_S), aclosing(self.client.tail(request_id)) as items:
             return [item async for item in items]
 
     async def ids(self, request_id: str) -> list[str]:
-        """The ids that stand in the log."""
+        """The ids of the entries in the log."""
         return [entry_id.decode() for entry_id, _ in await self.redis.xrange(log_key(request_id))]
 
     async def rec(self, request_id: str, field: str) -> str | None:
@@ -81,11 +81,11 @@ async def rig(
 
     Args:
         url: the server.
-        worker_url: where the worker finds it, such as a proxy.
-        queue_url: the server with the queue, where it is another one.
-        key: the key the worker calls the simulator with; the simulator insists on `KEY`.
-        environment: for the worker, over what the rig sets.
-        settings: the worker's, by name.
+        worker_url: its URL for the worker, such as that of a proxy.
+        queue_url: the server with the queue, if it is another one.
+        key: the worker's API key; the simulator accepts only `KEY`.
+        environment: further variables for the worker.
+        settings: the worker's settings, by name.
     """
     async with (
         Simulator(key=KEY) as simulator,
@@ -96,7 +96,7 @@ async def rig(
         try:
             await worker.ready
             yield Rig(url, simulator, client, redis, worker)
-            assert worker.stopped or not worker.task.done(), "the worker has ended by itself"
+            assert worker.stopped or not worker.task.done(), "the worker ended by itself"
         finally:
             await worker.stop()
 
@@ -111,7 +111,7 @@ class InProcessWorker:
         self.task.add_done_callback(self._ended)
 
     async def stop(self) -> None:
-        """Cancels it: what runs is handed back."""
+        """Cancels it; running requests are handed back."""
         self.stopped = True
         self.task.cancel()
         await asyncio.wait({self.task})
@@ -137,7 +137,7 @@ def worker_task(
 
 
 def shown(entries: list[Tailed]) -> tuple[str, str, dict[int, str]]:
-    """What the deltas of the last attempt add up to: text, reasoning, arguments by call."""
+    """The deltas of the last attempt, joined: text, reasoning, arguments by call."""
     text, reasoning, arguments = dict[int, str](), dict[int, str](), dict[int, str]()
     for item in entries:
         match item.entry:

@@ -1,4 +1,4 @@
-"""Requests through the whole path: queue, worker, the simulated model over HTTP, log, outcome."""
+"""Requests on the whole path: queue, worker, the simulated model over HTTP, log, outcome."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ async def whole(redis_url: str) -> AsyncGenerator[Rig]:
 
 
 def gapless(ids: list[str]) -> bool:
-    """Whether the ids of each attempt go from 0 without a hole, behind `0-1`."""
+    """Whether the ids of each attempt start at 0 and have no gaps, after `0-1`."""
     numbers = [tuple(map(int, entry_id.split("-"))) for entry_id in ids]
     return numbers[0] == (0, 1) and all(
         later == (now[0], now[1] + 1) or (later[0] > now[0] and later[1] == 0) for now, later in pairwise(numbers)
@@ -49,10 +49,10 @@ def event_of(record: logging.LogRecord) -> str | None:
     return getattr(record, "tailrace_fields", {}).get("event")
 
 
-# The happy path
+# Requests that complete
 
 
-async def test_a_chat_request_comes_to_its_outcome(whole: Rig) -> None:
+async def test_a_chat_request_completes(whole: Rig) -> None:
     request_id = await whole.submit(
         {"steps": [{"kind": "reasoning", "text": "Hm."}, CALL, {"kind": "text", "text": TEXT}], "usage": "always"},
         metadata={"tier": "test"},
@@ -82,7 +82,7 @@ async def test_a_chat_request_comes_to_its_outcome(whole: Rig) -> None:
     assert await whole.rec(request_id, "status") == "completed"
 
 
-async def test_a_responses_request_comes_to_its_outcome(whole: Rig) -> None:
+async def test_a_responses_request_completes(whole: Rig) -> None:
     request = {"api": "responses", "model": "sim", "input": "hello"}
     request["extra_body"] = {"simulator": {"steps": [{"kind": "text", "text": TEXT}, CALL]}}  # pyright: ignore[reportArgumentType] - a JSON object
     request_id = (await whole.client.submit(request)).id
@@ -91,7 +91,7 @@ async def test_a_responses_request_comes_to_its_outcome(whole: Rig) -> None:
     assert [call.name for call in outcome.tool_calls] == ["search"]
 
 
-async def test_cut_off_by_the_length_limit_is_incomplete(whole: Rig) -> None:
+async def test_an_answer_cut_off_by_the_length_limit_is_incomplete(whole: Rig) -> None:
     request_id = await whole.submit({"name": "length"})
     outcome = await whole.outcome(request_id)
     assert (outcome.status, outcome.finish_reason) == ("incomplete", "length")
@@ -99,8 +99,8 @@ async def test_cut_off_by_the_length_limit_is_incomplete(whole: Rig) -> None:
     assert isinstance((await whole.entries(request_id))[-1].entry, Incomplete)
 
 
-async def test_a_plain_enqueue_that_carries_the_request_works(whole: Rig) -> None:
-    """given: stock arq, no producer of ours / expect: record and log are made by the worker."""
+async def test_a_plain_enqueue_with_the_request_works(whole: Rig) -> None:
+    """given: stock arq, no Tailrace client / expect: the worker makes record and log."""
     arq = ArqRedis(whole.redis.connection_pool, job_serializer=encode_job, job_deserializer=decode_job)
     request = request_for({"steps": [{"kind": "text", "text": TEXT}]})
     await arq.enqueue_job(JOB_FUNCTION, "plain", request, _job_id="plain", _queue_name=QUEUE)
@@ -114,7 +114,7 @@ async def test_a_plain_enqueue_that_carries_the_request_works(whole: Rig) -> Non
     assert gapless(await whole.ids("plain"))
 
 
-async def test_a_plain_enqueue_of_what_is_no_request_ends(whole: Rig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_plain_enqueue_of_an_invalid_request_is_rejected(whole: Rig, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "tailrace")
     arq = ArqRedis(whole.redis.connection_pool, job_serializer=encode_job, job_deserializer=decode_job)
     await arq.enqueue_job(JOB_FUNCTION, "bad", {"model": "m", "n": 3}, _job_id="bad", _queue_name=QUEUE)
@@ -144,7 +144,7 @@ async def test_a_plain_enqueue_of_what_is_no_request_ends(whole: Rig, caplog: py
         ({"kind": "html"}, "upstream_malformed", "provider"),
     ],
 )
-async def test_an_error_in_place_of_an_answer_fails_and_says_whose_move_is_next(
+async def test_an_error_in_place_of_an_answer_fails_and_names_who_has_to_act(
     whole: Rig, fault: dict[str, Any], code: str, whose: str
 ) -> None:
     request_id = await whole.submit({"faults": [fault]})
@@ -160,7 +160,7 @@ async def test_an_error_in_place_of_an_answer_fails_and_says_whose_move_is_next(
         assert fault["message"] in outcome.error.message
 
 
-async def test_a_wrong_key_is_the_operators_move_and_is_quoted_nowhere(redis_url: str) -> None:
+async def test_a_wrong_key_is_for_the_operator_and_is_quoted_nowhere(redis_url: str) -> None:
     wrong = "sk-test-another-key-9876543210abcdef"
     async with rig(redis_url, key=wrong) as parts:
         outcome = await parts.outcome(await parts.submit())
@@ -171,7 +171,7 @@ async def test_a_wrong_key_is_the_operators_move_and_is_quoted_nowhere(redis_url
 
 
 @pytest.mark.parametrize("kind", ["cut", "rst", "end"])
-async def test_a_stream_that_breaks_keeps_what_came(whole: Rig, kind: str) -> None:
+async def test_a_stream_that_breaks_keeps_the_text_before(whole: Rig, kind: str) -> None:
     request_id = await whole.submit({"steps": [{"kind": "text", "text": TEXT}], "faults": [{"kind": kind, "after": 6}]})
     outcome = await whole.outcome(request_id)
     assert outcome.status == "failed"
@@ -179,13 +179,13 @@ async def test_a_stream_that_breaks_keeps_what_came(whole: Rig, kind: str) -> No
     assert outcome.error.code == "upstream_truncated"
     entries = await whole.entries(request_id)
     assert shown(entries)[0] == outcome.content
-    if kind != "rst":  # a reset may overtake what was sent before it
+    if kind != "rst":  # a reset may arrive before the data that was sent earlier
         assert outcome.content
         assert TEXT.startswith(outcome.content)
     assert gapless(await whole.ids(request_id))
 
 
-async def test_an_error_inside_the_stream_keeps_what_came(whole: Rig) -> None:
+async def test_an_error_inside_the_stream_keeps_the_text_before(whole: Rig) -> None:
     fault = {"kind": "error", "after": 6, "type": "server_error"}
     outcome = await whole.outcome(await whole.submit({"steps": [{"kind": "text", "text": TEXT}], "faults": [fault]}))
     assert outcome.error is not None
@@ -197,7 +197,7 @@ async def test_an_error_inside_the_stream_keeps_what_came(whole: Rig) -> None:
     ("fault", "code"),
     [({"kind": "stall", "after": 5}, "upstream_timeout"), ({"kind": "hang"}, "upstream_first_byte_timeout")],
 )
-async def test_silence_is_not_waited_for_for_ever(redis_url: str, fault: dict[str, Any], code: str) -> None:
+async def test_a_server_that_stops_sending_times_out(redis_url: str, fault: dict[str, Any], code: str) -> None:
     async with rig(redis_url, max_attempts=1, first_byte_timeout_s=0.3, idle_timeout_s=0.3) as parts:
         request_id = await parts.submit({"steps": [{"kind": "text", "text": TEXT}], "faults": [fault]})
         outcome = await parts.outcome(request_id)
@@ -207,14 +207,14 @@ async def test_silence_is_not_waited_for_for_ever(redis_url: str, fault: dict[st
         await until(lambda: parts.simulator.open_connections == 0)
 
 
-async def test_a_server_that_is_not_there(redis_url: str) -> None:
+async def test_a_server_that_cannot_be_reached(redis_url: str) -> None:
     async with rig(redis_url, max_attempts=1, environment={"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}) as parts:
         outcome = await parts.outcome(await parts.submit())
     assert outcome.error is not None
     assert (outcome.error.code, outcome.error.whose) == ("upstream_connect", "provider")
 
 
-async def test_the_deadline_ends_a_request_with_what_came(whole: Rig) -> None:
+async def test_the_deadline_ends_a_request_and_keeps_the_text_before(whole: Rig) -> None:
     request_id = await whole.submit(SLOW, timeout_s=0.4)
     outcome = await whole.outcome(request_id)
     assert outcome.error is not None
@@ -224,7 +224,7 @@ async def test_the_deadline_ends_a_request_with_what_came(whole: Rig) -> None:
     await until(lambda: whole.simulator.open_connections == 0)
 
 
-async def test_a_log_that_is_full_ends_the_request_with_what_came(redis_url: str) -> None:
+async def test_a_log_that_is_full_ends_the_request(redis_url: str) -> None:
     async with rig(redis_url, max_log_entries=10) as parts:
         request_id = await parts.submit({"steps": [{"kind": "text", "text": TEXT}], "chunking": {"chars": 1}, **SLOW})
         outcome = await parts.outcome(request_id)
@@ -234,10 +234,10 @@ async def test_a_log_that_is_full_ends_the_request_with_what_came(redis_url: str
         await until(lambda: parts.simulator.open_connections == 0)
 
 
-# Trying again
+# Retries
 
 
-async def test_what_passes_is_tried_again_visibly(redis_url: str) -> None:
+async def test_a_retry_is_visible_in_the_log(redis_url: str) -> None:
     async with rig(redis_url) as parts:
         fault = {"kind": "status", "status": 429, "retry_after_s": 0.05, "calls": 2}
         request_id = await parts.submit({"steps": [{"kind": "text", "text": TEXT}], "faults": [fault]})
@@ -252,7 +252,7 @@ async def test_what_passes_is_tried_again_visibly(redis_url: str) -> None:
         assert gapless(await parts.ids(request_id))
 
 
-async def test_a_broken_stream_is_begun_anew_where_the_request_allows(redis_url: str) -> None:
+async def test_a_broken_stream_is_restarted_if_the_request_allows_it(redis_url: str) -> None:
     async with rig(redis_url) as parts:
         scenario = {"steps": [{"kind": "text", "text": TEXT}], "faults": [{"kind": "cut", "after": 6, "calls": 1}]}
         request_id = await parts.submit(scenario)
@@ -261,7 +261,7 @@ async def test_a_broken_stream_is_begun_anew_where_the_request_allows(redis_url:
         assert shown(await parts.entries(request_id))[0] == TEXT
 
 
-async def test_a_broken_stream_fails_where_the_request_asks_for_it(redis_url: str) -> None:
+async def test_a_broken_stream_fails_if_the_request_asks_for_it(redis_url: str) -> None:
     async with rig(redis_url) as parts:
         scenario = {"steps": [{"kind": "text", "text": TEXT}], "faults": [{"kind": "cut", "after": 6, "calls": 1}]}
         request_id = await parts.submit(scenario, on_failure="fail")
@@ -270,13 +270,13 @@ async def test_a_broken_stream_fails_where_the_request_asks_for_it(redis_url: st
         assert outcome.content
 
 
-async def test_refusals_are_not_tried_again(redis_url: str) -> None:
+async def test_refusals_are_not_retried(redis_url: str) -> None:
     async with rig(redis_url) as parts:
         await parts.outcome(await parts.submit({"faults": [{"kind": "status", "status": 400}]}))
         assert len(parts.simulator.ledger.entries()) == 1
 
 
-async def test_attempts_are_bounded(redis_url: str) -> None:
+async def test_the_number_of_attempts_is_limited(redis_url: str) -> None:
     async with rig(redis_url, max_attempts=2) as parts:
         request_id = await parts.submit({"faults": [{"kind": "status", "status": 503, "retry_after_s": 0.01}]})
         outcome = await parts.outcome(request_id)
@@ -284,23 +284,23 @@ async def test_attempts_are_bounded(redis_url: str) -> None:
         assert len(parts.simulator.ledger.entries()) == 2
 
 
-async def test_a_cancel_while_it_waits_to_try_again(redis_url: str) -> None:
+async def test_a_cancel_during_the_wait_for_a_retry(redis_url: str) -> None:
     async with rig(redis_url) as parts:
         request_id = await parts.submit({"faults": [{"kind": "status", "status": 429, "retry_after_s": 100}]})
 
-        async def waits() -> bool:
+        async def retry_is_scheduled() -> bool:
             return len(await parts.ids(request_id)) == 3
 
-        await until(waits)
+        await until(retry_is_scheduled)
         await parts.client.cancel(request_id)
         outcome = await parts.outcome(request_id)
         assert (outcome.status, outcome.attempt) == ("cancelled", 1)
 
 
-# Stopping
+# Cancels and drains
 
 
-async def test_a_cancel_closes_the_connection_and_keeps_what_came(whole: Rig) -> None:
+async def test_a_cancel_closes_the_connection_and_keeps_the_text_before(whole: Rig) -> None:
     request_id = await whole.submit(SLOW)
 
     async def has_text() -> bool:
@@ -328,7 +328,7 @@ async def test_a_cancel_before_the_answer_begins(whole: Rig) -> None:
     await until(lambda: whole.simulator.ledger.entries()[0].ended == "client_closed")
 
 
-async def test_a_worker_that_goes_hands_back_and_another_goes_on(redis_url: str) -> None:
+async def test_a_worker_that_drains_hands_back_and_another_one_completes(redis_url: str) -> None:
     async with rig(redis_url, drain_s=0) as parts:
         request_id = await parts.submit(SLOW)
 
@@ -351,11 +351,11 @@ async def test_a_worker_that_goes_hands_back_and_another_goes_on(redis_url: str)
             await second.stop()
 
 
-# Many at once, and Redis misbehaving
+# Many requests, and failures of Redis
 
 
-async def adds_up(parts: Rig, request_id: str) -> Outcome:
-    """The outcome, held against what the log adds up to."""
+async def consistent_outcome(parts: Rig, request_id: str) -> Outcome:
+    """The outcome, compared with the sum of the deltas in the log."""
     outcome = await parts.outcome(request_id)
     text, reasoning, arguments = shown(await parts.entries(request_id))
     assert (text or None) == outcome.content
@@ -368,32 +368,32 @@ async def adds_up(parts: Rig, request_id: str) -> Outcome:
     return outcome
 
 
-async def test_a_hundred_at_once_add_up_to_their_outcomes(whole: Rig) -> None:
+async def test_a_hundred_concurrent_requests_have_consistent_logs(whole: Rig) -> None:
     scenarios: list[dict[str, Any]] = [
         {"steps": [CALL, {"kind": "text", "text": f"{TEXT} {number}"}], "chunking": {"chars": 1 + number % 7}}
         for number in range(100)
     ]
     ids = [await whole.submit(scenario) for scenario in scenarios]
-    outcomes = [await adds_up(whole, request_id) for request_id in ids]
+    outcomes = [await consistent_outcome(whole, request_id) for request_id in ids]
     assert [outcome.content for outcome in outcomes] == [f"{TEXT} {number}" for number in range(100)]
     assert await whole.redis.zcard(QUEUE) == 0
 
 
-async def test_cut_connections_to_redis_lose_and_double_nothing(redis_url: str) -> None:
-    """given: the worker's connections to Redis are cut again and again / expect: nobody can tell from the logs."""
+async def test_cut_connections_to_redis_lose_and_duplicate_nothing(redis_url: str) -> None:
+    """given: the worker's connections to Redis are cut repeatedly / expect: logs without gaps or duplicates."""
     async with Proxy(redis_url) as proxy, rig(redis_url, worker_url=proxy.url) as parts:
         steps = [{"kind": "text", "text": TEXT * 3}, CALL]
         ids = [await parts.submit({"steps": steps, "pace": {"chunks_per_s": 60}}) for _ in range(20)]
         for _ in range(8):
-            await asyncio.sleep(0.1)  # spreads the cuts over the run; nothing depends on when
+            await asyncio.sleep(0.1)  # spreads the cuts over the run; the result does not depend on the times
             proxy.cut()
         for request_id in ids:
-            outcome = await adds_up(parts, request_id)
+            outcome = await consistent_outcome(parts, request_id)
             assert (outcome.status, outcome.content, outcome.attempt) == ("completed", TEXT * 3, 1)
 
 
-async def test_a_redis_that_is_killed_and_comes_back_loses_nothing() -> None:
-    """given: an append-only file, and a crash while requests stream / expect: all come to their outcomes."""
+async def test_a_redis_that_is_killed_and_restarted_loses_nothing() -> None:
+    """given: an append-only file, and a crash while requests stream / expect: all requests complete."""
     with EmbeddedValkey(appendonly=True, options={"appendfsync": "always"}) as valkey:
         async with rig(valkey.url, lease_s=10) as parts:
             steps = [{"kind": "text", "text": TEXT * 2}, CALL]
@@ -406,12 +406,12 @@ async def test_a_redis_that_is_killed_and_comes_back_loses_nothing() -> None:
             await asyncio.to_thread(valkey.kill)
             await asyncio.to_thread(valkey.start)
             for request_id in ids:
-                outcome = await adds_up(parts, request_id)
+                outcome = await consistent_outcome(parts, request_id)
                 assert (outcome.status, outcome.content, outcome.attempt) == ("completed", TEXT * 2, 1)
 
 
 async def everything_in(redis: Redis) -> bytes:
-    """All keys and what they hold, but for what was asked. Read by type: in a DUMP strings are compressed."""
+    """All keys and values, except the stored requests. Read by type, since a DUMP compresses strings."""
     held = b""
     async for key in redis.scan_iter():
         reading: dict[bytes, tuple[str | bytes | int, ...]] = {
@@ -431,7 +431,7 @@ async def everything_in(redis: Redis) -> bytes:
 
 
 async def test_no_key_appears_in_redis_or_in_the_log(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """given: also servers that quote the key, in an error's body, inside a stream, and in what is no stream at all."""
+    """given: servers that quote the key in an error body, inside a stream, and in a body that is no stream."""
     caplog.set_level(logging.DEBUG)
     quoting = f"{KEY} is not what I know as Bearer {KEY}"
     scenarios: list[dict[str, Any]] = [
@@ -445,13 +445,13 @@ async def test_no_key_appears_in_redis_or_in_the_log(redis_url: str, caplog: pyt
     ]
     async with rig(redis_url, max_attempts=1, dead_letters="failed") as parts:
         private = "a sentence that only the user may read"
-        told: list[str] = []
+        messages: list[str] = []
         for scenario in scenarios:
             request_id = await parts.submit(scenario, messages=[{"role": "user", "content": private}])
             outcome = await parts.outcome(request_id)
-            told.append(outcome.error.message if outcome.error else "")
+            messages.append(outcome.error.message if outcome.error else "")
         kept = await everything_in(parts.redis)
-    assert len([message for message in told if "***" in message]) == 4
+    assert len([message for message in messages if "***" in message]) == 4
     assert KEY.encode() not in kept
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("tailrace")]
     assert ours
@@ -459,14 +459,14 @@ async def test_no_key_appears_in_redis_or_in_the_log(redis_url: str, caplog: pyt
     assert KEY not in caplog.text
 
 
-async def test_every_key_has_a_lifetime_and_no_queue_key_stays(whole: Rig) -> None:
+async def test_every_key_has_a_lifetime_and_no_queue_key_remains(whole: Rig) -> None:
     request_id = await whole.submit({"steps": [{"kind": "text", "text": TEXT}]})
     await whole.outcome(request_id)
 
-    async def tidy() -> bool:
+    async def no_queue_key() -> bool:
         keys = [key async for key in whole.redis.scan_iter()]
         return not [key for key in keys if request_id.encode() in key and key.startswith(b"arq:")]
 
-    await until(tidy)
+    await until(no_queue_key)
     async for key in whole.redis.scan_iter():
         assert await whole.redis.pttl(key) > 0, key

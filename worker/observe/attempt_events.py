@@ -1,4 +1,4 @@
-"""The events of an attempt, and the interface of those who are told of them.
+"""The events of an attempt, and the interface of their subscribers.
 
 Owns the list of events. Knows nothing of metrics, traces or log lines: these are its subscribers.
 """
