@@ -110,6 +110,11 @@ class _Link(asyncio.Protocol):
             self._all.set_exception(why)
 
 
+def encoded(part: str | bytes | int) -> bytes:
+    """A part of a command as bytes."""
+    return part if isinstance(part, bytes) else str(part).encode()
+
+
 def packed(*parts: bytes) -> bytes:
     """A command as it travels (RESP2, Redis serialization protocol). redis-py's own packing costs ten times as much."""
     return b"*%d\r\n%b" % (len(parts), b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]))

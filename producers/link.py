@@ -5,8 +5,7 @@ Knows nothing of what is asked there.
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from hashlib import sha1
-from typing import Any
+from typing import Any, TypeVar
 
 from redis import exceptions as redis_errors
 from redis.asyncio import ConnectionPool, Redis
@@ -18,9 +17,12 @@ from tailrace.broker.clients import asking
 from tailrace.broker.cluster import ClusterRedis, Nodes, is_cluster
 from tailrace.broker.connections import at_node, connection_options
 from tailrace.broker.errors import store_error
-from tailrace.broker.scripts import Argument, Script
+from tailrace.broker.script import Argument, Script
+from tailrace.broker.script_runner import run_script
 from tailrace.schemas.errors import SettingsError, StoreError
 from tailrace.schemas.redis_url import Node, parse_redis_url
+
+_Reply = TypeVar("_Reply")
 
 _RETRY_PAUSE_S = 0.05
 
@@ -54,7 +56,6 @@ class Link:
         self._options = self._usable_options()
         self.redis = self._client(tries=1)
         self.reads = self._client(tries=0)
-        self._shas: dict[str, str] = {}
 
     async def close(self) -> None:
         """Closes every connection, those of running tails included."""
@@ -73,17 +74,10 @@ class Link:
         """An error of redis-py as ours."""
         return store_error(error, self.place)
 
-    async def run(self, script: Script, named: Mapping[str, str], **given: Argument) -> list[Any]:
-        """The reply of a script."""
-        places, values = script.call(**named, **given)
-        sha = self._shas.get(script.name)
-        if sha is None:
-            sha = self._shas[script.name] = sha1(script.text.encode(), usedforsecurity=False).hexdigest()
+    async def run(self, script: Script[_Reply], of: str = "", /, **given: Argument) -> _Reply:
+        """Runs a script; arguments as those of `script_runner.run_script`."""
         async with self.asking():
-            try:
-                return await self.redis.evalsha(sha, len(places), *places, *values)
-            except redis_errors.NoScriptError:
-                return await self.redis.eval(script.text, len(places), *places, *values)
+            return await run_script(self.redis, script, of, **given)
 
     def connection(self, node: Node | None = None) -> AbstractConnection:
         """A connection of its own, not open yet and not tried again, for whom one can be shared by many readers.

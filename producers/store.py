@@ -1,6 +1,6 @@
-"""Records and logs as producers use them: one method a verb.
+"""Records and logs as producers use them.
 
-Knows keys, scripts and the stream's form. Knows nothing of requests' content, of retries of tails or of arq.
+Knows keys, scripts and the form of a stream. Knows nothing of what requests contain, of how tails retry and of arq.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Self
 
 from tailrace.broker import keys, scripts
 from tailrace.broker.cluster import is_cluster
-from tailrace.broker.scripts import Argument, Script, Verdict
+from tailrace.broker.script import Verdict
+from tailrace.broker.scripts import CancelStatus, SubmitStatus
 from tailrace.producers.link import Link
 from tailrace.producers.queue.queue_store import ProducerQueue
 from tailrace.schemas.errors import SettingsError
@@ -16,21 +17,21 @@ from tailrace.schemas.ids import EntryId
 from tailrace.schemas.redis_url import QUEUE_OF_A_CLUSTER
 
 PAGE_ENTRIES = 500
-"""Entries read at once: bounds what a reader holds in memory and how long Redis is busy with one of them."""
+"""Entries per read: bounds what a reader holds in memory and how long Redis is busy with one read."""
 
 WAIT_S = 5.0
-"""How long a reader waits for the next entry before it looks whether the log still stands."""
+"""How long a reader waits for the next entry before it checks that the log still exists."""
 
 
 class RawEntry(NamedTuple):
-    """An entry as it stands in a log."""
+    """An entry as it is in a log."""
 
     id: EntryId
     raw: bytes
 
 
-class Glimpse(NamedTuple):
-    """What one look at a log tells: its ends, the neighbourhood of a cursor, and how the cursor's attempt began."""
+class LogBounds(NamedTuple):
+    """One read of a log: its ends, the entries at and after a cursor, and the first of the cursor's attempt."""
 
     first: RawEntry
     last: RawEntry
@@ -39,21 +40,21 @@ class Glimpse(NamedTuple):
     beginning: RawEntry | None
 
 
-class Standing(NamedTuple):
-    """What record and log of a request say just now: the fields asked for that there are, and the last entry."""
+class RequestState(NamedTuple):
+    """Those of the requested fields that a record has, and the last entry of its log."""
 
     record: Mapping[str, bytes]
     last: RawEntry | None
 
 
 class ProducerStore:
-    """The verbs of a producer on records and logs; `queue` has those on the queue, which may stand elsewhere.
+    """Records and logs; `queue` has the queue, which may be on another server. Every method raises StoreError.
 
     Args:
         url: of the Redis with records and logs, as `tailrace.schemas.redis_url` reads it.
         timeout_s: for connecting, and for each answer.
-        wait_s: the longest a `read` waits for the next entry.
-        queue_url: of the Redis with the queue, where it is another one.
+        wait_s: the longest that `read` waits for the next entry.
+        queue_url: of the Redis with the queue, if it is another one.
 
     Raises:
         SettingsError: a URL cannot be used, or the queue's is a cluster.
@@ -69,7 +70,7 @@ class ProducerStore:
 
     @classmethod
     async def connect(cls, url: str, *, timeout_s: float, queue_url: str | None = None) -> Self:
-        """A store whose Redis answered just now.
+        """A store whose Redis has answered.
 
         Raises:
             SettingsError: a URL cannot be used.
@@ -84,7 +85,7 @@ class ProducerStore:
         return store
 
     async def ping(self) -> None:
-        """Raises StoreError when one of the servers is not there."""
+        """Raises StoreError when one of the servers does not answer."""
         for link in self._links():
             async with link.asking():
                 await link.redis.ping()
@@ -111,9 +112,23 @@ class ProducerStore:
         tenant: str | None,
         priority: str,
         retry_of: str | None,
-    ) -> Verdict:
-        """Writes record and first entry: `accepted`, `standing` with its status, or `conflict`."""
-        return await self._run(
+    ) -> Verdict[SubmitStatus]:
+        """Writes record and first entry.
+
+        Args:
+            request_id: the request.
+            request: its content, packed.
+            digest: of its content: the same id with another digest is a conflict.
+            api: which API it asks.
+            model: which model.
+            timeout_ms: milliseconds until its deadline.
+            retention_ms: milliseconds that record and log live after the end.
+            accepted: the first entry of the log.
+            tenant: on whose behalf.
+            priority: its class.
+            retry_of: the dead letter it retries.
+        """
+        return await self.link.run(
             scripts.SUBMIT,
             request_id,
             request=request,
@@ -128,13 +143,20 @@ class ProducerStore:
             retry_of=retry_of or "",
         )
 
-    async def cancel(self, request_id: str, *, terminal: bytes, outcome: bytes, hold_ms: int = 0) -> Verdict:
-        """Ends a request that waits (`ended`), tells the owner of one that runs (`signalled`), or says `finished`."""
-        return await self._run(
+    async def cancel(
+        self, request_id: str, *, terminal: bytes, outcome: bytes, hold_ms: int = 0
+    ) -> Verdict[CancelStatus]:
+        """Ends a waiting request, or signals the owner of a running one.
+
+        Args:
+            request_id: the request.
+            terminal: the terminal entry of one that waits.
+            outcome: the outcome of one that waits.
+            hold_ms: how long its record lives at least, because the outcome waits for a database.
+        """
+        return await self.link.run(
             scripts.CANCEL,
             request_id,
-            channel=keys.CANCEL_CHANNEL,
-            request_id=request_id,
             terminal=terminal,
             outcome=outcome,
             hold_ms=hold_ms,
@@ -149,7 +171,7 @@ class ProducerStore:
             return None
         return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
-    async def standings(self, request_ids: Sequence[str], fields: Sequence[str]) -> list[Standing]:
+    async def request_states(self, request_ids: Sequence[str], fields: Sequence[str]) -> list[RequestState]:
         """Fields of each request's record, and the last entry of its log."""
         async with self.link.asking():
             async with self.link.redis.pipeline(transaction=False) as pipe:
@@ -158,15 +180,15 @@ class ProducerStore:
                     pipe.execute_command("XREVRANGE", keys.log_key(request_id), "+", "-", "COUNT", 1)
                 answers = await pipe.execute()
         return [
-            Standing(
+            RequestState(
                 {name: value for name, value in zip(fields, record, strict=True) if value is not None},
                 *(_entries(last) or (None,)),
             )
             for record, last in zip(answers[::2], answers[1::2], strict=True)
         ]
 
-    async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
-        """One consistent look at a log; None when there is none."""
+    async def log_bounds(self, request_id: str, cursor: EntryId) -> LogBounds | None:
+        """One consistent read of a log; None when there is none."""
         log = keys.log_key(request_id)
         async with self.link.asking():
             async with self.link.redis.pipeline(transaction=True) as pipe:
@@ -177,7 +199,7 @@ class ProducerStore:
                 pipe.xrange(log, f"{cursor.attempt}-0", f"{cursor.attempt}-0")
                 replies = [_entries(reply) for reply in await pipe.execute()]
         first, last, *others = (entries[0] if entries else None for entries in replies)
-        return Glimpse(first, last, *others) if first is not None and last is not None else None
+        return LogBounds(first, last, *others) if first is not None and last is not None else None
 
     async def page(self, request_id: str, first: EntryId, last: EntryId) -> list[RawEntry]:
         """Up to `PAGE_ENTRIES` entries from `first` to `last`, both included."""
@@ -187,24 +209,20 @@ class ProducerStore:
             )
 
     async def read(self, request_id: str, after: EntryId, wait_s: float | None = None) -> list[RawEntry]:
-        """Up to `PAGE_ENTRIES` entries behind `after`; with none there, waits up to `wait_s` for the next.
+        """Up to `PAGE_ENTRIES` entries after `after`; if there are none, waits up to `wait_s` for the next.
 
-        It waits on a connection that nobody else uses meanwhile, and never longer than the store's own `wait_s`.
+        It waits on a connection of its own, and never longer than the store's own `wait_s`.
         """
         wait_s = self.wait_s if wait_s is None else min(wait_s, self.wait_s)
         streams = {keys.log_key(request_id): str(after)}
         async with self.link.asking(wait_s):
             reply = await self.link.reads.xread(
                 streams, count=PAGE_ENTRIES, block=max(1, int(wait_s * 1000))
-            )  # 0 would be for ever
+            )  # 0 would be without limit
         return _entries(reply[0][1]) if reply else []
 
     def leave(self) -> None:
-        """Whoever read is done: nothing is kept for it."""
-
-    async def _run(self, script: Script, request_id: str, /, **given: Argument) -> Verdict:
-        named = {"rec": keys.rec_key(request_id), "log": keys.log_key(request_id)}
-        return script.verdict(await self.link.run(script, named, **given))
+        """The reader is done. Nothing is kept for it here."""
 
 
 def _entries(reply: Sequence[tuple[bytes, dict[bytes, Any]]]) -> list[RawEntry]:

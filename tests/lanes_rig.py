@@ -58,7 +58,7 @@ class Lanes:
         """Claims once; returns the jobs with their leases."""
         self.tokens += 1
         token = f"t{self.tokens}"
-        claim = await store.claim(limit, token, again=False)
+        claim = await store.claim(limit, token, is_repeat=False)
         return [(job, lease_of(job, token, store)) for job in claim.jobs]
 
     async def served(self, store: QueueStore, claims: int, limit: int = 1) -> list[str]:

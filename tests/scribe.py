@@ -1,12 +1,15 @@
 """Writes the log of a request as a worker would: begin, entries, finish. For tests that run no worker."""
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from redis.asyncio import Redis
 
 from tailrace.broker import scripts
-from tailrace.broker.keys import log_key, push_channel, push_shard, rec_key
-from tailrace.broker.scripts import Script, Verdict
+from tailrace.broker.keys import log_key, push_channel, push_shard
+from tailrace.broker.script import Argument, Script, Verdict
+from tailrace.broker.script_runner import run_script
+from tailrace.broker.scripts import BeginStatus, FinishStatus
 from tailrace.schemas.codec import encode_entry, encode_outcome
 from tailrace.schemas.deltas import (
     FORMAT_VERSION,
@@ -21,6 +24,8 @@ from tailrace.schemas.deltas import (
 from tailrace.schemas.ids import EntryId
 from tailrace.schemas.outcome import UNFILLED, Outcome, Status, terminal_of
 from tailrace.schemas.push import encode_pushes
+
+_Reply = TypeVar("_Reply")
 
 IDS = MessageIds("message-11111111-1111-4111-8111-1111111111ff", "message-22222222-2222-4222-8222-2222222222ff")
 
@@ -53,7 +58,7 @@ class Scribe:
         self.token = f"token-{attempt}"
         self.last = EntryId(attempt, 0)
 
-    async def begin(self, why: str = "first") -> Verdict:
+    async def begin(self, why: str = "first") -> Verdict[BeginStatus]:
         """Begins the attempt, which takes over the log."""
         started = AttemptStarted(FORMAT_VERSION, self.attempt, UNFILLED, why, IDS)
         return await self._run(
@@ -73,7 +78,7 @@ class Scribe:
             message = encode_pushes([(self._request_id, first.attempt, first.seq, raws)])
             await self._redis.publish(push_channel(push_shard(self._request_id)), message)
 
-    async def finish(self, status: Status = "completed", outcome: Outcome | None = None) -> Verdict:
+    async def finish(self, status: Status = "completed", outcome: Outcome | None = None) -> Verdict[FinishStatus]:
         """Writes the terminal entry and the outcome."""
         outcome = outcome or Outcome(
             status=status,
@@ -99,7 +104,5 @@ class Scribe:
         await self.write(ANSWER)
         await self.finish()
 
-    async def _run(self, script: Script, **given: str | bytes | int) -> Verdict:
-        places, values = script.call(rec=rec_key(self._request_id), log=log_key(self._request_id), **given)
-        reply = await self._redis.eval(script.text, len(places), *places, *values)
-        return script.verdict(reply)
+    async def _run(self, script: Script[_Reply], **given: Argument) -> _Reply:
+        return await run_script(self._redis, script, self._request_id, **given)

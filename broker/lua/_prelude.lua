@@ -1,4 +1,5 @@
--- Stands before every script: the server's clock, and answers as a word followed by names and values.
+-- Part of every script: the server's clock, JSON texts with times to fill in, and appending to a log.
+-- A script answers with a status, followed by names and values.
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -20,7 +21,7 @@ local function iso(ms)
     math.floor(seconds % 86400 / 3600), math.floor(seconds % 3600 / 60), seconds % 60, ms % 1000)
 end
 
--- Fills the first `"name":<unfilled>` of a JSON text. Quotes inside JSON strings are escaped, so text cannot look like it.
+-- Fills the first `"name":<unfilled>` of a JSON text. Quotes inside JSON strings are escaped, so no text can look like it.
 local function fill(json, name, unfilled, value)
   local first, last = string.find(json, '"' .. name .. '":' .. unfilled, 1, true)
   if not first then return json end
@@ -35,17 +36,17 @@ local function is_terminal(status)
   return status == 'completed' or status == 'incomplete' or status == 'failed' or status == 'cancelled'
 end
 
--- The attempt that a log has come to. After a failover it may be beyond the record's: an owner whose beginning was lost
--- goes on writing.
+-- The attempt of the last entry of a log. After a failover it may be higher than the record's: an owner whose start was
+-- lost goes on writing.
 local function last_attempt(log)
   local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   return last and tonumber(string.match(last[1], '^%d+')) or 0
 end
 
--- Appends an entry, and pushes it to those who follow live (schemas/push.py): the message is what msgpack makes of
--- [[id, attempt, seq, [entry]]]. A push that is refused must not stop a script that has written: the log has the entry.
+-- Appends an entry and publishes it to live readers (schemas/push.py): the message is msgpack of
+-- [[id, attempt, seq, [entry]]]. A refused PUBLISH must not stop a script that has written: the log has the entry.
 local function append(log, attempt, seq, entry)
-  redis.call('XADD', log, 'NOMKSTREAM', string.format('%.0f-%.0f', attempt, seq), 'e', entry)
+  redis.call('XADD', log, 'NOMKSTREAM', string.format('%.0f-%.0f', attempt, seq), ENTRY_FIELD, entry)
   local id = string.match(log, '{(.*)}')
   local shard = tonumber(string.sub(redis.sha1hex(id), 1, 1), 16) % PUSH_SHARDS
   redis.pcall('PUBLISH', PUSH .. shard, '\145\148' .. cmsgpack.pack(id, attempt, seq) .. '\145\198'

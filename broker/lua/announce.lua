@@ -1,14 +1,14 @@
--- announce: a worker process is one of those to be seen, for as long as `life_ms` says; or it goes. What each says of
--- itself stands beside it, in a key of its own (report, a plain SET, since it is said often).
--- KEYS workers worker   ARGV name gone (1: it goes) life_ms
+-- announce: lists a worker process for `life_ms`, or removes it. Its report is in a key of its own, which a plain SET
+-- writes often.
+-- KEYS workers worker   ARGV name gone (1: it leaves) life_ms
 -- -> noted | gone
-local workers, now = KEYS[1], now_ms()
+local now = now_ms()
 redis.call('ZREMRANGEBYSCORE', workers, '-inf', now)
-if ARGV[2] == '1' then
-  redis.call('DEL', KEYS[2])
-  redis.call('ZREM', workers, ARGV[1])
+if gone == '1' then
+  redis.call('DEL', worker)
+  redis.call('ZREM', workers, name)
   return {'gone'}
 end
-redis.call('ZADD', workers, now + ARGV[3], ARGV[1])
-redis.call('PEXPIRE', workers, ARGV[3])
+redis.call('ZADD', workers, now + life_ms, name)
+redis.call('PEXPIRE', workers, life_ms)
 return {'noted'}

@@ -1,9 +1,8 @@
 #!lua flags=allow-oom
--- cancel: ends a request that waits at once, in the next attempt; tells the owner of one that runs.
--- allow-oom: whatever ends a request goes through when the server is out of memory.
--- KEYS rec log   ARGV channel request_id terminal outcome hold_ms (as in finish)
+-- cancel: ends a waiting request at once, in the next attempt; signals the owner of a running one.
+-- allow-oom: an end is written even when the server is out of memory.
+-- KEYS rec log   ARGV id terminal outcome hold_ms (as in finish)
 -- -> ended | signalled | finished status | unknown
-local rec, log = KEYS[1], KEYS[2]
 local at = redis.call('HMGET', rec, 'status', 'attempt', 'submitted_ms', 'retention_ms')
 local status = at[1]
 if not status then return {'unknown'} end
@@ -11,15 +10,15 @@ if is_terminal(status) then return {'finished', 'status', status} end
 if redis.call('EXISTS', log) == 0 then return {'unknown'} end
 redis.call('HSET', rec, 'cancel', 1)
 if status == 'running' then
-  redis.call('PUBLISH', ARGV[1], ARGV[2])
+  redis.call('PUBLISH', CANCEL_CHANNEL, id)
   return {'signalled'}
 end
 local now, attempt = now_ms(), math.max(tonumber(at[2]), last_attempt(log)) + 1
-local outcome = fill(ARGV[4], 'attempt', 'null', tostring(attempt))
+outcome = fill(outcome, 'attempt', 'null', tostring(attempt))
 outcome = fill_time(fill_time(outcome, 'submitted_at', tonumber(at[3])), 'finished_at', now)
-append(log, attempt, 0, ARGV[3])
+append(log, attempt, 0, terminal)
 redis.call('HSET', rec, 'status', 'cancelled', 'attempt', attempt, 'outcome', outcome, 'finished_ms', now)
 redis.call('HDEL', rec, 'token')
-redis.call('PEXPIRE', rec, math.max(tonumber(at[4]), tonumber(ARGV[5])))
+redis.call('PEXPIRE', rec, math.max(tonumber(at[4]), tonumber(hold_ms)))
 redis.call('PEXPIRE', log, at[4])
 return {'ended'}

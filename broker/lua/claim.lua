@@ -1,23 +1,22 @@
--- claim: takes due jobs of the queue. Each gets a lease, the next attempt number, and a score at the lease's end: running
--- jobs leave the window that claims look at, and come back into it when their owner is silent.
--- What has begun before goes first, however much waits: leases that ran out, pauses that are over. WATCHED finds them.
--- A job whose lease ran out without having been handed back has crashed its worker, or hung it, once more. Who was
--- on trial there alone (trial.lua) is to blame for that.
--- The ids are known only here, so their keys are made here, as in broker/keys.py: the queue lives in one slot, as arq's.
--- With `again` 1, what an earlier call with this token took, and nobody heard of, is given out once more.
--- Who waits in a lane (_lanes.lua) takes turns with the others of its class, unless its tenant runs as many as it may.
--- KEYS queue wake   ARGV limit lease_ms token again wake_life_s state_life_s tenant_limit (0: none) tenant_limits (msgpack)
--- -> claimed next_ms left (id attempt why crashes blamed score envelope)*
+-- claim: takes due jobs of the queue. Each gets a lease, the next attempt number, and a score at the end of the lease:
+-- running jobs leave the range that claims look at, and return to it when their owner stops renewing.
+-- Jobs that have started before go first, however much waits: leases that ran out, pauses that are over. WATCHED has them.
+-- A job whose lease ran out without having been handed back has crashed its worker, or hung it, once more. If it was in
+-- quarantine there alone (note_quarantine.lua), it is to blame for that.
+-- The ids are known only here, so their keys are made here: the queue is on one server, as arq's is.
+-- With `is_repeat` 1, jobs that an earlier call with this token took, and whose reply was lost, are given out once more.
+-- Requests in lanes (_lanes.lua) take turns with the others of their class, unless their tenant is at its limit.
+-- KEYS queue   ARGV limit lease_ms token is_repeat tenant_limit (0: none) tenant_limits (msgpack)
+-- -> next_ms left (id attempt why crashes blamed score envelope)*
 --    next_ms: until the next job is due, -1 without one. left: 1 when due jobs remain. envelope: empty when it is gone.
-local queue, wake = KEYS[1], KEYS[2]
-local limit, lease_ms, token = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+limit, lease_ms = tonumber(limit), tonumber(lease_ms)
 local now = now_ms()
 local jobs, count = {}, 0
 
 local function give(id, attempt, why, crashes, blamed, score)
-  redis.call('SET', 'arq:in-progress:' .. id, token, 'PX', lease_ms)
-  stand_until(queue, id, now + lease_ms)
-  local envelope = redis.call('GET', 'arq:job:' .. id) or ''
+  redis.call('SET', lease_key(id), token, 'PX', lease_ms)
+  watch_until(queue, id, now + lease_ms)
+  local envelope = redis.call('GET', job_key(id)) or ''
   for _, field in ipairs({id, attempt, why, crashes, blamed and 1 or 0, score, envelope}) do
     jobs[#jobs + 1] = tostring(field)
   end
@@ -25,13 +24,13 @@ local function give(id, attempt, why, crashes, blamed, score)
 end
 
 local function take(id, score, lane)
-  local busy_ms = redis.call('PTTL', 'arq:in-progress:' .. id)
-  if busy_ms ~= -2 then -- a worker without our scripts runs it, or somebody moved the score of a running job
-    stand_until(queue, id, now + (busy_ms >= 0 and busy_ms + 1 or lease_ms))
+  local busy_ms = redis.call('PTTL', lease_key(id))
+  if busy_ms ~= -2 then -- a worker without our scripts runs it, or something moved the score of a running job
+    watch_until(queue, id, now + (busy_ms >= 0 and busy_ms + 1 or lease_ms))
     return
   end
-  local state = 'tr:queue:state:' .. id
-  local at = redis.call('HMGET', state, 'attempt', 'crashes', 'held', 'why', 'lane', 'since', 'crashed', 'trial')
+  local state = state_key(id)
+  local at = redis.call('HMGET', state, 'attempt', 'crashes', 'held', 'why', 'lane', 'since', 'crashed', 'quarantine')
   local held, since = at[3] == '1', lane and score or at[6] or score
   if not lane and at[5] and not held then -- its pause is over: back to its place
     wait_in(at[5], id, since)
@@ -45,21 +44,21 @@ local function take(id, score, lane)
   redis.call('HSET', state, 'attempt', attempt, 'crashes', crashes, 'held', 1, 'why', why, 'since', since)
   if held then redis.call('HSET', state, 'crashed', (at[7] or ' ') .. at[1] .. ' ') end
   local blamed = held and at[8] or at[8] == 'blamed'
-  if blamed then redis.call('HSET', state, 'trial', 'blamed') end
+  if blamed then redis.call('HSET', state, 'quarantine', 'blamed') end
   if lane then
     redis.call('HSET', state, 'lane', lane)
     take_slot(lane, id)
   end
-  redis.call('EXPIRE', state, ARGV[6])
+  redis.call('EXPIRE', state, STATE_LIFE_S)
   give(id, attempt, why, crashes, blamed, score)
 end
 
 local function take_begun()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', WATCHED, '-inf', now, 'LIMIT', 0, limit)) do
     local score = redis.call('ZSCORE', queue, id)
-    if not score then -- somebody without our scripts has ended it
+    if not score then -- a worker without our scripts has ended it
       redis.call('ZREM', WATCHED, id)
-      local lane = redis.call('HGET', 'tr:queue:state:' .. id, 'lane')
+      local lane = redis.call('HGET', state_key(id), 'lane')
       if lane then free_slot(lane, id) end
     elseif tonumber(score) > now then -- or has moved it
       redis.call('ZADD', WATCHED, score, id)
@@ -84,12 +83,12 @@ local limits
 local function is_full(lane)
   local tenant = tenant_of(lane)
   if tenant == '' then return false end
-  limits = limits or cmsgpack.unpack(ARGV[8])
-  local most = limits[tenant] or tonumber(ARGV[7])
-  return most > 0 and redis.call('SCARD', RUNNING .. tenant) >= most
+  limits = limits or cmsgpack.unpack(tenant_limits)
+  local most = limits[tenant] or tonumber(tenant_limit)
+  return most > 0 and redis.call('SCARD', running_key(tenant)) >= most
 end
 
--- The next lane goes to the end of its class first: a write that is refused when the server is out of memory, before others.
+-- The next lane moves to the end of its class first: Redis refuses this first write when it is out of memory.
 local function take_turns()
   local due = due_in_queue()
   local n = 1
@@ -103,18 +102,18 @@ local function take_turns()
       take(due[n], due[n + 1])
       n, served = n + 2, true
     elseif lane ~= PLAIN and not is_full(lane) then
-      local first = redis.call('ZPOPMIN', LANE .. lane)
+      local first = redis.call('ZPOPMIN', lane_key(lane))
       if first[1] then take(first[1], first[2], lane) end
-      served = redis.call('EXISTS', LANE .. lane) == 1
+      served = redis.call('EXISTS', lane_key(lane)) == 1
     end
     if not served then step_out(lane) end
   end
 end
 
-if ARGV[4] == '1' then
+if is_repeat == '1' then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', queue, '(' .. now, now + lease_ms)) do
-    if redis.call('GET', 'arq:in-progress:' .. id) == token then
-      local at = redis.call('HMGET', 'tr:queue:state:' .. id, 'attempt', 'why', 'crashes', 'trial')
+    if redis.call('GET', lease_key(id)) == token then
+      local at = redis.call('HMGET', state_key(id), 'attempt', 'why', 'crashes', 'quarantine')
       give(id, at[1], at[2], at[3], at[4] == 'blamed', now)
     end
   end
@@ -136,10 +135,10 @@ if has_lanes then
   if not is_due then redis.call('ZREM', LANES, PLAIN) end
   left = left or redis.call('EXISTS', LANES) == 1
 end
--- Others may be idle: one token wakes one of them, who does the same for the next.
-if left then wake_one(wake, ARGV[5]) end
+-- Other workers may be idle: one token wakes one of them, which does the same for the next.
+if left then wake_one_worker() end
 local next_ms = left and 0 or first[1] and tonumber(first[2]) - now or -1
-local answer = {'claimed', tostring(next_ms), left and '1' or '0'}
+local answer = {tostring(next_ms), left and '1' or '0'}
 for _, field in ipairs(jobs) do
   answer[#answer + 1] = field
 end

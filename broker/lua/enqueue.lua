@@ -1,19 +1,18 @@
--- enqueue: a request gets arq's envelope and its place, in its lane or where it has none in arq's own queue; an idle worker is
--- woken. One that stands already, wherever, is left there: sent twice it changes nothing, and it mends what broke.
--- Its place is by `since_ms`, when it was submitted; no later than now, were the clock that said so ahead of ours.
--- KEYS queue lease job   ARGV id lane (empty: none) envelope life_ms since_ms wake_tokens_max
--- -> enqueued | standing
-local queue, lease, id, lane = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
-local waits = lane ~= '' and redis.call('ZSCORE', LANE .. lane, id) or redis.call('ZSCORE', queue, id)
-if waits or redis.call('EXISTS', lease) == 1 then return {'standing'} end
-local since = math.min(tonumber(ARGV[5]), now_ms())
-redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4])
+-- enqueue: writes arq's envelope, puts the request into its lane or, without one, into arq's queue, and wakes a worker.
+-- A request that is already there, wherever, is left alone: idempotent, and it repairs a request that was lost on the way.
+-- Its place is by `since_ms`, when it was submitted, but no later than now: that clock may be ahead of this one.
+-- KEYS queue lease job   ARGV id lane (empty: none) envelope life_ms since_ms
+-- -> enqueued | exists
+local waits = lane ~= '' and redis.call('ZSCORE', lane_key(lane), id) or redis.call('ZSCORE', queue, id)
+if waits or redis.call('EXISTS', lease) == 1 then return {'exists'} end
+local since = math.min(tonumber(since_ms), now_ms())
+redis.call('SET', job, envelope, 'PX', life_ms)
 if lane == '' then
   redis.call('ZADD', queue, since, id)
 else
   wait_in(lane, id, since)
 end
 redis.call('LPUSH', WAKE, 1)
-redis.call('LTRIM', WAKE, 0, ARGV[6] - 1)
+redis.call('LTRIM', WAKE, 0, WAKE_TOKENS_MAX - 1)
 redis.call('EXPIRE', WAKE, WAKE_LIFE_S)
 return {'enqueued'}

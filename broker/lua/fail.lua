@@ -1,7 +1,8 @@
--- fail: an attempt has failed and another is to follow; the count outlives its owner. Sent twice it counts once.
+-- fail: an attempt has failed and another one is to follow; the count outlives its owner.
+-- Idempotent: `failures` is the count, not an increment.
 -- KEYS rec   ARGV attempt token failures (this one included)
 -- -> counted | stale
-local at = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'token')
-if at[1] ~= 'running' or at[2] ~= ARGV[1] or at[3] ~= ARGV[2] then return {'stale'} end
-redis.call('HSET', KEYS[1], 'failures', ARGV[3])
+local at = redis.call('HMGET', rec, 'status', 'attempt', 'token')
+if at[1] ~= 'running' or at[2] ~= attempt or at[3] ~= token then return {'stale'} end
+redis.call('HSET', rec, 'failures', failures)
 return {'counted'}

@@ -1,33 +1,33 @@
--- hand_back: the owner gives the job back, due at once or after a delay, and says why; no crash is counted.
--- Due at once it goes back to its old place, in its lane or in the queue, since it has waited already; a pause before
--- that it spends in the queue, in no slot.
--- The owner may: who holds the token, or whose lease ran out while nobody has taken the job since. Who comes too late
--- because the server did not answer (cut_off) has not crashed: that count is taken back, and the blame.
--- KEYS queue wake lease state   ARGV id token attempt delay_ms why wake_life_s state_life_s cut_off
--- -> handed_back | again | stale
-local queue, wake, lease, state, id = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
+-- hand_back: the owner gives the job back, due at once or after a delay, with a reason; no crash is counted.
+-- A job due at once returns to its old place, in its lane or in the queue, because it has waited already. A pause before
+-- that is spent in the queue, outside any slot.
+-- The owner may: the holder of the token, or of a lease that ran out if nothing has taken the job since. An owner that is
+-- late because the server did not answer (cut_off) has not crashed: that count is taken back, and the blame.
+-- KEYS queue lease state   ARGV id token attempt delay_ms why cut_off
+-- -> handed_back | already_done | stale
 local holder = redis.call('GET', lease)
-local at = redis.call('HMGET', state, 'attempt', 'held', 'lane', 'since', 'crashed', 'trial')
-local ours = holder == ARGV[2] or not holder and at[1] == ARGV[3]
+local at = redis.call('HMGET', state, 'attempt', 'held', 'lane', 'since', 'crashed', 'quarantine')
+local ours = holder == token or not holder and at[1] == attempt
 if not ours then
-  local first, last = string.find(at[5] or '', ' ' .. ARGV[3] .. ' ', 1, true)
-  if ARGV[8] == '1' and first then
+  local first, last = string.find(at[5] or '', ' ' .. attempt .. ' ', 1, true)
+  if cut_off == '1' and first then
     redis.call('HINCRBY', state, 'crashes', -1)
     redis.call('HSET', state, 'crashed', string.sub(at[5], 1, first) .. string.sub(at[5], last + 1))
-    if at[6] == 'blamed' then redis.call('HDEL', state, 'trial') end
+    if at[6] == 'blamed' then redis.call('HDEL', state, 'quarantine') end
   end
   return {'stale'}
 end
-if not holder and at[2] ~= '1' then return {'again'} end
+if not holder and at[2] ~= '1' then return {'already_done'} end
 redis.call('DEL', lease)
-redis.call('HSET', state, 'held', 0, 'why', ARGV[5])
-if at[6] == 'alone' then redis.call('HDEL', state, 'trial') end
-redis.call('EXPIRE', state, ARGV[7])
-local lane, delay_ms = at[3], tonumber(ARGV[4])
+redis.call('HSET', state, 'held', 0, 'why', why)
+if at[6] == 'alone' then redis.call('HDEL', state, 'quarantine') end
+redis.call('EXPIRE', state, STATE_LIFE_S)
+local lane = at[3]
 local now = now_ms()
+delay_ms = tonumber(delay_ms)
 if lane then free_slot(lane, id) end
 if delay_ms > 0 then
-  stand_until(queue, id, now + delay_ms)
+  watch_until(queue, id, now + delay_ms)
 else
   redis.call('ZREM', WATCHED, id)
   if lane then
@@ -37,6 +37,6 @@ else
     redis.call('ZADD', queue, at[4] or now, id)
   end
 end
--- Also for a later time: whoever is idle has to learn of it.
-wake_one(wake, ARGV[6])
+-- Also for a later time: an idle worker has to learn when it is due.
+wake_one_worker()
 return {'handed_back'}

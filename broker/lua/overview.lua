@@ -1,11 +1,11 @@
--- overview: what waits, what has begun, who works, how many died, for those who watch. Writes nothing.
+-- overview: what waits, what has started, which workers there are and how many requests died, for monitoring. Writes nothing.
 -- KEYS queue workers dead outbox refused   ARGV lanes_max begun_max workers_max
--- -> seen now_ms begun dead deferred [lane waiting since_ms]* [id held handed_back attempt crashes]* [name left_ms said]* [outbox since_ms refused]
---    begun, dead: how many. deferred: how many are due later and have not begun. The last three are lists:
---    what waits (arq:queue itself is the plain lane; since: of the one that waits longest), what has begun (held: under a
---    lease), and worker processes (left_ms: until what it said is forgotten).
---    Then: how many outcomes wait for their database, since when the first does (-1: none), how many it has refused.
-local queue, now = KEYS[1], now_ms()
+-- -> now_ms begun dead deferred [lane waiting since_ms]* [id held handed_back attempt crashes]* [name left_ms report]* [outbox since_ms refused]
+--    begun, dead: how many. deferred: how many are due later and have not started.
+--    The lists: what waits (arq's queue itself is the plain lane; since_ms: of the one that waits longest), what has started
+--    (held: under a lease), worker processes (left_ms: until the report expires).
+--    Last: how many outcomes wait for their database, since when the first does (-1: none), how many it has refused.
+local now = now_ms()
 
 local function lane_of_queue()
   local due = redis.call('ZCOUNT', queue, '-inf', now) - redis.call('ZCOUNT', WATCHED, '-inf', now)
@@ -15,45 +15,45 @@ local function lane_of_queue()
   return due > 0 and {PLAIN, due, tostring(now)} or nil
 end
 
-local function lanes(most)
+local function list_lanes(most)
   local found, names = {lane_of_queue()}, redis.call('ZRANGE', LANES, 0, most - 1)
   for _, lane in ipairs(redis.call('ZRANGE', PARKED, 0, most - 1)) do
     names[#names + 1] = lane
   end
   for _, lane in ipairs(names) do
-    local first = redis.call('ZRANGE', LANE .. lane, 0, 0, 'WITHSCORES')
-    if first[1] then found[#found + 1] = {lane, redis.call('ZCARD', LANE .. lane), first[2]} end
+    local first = redis.call('ZRANGE', lane_key(lane), 0, 0, 'WITHSCORES')
+    if first[1] then found[#found + 1] = {lane, redis.call('ZCARD', lane_key(lane)), first[2]} end
   end
   return found
 end
 
-local function runs(most)
+local function list_begun(most)
   local found = {}
   for _, id in ipairs(redis.call('ZRANGE', WATCHED, 0, most - 1)) do
-    local at = redis.call('HMGET', 'tr:queue:state:' .. id, 'attempt', 'crashes', 'held')
-    local held = redis.call('EXISTS', 'arq:in-progress:' .. id)
+    local at = redis.call('HMGET', state_key(id), 'attempt', 'crashes', 'held')
+    local held = redis.call('EXISTS', lease_key(id))
     found[#found + 1] = {id, held, at[3] == '0' and 1 or 0, tonumber(at[1] or 0), tonumber(at[2] or 0)}
   end
   return found
 end
 
-local function workers(most)
+local function list_workers(most)
   local found = {}
-  for _, name in ipairs(redis.call('ZRANGE', KEYS[2], 0, most - 1)) do
-    local said = redis.call('GET', 'tr:worker:' .. name)
-    if said then found[#found + 1] = {name, redis.call('PTTL', 'tr:worker:' .. name), said} end
+  for _, name in ipairs(redis.call('ZRANGE', workers, 0, most - 1)) do
+    local report = redis.call('GET', worker_key(name))
+    if report then found[#found + 1] = {name, redis.call('PTTL', worker_key(name)), report} end
   end
   return found
 end
 
-local function outbox()
-  local first = redis.call('XRANGE', KEYS[4], '-', '+', 'COUNT', 1)[1]
+local function count_outcomes()
+  local first = redis.call('XRANGE', outbox, '-', '+', 'COUNT', 1)[1]
   local since_ms = first and tonumber(string.match(first[1], '^%d+')) or -1
-  return {redis.call('XLEN', KEYS[4]), since_ms, redis.call('HLEN', KEYS[5])}
+  return {redis.call('XLEN', outbox), since_ms, redis.call('HLEN', refused)}
 end
 
 local later = redis.call('ZCOUNT', queue, '(' .. now, '+inf') - redis.call('ZCOUNT', WATCHED, '(' .. now, '+inf')
 return {
-  'seen', now, redis.call('ZCARD', WATCHED), redis.call('ZCARD', KEYS[3]), math.max(later, 0),
-  lanes(tonumber(ARGV[1])), runs(tonumber(ARGV[2])), workers(tonumber(ARGV[3])), outbox(),
+  now, redis.call('ZCARD', WATCHED), redis.call('ZCARD', dead), math.max(later, 0),
+  list_lanes(tonumber(lanes_max)), list_begun(tonumber(begun_max)), list_workers(tonumber(workers_max)), count_outcomes(),
 }

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from tailrace.broker.keys import OUTBOX_LIFETIME_S, lane_of
+from tailrace.broker.scripts import CancelStatus, UnqueueStatus
 from tailrace.producers.answers import COUNTS, CancelResult, counts_of
 from tailrace.producers.store import ProducerStore
 from tailrace.schemas import codec
@@ -57,17 +58,17 @@ class Canceller:
             outcome=codec.encode_outcome(outcome),
             hold_ms=OUTBOX_LIFETIME_S * 1000 if self._has_outbox else 0,
         )
-        match verdict.word:
-            case "ended":
+        match verdict.status:
+            case CancelStatus.ENDED:
                 with suppress(StoreError):  # a worker that claims the job finds the request ended and removes it
                     removed = await self._store.queue.unqueue(request_id, lane_of(request.tenant, request.priority))
-                    if removed.word == "removed":
+                    if removed.status is UnqueueStatus.REMOVED:
                         self._has_outbox = removed.number("outbox") == 1
                 return CancelResult("ended", "cancelled")
-            case "signalled":
+            case CancelStatus.SIGNALLED:
                 return CancelResult("signalled", "running")
-            case "finished":
+            case CancelStatus.FINISHED:
                 status: Any = verdict.text("status")
                 return CancelResult("finished", status)
-            case _:
+            case CancelStatus.UNKNOWN:
                 raise UnknownRequest.of(request_id)

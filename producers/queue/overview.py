@@ -10,7 +10,7 @@ import msgspec
 
 from tailrace.broker import scripts
 from tailrace.broker.keys import WORKER_LIFETIME_S
-from tailrace.producers.store import Standing
+from tailrace.producers.store import RequestState
 from tailrace.schemas.codec import decode_entry
 from tailrace.schemas.deltas import RetryScheduled
 from tailrace.schemas.errors import TailError
@@ -127,7 +127,7 @@ class Held(NamedTuple):
 class QueueLook(Protocol):
     """What an overview needs of the queue."""
 
-    async def overview(self, *, lanes_max: int, begun_max: int, workers_max: int) -> scripts.Overview:
+    async def overview(self, *, lanes_max: int, begun_max: int, workers_max: int) -> scripts.QueueOverview:
         """The queue's part."""
         ...
 
@@ -135,7 +135,7 @@ class QueueLook(Protocol):
 class RecordLook(Protocol):
     """What it needs of records and logs."""
 
-    async def standings(self, request_ids: Sequence[str], fields: Sequence[str]) -> list[Standing]:
+    async def request_states(self, request_ids: Sequence[str], fields: Sequence[str]) -> list[RequestState]:
         """What records and logs say of each."""
         ...
 
@@ -152,10 +152,10 @@ async def look(queue: QueueLook, records: RecordLook, *, runs_max: int) -> Overv
         StoreError: Redis could not be reached, or its user may not look at the queue.
     """
     seen = await queue.overview(lanes_max=LANES_MAX, begun_max=runs_max, workers_max=WORKERS_MAX)
-    return overview(seen, await records.standings([one.id for one in held(seen)], RECORD_FIELDS))
+    return overview(seen, await records.request_states([one.id for one in held(seen)], RECORD_FIELDS))
 
 
-def held(seen: scripts.Overview) -> list[Held]:
+def held(seen: scripts.QueueOverview) -> list[Held]:
     """Those that have begun."""
     return [
         Held(request_id.decode(errors="replace"), is_held == 1, is_handed_back == 1, attempt, crashes)
@@ -163,12 +163,12 @@ def held(seen: scripts.Overview) -> list[Held]:
     ]
 
 
-def overview(seen: scripts.Overview, standings: Sequence[Standing]) -> Overview:
+def overview(seen: scripts.QueueOverview, states: Sequence[RequestState]) -> Overview:
     """Puts together what the queue says and what records and logs say.
 
     Args:
         seen: the queue's part.
-        standings: of each of `held(seen)`, in that order.
+        states: of each of `held(seen)`, in that order.
     """
     lanes = sorted((_lane(*lane, seen.now_ms) for lane in seen.lanes), key=lambda lane: -lane.oldest_s)
     workers = [found for worker in seen.workers if (found := _worker(*worker)) is not None]
@@ -184,7 +184,7 @@ def overview(seen: scripts.Overview, standings: Sequence[Standing]) -> Overview:
         outbox_refused=seen.outbox[2],
         lanes=lanes,
         workers=sorted(workers, key=lambda worker: worker.name),
-        runs=[_run(one, standing, seen.now_ms) for one, standing in zip(held(seen), standings, strict=True)],
+        runs=[_run(one, state, seen.now_ms) for one, state in zip(held(seen), states, strict=True)],
     )
 
 
@@ -202,12 +202,12 @@ def _worker(name: bytes, left_ms: int, said: bytes) -> SeenWorker | None:
     return SeenWorker(name.decode(errors="replace"), silent_s, silent_s > SILENT_S, report)
 
 
-def _run(one: Held, standing: Standing, now_ms: int) -> Run:
-    record = {name: value.decode(errors="replace") for name, value in standing.record.items()}
-    pause = _pause(standing.last.raw) if standing.last else None
+def _run(one: Held, state: RequestState, now_ms: int) -> Run:
+    record = {name: value.decode(errors="replace") for name, value in state.record.items()}
+    pause = _pause(state.last.raw) if state.last else None
     submitted_ms, started_ms = int(record.get("submitted_ms", now_ms)), int(record.get("started_ms", now_ms))
     running_s = max(now_ms - started_ms, 0) / 1000
-    attempt, entries = (standing.last.id.attempt, standing.last.id.seq) if standing.last else (one.attempt, 0)
+    attempt, entries = (state.last.id.attempt, state.last.id.seq) if state.last else (one.attempt, 0)
     return Run(
         id=one.id,
         state=_state(one, is_pausing=pause is not None),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tailrace.broker.keys import lane_of
+from tailrace.broker.scripts import SubmitStatus
 from tailrace.producers.answers import Submission
 from tailrace.producers.queue.enqueue import Enqueuer
 from tailrace.producers.store import ProducerStore
@@ -61,7 +62,7 @@ class Submitter:
             priority=traced.priority,
             retry_of=traced.retry_of,
         )
-        if verdict.word == "conflict":
+        if verdict.status is SubmitStatus.CONFLICT:
             raise RequestConflict(f"a request with id {chosen!r} exists and has other content: use a new id")
         status: Any = verdict.text("status")
         if status == "queued":
@@ -71,7 +72,7 @@ class Submitter:
                 since_ms=verdict.number("submitted_ms"),
                 lifetime_s=run_limit_s + self._retention_s,
             )
-        return Submission(chosen, verdict.word == "standing" and traced.id is not None, status)
+        return Submission(chosen, verdict.status is SubmitStatus.EXISTS and traced.id is not None, status)
 
 
 def request_given(

@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
 from tailrace.broker.backoff import Retries, retry_until_answered
-from tailrace.producers.store import Glimpse, RawEntry
+from tailrace.producers.store import LogBounds, RawEntry
 from tailrace.producers.tail.stalled import StallWatch
 from tailrace.schemas.codec import decode_entry, encode_entry
 from tailrace.schemas.deltas import TERMINALS, Gap, LogEntry, ReaderEvent
@@ -60,7 +60,7 @@ class Item(Protocol):
 class BoundsReader(Protocol):
     """What opening a log needs of the store."""
 
-    async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
+    async def log_bounds(self, request_id: str, cursor: EntryId) -> LogBounds | None:
         """One consistent look at a log; None if there is none."""
         ...
 
@@ -90,7 +90,7 @@ class Opening(NamedTuple):
     """
 
     after: EntryId
-    seen: Glimpse
+    seen: LogBounds
 
     @property
     def is_finished(self) -> bool:
@@ -107,7 +107,7 @@ async def open_log(reader: BoundsReader, request_id: str, after: EntryId) -> Ope
             its beginning.
         StoreError: Redis did not answer, or refused.
     """
-    seen = await _glimpse(reader, request_id, after)
+    seen = await _log_bounds(reader, request_id, after)
     if after == BEGINNING or seen.at_cursor is not None or after < seen.first.id:
         return Opening(after, seen)
     if seen.following is None:
@@ -117,8 +117,8 @@ async def open_log(reader: BoundsReader, request_id: str, after: EntryId) -> Ope
     return Opening(after, seen)
 
 
-async def _glimpse(reader: BoundsReader, request_id: str, cursor: EntryId) -> Glimpse:
-    seen = await reader.glimpse(request_id, cursor)
+async def _log_bounds(reader: BoundsReader, request_id: str, cursor: EntryId) -> LogBounds:
+    seen = await reader.log_bounds(request_id, cursor)
     if seen is None:
         raise UnknownRequest.of(request_id)
     return seen
@@ -181,7 +181,7 @@ async def tail(
                 if item.is_terminal:
                     return
             if entries is not None and not entries:
-                seen = await retry_until_answered(partial(_glimpse, reader, request_id, position), outage)
+                seen = await retry_until_answered(partial(_log_bounds, reader, request_id, position), outage)
                 position = resumed(position, began, seen)
             if watch is not None and not entries and (stalled := await watch.judge(position)):
                 yield form(None, encode_entry(stalled), stalled)
@@ -189,7 +189,7 @@ async def tail(
         reader.leave()
 
 
-def resumed(position: EntryId, began: RawEntry | None, seen: Glimpse) -> EntryId:
+def resumed(position: EntryId, began: RawEntry | None, seen: LogBounds) -> EntryId:
     """Where a tail continues in a log that may have lost its last entries in a failover and grown again since.
 
     Args:
@@ -202,7 +202,7 @@ def resumed(position: EntryId, began: RawEntry | None, seen: Glimpse) -> EntryId
     return min(position, seen.last.id)
 
 
-def _ends_at(seen: Glimpse, position: EntryId) -> bool:
+def _ends_at(seen: LogBounds, position: EntryId) -> bool:
     return seen.last.id == position and isinstance(decode_entry(seen.last.raw), TERMINALS)
 
 

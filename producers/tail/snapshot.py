@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from tailrace.producers.store import Glimpse
+from tailrace.producers.store import LogBounds
 from tailrace.producers.tail.attempt_pages import PageReader, attempt_until
 from tailrace.producers.tail.merged import MergedDeltas
 from tailrace.schemas.codec import decode_entry, encode_outcome
@@ -46,7 +46,7 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="messa
 class SnapshotReader(PageReader, Protocol):
     """What a snapshot needs of the store."""
 
-    async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
+    async def log_bounds(self, request_id: str, cursor: EntryId) -> LogBounds | None:
         """One consistent look at a log; None when there is none."""
         ...
 
@@ -67,7 +67,7 @@ async def snapshot(reader: SnapshotReader, request_id: str, *, merged: bool = Fa
         UnknownRequest: no such id, or its lifetime is over.
         StoreError: Redis cannot be asked.
     """
-    seen = await reader.glimpse(request_id, BEGINNING)
+    seen = await reader.log_bounds(request_id, BEGINNING)
     if seen is None:
         raise UnknownRequest.of(request_id)
     last = seen.last.id

@@ -6,7 +6,8 @@ Never while a worker holds the request, however quiet the model is. Knows nothin
 import time
 from collections.abc import Awaitable, Callable
 
-from tailrace.broker.scripts import Verdict
+from tailrace.broker.script import Verdict
+from tailrace.broker.scripts import SignsStatus
 from tailrace.schemas.deltas import Stalled, StalledWhy
 from tailrace.schemas.errors import StoreError
 from tailrace.schemas.ids import EntryId
@@ -21,7 +22,7 @@ class StallWatch:
     """Watches for one reader.
 
     Args:
-        signs: asks for the request's signs of life: words of `scripts.SIGNS`.
+        signs: asks whether any worker deals with the request; None when it has ended.
         mend: enqueues a request that is nowhere.
         after_s: nobody has worked on it for so long before it is said; then again at twice the time, and so on.
         clock: monotonic seconds.
@@ -29,7 +30,7 @@ class StallWatch:
 
     def __init__(
         self,
-        signs: Callable[[], Awaitable[Verdict]],
+        signs: Callable[[], Awaitable[Verdict[SignsStatus] | None]],
         mend: Callable[[], Awaitable[None]],
         *,
         after_s: float,
@@ -59,18 +60,18 @@ class StallWatch:
             signs = await self._signs()
         except StoreError:
             return None
-        if signs.word not in ("waiting", "lost"):
+        if signs is None or signs.status is SignsStatus.HELD:
             self._begin_anew()
             return None
         now = self._clock()
         if self._since is None:
-            waited_s = signs.number("waited_ms") / 1000 if signs.word == "waiting" else 0.0
+            waited_s = signs.number("waited_ms") / 1000 if signs.status is SignsStatus.WAITING else 0.0
             self._since = now - waited_s
         idle_s = now - self._since
         if idle_s < self._next_s:
             return None
         self._next_s = idle_s + min(idle_s, _PAUSE_MAX_S)
-        if signs.word == "lost":
+        if signs.status is SignsStatus.LOST:
             await self._try_to_mend()
         return Stalled(for_ms=round(idle_s * 1000), why=_why(signs))
 
@@ -84,7 +85,7 @@ class StallWatch:
             return
 
 
-def _why(signs: Verdict) -> StalledWhy:
-    if signs.word == "lost":
+def _why(signs: Verdict[SignsStatus]) -> StalledWhy:
+    if signs.status is SignsStatus.LOST:
         return "lost"
     return "busy" if signs.number("alive") else "no_worker"

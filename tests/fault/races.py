@@ -4,13 +4,14 @@ An `Owner` does what a worker does with each verdict; `failover` resets the serv
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from redis import Redis
 from redis.exceptions import ResponseError
 
 from tailrace.broker import keys, scripts
-from tailrace.broker.scripts import Argument, Script, Verdict
+from tailrace.broker.script import Argument, Script, Verdict
+from tailrace.broker.scripts import BeginStatus, CancelStatus
 from tailrace.schemas.codec import decode_entry, decode_outcome, encode_entry, encode_outcome
 from tailrace.schemas.deltas import (
     FORMAT_VERSION,
@@ -26,6 +27,8 @@ from tailrace.schemas.outcome import UNFILLED, Outcome, Status, terminal_of
 
 ID = "one"
 LEASE_MS = 60_000
+_Reply = TypeVar("_Reply")
+
 _IDS = MessageIds("message-11111111-1111-4111-8111-1111111111ff", "message-22222222-2222-4222-8222-2222222222ff")
 
 Step = Callable[[], None]
@@ -42,7 +45,7 @@ class Life:
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
         self.owners: list[Owner] = []
-        self.verdicts: list[Verdict] = []
+        self.verdicts: list[Verdict[CancelStatus]] = []
         self._past: list[dict[bytes, tuple[int, bytes]]] = []
         redis.flushall()
         accepted = encode_entry(Accepted(FORMAT_VERSION, UNFILLED, "chat", "m"))
@@ -59,47 +62,28 @@ class Life:
         redis.set(keys.job_key(ID), b"envelope", px=2 * LEASE_MS)
         redis.zadd(keys.QUEUE, {ID: 1})
 
-    def reply(self, script: Script, **given: Argument) -> list[bytes]:
-        """Runs a script on the keys of the request and returns the raw reply."""
-        places: dict[str, Argument] = {
-            "rec": keys.rec_key(ID),
-            "log": keys.log_key(ID),
-            "queue": keys.QUEUE,
-            "wake": keys.WAKE,
-            "lease": keys.lease_key(ID),
-            "state": keys.queue_state_key(ID),
-            "job": keys.job_key(ID),
-            "retry": keys.retry_key(ID),
-            "abort": keys.ABORT,
-            "outbox": keys.OUTBOX,
-        }
-        names, values = script.call(**{name: places[name] for name in script.keys}, **given)
-        reply: list[bytes] = self.redis.eval(script.text, len(names), *names, *values)
-        return reply
-
-    def run(self, script: Script, **given: Argument) -> Verdict:
-        """Runs a script and returns its verdict."""
-        return script.verdict(self.reply(script, **given))
+    def run(self, script: Script[_Reply], **given: Argument) -> _Reply:
+        """Runs a script for the request."""
+        names, values = script.call(ID, **given)
+        return script.read(self.redis.eval(script.text, len(names), *names, *values))
 
     def cancel(self) -> None:
         """Cancels as a producer does; owners that run the request are asked to stop."""
         outcome = Outcome(status="cancelled", request_id=ID, submitted_at=UNFILLED, finished_at=UNFILLED)
         verdict = self.run(
             scripts.CANCEL,
-            channel=keys.CANCEL_CHANNEL,
-            request_id=ID,
             terminal=encode_entry(Cancelled(0)),
             outcome=encode_outcome(outcome),
         )
         self.verdicts.append(verdict)
-        if verdict.word == "signalled":
+        if verdict.status == "signalled":
             for owner in self.owners:
                 owner.is_cancelled = True
 
     def unqueue(self) -> None:
         """Removes the job as a producer does after its cancel ended the request, unless a worker holds it."""
-        if self.verdicts[-1:] and self.verdicts[-1].word == "ended":
-            self.run(scripts.UNQUEUE, id=ID, lane="")
+        if self.verdicts[-1:] and self.verdicts[-1].status == "ended":
+            self.run(scripts.UNQUEUE, lane="")
 
     def expire_lease(self) -> None:
         """Expires the lease, as if its time had passed without a renewal."""
@@ -192,12 +176,8 @@ class Owner:
 
     def claim(self) -> None:
         """Claims the job if it is due."""
-        given = scripts.read_claim(
-            self._life.reply(
-                scripts.CLAIM, limit=1, lease_ms=LEASE_MS, token=self._token, again=0, wake_life_s=60, state_life_s=60
-            )
-        )
-        for job in given.jobs:
+        claim = self._life.run(scripts.CLAIM, limit=1, lease_ms=LEASE_MS, token=self._token, is_repeat=0)
+        for job in claim.jobs:
             self._attempt = job.attempt
             self.is_cancelled = False
 
@@ -206,10 +186,10 @@ class Owner:
         if not self._attempt or self._leaves:
             return
         verdict = self._try_to_begin()
-        if verdict.word == "stale" and self._mint(above=verdict.number("attempt")):
+        if verdict.status == "stale" and self._mint(above=verdict.number("attempt")):
             verdict = self._try_to_begin()
-        match verdict.word:
-            case "begun" | "again":
+        match verdict.status:
+            case "begun" | "resumed":
                 self._seq = 0
                 self.is_cancelled = self.is_cancelled or verdict.text("cancel") == "1"
             case "stale":
@@ -217,7 +197,7 @@ class Owner:
             case _:
                 self._leaves = "acknowledge"
 
-    def _try_to_begin(self) -> Verdict:
+    def _try_to_begin(self) -> Verdict[BeginStatus]:
         started = encode_entry(AttemptStarted(FORMAT_VERSION, self._attempt, UNFILLED, self._token, _IDS))
         return self._life.run(scripts.BEGIN, attempt=self._attempt, token=self._token, attempt_started=started)
 
@@ -256,7 +236,7 @@ class Owner:
             outcome=encode_outcome(outcome),
             status=status,
         )
-        self._leaves = "hand_back" if verdict.word in ("gap", "stale") else "acknowledge"
+        self._leaves = "hand_back" if verdict.status in ("gap", "stale") else "acknowledge"
 
     def next_attempt(self) -> None:
         """Retries on this worker: gets the next attempt number under the same lease."""
@@ -268,10 +248,10 @@ class Owner:
 
     def _mint(self, *, above: int) -> bool:
         """Gets the next number, if the lease is still valid."""
-        verdict = self._life.run(scripts.NEXT_ATTEMPT, token=self._token, state_life_s=60, above=above)
-        if verdict.word == "minted":
+        verdict = self._life.run(scripts.NEXT_ATTEMPT, token=self._token, above=above)
+        if verdict.status == "minted":
             self._attempt = verdict.number("attempt")
-        return verdict.word == "minted"
+        return verdict.status == "minted"
 
     def begin_again(self) -> None:
         """Begins the attempt of `next_attempt`, if it got a number."""
@@ -287,11 +267,11 @@ class Owner:
 
     def leave(self) -> None:
         """Acknowledges or hands back the job, depending on the steps before."""
-        who = {"id": ID, "token": self._token, "attempt": self._attempt}
-        if self._leaves == "acknowledge" and self._life.run(scripts.ACKNOWLEDGE, **who).word == "unfinished":
+        who = {"token": self._token, "attempt": self._attempt}
+        if self._leaves == "acknowledge" and self._life.run(scripts.ACKNOWLEDGE, **who).status == "unfinished":
             self._leaves = "hand_back"
         if self._leaves == "hand_back":
-            self._life.run(scripts.HAND_BACK, **who, delay_ms=0, why="retry", wake_life_s=60, state_life_s=60)
+            self._life.run(scripts.HAND_BACK, **who, delay_ms=0, why="retry")
 
     def take_over(self) -> None:
         """Claims after the lease has expired."""

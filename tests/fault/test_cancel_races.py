@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from redis import Redis
 
-from tailrace.broker.scripts import Verdict
+from tailrace.broker.script import Verdict
+from tailrace.broker.scripts import CancelStatus
 from tests.fault.races import Life, Order, Owner, Step, orders
 
 Lines = tuple[list[Step], ...]
@@ -62,9 +63,9 @@ def every_order(redis: Redis, lines_of: Callable[[Life], Lines]) -> Iterator[tup
         yield life, order
 
 
-def agrees(verdict: Verdict, status: str) -> bool:
+def agrees(verdict: Verdict[CancelStatus], status: str) -> bool:
     """Whether a cancel's answer came true. A worker may have been on its way to the end when it was told."""
-    match verdict.word:
+    match verdict.status:
         case "ended":
             return status == "cancelled"
         case "finished":
@@ -88,12 +89,12 @@ def test_in_every_order_there_is_one_end(
             life.check_gapless()
             [verdict] = life.verdicts
             assert agrees(verdict, status), (verdict, status)
-            if verdict.word == "signalled":
+            if verdict.status == "signalled":
                 assert status == "cancelled"
             life.cancel()
-            assert life.verdicts[-1] == Verdict("finished", {"status": status.encode()})
+            assert life.verdicts[-1] == Verdict(CancelStatus.FINISHED, {"status": status.encode()})
             assert life.check() == status
         except AssertionError as error:
             raise AssertionError(f"in the order {order.places}") from error
-        seen.add(verdict.word)
+        seen.add(verdict.status)
     assert {"ended", "signalled"} <= seen  # each end was met; a drained owner finishes nothing itself

@@ -104,7 +104,7 @@ def bury(redis_url: str, *job_ids: str) -> None:
             for job_id in job_ids:
                 if await redis.exists(rec_key(job_id)):
                     await redis.hset(rec_key(job_id), mapping=ended)
-                await Store(redis).bury(job_id, error, crashes=3, with_envelope=False)
+                await Store(redis).add_dead_letter(job_id, error, crashes=3, with_envelope=False)
 
     asyncio.run(write())
 

@@ -74,7 +74,7 @@ async def test_a_verb_outlives_a_write_to_a_closed_connection(redis_url: str, mo
 
         monkeypatch.setattr(redis, "execute_command", fails_once)
         verdict = await Store(redis).release("nobody", 1, "token")
-    assert verdict.word == "stale"
+    assert verdict.status == "stale"
     assert failures == []
 
 

@@ -104,7 +104,7 @@ async def break_request(site: Site, request_id: str, code: str) -> None:
             envelope = decode_job(await site.redis.get(job) or b"")
             await site.redis.set(job, encode_job({**envelope, "f": "no_such"}), ex=60)
         case "worker_crashed":
-            state = {"attempt": 3, "crashes": 2, "held": 1, "trial": "alone"}
+            state = {"attempt": 3, "crashes": 2, "held": 1, "quarantine": "alone"}
             await site.redis.hset(keys.queue_state_key(request_id), mapping=state)
         case "deadline_exceeded":
             await site.redis.hset(keys.rec_key(request_id), "deadline_ms", 1)
@@ -233,7 +233,9 @@ async def test_ending_a_dead_request_is_idempotent(site: Site, writer: DeadLette
     request_id = await site.submit()
     await writer.end_dead(lease_of(request_id), "job_failed", "a bug")
     before = await site.dead_letters()
-    await site.redis.delete(keys.DEAD, keys.letter_key(request_id))  # the worker died before it added the dead letter
+    await site.redis.delete(
+        keys.DEAD, keys.dead_letter_key(request_id)
+    )  # the worker died before it added the dead letter
     for _ in range(2):
         await writer.end_dead(lease_of(request_id, 2), "job_crashed", "it was the worker")
     assert await site.dead_letters() == before
@@ -283,7 +285,7 @@ async def test_the_list_is_bounded_and_every_key_has_a_lifetime(
     monkeypatch.setattr(keys, "DEAD_MAX", 3)
     for number in range(6):
         error = ErrorInfo("job_expired", str(number), "operator")
-        await store.bury(f"j{number}", error, crashes=0, with_envelope=False)
+        await store.add_dead_letter(f"j{number}", error, crashes=0, with_envelope=False)
         await asyncio.sleep(0.002)  # so that each has a time of its own by the server's clock
     assert list(await site.dead_letters()) == ["j5", "j4", "j3"]
     left = sorted(await site.redis.keys())
@@ -293,11 +295,11 @@ async def test_the_list_is_bounded_and_every_key_has_a_lifetime(
 
 async def test_a_dead_letter_older_than_its_lifetime_is_removed_with_the_next(site: Site, store: Store) -> None:
     error = ErrorInfo("job_expired", "", "operator")
-    await store.bury("old", error, crashes=0, with_envelope=False)
+    await store.add_dead_letter("old", error, crashes=0, with_envelope=False)
     await site.redis.zadd(keys.DEAD, {"old": 1})
-    await store.bury("new", error, crashes=0, with_envelope=False)
+    await store.add_dead_letter("new", error, crashes=0, with_envelope=False)
     assert list(await site.dead_letters()) == ["new"]
-    assert not await site.redis.exists(keys.letter_key("old"))
+    assert not await site.redis.exists(keys.dead_letter_key("old"))
 
 
 async def test_a_large_request_is_retried_from_its_record(site: Site) -> None:
@@ -306,7 +308,7 @@ async def test_a_large_request_is_retried_from_its_record(site: Site) -> None:
     await site.client.submit(request)
     await break_request(site, "large", "job_expired")
     await site.run()
-    assert await site.redis.hget(keys.letter_key("large"), "request") is None
+    assert await site.redis.hget(keys.dead_letter_key("large"), "request") is None
     again = await site.client.dead.retry("large")
     await site.run()
     assert (await site.outcome(again.id)).content == TEXT
@@ -345,9 +347,9 @@ async def test_concurrent_retries_run_the_request_once(site: Site) -> None:
 async def test_a_retry_interrupted_before_the_dead_letter_was_removed_runs_nothing_twice(site: Site) -> None:
     await break_request(site, await site.submit("one"), "deadline_exceeded")
     await site.run()
-    letter = await site.redis.hgetall(keys.letter_key("one"))
+    letter = await site.redis.hgetall(keys.dead_letter_key("one"))
     first = await site.client.dead.retry("one")
-    await site.redis.hset(keys.letter_key("one"), mapping=letter)
+    await site.redis.hset(keys.dead_letter_key("one"), mapping=letter)
     await site.redis.zadd(keys.DEAD, {"one": int(letter[b"died_ms"])})
     assert (await site.client.dead.retry("one")).id == first.id
     await site.run()

@@ -32,7 +32,7 @@ async def enqueue_crashed(client: ArqRedis, job_id: str, crashes: int = 2, **mor
 
 async def noted(client: ArqRedis, job_id: str) -> bytes | None:
     """What is noted about the job's quarantine."""
-    return await client.hget(keys.queue_state_key(job_id), "trial")
+    return await client.hget(keys.queue_state_key(job_id), "quarantine")
 
 
 async def not_noted(client: ArqRedis, job_id: str) -> bool:
@@ -166,7 +166,7 @@ async def test_a_drain_ends_a_quarantine_without_blame(redis_url: str, client: A
         await enqueue_crashed(client, "a")
         await until(lambda: gate.started(1))
         await worker.drained()
-    assert await client.hmget(keys.queue_state_key("a"), ["held", "trial", "crashes"]) == [b"0", None, b"2"]
+    assert await client.hmget(keys.queue_state_key("a"), ["held", "quarantine", "crashes"]) == [b"0", None, b"2"]
 
 
 async def test_crashes_without_blame_do_not_end_a_job(redis_url: str, client: ArqRedis) -> None:
@@ -192,7 +192,7 @@ async def test_a_blamed_job_stays_blamed_when_on_dead_raises(
         if len(codes) == 1:
             raise ValueError("a bug")
 
-    await enqueue_crashed(client, "a", held=1, trial="alone")
+    await enqueue_crashed(client, "a", held=1, quarantine="alone")
     async with running(redis_url, gate.generate, on_dead=on_dead):
         await until(lambda: gone(client))
     assert (codes, gate.leases) == (["job_crashed"] * 2, [])
@@ -222,13 +222,13 @@ async def test_claims_report_blame_until_an_outage_turns_out_to_be_the_cause(cli
         assert not job.blamed
         assert await short.note_quarantine(lease, alone=True)
         heir, _ = await one(long, "u")
-        again = (await long.claim(1, "u", again=True)).jobs
+        again = (await long.claim(1, "u", is_repeat=True)).jobs
         assert (heir.blamed, [job.blamed for job in again]) == (True, [True])
         assert not await short.note_quarantine(lease, alone=True)
         assert await noted(client, "a") == b"blamed"
         lease.cut_off = True
         assert not await short.hand_back(lease, delay_ms=0, why="lease_expired")
-        assert await client.hmget(keys.queue_state_key("a"), ["crashes", "trial"]) == [b"0", None]
+        assert await client.hmget(keys.queue_state_key("a"), ["crashes", "quarantine"]) == [b"0", None]
     finally:
         await short.close()
         await long.close()

@@ -45,7 +45,7 @@ async def one(store: QueueStore, token: str) -> tuple[ClaimedJob, Lease]:
     claims: list[Claim] = []
 
     async def claimed() -> bool:
-        claims.append(await store.claim(1, token, again=False))
+        claims.append(await store.claim(1, token, is_repeat=False))
         return bool(claims[-1].jobs)
 
     await until(claimed)
@@ -60,7 +60,7 @@ async def test_a_job_is_given_to_one_claim_alone(redis_url: str, client: ArqRedi
         await client.zadd(keys.QUEUE, {f"j{number}": 1})  # due, whatever our own clock says
     stores = [QueueStore(redis_url, lease_s=LONG_S, poll_s=1.0) for _ in range(4)]
     claims = await asyncio.gather(
-        *(store.claim(7, f"{n}-{n2}", again=False) for n2 in range(10) for n, store in enumerate(stores))
+        *(store.claim(7, f"{n}-{n2}", is_repeat=False) for n2 in range(10) for n, store in enumerate(stores))
     )
     given = [job for claim in claims for job in claim.jobs]
     assert sorted(job.id for job in given) == sorted(f"j{number}" for number in range(200))
@@ -73,7 +73,7 @@ async def test_running_jobs_are_out_of_sight(client: ArqRedis, store: QueueStore
     # given a job that runs, if another worker looks, expect nothing for it until the lease's end, and the score there
     await client.enqueue_job("generate", "a", _job_id="a")
     await one(store, "t")
-    claim = await store.claim(10, "u", again=False)
+    claim = await store.claim(10, "u", is_repeat=False)
     assert claim.jobs == []
     assert not claim.left
     assert claim.next_s is not None
@@ -83,9 +83,9 @@ async def test_running_jobs_are_out_of_sight(client: ArqRedis, store: QueueStore
 
 async def test_a_claim_says_when_the_next_job_is_due(client: ArqRedis, store: QueueStore) -> None:
     # given an empty queue, then a deferred job, if somebody claims, expect no due time, then one within the delay
-    assert (await store.claim(1, "t", again=False)).next_s is None
+    assert (await store.claim(1, "t", is_repeat=False)).next_s is None
     await client.enqueue_job("generate", "a", _job_id="a", _defer_by=30)
-    claim = await store.claim(1, "u", again=False)
+    claim = await store.claim(1, "u", is_repeat=False)
     assert claim.jobs == []
     assert claim.next_s is not None
     assert 20 < claim.next_s < 31
@@ -97,11 +97,11 @@ async def test_who_leaves_due_jobs_behind_wakes_another(client: ArqRedis, store:
     for job_id in "ab":
         await client.enqueue_job("generate", job_id, _job_id=job_id)
         await client.zadd(keys.QUEUE, {job_id: 1})
-    assert (await store.claim(1, "t", again=False)).left
+    assert (await store.claim(1, "t", is_repeat=False)).left
     assert await client.llen(keys.WAKE) == 1
     assert await client.ttl(keys.WAKE) > 0
     await store.wait_for_work(1.0)
-    assert not (await store.claim(1, "u", again=False)).left
+    assert not (await store.claim(1, "u", is_repeat=False)).left
     assert await client.llen(keys.WAKE) == 0
 
 
@@ -111,12 +111,12 @@ async def test_a_claim_repeated_after_a_lost_reply_gives_the_same_jobs(client: A
     for job_id in "abc":
         await client.enqueue_job("generate", job_id, _job_id=job_id)
         await client.zadd(keys.QUEUE, {job_id: 1})
-    unheard = await store.claim(2, "t", again=False)
-    again = await store.claim(2, "t", again=True)
+    unheard = await store.claim(2, "t", is_repeat=False)
+    again = await store.claim(2, "t", is_repeat=True)
     assert {(job.id, job.attempt, job.why) for job in again.jobs} == {(job.id, 1, "first") for job in unheard.jobs}
     assert {job.envelope for job in again.jobs} == {job.envelope for job in unheard.jobs}
     # given a claim that never arrived, if it is repeated, expect an ordinary claim
-    assert len((await store.claim(2, "u", again=True)).jobs) == 1
+    assert len((await store.claim(2, "u", is_repeat=True)).jobs) == 1
 
 
 async def test_renewal_keeps_and_says_who_has_lost(client: ArqRedis, store: QueueStore) -> None:
@@ -132,7 +132,7 @@ async def test_renewal_keeps_and_says_who_has_lost(client: ArqRedis, store: Queu
     assert await store.renew(leases) == {"b"}
     assert await client.pttl(keys.lease_key("a")) > 5_000
     assert await client.pttl(keys.lease_key("b")) <= 5_000
-    assert (await store.claim(10, "u", again=False)).jobs == []
+    assert (await store.claim(10, "u", is_repeat=False)).jobs == []
 
 
 async def test_cancels_are_looked_up(redis_url: str, client: ArqRedis, store: QueueStore) -> None:
@@ -187,7 +187,7 @@ async def test_what_has_begun_goes_before_a_backlog(client: ArqRedis, store: Que
         return due == 2 and await client.exists(keys.lease_key("orphan")) == 0
 
     await until(over)
-    claim = await store.claim(4, "u", again=False)
+    claim = await store.claim(4, "u", is_repeat=False)
     assert [(job.id, job.why, job.attempt) for job in claim.jobs] == [
         ("paused", "retry", 2),
         ("orphan", "lease_expired", 2),
@@ -246,7 +246,7 @@ async def test_a_hand_back_with_a_delay_is_due_later(client: ArqRedis, store: Qu
     _, lease = await one(store, "t")
     assert await store.hand_back(lease, delay_ms=30_000, why="retry")
     assert await client.llen(keys.WAKE) == 1
-    claim = await store.claim(1, "u", again=False)
+    claim = await store.claim(1, "u", is_repeat=False)
     assert claim.jobs == []
     assert claim.next_s is not None
     assert 20 < claim.next_s < 31
@@ -328,7 +328,7 @@ async def test_a_job_of_a_stock_worker_is_left_alone(client: ArqRedis, store: Qu
     # out
     await client.enqueue_job("generate", "a", _job_id="a")
     await client.psetex(keys.lease_key("a"), 30_000, b"1")
-    claim = await store.claim(1, "t", again=False)
+    claim = await store.claim(1, "t", is_repeat=False)
     assert claim.jobs == []
     assert claim.next_s is not None
     assert 20 < claim.next_s < 31
@@ -380,7 +380,7 @@ async def test_out_of_memory_takes_no_new_job_and_loses_no_running_one() -> None
             await client.zadd(keys.QUEUE, {"d": 1})  # due, whatever our own clock says
             await client.config_set("maxmemory", 1)
             with pytest.raises(StoreFull):
-                await store.claim(1, "t", again=False)
+                await store.claim(1, "t", is_repeat=False)
             assert await store.renew(leases) == frozenset()
             assert await store.acknowledge(leases[0])
             assert await store.hand_back(leases[1], delay_ms=0, why="drained")

@@ -171,7 +171,7 @@ async def test_a_job_that_kills_its_workers_is_ended(redis_url: str, client: Arq
     # given a job whose second lease expired while it ran alone, if the limit is two, expect it dead, and no call
     gate = Gate()
     await client.enqueue_job("generate", _job_id="a")
-    await client.hset(keys.queue_state_key("a"), mapping={"attempt": 2, "crashes": 1, "held": 1, "trial": "alone"})
+    await client.hset(keys.queue_state_key("a"), mapping={"attempt": 2, "crashes": 1, "held": 1, "quarantine": "alone"})
     async with running(redis_url, gate.generate, max_crashes=2) as worker:
         await until(lambda: gone(client))
     assert worker.deaths == [Death("a", "job_crashed", queued=True)]
@@ -390,7 +390,7 @@ async def test_an_idle_worker_sends_few_commands(redis_url: str, client: ArqRedi
     elsewhere = QueueStore(redis_url, lease_s=NEVER_S, poll_s=1.0)
     for number in range(200):
         await client.enqueue_job("generate", _job_id=f"j{number}")
-    assert len((await elsewhere.claim(200, "t", again=False)).jobs) == 200
+    assert len((await elsewhere.claim(200, "t", is_repeat=False)).jobs) == 200
     await elsewhere.close()
     async with running(redis_url, Gate().generate, poll_s=1.0):
         await until(lambda: listeners(client, 1))

@@ -123,7 +123,7 @@ async def test_who_dies_in_the_middle_of_a_cancel_loses_nothing(redis_url: str, 
         store = ProducerStore(redis_url, timeout_s=5.0)  # the first of two steps alone
         verdict = await store.cancel(submitted.id, terminal=encode_entry(Cancelled(0)), outcome=encode_outcome(outcome))
         await store.close()
-        assert verdict.word == "ended"
+        assert verdict.status == "ended"
         async with rig(redis_url, results_url=results_url):
             await until(lambda: _stands(engine, submitted.id))
 
@@ -312,7 +312,7 @@ async def test_a_record_stays_whose_outcome_another_attempt_has_replaced(redis_u
     ):
         await redis.hset(keys.rec_key("one"), mapping={**record, **changed})
         await redis.expire(keys.rec_key("one"), keys.OUTBOX_LIFETIME_S)
-        assert (await store.stored("one", attempt)).word == word
+        assert (await store.stored("one", attempt)).status == word
         assert (await redis.ttl(keys.rec_key("one")) > 1000) == (word == "kept")
 
 

@@ -4,18 +4,34 @@ import asyncio
 import json
 import re
 from datetime import datetime
+from typing import TypeVar
 
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
 from tailrace.broker import keys
-from tailrace.broker.scripts import BEGIN, CANCEL, FINISH, RELEASE, SUBMIT, Argument, Script, Verdict
+from tailrace.broker.script import Argument, Script, Verdict
+from tailrace.broker.script_runner import run_script
+from tailrace.broker.scripts import (
+    BEGIN,
+    CANCEL,
+    FINISH,
+    RELEASE,
+    SUBMIT,
+    BeginStatus,
+    CancelStatus,
+    FinishStatus,
+    ReleaseStatus,
+    SubmitStatus,
+)
 from tailrace.demo.valkey import EmbeddedValkey
 from tailrace.schemas.codec import encode_entry, encode_outcome
 from tailrace.schemas.deltas import FORMAT_VERSION, Accepted, AttemptStarted, Cancelled, MessageIds
 from tailrace.schemas.outcome import UNFILLED, Outcome, Status, terminal_of
 from tailrace.schemas.times import iso_of_ms
+
+_Reply = TypeVar("_Reply")
 
 ID = "r1"
 REC, LOG = keys.rec_key(ID), keys.log_key(ID)
@@ -41,12 +57,10 @@ class Verbs:
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
 
-    async def run(self, script: Script, **given: Argument) -> Verdict:
-        named = {name: {"rec": REC, "log": LOG}[name] for name in script.keys}
-        key_list, args = script.call(**named, **given)
-        return script.verdict(await self.redis.eval(script.text, len(key_list), *key_list, *args))
+    async def run(self, script: Script[_Reply], **given: Argument) -> _Reply:
+        return await run_script(self.redis, script, ID, **given)
 
-    async def submit(self, digest: str = "d", timeout_ms: int = TIMEOUT_MS) -> Verdict:
+    async def submit(self, digest: str = "d", timeout_ms: int = TIMEOUT_MS) -> Verdict[SubmitStatus]:
         return await self.run(
             SUBMIT,
             request=b"\x81\xff",
@@ -58,7 +72,7 @@ class Verbs:
             accepted=ACCEPTED,
         )
 
-    async def begin(self, attempt: int = 1, token: str = OWNER) -> Verdict:
+    async def begin(self, attempt: int = 1, token: str = OWNER) -> Verdict[BeginStatus]:
         started = AttemptStarted(FORMAT_VERSION, attempt, UNFILLED, "first", MessageIds("a", "t"))
         return await self.run(BEGIN, attempt=attempt, token=token, attempt_started=encode_entry(started))
 
@@ -68,7 +82,7 @@ class Verbs:
         token: str = OWNER,
         outcome: Outcome = OUTCOME,
         status: Status | None = None,
-    ) -> Verdict:
+    ) -> Verdict[FinishStatus]:
         return await self.run(
             FINISH,
             attempt=terminal_id.split("-")[0],
@@ -79,17 +93,15 @@ class Verbs:
             status=status or outcome.status,
         )
 
-    async def cancel(self) -> Verdict:
+    async def cancel(self) -> Verdict[CancelStatus]:
         outcome = Outcome(status="cancelled", request_id=ID, submitted_at=UNFILLED, finished_at=UNFILLED)
         return await self.run(
             CANCEL,
-            channel=keys.CANCEL_CHANNEL,
-            request_id=ID,
             terminal=encode_entry(Cancelled(0)),
             outcome=encode_outcome(outcome),
         )
 
-    async def release(self, attempt: int = 1, token: str = OWNER) -> Verdict:
+    async def release(self, attempt: int = 1, token: str = OWNER) -> Verdict[ReleaseStatus]:
         return await self.run(RELEASE, attempt=attempt, token=token)
 
     async def delta(self, entry_id: str) -> None:
@@ -130,7 +142,7 @@ def within(lives: tuple[int, int], most_ms: int) -> bool:
 
 
 async def test_submit_writes_record_and_first_entry_with_a_lifetime(verbs: Verbs) -> None:
-    assert (await verbs.submit()).word == "accepted"
+    assert (await verbs.submit()).status == "accepted"
     [(entry_id, entry)] = await verbs.log()
     assert entry_id == "0-1"
     assert entry["message_type"] == "accepted"
@@ -147,8 +159,8 @@ async def test_submit_again_changes_nothing(verbs: Verbs) -> None:
     await verbs.begin()
     before = await verbs.state()
     verdict = await verbs.submit()
-    assert (verdict.word, verdict.text("status")) == ("standing", "running")
-    assert (await verbs.submit(digest="other")).word == "conflict"
+    assert (verdict.status, verdict.text("status")) == ("exists", "running")
+    assert (await verbs.submit(digest="other")).status == "conflict"
     assert await verbs.state() == before
 
 
@@ -178,7 +190,7 @@ async def test_the_times_of_a_log_are_those_of_the_server(verbs: Verbs) -> None:
 async def test_begin_takes_the_log_over(verbs: Verbs) -> None:
     await verbs.submit()
     verdict = await verbs.begin()
-    assert verdict.word == "begun"
+    assert verdict.status == "begun"
     assert verdict.fields["request"] == b"\x81\xff"
     assert verdict.text("cancel") == "0"
     assert verdict.number("deadline_ms") - verdict.number("submitted_ms") == TIMEOUT_MS
@@ -193,7 +205,7 @@ async def test_begin_again_with_the_same_token_says_the_same_and_writes_nothing(
     first = await verbs.begin()
     before = await verbs.state()
     again = await verbs.begin()
-    assert again.word == "again"
+    assert again.status == "resumed"
     assert again.fields == first.fields
     assert await verbs.state() == before
 
@@ -204,7 +216,7 @@ async def test_begin_is_refused_at_or_below_the_attempt_recorded(verbs: Verbs, a
     await verbs.begin(2, "t2")
     before = await verbs.state()
     verdict = await verbs.begin(attempt, token)
-    assert (verdict.word, verdict.text("attempt")) == ("stale", "2")
+    assert (verdict.status, verdict.text("attempt")) == ("stale", "2")
     assert await verbs.state() == before
 
 
@@ -212,21 +224,21 @@ async def test_begin_fences_the_attempt_before(verbs: Verbs) -> None:
     await verbs.submit()
     await verbs.begin(1, "t1")
     await verbs.delta("1-1")
-    assert (await verbs.begin(5, "t5")).word == "begun"
+    assert (await verbs.begin(5, "t5")).status == "begun"
     with pytest.raises(Exception, match="equal or smaller"):
         await verbs.delta("1-2")
-    assert (await verbs.finish("1-2", "t1")).word == "stale"
+    assert (await verbs.finish("1-2", "t1")).status == "stale"
     assert await verbs.ids() == ["0-1", "1-0", "1-1", "5-0"]
 
 
 async def test_begin_of_what_has_ended_or_never_was(verbs: Verbs) -> None:
-    assert (await verbs.begin()).word == "unknown"
+    assert (await verbs.begin()).status == "unknown"
     assert not await verbs.redis.exists(REC, LOG)
     await verbs.submit()
     await verbs.begin()
     await verbs.finish()
     verdict = await verbs.begin(2, "t2")
-    assert (verdict.word, verdict.text("status")) == ("finished", "completed")
+    assert (verdict.status, verdict.text("status")) == ("ended", "completed")
 
 
 async def test_begin_says_that_a_cancel_came_before(verbs: Verbs) -> None:
@@ -250,9 +262,9 @@ async def test_half_a_request_is_unknown_to_every_verb(verbs: Verbs, gone: str) 
     await verbs.submit()
     await verbs.begin()
     await verbs.redis.delete(gone)
-    assert (await verbs.begin(2, "t2")).word == "unknown"
-    assert (await verbs.finish()).word == "unknown"
-    assert (await verbs.cancel()).word == "unknown"
+    assert (await verbs.begin(2, "t2")).status == "unknown"
+    assert (await verbs.finish()).status == "unknown"
+    assert (await verbs.cancel()).status == "unknown"
     assert not await verbs.redis.exists(gone)
 
 
@@ -263,7 +275,7 @@ async def test_finish_writes_terminal_outcome_status_and_lifetime(verbs: Verbs) 
     await verbs.submit()
     await verbs.begin()
     await verbs.delta("1-1")
-    assert (await verbs.finish("1-2")).word == "finished"
+    assert (await verbs.finish("1-2")).status == "finished"
     entry_id, entry = (await verbs.log())[-1]
     assert (entry_id, entry["message_type"]) == ("1-2", "completed")
     outcome = await verbs.outcome()
@@ -279,9 +291,9 @@ async def test_finish_again_changes_nothing(verbs: Verbs) -> None:
     await verbs.begin()
     await verbs.finish()
     before = await verbs.state()
-    assert (await verbs.finish()).word == "again"
-    assert (await verbs.finish(outcome=Outcome(status="cancelled"))).word == "ended"
-    assert (await verbs.finish(token=OTHER)).word == "ended"
+    assert (await verbs.finish()).status == "already_done"
+    assert (await verbs.finish(outcome=Outcome(status="cancelled"))).status == "ended"
+    assert (await verbs.finish(token=OTHER)).status == "ended"
     assert await verbs.state() == before
 
 
@@ -291,7 +303,7 @@ async def test_only_the_owner_of_the_attempt_finishes(verbs: Verbs, terminal_id:
     await verbs.begin(1, "t1")
     await verbs.begin(2, "t2")
     before = await verbs.state()
-    assert (await verbs.finish(terminal_id, token)).word == "stale"
+    assert (await verbs.finish(terminal_id, token)).status == "stale"
     assert await verbs.state() == before
 
 
@@ -302,7 +314,7 @@ async def test_finish_never_leaves_a_hole(verbs: Verbs, terminal_id: str) -> Non
     await verbs.delta("1-1")
     before = await verbs.state()
     verdict = await verbs.finish(terminal_id)
-    assert (verdict.word, verdict.text("last_id")) == ("gap", "1-1")
+    assert (verdict.status, verdict.text("last_id")) == ("gap", "1-1")
     assert await verbs.state() == before
 
 
@@ -310,7 +322,7 @@ async def test_finish_of_a_log_emptied_by_trimming(verbs: Verbs) -> None:
     await verbs.submit()
     await verbs.begin()
     await verbs.redis.xtrim(LOG, maxlen=0)
-    assert (await verbs.finish()).word == "gap"
+    assert (await verbs.finish()).status == "gap"
 
 
 async def test_out_of_memory_lets_nothing_begin_and_everything_end(verbs: Verbs, valkey: EmbeddedValkey) -> None:
@@ -322,8 +334,8 @@ async def test_out_of_memory_lets_nothing_begin_and_everything_end(verbs: Verbs,
         with pytest.raises(OutOfMemoryError):
             await verbs.begin(2, "t2")
         assert await verbs.state() == before
-        assert (await verbs.cancel()).word == "signalled"
-        assert (await verbs.finish()).word == "finished"
+        assert (await verbs.cancel()).status == "signalled"
+        assert (await verbs.finish()).status == "finished"
     finally:
         valkey.ask("CONFIG SET maxmemory 0")
     assert await verbs.rec("status") == (await verbs.outcome())["status"]
@@ -336,8 +348,8 @@ async def test_out_of_memory_does_not_keep_what_waits_from_being_cancelled(
     await verbs.begin()
     valkey.ask("CONFIG SET maxmemory 1")
     try:
-        assert (await verbs.release()).word == "released"
-        assert (await verbs.cancel()).word == "ended"
+        assert (await verbs.release()).status == "released"
+        assert (await verbs.cancel()).status == "ended"
     finally:
         valkey.ask("CONFIG SET maxmemory 0")
     assert await verbs.rec("status") == "cancelled"
@@ -376,7 +388,7 @@ async def test_no_reader_sees_a_terminal_without_its_outcome(verbs: Verbs, redis
 
 async def test_cancel_ends_a_request_that_waits_in_an_attempt_of_its_own(verbs: Verbs) -> None:
     await verbs.submit()
-    assert (await verbs.cancel()).word == "ended"
+    assert (await verbs.cancel()).status == "ended"
     assert (await verbs.log())[-1] == ("1-0", {"message_type": "cancelled", "ms": 0})
     outcome = await verbs.outcome()
     assert (outcome["status"], outcome["attempt"]) == ("cancelled", 1)
@@ -384,7 +396,7 @@ async def test_cancel_ends_a_request_that_waits_in_an_attempt_of_its_own(verbs: 
     assert ISO.match(str(outcome["finished_at"]))
     assert await verbs.rec("status") == "cancelled"
     assert within(await verbs.lives_ms(), RETENTION_MS)
-    assert (await verbs.begin(1, "t1")).word == "finished"
+    assert (await verbs.begin(1, "t1")).status == "ended"
 
 
 async def test_cancel_of_what_runs_is_heard_by_its_owner_who_ends_it(verbs: Verbs) -> None:
@@ -394,23 +406,23 @@ async def test_cancel_of_what_runs_is_heard_by_its_owner_who_ends_it(verbs: Verb
     async with verbs.redis.pubsub() as channel:
         await channel.subscribe(keys.CANCEL_CHANNEL)
         await channel.get_message(timeout=5)
-        assert (await verbs.cancel()).word == "signalled"
+        assert (await verbs.cancel()).status == "signalled"
         message = await channel.get_message(timeout=5)
     assert message is not None
     assert message["data"] == ID.encode()
     assert await verbs.redis.xrange(LOG) == before
     assert await verbs.rec("cancel") == "1"
-    assert (await verbs.finish(outcome=Outcome(status="cancelled"))).word == "finished"
+    assert (await verbs.finish(outcome=Outcome(status="cancelled"))).status == "finished"
 
 
 async def test_cancel_of_what_has_ended_is_a_no_op_that_says_so(verbs: Verbs) -> None:
-    assert (await verbs.cancel()).word == "unknown"
+    assert (await verbs.cancel()).status == "unknown"
     await verbs.submit()
     await verbs.begin()
     await verbs.finish()
     before = await verbs.state()
     verdict = await verbs.cancel()
-    assert (verdict.word, verdict.text("status")) == ("finished", "completed")
+    assert (verdict.status, verdict.text("status")) == ("finished", "completed")
     assert await verbs.state() == before
 
 
@@ -418,7 +430,7 @@ async def test_cancel_again_says_that_it_has_ended(verbs: Verbs) -> None:
     await verbs.submit()
     await verbs.cancel()
     before = await verbs.state()
-    assert (await verbs.cancel()).word == "finished"
+    assert (await verbs.cancel()).status == "finished"
     assert await verbs.state() == before
 
 
@@ -428,10 +440,10 @@ async def test_after_a_cancel_the_former_owner_cannot_finish(verbs: Verbs) -> No
     await verbs.begin()
     await verbs.delta("1-1")
     await verbs.release()
-    assert (await verbs.cancel()).word == "ended"
+    assert (await verbs.cancel()).status == "ended"
     assert await verbs.ids() == ["0-1", "1-0", "1-1", "2-0"]
-    assert (await verbs.finish("1-2")).word == "ended"
-    assert (await verbs.release()).word == "stale"
+    assert (await verbs.finish("1-2")).status == "ended"
+    assert (await verbs.release()).status == "stale"
 
 
 # release
@@ -440,22 +452,22 @@ async def test_after_a_cancel_the_former_owner_cannot_finish(verbs: Verbs) -> No
 async def test_release_gives_back_what_the_owner_runs(verbs: Verbs) -> None:
     await verbs.submit()
     await verbs.begin()
-    assert (await verbs.release(token=OTHER)).word == "stale"
-    assert (await verbs.release(attempt=2)).word == "stale"
-    assert (await verbs.release()).word == "released"
+    assert (await verbs.release(token=OTHER)).status == "stale"
+    assert (await verbs.release(attempt=2)).status == "stale"
+    assert (await verbs.release()).status == "released"
     assert await verbs.rec("status") == "queued"
-    assert (await verbs.release()).word == "stale"
-    assert (await verbs.begin(2, "t2")).word == "begun"
-    assert (await verbs.release()).word == "stale"
+    assert (await verbs.release()).status == "stale"
+    assert (await verbs.begin(2, "t2")).status == "begun"
+    assert (await verbs.release()).status == "stale"
     assert await verbs.rec("status") == "running"
 
 
 async def test_release_of_what_has_ended_changes_nothing(verbs: Verbs) -> None:
-    assert (await verbs.release()).word == "stale"
+    assert (await verbs.release()).status == "stale"
     await verbs.submit()
     await verbs.begin()
     await verbs.finish()
     before = await verbs.state()
-    assert (await verbs.release()).word == "stale"
+    assert (await verbs.release()).status == "stale"
     assert await verbs.state() == before
     assert not await verbs.redis.exists(keys.rec_key("other"))

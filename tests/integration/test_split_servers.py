@@ -145,7 +145,7 @@ async def test_dead_letters_are_of_the_queue_and_say_what_the_record_says(split:
         (letter,) = await split.client.dead.list()
         assert (letter.id, letter.error, letter.tenant) == (request_id, outcome.error, "acme")
         assert letter.died_at == outcome.finished_at
-        await queue.hdel(keys.letter_key(request_id), "request")  # as of one too large: then the record has it
+        await queue.hdel(keys.dead_letter_key(request_id), "request")  # as of one too large: then the record has it
         retried = await split.client.dead.retry(request_id)
         assert (await split.outcome(retried.id)).retry_of == request_id
     finally:
@@ -166,7 +166,7 @@ async def test_one_that_has_ended_otherwise_is_not_listed(split: Rig, queue: Red
     await split.outcome(request_id)
     store = Store(split.redis, queue=queue)
     error = ErrorInfo("internal_error", "a fault", "operator")
-    assert (await store.bury(request_id, error, crashes=0, with_envelope=True)).word == "spared"
+    assert not await store.add_dead_letter(request_id, error, crashes=0, with_envelope=True)
     assert await split.client.dead.list() == []
 
 

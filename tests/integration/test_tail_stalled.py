@@ -9,7 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from tailrace.broker import keys
-from tailrace.broker.scripts import Verdict
+from tailrace.broker.script import Verdict
+from tailrace.broker.scripts import SignsStatus
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
 from tailrace.producers.options import ClientOptions
@@ -176,13 +177,15 @@ class Signs:
         self.now = 0.0
         self.asked = self.mended = 0
         self.position = BEGINNING
-        self.answer: Verdict | None = Verdict("waiting", {"alive": b"0", "waited_ms": b"0"})
+        self.answer: Verdict[SignsStatus] | StoreUnavailable | None = Verdict(
+            SignsStatus.WAITING, {"alive": b"0", "waited_ms": b"0"}
+        )
         self.watch = StallWatch(self._ask, self._mend, after_s=10.0, clock=lambda: self.now)
 
-    async def _ask(self) -> Verdict:
+    async def _ask(self) -> Verdict[SignsStatus] | None:
         self.asked += 1
-        if self.answer is None:
-            raise StoreUnavailable("away")
+        if isinstance(self.answer, StoreUnavailable):
+            raise self.answer
         return self.answer
 
     async def _mend(self) -> None:
@@ -222,11 +225,11 @@ async def test_it_looks_seldom_and_tells_at_growing_intervals() -> None:
     assert signs.asked == 600
 
 
-@pytest.mark.parametrize("word", ["held", "ended", "unknown"])
-async def test_a_sign_of_life_begins_anew(word: str) -> None:
+@pytest.mark.parametrize("sign", [Verdict(SignsStatus.HELD, {}), None])
+async def test_a_sign_of_life_begins_anew(sign: Verdict[SignsStatus] | None) -> None:
     signs = Signs()
     assert await signs.told(30) == [12, 24]
-    waiting, signs.answer = signs.answer, Verdict(word, {})
+    waiting, signs.answer = signs.answer, sign
     assert await signs.told(300) == []
     signs.answer = waiting
     assert await signs.told(320) == [12]
@@ -241,8 +244,8 @@ async def test_an_entry_begins_anew() -> None:
 
 async def test_a_redis_that_is_away_is_no_stall_and_a_mend_that_fails_no_end() -> None:
     signs = Signs()
-    signs.answer = None
+    signs.answer = StoreUnavailable("away")
     assert await signs.told(100) == []
-    signs.answer = Verdict("lost", {})
+    signs.answer = Verdict(SignsStatus.LOST, {})
     assert await signs.told(115) == [12]
     assert signs.mended == 1

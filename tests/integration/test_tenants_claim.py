@@ -73,7 +73,7 @@ async def test_the_claim_of_the_last_request_reports_that_none_is_left(lanes: La
     await lanes.put("plain", 1)
     await lanes.put("a", 1)
     await lanes.client.delete(keys.WAKE)
-    claim = await store.claim(2, "t", again=False)
+    claim = await store.claim(2, "t", is_repeat=False)
     assert (len(claim.jobs), claim.left) == (2, False)
     assert claim.next_s is not None
     assert claim.next_s > 10
@@ -154,7 +154,7 @@ async def test_no_more_requests_of_a_tenant_run_than_its_limit(lanes: Lanes, cap
         await lanes.put(tenant, 6)
     claimed = tenants_of(await lanes.claim(capped, 100))
     assert {tenant: claimed.count(tenant) for tenant in "abcfp"} == {"a": 2, "b": 2, "c": 3, "f": 6, "p": 6}
-    claim = await capped.claim(100, "again", again=False)
+    claim = await capped.claim(100, "again", is_repeat=False)
     assert (claim.jobs, claim.left) == ([], False)
 
 
@@ -311,7 +311,7 @@ async def test_a_pause_takes_no_slot_and_ends_in_the_lane(lanes: Lanes, capped: 
     await lanes.put("a", 4)
     (_, first), (_, second) = await lanes.claim(capped, 5)
     assert await capped.hand_back(first, delay_ms=60_000, why="retry")
-    claim = await capped.claim(5, "third", again=False)
+    claim = await capped.claim(5, "third", is_repeat=False)
     assert [job.id for job in claim.jobs] == ["a-0003"]
     assert claim.next_s is not None
     assert 50 < claim.next_s <= 60
@@ -354,8 +354,8 @@ async def test_every_script_is_idempotent(lanes: Lanes, store: QueueStore) -> No
     await lanes.put("a", 3)
     await lanes.put("a", 1)
     assert await lanes.waiting("normal:a") == ["a-0001", "a-0002", "a-0003"]
-    lost = await store.claim(2, "t", again=False)
-    again = await store.claim(2, "t", again=True)
+    lost = await store.claim(2, "t", is_repeat=False)
+    again = await store.claim(2, "t", is_repeat=True)
     assert {(job.id, job.attempt) for job in again.jobs} == {(job.id, 1) for job in lost.jobs}
     assert again.left
     assert await lanes.running("a") == {"a-0001", "a-0002"}

@@ -12,7 +12,8 @@ from arq.worker import Retry, RetryJob
 from redis.asyncio import Redis
 
 from tailrace.broker.keys import log_key, rec_key
-from tailrace.broker.scripts import Verdict
+from tailrace.broker.script import Verdict
+from tailrace.broker.scripts import FinishStatus
 from tailrace.demo.simulator import Simulator
 from tailrace.producers.client import Client
 from tailrace.schemas.deltas import AttemptStarted
@@ -256,7 +257,7 @@ async def test_failures_of_all_owners_count(owner: Owner) -> None:
     request_id = await owner.submit({"faults": [{"kind": "status", "status": 500}]})
     await Scribe(owner.redis, request_id).begin()
     for _ in range(2):  # the script is idempotent
-        assert (await owner.services.store.fail(request_id, 1, "token-1", 1)).word == "counted"
+        assert (await owner.services.store.fail(request_id, 1, "token-1", 1)).status == "counted"
     lease = owner.lease(request_id, 2)
     lease.crashes = 1
     await owner.runner.run(lease)
@@ -270,7 +271,7 @@ async def test_only_the_owner_of_the_attempt_counts_failures(owner: Owner) -> No
     request_id = await owner.submit(QUICK)
     await Scribe(owner.redis, request_id).begin()
     for attempt, token in ((1, "another"), (2, "token-1")):
-        assert (await owner.services.store.fail(request_id, attempt, token, 1)).word == "stale"
+        assert (await owner.services.store.fail(request_id, attempt, token, 1)).status == "stale"
     assert (await owner.client.status(request_id)).failures == 0
 
 
@@ -291,7 +292,7 @@ async def test_the_counts_of_earlier_attempts_are_in_the_outcome(owner: Owner) -
 class LossyStore(Store):
     """The real store; before the end of a request Redis loses the last entry, as in a failover."""
 
-    async def finish(self, token: str, terminal_id: EntryId, outcome: Outcome, **given: Any) -> Verdict:
+    async def finish(self, token: str, terminal_id: EntryId, outcome: Outcome, **given: Any) -> Verdict[FinishStatus]:
         """Deletes the last entry, then finishes."""
         log = log_key(outcome.request_id or "")
         last = (await self._redis.xrevrange(log, count=1))[0][0]

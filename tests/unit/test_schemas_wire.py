@@ -2,7 +2,6 @@
 
 import json
 import re
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.broker import scripts
 from tailrace.schemas import codec
 from tailrace.schemas.deltas import (
     FORMAT_VERSION,
@@ -216,40 +214,6 @@ def test_ids_that_fit(text: str) -> None:
 def test_ids_that_do_not_fit(text: str) -> None:
     with pytest.raises(RequestRejected):
         check_request_id(text)
-
-
-SCRIPTS = [value for value in vars(scripts).values() if isinstance(value, scripts.Script)]
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-def test_a_script_says_at_its_head_what_its_table_says(script: scripts.Script) -> None:
-    # given a Lua file's first lines, `KEYS ... ARGV ... -> ...` / expect the keys, arguments and words that Python has
-    text = (Path(scripts.__file__).parent / "lua" / f"{script.name}.lua").read_text()
-    head = " ".join(line.removeprefix("--").strip() for line in takewhile(_is_comment, text.splitlines()))
-    said = re.search(r"KEYS (.*?)\s+ARGV (.*?) -> (.*)", re.sub(r"\([^)]*\)", "", head))
-    assert said is not None
-    assert tuple(said[1].split()) == script.keys
-    assert tuple(said[2].split()) == script.args
-    assert script.words <= set(re.findall(r"\w+", said[3]))
-
-
-def _is_comment(line: str) -> bool:
-    return line.startswith(("--", "#!"))
-
-
-def test_a_script_is_called_by_name_only() -> None:
-    named = {"rec": "r", "log": "l", "channel": "c", "request_id": "one", "terminal": "t", "outcome": "o"}
-    assert scripts.CANCEL.call(**dict(reversed(named.items()))) == (["r", "l"], ["c", "one", "t", "o", 0])
-    for wrong in ({**named, "more": "x"}, {name: value for name, value in named.items() if name != "outcome"}):
-        with pytest.raises(TypeError, match="cancel takes"):
-            scripts.CANCEL.call(**wrong)
-
-
-def test_a_verdict_is_read_and_an_unknown_word_is_not() -> None:
-    verdict = scripts.SUBMIT.verdict([b"standing", b"status", b"running"])
-    assert (verdict.word, verdict.text("status")) == ("standing", "running")
-    with pytest.raises(ValueError, match="submit answered 'maybe'"):
-        scripts.SUBMIT.verdict([b"maybe"])
 
 
 _PAGE = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()

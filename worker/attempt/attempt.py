@@ -8,7 +8,8 @@ import asyncio
 
 from msgspec.structs import replace
 
-from tailrace.broker.scripts import Verdict
+from tailrace.broker.script import Verdict
+from tailrace.broker.scripts import BeginStatus, FailStatus, FinishStatus
 from tailrace.schemas.codec import encode_entry
 from tailrace.schemas.deltas import FORMAT_VERSION, AttemptStarted, MessageIds, RetryScheduled
 from tailrace.schemas.errors import AttemptLost, RequestRejected, TailraceError
@@ -65,7 +66,7 @@ class Attempt:
         self.rest_s = 0.0
 
     @classmethod
-    async def begin(cls, services: Services, lease: Lease, why: str) -> "Attempt | Verdict":
+    async def begin(cls, services: Services, lease: Lease, why: str) -> "Attempt | Verdict[BeginStatus]":
         """Takes over the request's log under the lease's attempt number.
 
         Args:
@@ -137,7 +138,7 @@ class Attempt:
         verdict = await self._services.store.fail(
             self._lease.request_id, self._number, self._lease.token, self.failures
         )
-        if verdict.word == "stale":
+        if verdict.status is FailStatus.STALE:
             raise AttemptLost(f"attempt {self._number} of {self._lease.request_id} is not the current one any more")
         until = iso_of_ms(self._clock.redis_ms + round(pause_s * 1000))
         self._writer.append_entry(encode_entry(RetryScheduled(self._clock.elapsed_ms, self._number, reason, until)))
@@ -149,7 +150,7 @@ class Attempt:
 
     async def write_outcome(
         self, *, error: TailraceError | None = None, cancelled: bool = False, dead: bool = False
-    ) -> Verdict:
+    ) -> Verdict[FinishStatus]:
         """Persists the outcome together with the terminal entry, after all deltas.
 
         Args:
@@ -181,10 +182,10 @@ class Attempt:
         verdict = await self._services.store.finish(
             self._lease.token, terminal_id, outcome, ms=ms, dead=dead and outcome.status == "failed"
         )
-        if verdict.word in ("finished", "again"):  # again: the reply to the first call was lost
+        if verdict.status in (FinishStatus.FINISHED, FinishStatus.ALREADY_DONE):
             self.observer.finished(outcome, terminal_id, ms)
         else:
-            self.observer.finish_refused(verdict.word)
+            self.observer.finish_refused(verdict.status)
         return verdict
 
     async def release(self) -> None:
@@ -194,7 +195,7 @@ class Attempt:
             StoreError: Redis has not answered for too long.
         """
         verdict = await self._services.store.release(self._lease.request_id, self._number, self._lease.token)
-        self.observer.released(verdict.word)
+        self.observer.released(verdict.status)
 
     def close(self) -> None:
         """Ends the attempt; nothing more is written under its number."""

@@ -6,7 +6,8 @@ a crash in between the next worker repeats the second step. Knows nothing of the
 
 from typing import Literal
 
-from tailrace.broker.scripts import Verdict
+from tailrace.broker.script import Verdict
+from tailrace.broker.scripts import BeginStatus, FinishStatus
 from tailrace.schemas.codec import encode_entry
 from tailrace.schemas.deltas import FORMAT_VERSION, AttemptStarted, ErrorInfo, MessageIds
 from tailrace.schemas.errors import AttemptLost, DeadlineExceeded, RequestRejected, TailraceError, Whose
@@ -34,7 +35,7 @@ _KEEP_ENVELOPE = frozenset({"job_unreadable", "job_unknown"})
 """Reasons that lie in arq's envelope, which is kept in the dead letter then."""
 
 _TRIES = 3
-_ENDED = frozenset({"finished", "again"})
+_ENDED = (FinishStatus.FINISHED, FinishStatus.ALREADY_DONE)
 
 
 class DeadLetterWriter:
@@ -75,8 +76,8 @@ class DeadLetterWriter:
         wire_code, whose = _CODES.get(code, (code, "operator"))
         error = ErrorInfo(wire_code, message, whose)
         verdict = await self._write_terminal(lease, error)
-        ended = verdict.word in _ENDED
-        self._services.observers.request_given_up(lease.request_id, wire_code, verdict.word, ended=ended)
+        ended = verdict.status in _ENDED
+        self._services.observers.request_given_up(lease.request_id, wire_code, verdict.status, ended=ended)
         await self.add_dead_letter(lease, error, with_envelope=code in _KEEP_ENVELOPE)
 
     async def add_dead_letter(self, lease: Lease, error: ErrorInfo, *, with_envelope: bool = False) -> None:
@@ -92,12 +93,12 @@ class DeadLetterWriter:
         Raises:
             StoreError: call it again.
         """
-        verdict = await self._services.store.bury(
+        listed = await self._services.store.add_dead_letter(
             lease.request_id, error, crashes=lease.crashes, with_envelope=with_envelope
         )
-        log_event("dead_letter_checked", lease.request_id, status=verdict.word)
+        log_event("dead_letter_checked", lease.request_id, listed=listed)
 
-    async def _write_terminal(self, lease: Lease, error: ErrorInfo) -> Verdict:
+    async def _write_terminal(self, lease: Lease, error: ErrorInfo) -> Verdict[BeginStatus] | Verdict[FinishStatus]:
         """Writes the terminal in an attempt of its own, which discards the deltas of the attempt before."""
         services = self._services
         for _ in range(_TRIES):
@@ -109,9 +110,10 @@ class DeadLetterWriter:
                 verdict = await services.store.finish(lease.token, EntryId(lease.attempt, 1), outcome, ms=0, dead=True)
             else:
                 verdict = begun
-            if verdict.word not in ("gap", "stale"):
+            is_stale = verdict.status in (BeginStatus.STALE, FinishStatus.STALE)
+            if not is_stale and verdict.status is not FinishStatus.GAP:
                 return verdict
-            await lease.next_attempt(above=verdict.number("attempt") if verdict.word == "stale" else 0)
+            await lease.next_attempt(above=verdict.number("attempt") if is_stale else 0)
         raise AttemptLost(f"{lease.request_id} cannot be ended: other attempts keep writing into its log")
 
 

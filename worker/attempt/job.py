@@ -8,7 +8,8 @@ from typing import Any
 
 from arq.worker import Retry, RetryJob
 
-from tailrace.broker.scripts import Verdict
+from tailrace.broker.script import Verdict
+from tailrace.broker.scripts import BeginStatus, FinishStatus, SubmitStatus
 from tailrace.schemas.codec import encode_entry
 from tailrace.schemas.deltas import FORMAT_VERSION, Accepted
 from tailrace.schemas.errors import AttemptLost, RequestRejected, StoreError, TailraceError, UnknownRequest
@@ -115,7 +116,7 @@ class Runner:
             timeout_s=request.timeout_s or self._run_limit_s,
             retention_s=self._retention_s,
         )
-        if verdict.word == "conflict":  # another request has this id; that one is run
+        if verdict.status is SubmitStatus.CONFLICT:  # another request has this id; that one is run
             log_event("request_id_conflict", request_id)
 
     async def _run_attempts(self, lease: Lease) -> None:
@@ -124,7 +125,7 @@ class Runner:
             attempt = await Attempt.begin(self._services, lease, why)
             if isinstance(attempt, Verdict):
                 # Stale: the queue has lost its count, or another worker has taken over; then minting fails.
-                if attempt.word == "stale":
+                if attempt.status is BeginStatus.STALE:
                     await lease.next_attempt(above=attempt.number("attempt"))
                     continue
                 await self._not_begun(lease, attempt)
@@ -177,14 +178,15 @@ class Runner:
         error = result.error
         dead = error is not None and self._dead_letters.is_dead(error, asked=attempt.asked)
         verdict = await attempt.write_outcome(error=error, cancelled=result.end is AttemptEnd.CANCELLED, dead=dead)
-        if verdict.word in ("gap", "stale"):  # taken over, or Redis lost entries in a failover: another attempt follows
+        # Taken over, or Redis lost entries in a failover: another attempt follows.
+        if verdict.status in (FinishStatus.GAP, FinishStatus.STALE):
             raise RetryJob
         if dead and error is not None:
             await self._dead_letters.add_dead_letter(lease, error_info(error))
 
-    async def _not_begun(self, lease: Lease, verdict: Verdict) -> None:
+    async def _not_begun(self, lease: Lease, verdict: Verdict[BeginStatus]) -> None:
         """The request has ended already, or has no record."""
-        log_event("attempt_not_started", lease.request_id, attempt=lease.attempt, status=verdict.word)
+        log_event("attempt_not_started", lease.request_id, attempt=lease.attempt, status=verdict.status)
         # The worker that ended it may have died before it added the dead letter.
         error = UnknownRequest("no request has this id, or its lifetime is over")
         await self._dead_letters.add_dead_letter(lease, error_info(error))

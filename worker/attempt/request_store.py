@@ -1,19 +1,28 @@
-"""The verbs of a request's life, as the worker says them to Redis. Each bears being sent twice, and is tried again.
+"""The steps of a request's life as a worker writes them to Redis: submit, begin, fail, finish, release, dead letters.
 
-Knows nothing of attempts' inner life, of commits or of the model's server.
+Each is idempotent and is tried again while Redis is away. Knows nothing of how an attempt runs, of commits or of the
+model's server.
 """
 
-from hashlib import sha1
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
-from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from tailrace.broker import keys, scripts
 from tailrace.broker.backoff import Retries, retry_until_answered
 from tailrace.broker.clients import asking
-from tailrace.broker.scripts import Argument, Script, Verdict
+from tailrace.broker.script import Argument, Script, Verdict
+from tailrace.broker.script_runner import run_script
+from tailrace.broker.scripts import (
+    BeginStatus,
+    FailStatus,
+    FinishStatus,
+    ReadFailureStatus,
+    ReleaseStatus,
+    StoredStatus,
+    SubmitStatus,
+)
 from tailrace.broker.time_limits import PATIENCE_S
 from tailrace.schemas.codec import encode_entry, encode_outcome
 from tailrace.schemas.deltas import ErrorInfo
@@ -23,9 +32,11 @@ from tailrace.schemas.outcome import Outcome, terminal_of
 from tailrace.schemas.request import GenerationRequest
 from tailrace.worker.queue.outbox_state import OutboxState
 
+_Reply = TypeVar("_Reply")
+
 
 class Begun(NamedTuple):
-    """What `begin` says to the owner of an attempt that may write."""
+    """What the owner of an attempt that may write gets from `begin`."""
 
     request: bytes
     cancelled: bool
@@ -40,13 +51,15 @@ class Begun(NamedTuple):
 
 
 class Store:
-    """The worker's verbs. Each is one script, tried again while Redis is away.
+    """Records and logs of requests, and dead letters. Each method is one script, tried again while Redis is away.
+
+    Every method raises `StoreUnavailable` or `StoreFull` after `patience_s` of trying, any other StoreError at once.
 
     Args:
         redis: a client for records and logs, with socket timeouts; it is used, not closed.
-        queue: one for the queue, where that has a server of its own.
-        patience_s: how long a verb is tried again.
-        outbox_state: says how long a record has to stay after its end.
+        queue: a client for the queue, where that has a server of its own.
+        patience_s: how long an operation is tried again.
+        outbox_state: whether outcomes must be kept for the database, and so how long a record lives after its end.
     """
 
     def __init__(
@@ -64,8 +77,16 @@ class Store:
 
     async def submit(
         self, request_id: str, request: GenerationRequest, accepted: bytes, *, timeout_s: float, retention_s: float
-    ) -> Verdict:
-        """Record and log for a request that came with its job: words of `scripts.SUBMIT`."""
+    ) -> Verdict[SubmitStatus]:
+        """Writes record and log for a request that came with its job.
+
+        Args:
+            request_id: the request.
+            request: its content.
+            accepted: the first entry of the log.
+            timeout_s: seconds until its deadline.
+            retention_s: seconds that record and log live after the end.
+        """
         return await self._run(
             scripts.SUBMIT,
             request_id,
@@ -83,12 +104,16 @@ class Store:
 
     async def begin(
         self, request_id: str, attempt: int, token: str, started: bytes, crashes: int = 0
-    ) -> Begun | Verdict:
-        """Takes the log over for an attempt. A verdict instead of `Begun`: stale, finished or unknown."""
+    ) -> Begun | Verdict[BeginStatus]:
+        """Takes the log over for an attempt.
+
+        Returns:
+            A verdict in place of `Begun` if the attempt may not write: `STALE`, `ENDED` or `UNKNOWN`.
+        """
         verdict = await self._run(
             scripts.BEGIN, request_id, attempt=attempt, token=token, attempt_started=started, crashes=crashes
         )
-        if verdict.word not in ("begun", "again"):
+        if verdict.status not in (BeginStatus.BEGUN, BeginStatus.RESUMED):
             return verdict
         return Begun(
             request=verdict.fields["request"],
@@ -101,21 +126,21 @@ class Store:
             drains=verdict.number("drains"),
         )
 
-    async def fail(self, request_id: str, attempt: int, token: str, failures: int) -> Verdict:
-        """Counts a failed attempt that another follows: words of `scripts.FAIL`."""
+    async def fail(self, request_id: str, attempt: int, token: str, failures: int) -> Verdict[FailStatus]:
+        """Counts a failed attempt that another one follows."""
         return await self._run(scripts.FAIL, request_id, attempt=attempt, token=token, failures=failures)
 
     async def finish(
         self, token: str, terminal_id: EntryId, outcome: Outcome, *, ms: int, dead: bool = False
-    ) -> Verdict:
-        """Terminal entry, outcome, status and lifetime in one step: words of `scripts.FINISH`.
+    ) -> Verdict[FinishStatus]:
+        """Writes terminal entry, outcome, status and lifetime in one step.
 
         Args:
             token: the owner's.
             terminal_id: of the terminal entry.
             outcome: with its request's id.
             ms: milliseconds since the attempt began.
-            dead: whether the request belongs into the dead-letter list; `bury` puts it there.
+            dead: whether the request belongs into the dead-letter list; `add_dead_letter` puts it there.
         """
         return await self._run(
             scripts.FINISH,
@@ -132,71 +157,47 @@ class Store:
             hold_ms=self._outbox_state.keep_record_ms,
         )
 
-    async def stored(self, request_id: str, attempt: int) -> Verdict:
-        """The outcome of that attempt is in a database: words of `scripts.STORED`."""
+    async def stored(self, request_id: str, attempt: int) -> Verdict[StoredStatus]:
+        """The outcome of that attempt is in a database: its record need not live longer than the log."""
         return await self._run(scripts.STORED, request_id, attempt=attempt)
 
-    async def bury(self, job_id: str, error: ErrorInfo, *, crashes: int, with_envelope: bool) -> Verdict:
-        """Lists a request that ended dead, or a job without a record: `buried`, or `spared` if it has not ended so.
+    async def add_dead_letter(self, job_id: str, error: ErrorInfo, *, crashes: int, with_envelope: bool) -> bool:
+        """Lists a request that ended dead, or a job without a record.
 
         Args:
-            job_id: the job; any text, not only what can be a request's id.
-            error: why, of a job without a record.
+            job_id: the job; any text, not only a valid request id.
+            error: why, for a job without a record.
             crashes: of a job without a record.
-            with_envelope: whether arq's envelope is worth a look although there is a record.
+            with_envelope: whether to keep arq's envelope although there is a record.
+
+        Returns:
+            False if the request has not ended dead: it is not listed.
         """
-        epitaph = await self._run(scripts.EPITAPH, job_id, bytes_max=keys.DEAD_BYTES_MAX)
-        if epitaph.word == "spared":
-            return epitaph
-        said: dict[str, Argument] = {"error": msgspec.json.encode(error), "crashes": crashes, **epitaph.fields}
-        return await self._run(
-            scripts.BURY,
+        failure = await self._run(scripts.READ_FAILURE, job_id, bytes_max=keys.DEAD_BYTES_MAX)
+        if failure.status is ReadFailureStatus.NOT_DEAD:
+            return False
+        noted: dict[str, Argument] = {"error": msgspec.json.encode(error), "crashes": crashes, **failure.fields}
+        await self._run(
+            scripts.ADD_DEAD_LETTER,
             job_id,
-            id=job_id,
             with_envelope=int(with_envelope),
             life_ms=keys.DEAD_LIFETIME_S * 1000,
             entries_max=keys.DEAD_MAX,
             bytes_max=keys.DEAD_BYTES_MAX,
-            **said,
+            **noted,
         )
+        return True
 
-    async def release(self, request_id: str, attempt: int, token: str) -> Verdict:
-        """The owner gives the request back, unfinished: words of `scripts.RELEASE`."""
+    async def release(self, request_id: str, attempt: int, token: str) -> Verdict[ReleaseStatus]:
+        """The owner gives the request back, unfinished."""
         return await self._run(scripts.RELEASE, request_id, attempt=attempt, token=token)
 
-    async def _run(self, script: Script, request_id: str, **given: Argument) -> Verdict:
-        """Runs a script.
+    async def _run(self, script: Script[_Reply], request_id: str, **given: Argument) -> _Reply:
+        redis = self._queue if script is scripts.ADD_DEAD_LETTER else self._redis
 
-        Raises:
-            StoreUnavailable, StoreFull: after `patience_s` of trying again.
-            StoreRefused: at once.
-        """
-        named = {
-            "rec": keys.rec_key(request_id),
-            "log": keys.log_key(request_id),
-            "job": keys.job_key(request_id),
-            "dead": keys.DEAD,
-            "letter": keys.letter_key(request_id),
-        }
-        key_list, args = script.call(**{name: named[name] for name in script.keys}, **given)
-        redis = self._queue if script is scripts.BURY else self._redis
-
-        async def once() -> list[bytes]:
+        async def once() -> _Reply:
             async with asking(redis):
-                try:
-                    return await redis.evalsha(_sha(script), len(key_list), *key_list, *args)
-                except redis_errors.NoScriptError:
-                    return await redis.eval(script.text, len(key_list), *key_list, *args)
+                return await run_script(redis, script, request_id, **given)
 
         retries = Retries(script.name, patience_s=self._patience_s, retried=(StoreUnavailable, StoreFull))
-        return script.verdict(await retry_until_answered(once, retries))
-
-
-_SHAS: dict[str, str] = {}
-
-
-def _sha(script: Script) -> str:
-    sha = _SHAS.get(script.name)
-    if sha is None:
-        sha = _SHAS[script.name] = sha1(script.text.encode(), usedforsecurity=False).hexdigest()
-    return sha
+        return await retry_until_answered(once, retries)

@@ -16,6 +16,7 @@ from tailrace.broker.clients import client_error, client_place
 from tailrace.broker.cluster import ClusterRedis
 from tailrace.broker.errors import FAILURES
 from tailrace.broker.keys import push_channel
+from tailrace.broker.script_runner import run_script
 from tailrace.broker.time_limits import REPLY_TIMEOUT_S
 from tailrace.schemas.errors import ResultsUnavailable, SettingsError, StoreError, StoreRefused, UpstreamError
 from tailrace.schemas.push import encode_pushes
@@ -152,7 +153,6 @@ async def _latency(redis: Redis) -> Finding:
 
 async def _rights(redis: Redis) -> Finding:
     """Whether this user may do what a worker does."""
-    renew, args = scripts.RENEW.call(queue=keys.QUEUE, lease_ms=1000, leases=msgspec.msgpack.encode([]))
 
     async def listen() -> None:
         async with redis.pubsub() as heard:
@@ -162,7 +162,9 @@ async def _rights(redis: Redis) -> Finding:
     tries: dict[str, Callable[[], Awaitable[Any]]] = {
         "write logs": lambda: redis.xadd(keys.log_key(NOBODY), {keys.ENTRY_FIELD: ""}, nomkstream=True),
         "run scripts on records": lambda: Store(redis, patience_s=0).release(NOBODY, 0, ""),
-        "run scripts on the queue": lambda: redis.eval(scripts.RENEW.text, len(renew), *renew, *args),
+        "run scripts on the queue": lambda: run_script(
+            redis, scripts.RENEW, lease_ms=1000, leases=msgspec.msgpack.encode([])
+        ),
         "push to readers": lambda: redis.publish(push_channel(0), encode_pushes([])),
         "hear cancels": listen,
         "wait for jobs": lambda: redis.blpop([f"{keys.WAKE}:{NOBODY}"], timeout=0.01),

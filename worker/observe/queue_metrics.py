@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from tailrace.broker import keys, scripts
 from tailrace.broker.clients import asking
+from tailrace.broker.script_runner import run_script
 from tailrace.schemas.errors import StoreError
 from tailrace.telemetry import metrics
 from tailrace.telemetry.metric_samples import MetricSample, gauge_sample
@@ -56,22 +57,12 @@ class QueueMetrics:
             return [gauge_sample(metrics.QUEUE_UP, 0)]
         return [*queue_samples(overview), *_memory_samples(memory.get("used_memory"), memory.get("maxmemory"))]
 
-    async def _overview(self) -> scripts.Overview:
-        places, values = scripts.OVERVIEW.call(
-            queue=keys.QUEUE,
-            workers=keys.WORKERS,
-            dead=keys.DEAD,
-            outbox=keys.OUTBOX,
-            refused=keys.OUTBOX_REFUSED,
-            lanes_max=LANES_MAX,
-            begun_max=1,
-            workers_max=WORKERS_MAX,
-        )
-        run = self._redis.register_script(scripts.OVERVIEW.text)
-        return scripts.read_overview(await run([str(place) for place in places], values))
+    async def _overview(self) -> scripts.QueueOverview:
+        limits = {"lanes_max": LANES_MAX, "begun_max": 1, "workers_max": WORKERS_MAX}
+        return await run_script(self._redis, scripts.OVERVIEW, **limits)
 
 
-def queue_samples(overview: scripts.Overview) -> list[MetricSample]:
+def queue_samples(overview: scripts.QueueOverview) -> list[MetricSample]:
     """Samples of the queue by priority; the lanes of all tenants of a priority are added up."""
     waiting, oldest_s = dict.fromkeys(PRIORITIES, 0), dict.fromkeys(PRIORITIES, 0.0)
     for lane, count, since_ms in overview.lanes:

@@ -19,8 +19,8 @@ CLAIMED_AT_ONCE = 16
 class ClaimStore(Protocol):
     """The scripts and the wake-up list that claims need."""
 
-    async def claim(self, limit: int, token: str, *, again: bool) -> Claim:
-        """Claims up to `limit` due jobs. `again` repeats a call whose reply was lost. Raises StoreError."""
+    async def claim(self, limit: int, token: str, *, is_repeat: bool) -> Claim:
+        """Claims up to `limit` due jobs. `is_repeat`: a call whose reply was lost is repeated. Raises StoreError."""
         ...
 
     async def wait_for_work(self, timeout_s: float) -> None:
@@ -95,7 +95,7 @@ class Claims:
         async def claim() -> Claim:
             nonlocal sent_at
             sent_at = monotonic()
-            return await self._store.claim(limit, token, again=retries.failures > 0)
+            return await self._store.claim(limit, token, is_repeat=retries.failures > 0)
 
         claimed = await retry_until_answered(claim, retries)
         for job in claimed.jobs:

@@ -13,16 +13,18 @@ Knows who waits for what. `live.py` knows how pushes join, `tail.py` what entrie
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from hashlib import sha1
 from math import inf
 from typing import Any, NamedTuple
 
-from redis import exceptions as refusals
+from redis.exceptions import NoScriptError
 
 from tailrace.broker import scripts
-from tailrace.broker.keys import HEALTH, QUEUE, lane_of, lease_key, log_key, push_shard, rec_key
-from tailrace.broker.scripts import Verdict
-from tailrace.producers.store import PAGE_ENTRIES, Glimpse, ProducerStore, RawEntry
+from tailrace.broker.keys import lane_of, log_key, push_shard, rec_key
+from tailrace.broker.script import Argument, Verdict
+from tailrace.broker.script_runner import run_script_by
+from tailrace.broker.scripts import SignsStatus
+from tailrace.broker.wire import encoded
+from tailrace.producers.store import PAGE_ENTRIES, LogBounds, ProducerStore, RawEntry
 from tailrace.producers.tail.fanout.cluster_lines import lines_of
 from tailrace.producers.tail.fanout.live_log import Live
 from tailrace.producers.tail.fanout.log_lines import CLOSED, LogLines
@@ -36,7 +38,6 @@ from tailrace.schemas.push import Push, decode_pushes
 _PAGE = b"%d" % PAGE_ENTRIES
 _RETRY_PAUSE_S = 0.05
 _TICK_S = 0.25
-_SIGNS_SHA = sha1(scripts.SIGNS.text.encode(), usedforsecurity=False).hexdigest().encode()
 _SIGNS_FIELDS = ("attempt", "submitted_ms", "tenant", "priority")
 _LOOKS_AT_ONCE = 1_000
 """Logs whose ends are asked for in one round trip."""
@@ -103,7 +104,7 @@ class Fanout:
         """A reader of one log, as `tail.tail` wants one; before its first read it costs nothing."""
         return Place(self, request_id)
 
-    async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
+    async def log_bounds(self, request_id: str, cursor: EntryId) -> LogBounds | None:
         """One consistent look at a log; None when there is none."""
         log, at, began = log_key(request_id).encode(), b"%d-%d" % cursor, b"%d-0" % cursor.attempt
         commands = [
@@ -117,38 +118,38 @@ class Fanout:
         ]
         answers = await self._ask(commands, entries=5)
         first, last, *others = (_entries(answer)[0] if answer else None for answer in answers[-1])
-        return Glimpse(first, last, *others) if first is not None and last is not None else None
+        return LogBounds(first, last, *others) if first is not None and last is not None else None
 
-    async def signs(self, request_id: str) -> Verdict:
-        """Whether anybody works on a request: words of `scripts.SIGNS`, or `ended`."""
+    async def signs(self, request_id: str) -> Verdict[SignsStatus] | None:
+        """Whether any worker deals with a request; None if it has ended, or is gone."""
         record = await self.record(request_id, *_SIGNS_FIELDS)
         if record is None or record["status"].decode() in ENDED:
-            return Verdict("ended", {})
+            return None
         found = await self._queue_signs(request_id, record)
-        if found.word == "lost":  # or it has ended meanwhile
+        if found.status is SignsStatus.LOST:  # or it has ended meanwhile
             record = await self.record(request_id)
             if record is None or record["status"].decode() in ENDED:
-                return Verdict("ended", {})
+                return None
         return found
 
-    async def _queue_signs(self, request_id: str, record: Mapping[str, bytes]) -> Verdict:
+    async def _queue_signs(self, request_id: str, record: Mapping[str, bytes]) -> Verdict[SignsStatus]:
         tenant, priority = record.get("tenant"), record.get("priority", DEFAULT_PRIORITY.encode())
-        places, values = scripts.SIGNS.call(
-            lease=lease_key(request_id),
-            queue=QUEUE,
-            health=HEALTH,
-            id=request_id,
+        return await run_script_by(
+            self._ask_queue,
+            scripts.SIGNS,
+            request_id,
             lane=lane_of(tenant.decode() if tenant else None, priority.decode()) or "",
             since_ms=record["submitted_ms"] if record["attempt"] == b"0" else 0,
         )
-        rest = [part if isinstance(part, bytes) else str(part).encode() for part in (len(places), *places, *values)]
+
+    async def _ask_queue(self, command: Sequence[Argument]) -> Any:
         try:
-            (answer,) = await self._queue_lines.ask([(b"EVALSHA", _SIGNS_SHA, *rest)], entries=1)
+            (answer,) = await self._queue_lines.ask([[encoded(part) for part in command]], entries=1)
         except StoreRefused as error:
-            if not isinstance(error.__cause__, refusals.NoScriptError):
-                raise
-            (answer,) = await self._queue_lines.ask([(b"EVAL", scripts.SIGNS.text.encode(), *rest)], entries=1)
-        return scripts.SIGNS.verdict(answer)
+            if isinstance(error.__cause__, NoScriptError):
+                raise error.__cause__ from None
+            raise
+        return answer
 
     async def record(self, request_id: str, *fields: str) -> dict[str, bytes] | None:
         """As `ProducerStore.record`: fields that are set; None when there is no record."""
@@ -296,9 +297,9 @@ class Place:
         self.position = EntryId(0, 0)
         self._waiter: asyncio.Future[Sequence[RawEntry]] | None = None
 
-    async def glimpse(self, request_id: str, cursor: EntryId) -> Glimpse | None:
-        """As `Fanout.glimpse`."""
-        return await self._fanout.glimpse(request_id, cursor)
+    async def log_bounds(self, request_id: str, cursor: EntryId) -> LogBounds | None:
+        """As `Fanout.log_bounds`."""
+        return await self._fanout.log_bounds(request_id, cursor)
 
     def leave(self) -> None:
         """The tail is over."""

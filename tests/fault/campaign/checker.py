@@ -162,7 +162,7 @@ def nothing_is_left_in_redis(history: History) -> Iterator[str]:
 
 def _known_keys(history: History) -> dict[str, str]:
     known = {keys.WAKE: "list", keys.DEAD: "zset", keys.WORKERS: "zset", f"{keys.QUEUE}:health-check": "string"}
-    known |= {keys.letter_key(request_id): "hash" for request_id in history.final.dead}
+    known |= {keys.dead_letter_key(request_id): "hash" for request_id in history.final.dead}
     for planned in history.plan.requests:
         known[keys.log_key(planned.id)] = "stream"
         known[keys.rec_key(planned.id)] = "hash"

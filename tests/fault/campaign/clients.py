@@ -95,7 +95,7 @@ async def cancel(clients: Clients, planned: PlannedRequest, *, late: bool) -> Ca
     except UnknownRequest:
         word, status = "unknown", ""
     else:
-        word, status = verdict.word, verdict.status
+        word, status = verdict.verdict, verdict.status
     return CancelCall(id=planned.id, asked=asked, answered=time.time(), word=word, status=status)
 
 
@@ -113,7 +113,7 @@ async def poison(clients: Clients, planned: PlannedPoison) -> None:
                 await arq.set(keys.job_key(planned.id), b"\xc1", px=GARBAGE_LIFE_MS)
                 await arq.execute_command("ZADD", keys.QUEUE, round(time.time() * 1000), planned.id)
         # arq says nothing when the connection broke in its transaction.
-        if not await arq.exists(keys.job_key(planned.id), keys.letter_key(planned.id)):
+        if not await arq.exists(keys.job_key(planned.id), keys.dead_letter_key(planned.id)):
             raise ConnectionError("the job does not stand")
 
     await _insist(put)

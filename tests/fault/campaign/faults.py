@@ -8,10 +8,10 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from hashlib import sha1
+from typing import Any
 
 from tailrace.broker import scripts
-from tailrace.broker.scripts import Script
+from tailrace.broker.script import Script
 from tests.fault.campaign.history import Disturbance
 from tests.fault.campaign.plan import CLIENTS, FaultKind, PlannedFault
 from tests.fault.campaign.site import Site, Worker
@@ -19,7 +19,7 @@ from tests.proxy import Proxy
 
 HURRY_S = 0.1
 DELAY_S = 0.03
-_SCRIPTS: dict[str, Script] = {
+_SCRIPTS: dict[str, Script[Any]] = {
     script.name: script
     for script in (
         scripts.SUBMIT,
@@ -178,4 +178,4 @@ class Faults:
 
 
 def _sha(verb: str) -> bytes:
-    return sha1(_SCRIPTS[verb].text.encode(), usedforsecurity=False).hexdigest().encode()
+    return _SCRIPTS[verb].sha.encode()
