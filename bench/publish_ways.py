@@ -15,10 +15,11 @@ from redis.asyncio import Redis
 from bench.tails_writer import TOKEN
 from tailrace.broker.keys import ENTRY_FIELD, log_key
 from tailrace.worker.publish.commit_line import CommitLine
-from tailrace.worker.publish.log_buffer import xadd, xadd_prefix
 from tailrace.worker.publish.publisher import Publisher
 
 _ENDLESS = 1 << 40
+_PREFIX = b"*6\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$10\r\nNOMKSTREAM\r\n"
+_COMMAND = b"%b$%d\r\n%b\r\n$1\r\ne\r\n$%d\r\n%b\r\n"
 
 
 def request_id(number: int) -> str:
@@ -88,7 +89,8 @@ class ByHand(asyncio.Protocol):
     """The floor: commands rendered by hand, one write for all that waits, replies only counted. No fence, no push."""
 
     def __init__(self, streams: int) -> None:
-        self._prefixes = [xadd_prefix(log_key(request_id(number)).encode()) for number in range(streams)]
+        logs = [log_key(request_id(number)).encode() for number in range(streams)]
+        self._prefixes = [_PREFIX % (len(log), log) for log in logs]
         self._seqs = [0] * streams
         self._waiting: list[bytes] = []
         self._transport: asyncio.WriteTransport | None = None
@@ -112,7 +114,8 @@ class ByHand(asyncio.Protocol):
     def append(self, stream: int, entry: bytes) -> None:
         """Rendered at once."""
         self._seqs[stream] += 1
-        self._waiting.append(xadd(self._prefixes[stream], b"1-%d" % self._seqs[stream], entry))
+        entry_id = b"1-%d" % self._seqs[stream]
+        self._waiting.append(_COMMAND % (self._prefixes[stream], len(entry_id), entry_id, len(entry), entry))
 
     def go(self) -> None:
         """All in one write, unless one is under way."""

@@ -2,8 +2,9 @@
 
 import pytest
 
+from tailrace.broker.wire import packed
 from tailrace.schemas.errors import LogFull
-from tailrace.worker.publish.log_buffer import OVERHEAD_BYTES, Batch, ByteCount, LogBuffer, xadd, xadd_prefix
+from tailrace.worker.publish.log_buffer import OVERHEAD_BYTES, Batch, ByteCount, LogBuffer
 
 
 def buffer(total: ByteCount | None = None, *, max_entries: int = 100, max_bytes: int = 1000) -> LogBuffer:
@@ -29,7 +30,7 @@ def test_batches_follow_one_another_without_gaps() -> None:
         (3, [b"e3", b"e4"]),
         (5, [b"e5"]),
     ]
-    assert batches[0].commands[1] == xadd(xadd_prefix(log.key), b"3-2", b"e2")
+    assert batches[0].commands[1] == packed(b"XADD", log.key, b"NOMKSTREAM", b"3-2", b"e", b"e2")
     assert not log.has_untaken
 
 

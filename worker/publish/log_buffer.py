@@ -12,14 +12,10 @@ OVERHEAD_BYTES = 100
 """What an entry counts in addition to its own bytes: about the size of the command around it."""
 
 
-def xadd_prefix(log: bytes) -> bytes:
-    """The part of an XADD command that is the same for every entry of a log (RESP2, Redis serialization protocol)."""
-    return b"*6\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$10\r\nNOMKSTREAM\r\n" % (len(log), log)
-
-
-def xadd(prefix: bytes, entry_id: bytes, entry: bytes) -> bytes:
-    """A packed XADD with an explicit id. redis-py's own packing would cost more than the whole commit."""
-    return b"%b$%d\r\n%b\r\n$1\r\ne\r\n$%d\r\n%b\r\n" % (prefix, len(entry_id), entry_id, len(entry), entry)
+_PREFIX = b"*6\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$10\r\nNOMKSTREAM\r\n"
+_COMMAND = b"%b$%d\r\n%b\r\n$1\r\ne\r\n$%d\r\n%b\r\n"
+"""XADD with an explicit id, and the part of it that is the same for every entry of a log (RESP2, Redis serialization
+protocol). It is rendered here because redis-py's packing costs more than the whole commit."""
 
 
 class ByteCount:
@@ -63,7 +59,7 @@ class LogBuffer:
         self.seq = 0
         self.buffered_bytes = 0
         self.asking = False
-        self._prefix = xadd_prefix(self.key)
+        self._prefix = _PREFIX % (len(self.key), self.key)
         self._max_entries, self._bytes_left = max_entries, max_bytes
         self._total = total
         self._untaken: deque[bytes] = deque()
@@ -95,15 +91,19 @@ class LogBuffer:
             entries: at most so many.
             size: at most so many bytes, overhead included; a single entry may be larger.
         """
-        untaken, left = self._untaken, size
-        first = self.seq - len(untaken) + 1
+        untaken, prefix, left = self._untaken, self._prefix, size
+        first = seq = self.seq - len(untaken) + 1
+        end = first + entries
         taken: list[bytes] = []
         commands: list[bytes] = []
-        while untaken and entries > len(taken) and left > 0:
+        while untaken and seq < end and left > 0:
             entry = untaken.popleft()
-            commands.append(xadd(self._prefix, b"%d-%d" % (self.attempt, first + len(taken)), entry))
+            entry_id = b"%d-%d" % (self.attempt, seq)
+            length = len(entry)
+            commands.append(_COMMAND % (prefix, len(entry_id), entry_id, length, entry))
             taken.append(entry)
-            left -= len(entry) + OVERHEAD_BYTES
+            left -= length + OVERHEAD_BYTES
+            seq += 1
         return Batch(self, first, taken, commands, size - left)
 
     def give_back(self, batch: "Batch") -> None:

@@ -66,11 +66,17 @@ class Backlog:
             self._waiting.remove(writer)
         writer.is_waiting = False
 
+    def fail_writer(self, log: LogBuffer, error: TailraceError) -> None:
+        """Ends the writer of a log, if it is open."""
+        if writer := self.writers.get(log):
+            writer.fail(error)
+
     def enqueue(self, writer: "LogWriter") -> None:
         """A writer has entries for the next commit."""
         writer.is_waiting = True
+        if not self._waiting:  # otherwise the publisher is on its way
+            self._work.set()
         self._waiting.append(writer)
-        self._work.set()
 
     def enqueue_later(self, writer: "LogWriter", delay_s: float) -> None:
         """As `enqueue`, after a delay during which the writer takes part in no commit."""

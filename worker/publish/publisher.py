@@ -14,7 +14,7 @@ from typing import Self
 from tailrace.broker.backoff import Backoff
 from tailrace.broker.cluster import Redirect
 from tailrace.broker.time_limits import PATIENCE_S
-from tailrace.schemas.errors import AttemptLost, StoreFull, StoreUnavailable, TailraceError
+from tailrace.schemas.errors import AttemptLost, StoreFull, StoreUnavailable
 from tailrace.telemetry import metrics
 from tailrace.telemetry.metric_samples import MetricSample
 from tailrace.worker.observe.counts import Counts
@@ -171,7 +171,7 @@ class Publisher:
         """Writes the batches. Sends those again whose failure may pass, for `patience_s` at most."""
         give_up_at = monotonic() + self._patience_s
         tries = 0
-        while batches := [batch for batch in batches if self._holds_lease(batch.log)]:
+        while batches := self._writable(batches):
             try:
                 if self._unconfirmed:
                     batches = await self._confirmed(batches)
@@ -194,12 +194,17 @@ class Publisher:
                 await asyncio.sleep(pause_s)
                 batches = await self._still_here(batches)
 
-    def _holds_lease(self, log: LogBuffer) -> bool:
-        """Whether the attempt may still write; ends a writer whose lease has run out."""
-        writer = self._backlog.writers.get(log)
-        if writer is not None and not writer.lease_holds():
-            writer.fail(AttemptLost("the lease of this attempt has run out"))
-        return writer is not None and writer.failed is None
+    def _writable(self, batches: list[Batch]) -> list[Batch]:
+        """The batches whose attempts may still write; ends the writers whose lease has run out."""
+        writers = self._backlog.writers
+        writable: list[Batch] = []
+        for batch in batches:
+            writer = writers.get(batch.log)
+            if writer is not None and writer.lease_holds():
+                writable.append(batch)
+            elif writer is not None:
+                writer.fail(AttemptLost("the lease of this attempt has run out"))
+        return writable
 
     async def _send(self, batches: list[Batch]) -> list[Result]:
         began = monotonic()
@@ -235,7 +240,7 @@ class Publisher:
                 self._unconfirmed.pop(batch.log, None)
                 return True
             case AttemptState.FORGOTTEN:
-                self._fail(batch, AttemptLost("Redis does not know this attempt any more"))
+                self._backlog.fail_writer(batch.log, AttemptLost("Redis does not know this attempt any more"))
             case AttemptState.HALF_MOVED:
                 self._postpone(batch)
             case Moved():
@@ -252,7 +257,7 @@ class Publisher:
             case Rejected() if may_retry and isinstance(result.error, StoreUnavailable | StoreFull):
                 return False
             case Rejected():
-                self._fail(batch, result.error)
+                self._backlog.fail_writer(batch.log, result.error)
         return True
 
     def _postpone(self, batch: Batch) -> None:
@@ -291,7 +296,3 @@ class Publisher:
             is_confirmed = log not in self._unconfirmed
             self._unconfirmed.pop(log, None)
             cluster.hand_over(writer, redirect, is_confirmed=is_confirmed)
-
-    def _fail(self, batch: Batch, error: TailraceError) -> None:
-        if writer := self._backlog.writers.get(batch.log):
-            writer.fail(error)
