@@ -1,7 +1,7 @@
 """`bench decode`: what it costs to read the model's stream, before anything is written.
 
-CPU of this process: the SDK's objects, as most code reads them; the worker's own way (`worker/upstream/upstream.py` and
-the interface's reader, deltas included) over each transport there is; and the floor. The feeder is another process.
+CPU of this process: the SDK's objects, as most code reads them; the worker's own way (`worker/upstream/` and the
+interface's decoder, deltas included) over each transport there is; and the floor. The feeder is another process.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.schemas.request import GenerationRequest, parse_request
 from tailrace.schemas.settings import Settings
 from tailrace.worker.interface.stream_decoder import StreamDecoder
-from tailrace.worker.upstream.client import TransportName
+from tailrace.worker.upstream.sdk_client import TransportName
 from tailrace.worker.wiring import make_upstream
 
 SDK, FLOOR = "SDK, async for chunk", "the floor"
@@ -89,7 +89,7 @@ async def _ours(transport: TransportName, url: str) -> AsyncGenerator[Read]:
 
     async def read(feed: Plan, count: Count) -> None:
         reader = StreamDecoder("chat", InterfaceOptions())
-        async with upstream.open(_request(feed)) as answer:
+        async with upstream.open_response(_request(feed)) as answer:
             while not reader.done and (piece := await answer.read()):
                 count.chunks += len(reader.feed(piece))
         if reader.failure is not None:

@@ -25,8 +25,8 @@ from tailrace.worker.publish.cluster_node import ClusterNode
 from tailrace.worker.publish.cluster_publisher import ClusterPublisher
 from tailrace.worker.publish.commit_line import CommitLine
 from tailrace.worker.publish.publisher import Publisher
-from tailrace.worker.upstream.response_body import TimeLimits
-from tailrace.worker.upstream.upstream import Upstream
+from tailrace.worker.upstream.response_body import UpstreamTimeouts
+from tailrace.worker.upstream.upstream_client import UpstreamClient
 
 COMMAND_CONNECTIONS = 16
 """For the scripts that begin, finish and release a request; when all are in use, the next caller waits for one."""
@@ -59,14 +59,14 @@ def make_publisher(settings: Settings, redis: Redis, counts: Counts) -> Publishe
     return new_publisher()
 
 
-def make_upstream(settings: Settings, environment: Mapping[str, str], counts: Counts | None = None) -> Upstream:
+def make_upstream(settings: Settings, environment: Mapping[str, str], counts: Counts | None = None) -> UpstreamClient:
     """The client for the model's server.
 
     Raises:
         SettingsError: the API key is missing, or the base URL is wrong.
     """
-    limits = TimeLimits(settings.connect_timeout_s, settings.first_byte_timeout_s, settings.idle_timeout_s)
-    return Upstream.from_environment(environment, limits, settings.max_jobs, settings.upstream_transport, counts)
+    limits = UpstreamTimeouts(settings.connect_timeout_s, settings.first_byte_timeout_s, settings.idle_timeout_s)
+    return UpstreamClient.from_environment(environment, limits, settings.max_jobs, settings.upstream_transport, counts)
 
 
 def make_traces(settings: Settings, environment: Mapping[str, str], base_url: str) -> Traces:

@@ -28,8 +28,8 @@ from tailrace.worker.attempt.services import Services
 from tailrace.worker.publish.commit_line import CommitLine
 from tailrace.worker.publish.publisher import Publisher
 from tailrace.worker.queue.leases import Lease
-from tailrace.worker.upstream.response_body import TimeLimits
-from tailrace.worker.upstream.upstream import Upstream
+from tailrace.worker.upstream.response_body import UpstreamTimeouts
+from tailrace.worker.upstream.upstream_client import UpstreamClient
 from tailrace.worker.wiring import redis_client
 from tests.rig import KEY, request_for, worker_task
 from tests.scribe import ANSWER, Scribe
@@ -214,7 +214,7 @@ async def store(redis_url: str) -> AsyncGenerator[Store]:
 @pytest.fixture
 async def writer(redis_url: str, store: Store) -> AsyncGenerator[DeadLetterWriter]:
     """The worker's part, without the queue."""
-    upstream = Upstream.from_environment({"OPENAI_API_KEY": KEY}, TimeLimits(1, 1, 1), 1)
+    upstream = UpstreamClient.from_environment({"OPENAI_API_KEY": KEY}, UpstreamTimeouts(1, 1, 1), 1)
     publisher = Publisher(CommitLine(redis_url), buffer_bytes=1024, max_entries=10, max_bytes=1024)
     yield DeadLetterWriter(Services(store, publisher, upstream))
     await upstream.close()

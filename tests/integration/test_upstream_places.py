@@ -11,9 +11,9 @@ import pytest
 
 from tailrace.schemas.errors import SettingsError
 from tailrace.schemas.request import parse_request
-from tailrace.worker.upstream.client import TransportName
-from tailrace.worker.upstream.response_body import TimeLimits
-from tailrace.worker.upstream.upstream import Upstream
+from tailrace.worker.upstream.response_body import UpstreamTimeouts
+from tailrace.worker.upstream.sdk_client import TransportName
+from tailrace.worker.upstream.upstream_client import UpstreamClient
 from tests.certificates import made_in
 from tests.http_server import Caller, saying, serving
 
@@ -33,17 +33,17 @@ def _no_proxy_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def asking(environment: Mapping[str, str], transport: TransportName) -> AsyncGenerator[Upstream]:
-    upstream = Upstream.from_environment(environment, TimeLimits(2.0, 10.0, 10.0), 10, transport)
+async def asking(environment: Mapping[str, str], transport: TransportName) -> AsyncGenerator[UpstreamClient]:
+    upstream = UpstreamClient.from_environment(environment, UpstreamTimeouts(2.0, 10.0, 10.0), 10, transport)
     try:
         yield upstream
     finally:
         await upstream.close()
 
 
-async def body(upstream: Upstream, request: dict[str, Any]) -> bytes:
+async def body(upstream: UpstreamClient, request: dict[str, Any]) -> bytes:
     pieces: list[bytes] = []
-    async with upstream.open(parse_request(request)) as answer:
+    async with upstream.open_response(parse_request(request)) as answer:
         while piece := await answer.read():
             pieces.append(piece)
     return b"".join(pieces)

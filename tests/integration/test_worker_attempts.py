@@ -25,8 +25,8 @@ from tailrace.worker.attempt.services import Services
 from tailrace.worker.publish.commit_line import CommitLine
 from tailrace.worker.publish.publisher import Publisher
 from tailrace.worker.queue.leases import Lease, Stop
-from tailrace.worker.upstream.response_body import TimeLimits
-from tailrace.worker.upstream.upstream import Upstream
+from tailrace.worker.upstream.response_body import UpstreamTimeouts
+from tailrace.worker.upstream.upstream_client import UpstreamClient
 from tailrace.worker.wiring import redis_client
 from tests.proxy import Proxy
 from tests.rig import KEY, request_for, shown
@@ -88,9 +88,11 @@ class Owner:
 async def owning(
     url: str, *, worker_url: str | None = None, patience_s: float = 10.0, buffer_bytes: int = 1 << 20
 ) -> AsyncGenerator[Owner]:
-    limits = TimeLimits(2.0, 10.0, 10.0)
+    limits = UpstreamTimeouts(2.0, 10.0, 10.0)
     async with Simulator() as simulator, Redis.from_url(url) as redis, Client(url) as client:
-        upstream = Upstream.from_environment({"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": simulator.url}, limits, 10)
+        upstream = UpstreamClient.from_environment(
+            {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": simulator.url}, limits, 10
+        )
         worker_redis = redis_client(worker_url or url)
         publisher = Publisher(
             CommitLine(worker_url or url),
@@ -374,14 +376,14 @@ async def test_a_connection_lost_after_the_end_of_the_answer_loses_nothing(owner
 class BrokenUpstream:
     """Fails with a bug in the middle of an attempt."""
 
-    def open(self, request: object) -> None:
+    def open_response(self, request: object) -> None:
         """Raises an error whose message must not be logged or published."""
         raise LookupError("a private text")
 
 
 async def test_a_bug_ends_the_request_with_an_error(owner: Owner, caplog: pytest.LogCaptureFixture) -> None:
     request_id = await owner.submit(QUICK)
-    services = replace(owner.services, upstream=cast(Upstream, BrokenUpstream()))
+    services = replace(owner.services, upstream=cast(UpstreamClient, BrokenUpstream()))
     await Runner(services, max_attempts=3, run_limit_s=60, retention_s=60).run(owner.lease(request_id))
     outcome = await owner.outcome(request_id)
     assert outcome.error is not None

@@ -10,9 +10,9 @@ import pytest
 from tailrace.demo.simulator import Simulator
 from tailrace.schemas.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable
 from tailrace.schemas.request import GenerationRequest, parse_request
-from tailrace.worker.upstream.client import TransportName
-from tailrace.worker.upstream.response_body import TimeLimits
-from tailrace.worker.upstream.upstream import Upstream
+from tailrace.worker.upstream.response_body import UpstreamTimeouts
+from tailrace.worker.upstream.sdk_client import TransportName
+from tailrace.worker.upstream.upstream_client import UpstreamClient
 from tests.proxy import Proxy
 from tests.rig import KEY, request_for
 from tests.until import until
@@ -26,7 +26,7 @@ class Open(Protocol):
 
     def __call__(
         self, url: str, *, first_byte_s: float = 10.0, idle_s: float = 10.0, key: str = KEY, streams: int = 10
-    ) -> AbstractAsyncContextManager[Upstream]: ...
+    ) -> AbstractAsyncContextManager[UpstreamClient]: ...
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -37,10 +37,10 @@ def upstream(request: pytest.FixtureRequest) -> Open:
     @asynccontextmanager
     async def opened(
         url: str, *, first_byte_s: float = 10.0, idle_s: float = 10.0, key: str = KEY, streams: int = 10
-    ) -> AsyncGenerator[Upstream]:
-        limits = TimeLimits(2.0, first_byte_s, idle_s)
+    ) -> AsyncGenerator[UpstreamClient]:
+        limits = UpstreamTimeouts(2.0, first_byte_s, idle_s)
         environment = {"OPENAI_API_KEY": key, "OPENAI_BASE_URL": url}
-        adapter = Upstream.from_environment(environment, limits, streams, transport)
+        adapter = UpstreamClient.from_environment(environment, limits, streams, transport)
         try:
             yield adapter
         finally:
@@ -53,10 +53,10 @@ def asks(scenario: Mapping[str, object]) -> GenerationRequest:
     return parse_request(request_for(scenario))
 
 
-async def body(adapter: Upstream, request: GenerationRequest) -> bytes:
+async def body(adapter: UpstreamClient, request: GenerationRequest) -> bytes:
     """The whole body."""
     pieces: list[bytes] = []
-    async with adapter.open(request) as answer:
+    async with adapter.open_response(request) as answer:
         while piece := await answer.read():
             pieces.append(piece)
     return b"".join(pieces)
@@ -70,8 +70,8 @@ async def test_pieces_can_be_handed_on_as_they_come(upstream: Open) -> None:
             pieces.append(piece)
             return len(pieces) % 2 == 0
 
-        async with adapter.open(asks(TEXT)) as answer:
-            while await answer.hand_on(take):
+        async with adapter.open_response(asks(TEXT)) as answer:
+            while await answer.deliver_to(take):
                 pass
             assert answer.ended
     assert pieces[0].startswith(b"data: {")
@@ -88,18 +88,18 @@ async def test_who_is_handed_pieces_hears_what_is_wrong(upstream: Open) -> None:
                 pieces.append(piece)
                 return True
 
-            async def hand_on(fault: str, take: Callable[[bytes], bool]) -> None:
-                async with adapter.open(asks({**TEXT, "faults": [{"kind": fault, "after": 5}]})) as answer:
-                    while await answer.hand_on(take):
+            async def deliver_to(fault: str, take: Callable[[bytes], bool]) -> None:
+                async with adapter.open_response(asks({**TEXT, "faults": [{"kind": fault, "after": 5}]})) as answer:
+                    while await answer.deliver_to(take):
                         pass
 
             with pytest.raises(UpstreamUnavailable) as raised:
-                await hand_on(fault, take)
+                await deliver_to(fault, take)
             assert raised.value.wire_code == code
             assert pieces
 
 
-async def error_of(adapter: Upstream, scenario: Mapping[str, object]) -> UpstreamError:
+async def error_of(adapter: UpstreamClient, scenario: Mapping[str, object]) -> UpstreamError:
     with pytest.raises(UpstreamError) as raised:
         await body(adapter, asks(scenario))
     return raised.value
@@ -116,7 +116,7 @@ async def test_one_connection_serves_request_after_request(upstream: Open) -> No
     """given: readers that stop at the end of the answer, before the end of the body / expect: no new connection."""
     async with Simulator() as simulator, Proxy(simulator.url) as proxy, upstream(proxy.url) as adapter:
         for _ in range(5):
-            async with adapter.open(asks(TEXT)) as answer:
+            async with adapter.open_response(asks(TEXT)) as answer:
                 seen = b""
                 while b"[DONE]" not in seen:
                     seen += await answer.read()
@@ -139,7 +139,7 @@ async def test_a_server_that_never_ends_the_body_does_not_keep_the_connection_fo
     async with Simulator() as simulator:
         async with upstream(simulator.url) as adapter:
             scenario = {**TEXT, "faults": [{"kind": "stall", "after": 5}]}
-            async with adapter.open(asks(scenario)) as answer:
+            async with adapter.open_response(asks(scenario)) as answer:
                 await answer.read()
             await until(lambda: simulator.open_connections == 0)
 
@@ -168,7 +168,7 @@ async def test_the_first_byte_has_one_limit_for_headers_and_body(upstream: Open)
 async def test_a_pause_in_the_reader_is_not_the_servers(upstream: Open) -> None:
     """given: a reader that pauses for longer than the idle limit, as back-pressure makes it / expect: no error."""
     async with Simulator() as simulator, upstream(simulator.url, idle_s=0.1) as adapter:
-        async with adapter.open(asks(TEXT)) as answer:
+        async with adapter.open_response(asks(TEXT)) as answer:
             seen = await answer.read()
             await asyncio.sleep(0.25)
             while piece := await answer.read():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.worker.upstream.transport.response import MAX_QUIET_BYTES, ResponseReader
+from tailrace.worker.upstream.transport.response import MAX_HEADER_BYTES, ResponseParser
 
 BODY = b"data: one\n\ndata: two\n\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -26,9 +26,9 @@ WHOLE = {
 TO_THE_CLOSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + BODY
 
 
-def read(*pieces: bytes, method: str = "POST", eof: bool = False) -> ResponseReader:
+def read(*pieces: bytes, method: str = "POST", eof: bool = False) -> ResponseParser:
     """What has come of these bytes."""
-    reader = ResponseReader(method)
+    reader = ResponseParser(method)
     for piece in pieces:
         reader.feed(piece)
     if eof:
@@ -36,7 +36,7 @@ def read(*pieces: bytes, method: str = "POST", eof: bool = False) -> ResponseRea
     return reader
 
 
-def body(reader: ResponseReader) -> bytes:
+def body(reader: ResponseParser) -> bytes:
     return b"".join(reader.pieces)
 
 
@@ -118,7 +118,7 @@ def test_a_connection_that_cannot_serve_again(raw: bytes) -> None:
     ],
 )
 def test_what_is_no_response(raw: bytes, before: bytes) -> None:
-    reader = ResponseReader("POST")
+    reader = ResponseParser("POST")
     with pytest.raises(httpx2.RemoteProtocolError):
         reader.feed(raw)
     assert body(reader) == before
@@ -137,7 +137,7 @@ def test_what_is_no_response(raw: bytes, before: bytes) -> None:
 )
 def test_headers_without_end_are_refused(first: bytes, again: bytes) -> None:
     # given a head, trailers or the parameters of a chunk that go on for ever, expect an end to it
-    pieces = [first, *[again] * (MAX_QUIET_BYTES // len(again) + 1)]
+    pieces = [first, *[again] * (MAX_HEADER_BYTES // len(again) + 1)]
     with pytest.raises(httpx2.RemoteProtocolError):
         read(*pieces)
 
@@ -145,5 +145,5 @@ def test_headers_without_end_are_refused(first: bytes, again: bytes) -> None:
 def test_a_long_body_is_no_head() -> None:
     reader = read(b"HTTP/1.1 200 OK\r\n\r\n")
     for _ in range(10):
-        reader.feed(b"a" * MAX_QUIET_BYTES)
-    assert len(body(reader)) == 10 * MAX_QUIET_BYTES
+        reader.feed(b"a" * MAX_HEADER_BYTES)
+    assert len(body(reader)) == 10 * MAX_HEADER_BYTES

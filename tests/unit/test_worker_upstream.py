@@ -9,15 +9,15 @@ import pytest
 
 from tailrace.schemas.errors import SettingsError
 from tailrace.schemas.request import GenerationRequest, parse_request
-from tailrace.worker.upstream.response_body import TimeLimits
-from tailrace.worker.upstream.upstream import Upstream, retry_after_s, upstream_body, without_key
+from tailrace.worker.upstream.response_body import UpstreamTimeouts
+from tailrace.worker.upstream.upstream_client import UpstreamClient, request_body, retry_after_s, without_key
 
-LIMITS = TimeLimits(1.0, 2.0, 3.0)
+LIMITS = UpstreamTimeouts(1.0, 2.0, 3.0)
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
 def test_always_streamed_and_with_usage() -> None:
-    assert upstream_body(parse_request(CHAT)) == {
+    assert request_body(parse_request(CHAT)) == {
         **CHAT,
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -25,19 +25,19 @@ def test_always_streamed_and_with_usage() -> None:
 
 
 def test_the_request_may_say_otherwise_of_usage() -> None:
-    said = upstream_body(parse_request({**CHAT, "stream_options": {"include_usage": False, "x": 1}}))
+    said = request_body(parse_request({**CHAT, "stream_options": {"include_usage": False, "x": 1}}))
     assert said["stream_options"] == {"include_usage": False, "x": 1}
 
 
 def test_ours_stay_here_and_a_vendors_own_go_into_the_body() -> None:
     given = {**CHAT, "id": "a", "timeout_s": 5, "metadata": {"a": 1}, "extra_body": {"top_k": 3}, "temperature": 0.0}
-    said = upstream_body(parse_request(given))
+    said = request_body(parse_request(given))
     assert said.keys() == {"model", "messages", "temperature", "top_k", "stream", "stream_options"}
     assert said["top_k"] == 3
 
 
 def test_responses_has_no_usage_option() -> None:
-    assert upstream_body(parse_request({"api": "responses", "model": "m", "input": "hi"})) == {
+    assert request_body(parse_request({"api": "responses", "model": "m", "input": "hi"})) == {
         "model": "m",
         "input": "hi",
         "stream": True,
@@ -54,8 +54,8 @@ async def sent(request: GenerationRequest) -> Any:
 
     http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     client = openai.AsyncOpenAI(api_key="k", base_url="http://h", http_client=http)
-    upstream = Upstream(client, "k", LIMITS)
-    async with upstream.open(request) as received:
+    upstream = UpstreamClient(client, "k", LIMITS)
+    async with upstream.open_response(request) as received:
         assert await received.read() == b""
     await upstream.close()
     (body,) = bodies
@@ -72,7 +72,7 @@ FULL: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", FULL)
 async def test_what_is_sent_is_the_body_and_nothing_else(case: str) -> None:
     request = parse_request(FULL[case])
-    assert await sent(request) == upstream_body(request)
+    assert await sent(request) == request_body(request)
 
 
 @pytest.mark.parametrize(
@@ -133,5 +133,5 @@ def test_no_key_is_passed_on(said: str, told: str) -> None:
 )
 def test_a_missing_key_or_a_wrong_url_is_named(environment: dict[str, str], named: str) -> None:
     with pytest.raises(SettingsError, match=named) as raised:
-        Upstream.from_environment(environment, LIMITS, 10)
+        UpstreamClient.from_environment(environment, LIMITS, 10)
     assert "a\nb" not in str(raised.value)

@@ -98,7 +98,7 @@ class AnswerStream:
         writer, reader, started_s = self._writer, self._reader, self._clock.started_s
         await self._services.scheduler.next_round()  # sending a request takes some ms, and many may start at once
         self._observer.upstream_asked()
-        async with self._services.upstream.open(request) as answer:
+        async with self._services.upstream.open_response(request) as answer:
             time_slice = TimeSlice(self._services.scheduler)
 
             def take(piece: bytes) -> bool:
@@ -111,7 +111,7 @@ class AnswerStream:
             while not reader.done and reader.failure is None:
                 await writer.wait_for_room()
                 await time_slice.wait_if_over()
-                if not await answer.hand_on(take):
+                if not await answer.deliver_to(take):
                     return
             if reader.failure is not None and not reader.done:
                 raise reader.failure  # inside the context: the rest of the answer may be long, and is not read

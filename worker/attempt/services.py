@@ -10,7 +10,7 @@ from tailrace.worker.attempt.request_store import Store
 from tailrace.worker.observe.attempt_observer import AttemptObservers
 from tailrace.worker.publish.cluster_publisher import ClusterPublisher
 from tailrace.worker.publish.publisher import Publisher
-from tailrace.worker.upstream.upstream import Upstream
+from tailrace.worker.upstream.upstream_client import UpstreamClient
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Services:
 
     store: Store
     publisher: Publisher | ClusterPublisher
-    upstream: Upstream
+    upstream: UpstreamClient
     observers: AttemptObservers = field(default_factory=AttemptObservers)
     scheduler: FairScheduler = field(default_factory=FairScheduler)
     clock: Callable[[], float] = monotonic

@@ -230,7 +230,7 @@ async def _upstream(settings: Settings, environment: Mapping[str, str]) -> Async
     began = monotonic()
     try:
         async with asyncio.timeout(settings.connect_timeout_s + judge.SKEW_NOTED_S):
-            await upstream.reach()
+            await upstream.check_access()
     except UpstreamError as error:
         yield _unreached(error)
     except TimeoutError:

@@ -1,1 +1,1 @@
-"""The model's server: what is asked of it, over which transport, and how it fails."""
+"""The connection to the model's server: requests, the transport under them, and their errors."""

@@ -1,4 +1,4 @@
-"""The body of an answer while it is received, with its time limits. Knows nothing of what the bytes say."""
+"""The body of a response while it is received, with its timeouts. Knows nothing of what the bytes mean."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
@@ -8,15 +8,15 @@ from typing import NamedTuple, Protocol
 import httpx2
 
 from tailrace.schemas.errors import UpstreamProtocol, UpstreamUnavailable
-from tailrace.worker.upstream.transport import BODY
+from tailrace.worker.upstream.transport import BODY_EXTENSION
 
 
-class TimeLimits(NamedTuple):
-    """Time limits of one answer, in seconds.
+class UpstreamTimeouts(NamedTuple):
+    """Timeouts of one response, in seconds.
 
     Attributes:
-        connect_s: for the connection.
-        first_byte_s: from the request sent to the first byte of the answer's body.
+        connect_s: for opening the connection.
+        first_byte_s: from sending the request to the first byte of the body.
         idle_s: the longest pause between two pieces of the body.
     """
 
@@ -25,88 +25,93 @@ class TimeLimits(NamedTuple):
     idle_s: float
 
 
-class Answer:
-    """A body that is being received; `Upstream.open` makes it.
+class ResponseBody:
+    """A body that is being received; `UpstreamClient.open_response` makes it.
 
     Args:
-        response: whose headers have come.
-        limits: time limits.
-        first_by: the loop's time by which the body has to begin.
+        response: a response whose headers have come.
+        timeouts: of the response.
+        first_by: when the body must have started, as a time of the event loop.
     """
 
-    def __init__(self, response: httpx2.Response, limits: TimeLimits, first_by: float) -> None:
-        self._body = _body_of(response)
+    def __init__(self, response: httpx2.Response, timeouts: UpstreamTimeouts, first_by: float) -> None:
+        self._source = _source_of(response)
         self._loop = asyncio.get_running_loop()
-        self._limits = limits
+        self._timeouts = timeouts
         self._first_by = first_by
-        self._begun = False
+        self._started = False
 
     async def read(self) -> bytes:
-        """The next piece of the body; empty at its end. Time spent between two calls does not count.
+        """Returns the next piece of the body; empty at its end. Time between two calls does not count.
 
         Raises:
-            UpstreamUnavailable: `upstream_timeout`, `upstream_first_byte_timeout`, or `upstream_truncated` when the
+            UpstreamUnavailable: `upstream_timeout`, `upstream_first_byte_timeout`, or `upstream_truncated` if the
                 connection was lost.
-            UpstreamProtocol: `upstream_malformed`, the body's encoding cannot be read.
+            UpstreamProtocol: `upstream_malformed`, the body's content encoding is broken.
         """
-        with self._told():
-            piece = await self._body.read(self._loop.time() + self._limits.idle_s if self._begun else self._first_by)
-        self._begun = True
+        until = self._loop.time() + self._timeouts.idle_s if self._started else self._first_by
+        with self._translated_errors():
+            piece = await self._source.read(until)
+        self._started = True
         return piece
 
-    async def hand_on(self, take: Callable[[bytes], bool]) -> bool:
-        """Gives the pieces of the body to `take`, most of them in the call that brings them: no task wakes for them.
+    async def deliver_to(self, receive: Callable[[bytes], bool]) -> bool:
+        """Passes pieces of the body to `receive`, most of them inside the callback that receives them.
 
-        Returns when `take` has had enough, at the end, and now and then; whether there may be more.
+        No task wakes up for such a piece. The call returns when `receive` has had enough, at the end of the body, and
+        from time to time in between.
 
         Args:
-            take: given a piece, says whether it takes the next one at once.
+            receive: gets a piece; returns whether it takes the next one at once.
+
+        Returns:
+            Whether there may be more.
 
         Raises:
             UpstreamUnavailable, UpstreamProtocol: as `read`.
-            Exception: what `take` raises.
+            Exception: any exception of `receive`.
         """
-        if not self._begun:
+        if not self._started:
             piece = await self.read()
             if piece:
-                take(piece)
+                receive(piece)
             return bool(piece)
-        with self._told():
-            return await self._body.hand_on(take, self._limits.idle_s)
+        with self._translated_errors():
+            return await self._source.deliver_to(receive, self._timeouts.idle_s)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole body has come."""
+        return self._source.ended
 
     @contextmanager
-    def _told(self) -> Generator[None]:
-        """Makes every failure of a body one of ours."""
+    def _translated_errors(self) -> Generator[None]:
+        """Turns every failure of a body into one of our errors."""
         try:
             yield
         except TimeoutError as error:
-            raise (idle if self._begun else silent)(self._limits) from error
+            raise (idle_error if self._started else first_byte_error)(self._timeouts) from error
         except httpx2.DecodingError as error:
             raise UpstreamProtocol(f"the answer cannot be decoded: {error}", code="upstream_malformed") from error
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
             raise UpstreamUnavailable(
-                f"the connection was lost before the end of the answer ({kind(error)})", code="upstream_truncated"
+                f"the connection was lost before the end of the answer ({describe(error)})", code="upstream_truncated"
             ) from error
 
-    @property
-    def ended(self) -> bool:
-        """Whether the body has come whole."""
-        return self._body.ended
 
-
-class _Body(Protocol):
-    """What an answer is read from: pieces, and `TimeoutError` where none comes until the loop's time given."""
+class _BodySource(Protocol):
+    """Where a body is read from. `read` raises `TimeoutError` if no piece comes before the given loop time."""
 
     async def read(self, until: float) -> bytes: ...
 
-    async def hand_on(self, take: Callable[[bytes], bool], idle_s: float) -> bool: ...
+    async def deliver_to(self, receive: Callable[[bytes], bool], idle_timeout_s: float) -> bool: ...
 
     @property
     def ended(self) -> bool: ...
 
 
-class _Decoded:
-    """A body by way of httpx2: what another transport has received, or what the server has compressed."""
+class _HttpxSource:
+    """A body read through httpx2: received by another transport, or compressed by the server."""
 
     def __init__(self, pieces: AsyncIterator[bytes]) -> None:
         self._pieces = pieces
@@ -118,32 +123,34 @@ class _Decoded:
         self.ended = not piece
         return piece
 
-    async def hand_on(self, take: Callable[[bytes], bool], idle_s: float) -> bool:
-        piece = await self.read(asyncio.get_running_loop().time() + idle_s)
+    async def deliver_to(self, receive: Callable[[bytes], bool], idle_timeout_s: float) -> bool:
+        piece = await self.read(asyncio.get_running_loop().time() + idle_timeout_s)
         if piece:
-            take(piece)
+            receive(piece)
         return bool(piece)
 
 
-def _body_of(response: httpx2.Response) -> _Body:
-    """The shortest way to a response's body."""
+def _source_of(response: httpx2.Response) -> _BodySource:
+    """The shortest way to the body of a response."""
     plain = response.headers.get("content-encoding", "identity") == "identity"
-    return response.extensions[BODY] if plain and BODY in response.extensions else _Decoded(response.aiter_bytes())
+    if plain and BODY_EXTENSION in response.extensions:
+        return response.extensions[BODY_EXTENSION]
+    return _HttpxSource(response.aiter_bytes())
 
 
-def idle(limits: TimeLimits) -> UpstreamUnavailable:
-    """The error of a server that has begun and says no more."""
-    return UpstreamUnavailable(f"the model's server fell silent for {limits.idle_s:g} s", code="upstream_timeout")
+def idle_error(timeouts: UpstreamTimeouts) -> UpstreamUnavailable:
+    """The error for a server that stopped sending."""
+    return UpstreamUnavailable(f"the model's server sent nothing for {timeouts.idle_s:g} s", code="upstream_timeout")
 
 
-def silent(limits: TimeLimits) -> UpstreamUnavailable:
-    """The error of a server that does not begin."""
+def first_byte_error(timeouts: UpstreamTimeouts) -> UpstreamUnavailable:
+    """The error for a server that did not start to send."""
     return UpstreamUnavailable(
-        f"the model's server did not begin to answer within {limits.first_byte_s:g} s",
+        f"the model's server did not start to answer within {timeouts.first_byte_s:g} s",
         code="upstream_first_byte_timeout",
     )
 
 
-def kind(error: BaseException) -> str:
-    """What an error of the client says, or what it is where it says nothing."""
+def describe(error: BaseException) -> str:
+    """The message of an error, or its type if it has no message."""
     return str(error) or type(error).__name__

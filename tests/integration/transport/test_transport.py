@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tailrace.worker.upstream.transport import BODY, Body, Transport, dial
-from tailrace.worker.upstream.transport.connection import MAX_WAITING_BYTES, PIECE_BYTES
+from tailrace.worker.upstream.transport import BODY_EXTENSION, ConnectionBody, Transport, connect
+from tailrace.worker.upstream.transport.connection import MAX_UNREAD_BYTES, PIECE_BYTES
 from tests.certificates import Certificates, made_in
 from tests.http_server import Caller, saying, serving
 from tests.until import until
@@ -184,7 +184,7 @@ async def test_a_wait_is_as_short_as_it_is_asked_for(ours: httpx2.AsyncClient) -
 
     loop = asyncio.get_running_loop()
     async with serving(answer) as server, ours.stream("GET", server.url, timeout=None) as response:
-        body: Body = response.extensions[BODY]
+        body: ConnectionBody = response.extensions[BODY_EXTENSION]
         patient = asyncio.create_task(body.read(loop.time() + 60))
         await asyncio.sleep(0)
         goes_on.set()
@@ -216,9 +216,9 @@ async def test_pieces_are_handed_on_in_the_call_that_brings_them(ours: httpx2.As
     taken: list[bytes] = []
     by: list[asyncio.Task[object] | None] = []
     async with serving(answer) as server, ours.stream("GET", server.url) as response:
-        body: Body = response.extensions[BODY]
-        assert not await body.hand_on(take, 10.0)
-        assert not await body.hand_on(take, 10.0), "after the end there is no more"
+        body: ConnectionBody = response.extensions[BODY_EXTENSION]
+        assert not await body.deliver_to(take, 10.0)
+        assert not await body.deliver_to(take, 10.0), "after the end there is no more"
     assert taken == PIECES
     assert by[1:] == [None, None], "the first may have come with the headers"
 
@@ -237,9 +237,9 @@ async def test_who_has_enough_is_handed_no_more(ours: httpx2.AsyncClient) -> Non
 
     taken: list[int] = []
     async with serving(answer) as server, ours.stream("GET", server.url) as response:
-        body: Body = response.extensions[BODY]
+        body: ConnectionBody = response.extensions[BODY_EXTENSION]
         calls = 0
-        while await body.hand_on(take, 10.0):
+        while await body.deliver_to(take, 10.0):
             calls += 1
             assert len(taken) == calls
     assert sum(taken) == MANY
@@ -271,9 +271,9 @@ async def test_what_ends_handing_on_before_the_end(ours: httpx2.AsyncClient) -> 
     ):
         taken: list[bytes] = []
         async with serving(answer) as server, ours.stream("GET", server.url) as response:
-            body: Body = response.extensions[BODY]
+            body: ConnectionBody = response.extensions[BODY_EXTENSION]
             with pytest.raises(reason):
-                await body.hand_on(by, 0.2)
+                await body.deliver_to(by, 0.2)
         assert taken == ([b"one"] if by is take else [])
 
 
@@ -294,8 +294,8 @@ async def test_a_pause_is_counted_from_the_last_piece(ours: httpx2.AsyncClient) 
 
     taken: list[bytes] = []
     async with serving(answer) as server, ours.stream("GET", server.url) as response:
-        body: Body = response.extensions[BODY]
-        assert not await body.hand_on(take, 0.5)
+        body: ConnectionBody = response.extensions[BODY_EXTENSION]
+        assert not await body.deliver_to(take, 0.5)
     assert b"".join(taken) == b"." * 8
 
 
@@ -409,7 +409,7 @@ async def test_a_reader_that_does_not_read_holds_the_server_back(client: httpx2.
         received = 0
         async for piece in response.aiter_raw():
             received += len(piece)
-            assert len(piece) <= MAX_WAITING_BYTES
+            assert len(piece) <= MAX_UNREAD_BYTES
     assert received == MANY
 
 
@@ -461,12 +461,12 @@ async def test_an_address_that_does_not_answer_keeps_nobody(
     async with serving(each) as server:
         port = int(server.url.rpartition(":")[2])
         with silent_at("127.0.0.2", port):
-            monkeypatch.setattr(dial, "_addresses", are("127.0.0.3", "127.0.0.2", "127.0.0.1"))
+            monkeypatch.setattr(connect, "_addresses", are("127.0.0.3", "127.0.0.2", "127.0.0.1"))
             assert (await ours.get(server.url)).content == b"ok"
-            monkeypatch.setattr(dial, "_addresses", are("127.0.0.2"))
+            monkeypatch.setattr(connect, "_addresses", are("127.0.0.2"))
             with pytest.raises(httpx2.ConnectTimeout):
                 await ours.get(server.url.replace("127.0.0.1", "localhost"), timeout=IMPATIENT)
-        monkeypatch.setattr(dial, "_addresses", are("127.0.0.3", "127.0.0.2"))
+        monkeypatch.setattr(connect, "_addresses", are("127.0.0.3", "127.0.0.2"))
         with pytest.raises(httpx2.ConnectError):
             await ours.get(server.url.replace("127.0.0.1", "localhost"))
 
@@ -483,8 +483,8 @@ def silent_at(host: str, port: int) -> Generator[None]:
         yield
 
 
-def are(*hosts: str) -> Callable[[dial.Origin], Awaitable[list[str]]]:
-    async def addresses(_: dial.Origin) -> list[str]:
+def are(*hosts: str) -> Callable[[connect.Origin], Awaitable[list[str]]]:
+    async def addresses(_: connect.Origin) -> list[str]:
         return list(hosts)
 
     return addresses

@@ -1,4 +1,4 @@
-"""The body of a response, for whoever reads it: httpx2, or at once and with limits of its own."""
+"""The body of a response. It can be read through httpx2, or directly and with other time limits."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,29 +8,31 @@ import httpx2
 from tailrace.worker.upstream.transport.connection import Connection
 
 
-class Body(httpx2.AsyncByteStream):
-    """A body on its connection, which it gives back with the end and closes where it is left before.
+class ConnectionBody(httpx2.AsyncByteStream):
+    """A body on its connection, which is given back at the end of the body, or closed if the body is left before.
 
     Args:
-        connection: whose answer it is.
-        give_back: takes the connection once it is not needed here.
-        read_s: the longest wait for a piece where httpx2 reads; None has no limit.
+        connection: it carries the body.
+        give_back: takes the connection back.
+        read_timeout_s: the longest wait for a piece when httpx2 reads; None for no limit.
     """
 
-    def __init__(self, connection: Connection, give_back: Callable[[Connection], None], read_s: float | None) -> None:
+    def __init__(
+        self, connection: Connection, give_back: Callable[[Connection], None], read_timeout_s: float | None
+    ) -> None:
         self._connection: Connection | None = connection
         self._give_back = give_back
-        self._read_s = read_s
+        self._read_timeout_s = read_timeout_s
 
     async def read(self, until: float | None = None) -> bytes:
-        """The next piece as it came, encoded where the server has encoded it; empty at the end.
+        """Returns the next piece as it came, with the server's content encoding; empty at the end.
 
         Args:
-            until: the loop's time to wait for it.
+            until: how long to wait, as a time of the event loop.
 
         Raises:
-            TimeoutError: it did not come.
-            httpx2.RemoteProtocolError, httpx2.ReadError: it will not come.
+            TimeoutError: no piece came in time.
+            httpx2.RemoteProtocolError, httpx2.ReadError: no piece will come.
         """
         if self._connection is None:
             return b""
@@ -39,30 +41,32 @@ class Body(httpx2.AsyncByteStream):
             await self.aclose()
         return piece
 
-    async def hand_on(self, take: Callable[[bytes], bool], idle_s: float) -> bool:
-        """Gives the pieces to `take` as they come, until it has had enough or to the end; whether there may be more.
+    async def deliver_to(self, receive: Callable[[bytes], bool], idle_timeout_s: float) -> bool:
+        """Passes pieces to `receive` as they come, until it returns False or the body ends.
 
-        Arguments and errors as those of `Connection.hand_on`.
+        Arguments, result and errors as those of `Connection.deliver_to`.
         """
         if self._connection is None:
             return False
-        more = await self._connection.hand_on(take, idle_s)
+        more = await self._connection.deliver_to(receive, idle_timeout_s)
         if not more:
             await self.aclose()
         return more
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more is to be received."""
+        """Whether the whole body has come."""
         return self._connection is None or self._connection.ended
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         try:
-            while piece := await self.read(None if self._read_s is None else loop.time() + self._read_s):
+            while piece := await self.read(
+                None if self._read_timeout_s is None else loop.time() + self._read_timeout_s
+            ):
                 yield piece
         except TimeoutError as error:
-            raise httpx2.ReadTimeout("the server fell silent") from error
+            raise httpx2.ReadTimeout("the server stopped sending") from error
 
     async def aclose(self) -> None:
         connection, self._connection = self._connection, None

@@ -1,6 +1,6 @@
-"""One connection and the exchange on it: writes a request, hands on what comes, holds back who sends too much.
+"""One connection: it sends a request, passes on the response, and pauses a server that sends too fast.
 
-Knows nothing of other connections. Its errors are httpx2's, but that who waits too long hears `TimeoutError`.
+Knows nothing of other connections. Its errors are httpx2's, except that reading too long raises `TimeoutError`.
 """
 
 import asyncio
@@ -10,133 +10,136 @@ from typing import cast
 
 import httpx2
 
-from tailrace.worker.upstream.transport.request import chunk_of, head_of
-from tailrace.worker.upstream.transport.response import Head, ResponseReader
+from tailrace.worker.upstream.transport.request import encode_chunk, encode_head
+from tailrace.worker.upstream.transport.response import ResponseHead, ResponseParser
 
-MAX_WAITING_BYTES = 64 * 1024
-"""Received and not read: beyond, reading the socket pauses."""
+MAX_UNREAD_BYTES = 64 * 1024
+"""Beyond this many received and unread bytes, reading the socket pauses."""
 
 PIECE_BYTES = 16 * 1024
-"""The most that is handed on at once, so that who takes it apart comes to an end soon and others have their turn."""
+"""The largest piece that is passed on at once, so that decoding one does not delay other streams."""
 
 
 class Connection(asyncio.Protocol):
-    """Made by the event loop. Serves one exchange after another: `ask`, `read` or `hand_on` to the end, `rest`."""
+    """Made by the event loop. Each exchange is `send_request`, `read` or `deliver_to` to the end, `end_exchange`."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._response: ResponseReader | None = None
-        self._sent = False  # the request, to its end
-        self._waiting = b""  # taken from the response and not read
-        self._waiting_bytes = 0  # since the reader last had all
+        self._response: ResponseParser | None = None
+        self._sent = False  # whether the whole request was sent
+        self._unread = b""  # taken from the parser and not read
+        self._unread_bytes = 0  # received since the reader last had everything
         self._reading_paused = self._writing_paused = False
         self._error: httpx2.TransportError | None = None
-        self._take_now: Callable[[bytes], bool] | None = None  # of who waits in `hand_on`
-        self._idle_s = 0.0
-        self._waiter: asyncio.Future[bool] | None = None  # whether who is handed pieces has enough
-        self._until = 0.0  # the loop's time, when who waits has waited long enough
+        self._receive_now: Callable[[bytes], bool] | None = None  # set while a task waits in `deliver_to`
+        self._idle_timeout_s = 0.0
+        self._waiter: asyncio.Future[bool] | None = None  # its result: whether `receive` has had enough
+        self._deadline = 0.0  # when the wait times out, as a time of the event loop
         self._timer: asyncio.TimerHandle | None = None
 
-    async def ask(self, request: httpx2.Request, write_s: float | None, read_s: float | None) -> Head:
-        """Sends a request and waits for what begins the answer, which may come before all is sent.
+    async def send_request(
+        self, request: httpx2.Request, write_timeout_s: float | None, read_timeout_s: float | None
+    ) -> ResponseHead:
+        """Sends a request and waits for the head of the response, which may come before the request is sent.
 
         Raises:
-            httpx2.WriteTimeout, httpx2.ReadTimeout: a wait was longer than so many seconds.
-            httpx2.LocalProtocolError: the request is none.
-            httpx2.RemoteProtocolError, httpx2.ReadError: there is no answer, or none that can be read.
+            httpx2.WriteTimeout, httpx2.ReadTimeout: a wait was longer than the timeout.
+            httpx2.LocalProtocolError: the request is not valid.
+            httpx2.RemoteProtocolError, httpx2.ReadError: there is no response, or it is not valid.
         """
-        self._response, self._sent = ResponseReader(request.method), False
+        self._response, self._sent = ResponseParser(request.method), False
         try:
-            await self._send(request, self._response, write_s)
+            await self._send(request, self._response, write_timeout_s)
         except TimeoutError as error:
-            raise httpx2.WriteTimeout("the server does not take the request") from error
-        until = self._after(read_s)
+            raise httpx2.WriteTimeout("the server does not read the request") from error
+        until = self._after(read_timeout_s)
         try:
             while self._response.head is None:
                 self._check()
                 await self._wait(until)
         except TimeoutError as error:
-            raise httpx2.ReadTimeout("the server does not answer") from error
+            raise httpx2.ReadTimeout("the server does not respond") from error
         return self._response.head
 
     async def read(self, until: float | None = None) -> bytes:
-        """The next piece of the body, without a pause where it is there; empty at the end.
+        """Returns the next piece of the body, at once if it is there; empty at the end.
 
         Args:
-            until: the loop's time to wait for it; None waits for ever.
+            until: how long to wait, as a time of the event loop; None for no limit.
 
         Raises:
-            TimeoutError: it did not come.
-            httpx2.RemoteProtocolError, httpx2.ReadError: it will not come.
+            TimeoutError: no piece came in time.
+            httpx2.RemoteProtocolError, httpx2.ReadError: no piece will come.
         """
         response = self._response
-        assert response is not None  # noqa: S101 -- who reads has asked
-        while not (self._waiting or response.pieces):
+        assert response is not None  # noqa: S101 -- a request was sent
+        while not (self._unread or response.pieces):
             if response.ended:
                 return b""
             self._check()
             await self._wait(until)
-        return self._take(response.pieces)
+        return self._take_piece(response.pieces)
 
-    async def hand_on(self, take: Callable[[bytes], bool], idle_s: float) -> bool:
-        """Gives the pieces of the body to `take` as they come, in the very call that brings them.
-
-        Returns when `take` has had enough or at the end of the body; whether there may be more.
+    async def deliver_to(self, receive: Callable[[bytes], bool], idle_timeout_s: float) -> bool:
+        """Passes pieces of the body to `receive` as they come, inside the callback that receives them.
 
         Args:
-            take: given a piece, says whether it takes the next one at once.
-            idle_s: the longest pause between two pieces, and before the first.
+            receive: gets a piece; returns whether it takes the next one at once.
+            idle_timeout_s: the longest pause before a piece.
+
+        Returns:
+            True once `receive` has returned False, False at the end of the body.
 
         Raises:
-            TimeoutError: a pause was longer.
-            httpx2.RemoteProtocolError, httpx2.ReadError: no more will come.
-            Exception: what `take` raises.
+            TimeoutError: a pause was too long.
+            httpx2.RemoteProtocolError, httpx2.ReadError: no more pieces will come.
+            Exception: any exception of `receive`.
         """
         response = self._response
-        assert response is not None  # noqa: S101 -- who reads has asked
+        assert response is not None  # noqa: S101 -- a request was sent
         while True:
-            while self._waiting or response.pieces:
-                if not take(self._take(response.pieces)):
+            while self._unread or response.pieces:
+                if not receive(self._take_piece(response.pieces)):
                     return True
             if response.ended:
                 return False
             self._check()
-            self._take_now, self._idle_s = take, idle_s
+            self._receive_now, self._idle_timeout_s = receive, idle_timeout_s
             try:
-                if await self._wait(self._after(idle_s)):
+                if await self._wait(self._after(idle_timeout_s)):
                     return True
             finally:
-                self._take_now = None
+                self._receive_now = None
 
     @property
     def ended(self) -> bool:
-        """Whether the response has come whole, read or not."""
+        """Whether the whole response has come, read or not."""
         return self._response is not None and self._response.ended
 
-    def rest(self) -> bool:
-        """Ends the exchange; whether the connection can serve another."""
-        response, self._response, self._waiting, self._waiting_bytes = self._response, None, b"", 0
+    def end_exchange(self) -> bool:
+        """Ends the exchange; returns whether the connection can serve another."""
+        response, self._response, self._unread, self._unread_bytes = self._response, None, b"", 0
         if self._reading_paused:
             self._resume()
         return response is not None and response.reusable and self._sent and not self._transport.is_closing()
 
     @property
     def usable(self) -> bool:
-        """Whether the server has, as far as this machine knows, not closed a connection that rests."""
+        """Whether an idle connection is still open, as far as this machine knows."""
         if self._transport.is_closing():
             return False
         if not hasattr(select, "poll"):
             return True
-        poll = select.poll()  # what came since the loop last looked: an end, or bytes nobody asked for
+        poll = select.poll()  # finds an end, or unexpected bytes, that the event loop has not read yet
         poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
         return not poll.poll(0)
 
     def close(self) -> None:
-        """Closes at once; whoever waits hears of it."""
+        """Closes at once; a task that waits gets an error."""
         self._transport.abort()
 
-    # What the event loop calls
+    # Callbacks of the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -144,27 +147,27 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         response = self._response
         if response is None or self._error is not None:
-            self._transport.abort()  # nobody asked
+            self._transport.abort()  # no response is expected
             return
         try:
             response.feed(data)
         except httpx2.RemoteProtocolError as error:
             self._error = error
             self._transport.abort()
-        self._waiting_bytes += len(data)
-        if self._take_now is None or self._error is not None:
+        self._unread_bytes += len(data)
+        if self._receive_now is None or self._error is not None:
             self._wake()
         elif self._waiter is not None and not self._waiter.done():
-            self._hand_on_now(self._take_now, self._waiter, response)
-        if self._waiting_bytes > MAX_WAITING_BYTES and not self._reading_paused and not response.ended:
+            self._deliver_now(self._receive_now, self._waiter, response)
+        if self._unread_bytes > MAX_UNREAD_BYTES and not self._reading_paused and not response.ended:
             self._reading_paused = True
             self._transport.pause_reading()
 
     def eof_received(self) -> None:
-        self._lost(None)  # and the event loop closes the transport
+        self._handle_loss(None)  # the event loop then closes the transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost(exc)
+        self._handle_loss(exc)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -175,57 +178,57 @@ class Connection(asyncio.Protocol):
         self._writing_paused = False
         self._wake()
 
-    # Within an exchange
+    # Inside an exchange
 
-    async def _send(self, request: httpx2.Request, response: ResponseReader, write_s: float | None) -> None:
-        assert isinstance(request.stream, httpx2.AsyncByteStream)  # noqa: S101 -- the client has looked
+    async def _send(self, request: httpx2.Request, response: ResponseParser, timeout_s: float | None) -> None:
+        assert isinstance(request.stream, httpx2.AsyncByteStream)  # noqa: S101 -- the client has checked
         framed = request.headers.get("transfer-encoding", "").lower() == "chunked"
-        unsent = [head_of(request)]
+        unsent = [encode_head(request)]
         async for part in request.stream:
             if part:
-                unsent.append(chunk_of(part) if framed else part)
+                unsent.append(encode_chunk(part) if framed else part)
                 self._check()
                 self._transport.writelines(unsent)
                 unsent = []
-                until = self._after(write_s)
+                until = self._after(timeout_s)
                 while self._writing_paused and response.head is None:
                     self._check()
                     await self._wait(until)
-                if response.head is not None:  # the server has its answer ready, a refusal most likely
+                if response.head is not None:  # the server has responded already, probably with a refusal
                     return
         if framed:
-            unsent.append(chunk_of(b""))
+            unsent.append(encode_chunk(b""))
         if unsent:
             self._check()
             self._transport.writelines(unsent)
         self._sent = True
 
-    def _hand_on_now(
-        self, take: Callable[[bytes], bool], waiter: asyncio.Future[bool], response: ResponseReader
+    def _deliver_now(
+        self, receive: Callable[[bytes], bool], waiter: asyncio.Future[bool], response: ResponseParser
     ) -> None:
-        """One piece at most: what is left is the waiting task's, which has it by turns with the others."""
+        """Delivers one piece at most. The waiting task delivers the rest, so that other tasks can run in between."""
         if response.pieces:
             try:
-                if not take(self._take(response.pieces)):
+                if not receive(self._take_piece(response.pieces)):
                     waiter.set_result(True)
                     return
             except Exception as error:
                 waiter.set_exception(error)
                 return
-            self._until = self._loop.time() + self._idle_s
-        if response.ended or self._waiting:
+            self._deadline = self._loop.time() + self._idle_timeout_s
+        if response.ended or self._unread:
             waiter.set_result(False)
 
-    def _take(self, pieces: list[bytes]) -> bytes:
-        if len(pieces) == 1 and not self._waiting:
+    def _take_piece(self, pieces: list[bytes]) -> bytes:
+        if len(pieces) == 1 and not self._unread:
             piece = pieces.pop()
         else:
-            piece = b"".join((self._waiting, *pieces))
+            piece = b"".join((self._unread, *pieces))
             pieces.clear()
         if len(piece) > PIECE_BYTES:
-            piece, self._waiting = piece[:PIECE_BYTES], piece[PIECE_BYTES:]
+            piece, self._unread = piece[:PIECE_BYTES], piece[PIECE_BYTES:]
         else:
-            self._waiting, self._waiting_bytes = b"", 0
+            self._unread, self._unread_bytes = b"", 0
             if self._reading_paused:
                 self._resume()
         return piece
@@ -235,15 +238,15 @@ class Connection(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def _lost(self, error: Exception | None) -> None:
+    def _handle_loss(self, error: Exception | None) -> None:
         response = self._response
         if response is not None and self._error is None and not response.ended:
             try:
                 if error is not None:
                     raise httpx2.ReadError(str(error) or type(error).__name__) from error
                 response.feed_eof()
-            except httpx2.TransportError as told:
-                self._error = told
+            except httpx2.TransportError as failure:
+                self._error = failure
         self._wake()
 
     def _check(self) -> None:
@@ -260,10 +263,10 @@ class Connection(asyncio.Protocol):
             self._waiter.set_result(False)
 
     async def _wait(self, until: float | None) -> bool:
-        """Waits for anything to happen. One timer serves many waits: it looks, when it is due, whether it still is."""
+        """Waits until something happens. One timer serves many waits: when it fires, it checks the current deadline."""
         self._waiter = self._loop.create_future()
         if until is not None:
-            self._until = until
+            self._deadline = until
             if self._timer is None or self._timer.when() > until:
                 self._set_timer()
         try:
@@ -271,18 +274,18 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiter = None
             if until is not None:
-                self._until = float("inf")
+                self._deadline = float("inf")
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._until, self._due)
+        self._timer = self._loop.call_at(self._deadline, self._check_deadline)
 
-    def _due(self) -> None:
+    def _check_deadline(self) -> None:
         self._timer = None
-        if self._waiter is None or self._waiter.done() or self._until == float("inf"):
+        if self._waiter is None or self._waiter.done() or self._deadline == float("inf"):
             return
-        if self._loop.time() < self._until:
+        if self._loop.time() < self._deadline:
             self._set_timer()
         else:
             self._waiter.set_exception(TimeoutError())

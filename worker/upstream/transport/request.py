@@ -1,13 +1,13 @@
-"""A request's bytes. Pure."""
+"""Encodes requests. Pure."""
 
 import httpx2
 
 
-def head_of(request: httpx2.Request) -> bytes:
-    """Request line and headers, to the blank line (RFC 9112, 3 and 5).
+def encode_head(request: httpx2.Request) -> bytes:
+    """Request line and headers, up to the blank line (RFC 9112, 3 and 5).
 
     Raises:
-        httpx2.LocalProtocolError: a name or a value would end its line, and so could say more than it should.
+        httpx2.LocalProtocolError: a name or a value has a line end, with which it could add headers.
     """
     lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
     lines += [b"%b: %b" % header for header in request.headers.raw]
@@ -17,6 +17,6 @@ def head_of(request: httpx2.Request) -> bytes:
     return head + b"\r\n\r\n"
 
 
-def chunk_of(part: bytes) -> bytes:
-    """A part of a body whose length nobody knows (RFC 9112, 7.1); an empty one ends the body."""
+def encode_chunk(part: bytes) -> bytes:
+    """A chunk of a body of unknown length (RFC 9112, 7.1); an empty one ends the body."""
     return b"%x\r\n%b\r\n" % (len(part), part)

@@ -1,4 +1,4 @@
-"""Bytes to one response, incrementally; sans-IO round httptools, and the only place that knows it.
+"""Parses one response incrementally. Sans-IO, and the only module that uses httptools.
 
 Source: RFC 9112 (HTTP/1.1), 4 to 6 and 9.
 """
@@ -8,16 +8,16 @@ from typing import NamedTuple
 import httpx2
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-MAX_QUIET_BYTES = 100 * 1024
-"""So many bytes without any of a body are no head and no trailer of a response."""
+MAX_HEADER_BYTES = 100 * 1024
+"""More bytes than this without a body are neither the head nor the trailers of a response."""
 
 
-class Head(NamedTuple):
-    """What stands before the body.
+class ResponseHead(NamedTuple):
+    """Status and headers of a response.
 
     Attributes:
-        status: 200 and above: those before the final one are passed over.
-        reason: the words behind it.
+        status: the final status, 200 or above; interim responses are skipped.
+        reason: the reason phrase.
         headers: names and values as they came.
     """
 
@@ -26,19 +26,19 @@ class Head(NamedTuple):
     headers: list[tuple[bytes, bytes]]
 
 
-class ResponseReader:
-    """Takes a response in any pieces. Serves once: nothing of one response can be left for the next.
+class ResponseParser:
+    """Parses one response, cut into any pieces. Each response has its own, so that nothing is left for the next one.
 
     Args:
-        method: of the request: the answer to a HEAD has no body.
+        method: of the request: a response to HEAD has no body.
     """
 
     __slots__ = (
         "_bodiless",
         "_framed",
+        "_header_bytes",
         "_headers",
         "_parser",
-        "_quiet_bytes",
         "_reason",
         "ended",
         "head",
@@ -48,77 +48,77 @@ class ResponseReader:
     )
 
     def __init__(self, method: str) -> None:
-        self.head: Head | None = None
+        self.head: ResponseHead | None = None
         self.pieces: list[bytes] = []
-        """Of the body; whoever takes them clears the list."""
+        """Pieces of the body; the reader clears the list when it takes them."""
         self.ended = False
-        """Whether the response is whole."""
+        """Whether the whole response has come."""
         self.reusable = False
-        """Whether another may follow on the same connection."""
-        self.on_body = self.pieces.append  # the parser calls it for each piece, and nothing is cheaper
+        """Whether the connection can serve another request."""
+        self.on_body = self.pieces.append  # the parser calls it for each piece; nothing is cheaper
         self._bodiless = method == "HEAD"
         self._framed = False
         self._headers: list[tuple[bytes, bytes]] = []
         self._reason = b""
-        self._quiet_bytes = 0
+        self._header_bytes = 0
         self._parser = HttpResponseParser(self)
-        # Servers in the wild; nobody stands behind us who might read the same bytes in another way.
+        # Some servers need these. They are safe here, since no other program parses the same bytes after us.
         self._parser.set_dangerous_leniencies(
             lenient_chunked_length=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
 
     def feed(self, data: bytes) -> None:
-        """Takes the next bytes in.
+        """Parses the next bytes.
 
         Raises:
-            httpx2.RemoteProtocolError: they are no response. What stood before them is in `pieces`.
+            httpx2.RemoteProtocolError: they are not a response. What came before them is in `pieces`.
         """
         before = len(self.pieces)
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             self.reusable = False
-            if not self.ended:  # otherwise they follow the response, and harm only the connection
+            if not self.ended:  # otherwise they came after the response, and only the connection is unusable
                 raise httpx2.RemoteProtocolError(f"the server's answer is not HTTP: {error}") from error
-        self._quiet_bytes = self._quiet_bytes + len(data) if len(self.pieces) == before else 0
-        if self._quiet_bytes > MAX_QUIET_BYTES and not self.ended:
-            raise httpx2.RemoteProtocolError(f"more than {MAX_QUIET_BYTES:,} bytes of headers")
+        self._header_bytes = self._header_bytes + len(data) if len(self.pieces) == before else 0
+        if self._header_bytes > MAX_HEADER_BYTES and not self.ended:
+            raise httpx2.RemoteProtocolError(f"more than {MAX_HEADER_BYTES:,} bytes of headers")
 
     def feed_eof(self) -> None:
-        """The server sends no more.
+        """Handles the end of the connection.
 
         Raises:
-            httpx2.RemoteProtocolError: something is missing.
+            httpx2.RemoteProtocolError: the response is not whole.
         """
         self.reusable = False
         if self.head is None:
-            raise httpx2.RemoteProtocolError("the server closed the connection without an answer")
+            raise httpx2.RemoteProtocolError("the server closed the connection without a response")
         if self._framed and not self.ended:
             raise httpx2.RemoteProtocolError("the server closed the connection before the end of the body")
         self.ended = True
 
-    # What the parser calls
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
         if self.head is not None:
-            raise ValueError("nobody asked for another response")
+            raise ValueError("a second response came for one request")
         self._headers, self._reason = [], b""
 
     def on_status(self, reason: bytes) -> None:
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.head is None:  # otherwise a trailer, which nobody here reads
+        if self.head is None:  # otherwise it is a trailer, which is ignored
             self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status < 200:
             return
-        self.head = Head(status, self._reason, self._headers)
+        self.head = ResponseHead(status, self._reason, self._headers)
         names = {name.lower() for name, _ in self._headers}
         self._framed = not names.isdisjoint((b"content-length", b"transfer-encoding"))
-        self.ended = self._bodiless  # not to be told to the parser: such a connection does not serve again
+        self.ended = self._bodiless  # the parser is not told, so that such a connection is not used again
 
     def on_message_complete(self) -> None:
         if self.head is not None and not self.ended:

@@ -1,4 +1,4 @@
-"""From the environment to the SDK's client: whose server, which key, over which transport."""
+"""Makes the SDK's client from the environment: its server, key and transport."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -12,62 +12,64 @@ from tailrace.schemas.errors import SettingsError
 from tailrace.worker.upstream.transport import Transport
 
 SPARE_CONNECTIONS = 16
-"""Beyond one for each running request: those of cancelled requests, while they close."""
+"""Connections beyond one per running request: those of cancelled requests, while they close."""
 
 TransportName = Literal["tailrace", "httpx"]
 
 _OPENAI = "https://api.openai.com/v1"
 
 
-def key_of(environment: Mapping[str, str]) -> str:
-    """The key that is sent: it must appear in no error.
+def api_key_of(environment: Mapping[str, str]) -> str:
+    """The API key. It must appear in no error.
 
     Raises:
-        SettingsError: there is none, or it cannot be one.
+        SettingsError: there is no key, or its value is not valid.
     """
     name = "AZURE_OPENAI_API_KEY" if environment.get("AZURE_OPENAI_ENDPOINT") else "OPENAI_API_KEY"
     key = environment.get(name, "")
     if not key.strip():
         raise SettingsError(
-            f"{name} is not set: export the key of the model's server (any word for one that asks for none)"
+            f"{name} is not set: export the key of the model's server (any word if the server needs none)"
         )
     if not (key.isascii() and key.isprintable()):
-        raise SettingsError(f"{name} has a line end or a character that no key has: set it again")
+        raise SettingsError(f"{name} has a line end or another character that no key has: set it again")
     return key.strip()
 
 
-def client_of(
-    environment: Mapping[str, str], *, connect_s: float, max_streams: int, transport: TransportName
+def make_sdk_client(
+    environment: Mapping[str, str], *, connect_timeout_s: float, max_streams: int, transport: TransportName
 ) -> openai.AsyncOpenAI:
-    """A client of OpenAI or of whoever speaks as it does, by `OPENAI_API_KEY`, `OPENAI_BASE_URL` and `OPENAI_ORG_ID`;
-    of Azure, by `AZURE_OPENAI_ENDPOINT`, `AZURE_OPENAI_API_KEY` and `OPENAI_API_VERSION`.
+    """Makes a client of OpenAI, of a compatible server, or of Azure.
+
+    OpenAI and compatible servers use `OPENAI_API_KEY`, `OPENAI_BASE_URL` and `OPENAI_ORG_ID`; Azure uses
+    `AZURE_OPENAI_ENDPOINT`, `AZURE_OPENAI_API_KEY` and `OPENAI_API_VERSION`.
 
     Args:
-        environment: theirs.
-        connect_s: for a connection. All other waiting is limited by `Answer.read`, which can tell the first byte from
-            the later ones.
-        max_streams: answers received at once.
-        transport: what carries requests; where a proxy is to lead to the server, httpx2's own does in any case.
+        environment: with these variables.
+        connect_timeout_s: for opening a connection. `ResponseBody` limits all other waits, since it can tell the first
+            byte from later ones.
+        max_streams: how many responses are received at once.
+        transport: carries the requests; if the environment names a proxy for the server, httpx2's own is used.
 
     Raises:
-        SettingsError: there is no key, or a URL cannot be one.
+        SettingsError: there is no key, or a URL is not valid.
     """
-    key, azure = key_of(environment), environment.get("AZURE_OPENAI_ENDPOINT") or None
+    key, azure = api_key_of(environment), environment.get("AZURE_OPENAI_ENDPOINT") or None
     base_url = environment.get("OPENAI_BASE_URL") or None
     for name, url in (("AZURE_OPENAI_ENDPOINT", azure), ("OPENAI_BASE_URL", base_url)):
         if url is not None and not _is_http(url):
             raise SettingsError(f"{name} must be an http:// or https:// URL, such as {_OPENAI}")
     if azure and base_url:
-        raise SettingsError("AZURE_OPENAI_ENDPOINT and OPENAI_BASE_URL are both set: unset the one that is not meant")
+        raise SettingsError("AZURE_OPENAI_ENDPOINT and OPENAI_BASE_URL are both set: unset one of them")
     version = environment.get("OPENAI_API_VERSION")
     if azure and not version:
-        raise SettingsError("OPENAI_API_VERSION is not set: Azure needs it, such as 2024-10-21")
+        raise SettingsError("OPENAI_API_VERSION is not set: Azure needs it, for example 2024-10-21")
     connections = max_streams + SPARE_CONNECTIONS
-    ours = transport == "tailrace" and not _proxied(azure or base_url or _OPENAI)
+    own_transport = transport == "tailrace" and not _proxied(azure or base_url or _OPENAI)
     http = openai.DefaultAsyncHttpxClient(
         limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
-        timeout=httpx2.Timeout(None, connect=connect_s),
-        transport=Transport() if ours else None,
+        timeout=httpx2.Timeout(None, connect=connect_timeout_s),
+        transport=Transport() if own_transport else None,
     )
     organization = environment.get("OPENAI_ORG_ID") or None
     if azure:
@@ -85,7 +87,7 @@ def client_of(
 
 
 def _proxied(url: str) -> bool:
-    """Whether the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY` ...) sends requests for this URL by a proxy."""
+    """Whether the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY` ...) names a proxy for this URL."""
     parts = urlsplit(url)
     return not {parts.scheme, "all"}.isdisjoint(getproxies()) and not proxy_bypass(parts.netloc)
 

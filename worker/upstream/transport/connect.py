@@ -1,4 +1,4 @@
-"""From a host's name to a connection: the first of its addresses that answers (RFC 8305, "Happy Eyeballs")."""
+"""Opens a connection to a host: the first of its addresses that answers (RFC 8305, "Happy Eyeballs")."""
 
 import asyncio
 import socket
@@ -12,35 +12,35 @@ import httpx2
 from tailrace.worker.upstream.transport.connection import Connection
 
 STAGGER_S = 0.25
-"""How long one address is tried alone before the next joins (RFC 8305, 5)."""
+"""How long one address is tried alone before the next one is tried beside it (RFC 8305, 5)."""
 
 
 class Origin(NamedTuple):
-    """Whom a connection leads to; `secure` by TLS."""
+    """The server of a connection; `secure` means TLS."""
 
     secure: bool
     host: str
     port: int
 
 
-async def dial(origin: Origin, context: ssl.SSLContext | None, limit_s: float | None) -> Connection:
-    """A new connection, with TLS where a context is given.
+async def connect(origin: Origin, context: ssl.SSLContext | None, timeout_s: float | None) -> Connection:
+    """Opens a connection, with TLS if a context is given.
 
     Raises:
-        httpx2.ConnectTimeout: there was none in so many seconds, TLS included.
-        httpx2.ConnectError: no such host, nobody there, or not whom we look for.
+        httpx2.ConnectTimeout: there was no connection in time, TLS included.
+        httpx2.ConnectError: the host does not exist, nothing listens there, or its certificate is not accepted.
     """
     loop = asyncio.get_running_loop()
-    secured: dict[str, Any] = {}
+    tls: dict[str, Any] = {}
     if context is not None:
-        secured = {"ssl": context, "server_hostname": origin.host, "ssl_handshake_timeout": limit_s}
+        tls = {"ssl": context, "server_hostname": origin.host, "ssl_handshake_timeout": timeout_s}
 
-    async def connect(host: str) -> Connection:
-        return (await loop.create_connection(Connection, host, origin.port, **secured))[1]
+    async def connect_to(address: str) -> Connection:
+        return (await loop.create_connection(Connection, address, origin.port, **tls))[1]
 
     try:
-        async with asyncio.timeout(limit_s):
-            return await _first(await _addresses(origin), connect)
+        async with asyncio.timeout(timeout_s):
+            return await _first_connection(await _addresses(origin), connect_to)
     except TimeoutError as error:
         raise httpx2.ConnectTimeout(f"no connection to {origin.host}:{origin.port} in time") from error
     except OSError as error:
@@ -48,7 +48,7 @@ async def dial(origin: Origin, context: ssl.SSLContext | None, limit_s: float | 
 
 
 async def _addresses(origin: Origin) -> list[str]:
-    """The addresses of a host in the system's order, but the families by turns."""
+    """The addresses of a host in the system's order, but with the address families alternating."""
     found = await asyncio.get_running_loop().getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
     families: dict[int, list[str]] = {}
     for family, _, _, _, address in found:
@@ -56,8 +56,10 @@ async def _addresses(origin: Origin) -> list[str]:
     return [host for host in chain(*zip_longest(*families.values())) if host is not None]
 
 
-async def _first(hosts: list[str], connect: Callable[[str], Coroutine[Any, Any, Connection]]) -> Connection:
-    """The first connection there is; of all others nothing is left.
+async def _first_connection(
+    addresses: list[str], connect_to: Callable[[str], Coroutine[Any, Any, Connection]]
+) -> Connection:
+    """Returns the first connection that opens; all others are closed.
 
     Raises:
         OSError: the last failure, once all have failed.
@@ -65,11 +67,11 @@ async def _first(hosts: list[str], connect: Callable[[str], Coroutine[Any, Any, 
     running: set[asyncio.Task[Connection]] = set()
     failure = OSError("the host has no address")
     try:
-        while hosts or running:
-            if hosts:
-                running.add(asyncio.create_task(connect(hosts.pop(0))))
+        while addresses or running:
+            if addresses:
+                running.add(asyncio.create_task(connect_to(addresses.pop(0))))
             done, _ = await asyncio.wait(
-                running, timeout=STAGGER_S if hosts else None, return_when=asyncio.FIRST_COMPLETED
+                running, timeout=STAGGER_S if addresses else None, return_when=asyncio.FIRST_COMPLETED
             )
             for task in done:
                 running.discard(task)
@@ -83,9 +85,9 @@ async def _first(hosts: list[str], connect: Callable[[str], Coroutine[Any, Any, 
     finally:
         for task in running:
             task.cancel()
-            task.add_done_callback(_close)
+            task.add_done_callback(_close_connection)
 
 
-def _close(task: asyncio.Task[Connection]) -> None:
+def _close_connection(task: asyncio.Task[Connection]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().close()
