@@ -115,7 +115,7 @@ class SseClient:
         self.ids.append(frame.id)
         if frame.name == "attempt_started":
             self.shown = Shown()
-        self.shown.add(decode_entry(frame.text.encode()))
+        self.shown.add_entry(decode_entry(frame.text.encode()))
         if frame.name in TERMINALS:
             self.end = frame.name
 

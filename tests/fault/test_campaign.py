@@ -1,6 +1,6 @@
-"""The fault campaign: real workers, a real Valkey behind proxies, real signals; its history is judged by the checker.
+"""The fault campaign: real workers, a real Valkey behind proxies, real signals; the checker judges its history.
 
-`CAMPAIGN=long` runs the long one, `CAMPAIGN_SEED=n` the plan of a seed, `CAMPAIGN_FSYNC=everysec` one whose server
+`CAMPAIGN=long` runs the long one, `CAMPAIGN_SEED=n` the plan of that seed, `CAMPAIGN_FSYNC=everysec` a server that
 writes to disk once a second (docs/testing.md).
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.fault.campaign import checker, driver, figures, history
+from tests.fault.campaign import checker, driver, history, summary
 from tests.fault.campaign.plan import FORMS, Form, Plan, make_plan
 
 REPORTS = Path(__file__).parents[2] / ".reports"
@@ -20,28 +20,28 @@ SHOWN = 20
 
 
 def chosen_form() -> Form:
-    """By `CAMPAIGN` and `CAMPAIGN_FSYNC`."""
+    """The form that `CAMPAIGN` and `CAMPAIGN_FSYNC` choose."""
     name, fsync = os.environ.get("CAMPAIGN") or "short", os.environ.get("CAMPAIGN_FSYNC") or "always"
     if name not in FORMS or fsync not in ("always", "everysec"):
-        pytest.fail(f"CAMPAIGN={name}, CAMPAIGN_FSYNC={fsync}: there are {', '.join(FORMS)}; always and everysec")
+        pytest.fail(f"CAMPAIGN={name}, CAMPAIGN_FSYNC={fsync}: choose {', '.join(FORMS)}; always or everysec")
     return msgspec.structs.replace(FORMS[name], fsync=fsync)
 
 
 def replay_line(plan: Plan) -> str:
-    """What repeats this campaign."""
+    """The command that repeats this campaign."""
     return f"CAMPAIGN={plan.form.name} CAMPAIGN_FSYNC={plan.form.fsync} CAMPAIGN_SEED={plan.seed} make fault"
 
 
 async def test_a_campaign_breaks_no_promise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # given a plan drawn from a seed, if it is run on real parts, expect the checker to find nothing
+    # given a plan drawn from a seed, if it runs on real parts, expect no violation
     plan = make_plan(int(os.environ.get("CAMPAIGN_SEED") or secrets.randbelow(1_000_000)), chosen_form())
-    said_at = 0.0
+    shown_at = 0.0
 
-    def say(line: str) -> None:
-        nonlocal said_at
-        if plan.form.name == "short" and time.monotonic() - said_at < 5.0:
+    def show(line: str) -> None:
+        nonlocal shown_at
+        if plan.form.name == "short" and time.monotonic() - shown_at < 5.0:
             return
-        said_at = time.monotonic()
+        shown_at = time.monotonic()
         with capsys.disabled():
             print(f"  {line}", flush=True)
 
@@ -49,9 +49,9 @@ async def test_a_campaign_breaks_no_promise(tmp_path: Path, capsys: pytest.Captu
         print(
             f"\ncampaign {plan.form.name}, {len(plan.requests)} requests, {len(plan.faults)} faults; seed {plan.seed}"
         )
-    happened = await driver.run(plan, tmp_path, say)
+    happened = await driver.run(plan, tmp_path, show)
     with capsys.disabled():
-        print("\n".join(f"  {line}" for line in figures.lines(happened)))
+        print("\n".join(f"  {line}" for line in summary.lines(happened)))
     found = checker.check(happened)
     if found:
         REPORTS.mkdir(exist_ok=True)
@@ -60,9 +60,9 @@ async def test_a_campaign_breaks_no_promise(tmp_path: Path, capsys: pytest.Captu
         pytest.fail(
             "\n".join(
                 [
-                    f"seed {plan.seed}: {len(found)} promises broken; again with: {replay_line(plan)}",
+                    f"seed {plan.seed}: {len(found)} violations; repeat with: {replay_line(plan)}",
                     *map(str, found[:SHOWN]),
-                    f"the history: {kept}; the parts' logs: {tmp_path}",
+                    f"history: {kept}; logs of the parts: {tmp_path}",
                 ]
             ),
             pytrace=False,

@@ -59,7 +59,7 @@ async def client(redis_url: str) -> AsyncIterator[ArqRedis]:
         yield client
 
 
-async def gone(client: ArqRedis) -> bool:
+async def nothing_left(client: ArqRedis) -> bool:
     return await left_behind(client) == set()
 
 
@@ -74,9 +74,9 @@ async def test_a_job_survives_a_restart_that_is_shorter_than_its_lease(lasting: 
         jobs.go.set()
         await until(lambda: jobs.ends == ["finished"])
         await asyncio.to_thread(lasting.start)
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
         await client.enqueue_job("generate", _job_id="b")
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert jobs.attempts() == [("a", 1), ("b", 1)]
 
 
@@ -94,7 +94,7 @@ async def test_a_lease_ends_by_the_clock_while_the_server_is_away(lasting: Embed
         await asyncio.to_thread(lasting.start)
         await until(lambda: len(jobs.leases) == 2)
         jobs.go.set()
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert jobs.ends == ["lease_lost", "finished"]
     assert jobs.leases[1].attempt > 1
 
@@ -121,7 +121,7 @@ async def test_outages_do_not_count_as_crashes(lasting: EmbeddedValkey) -> None:
         await until(lambda: len(jobs.leases) == 4)
         await until(lambda: no_crash(client))
         jobs.go.set()
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
         assert first.deaths == second.deaths == []
     assert jobs.ends == ["lease_lost"] * 3 + ["finished"]
 
@@ -141,7 +141,7 @@ async def test_a_worker_that_hung_was_not_cut_off(lasting: EmbeddedValkey) -> No
             assert await jobs.leases[0].stopped is Stop.LEASE_LOST
         assert not jobs.leases[0].cut_off
         jobs.go.set()
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
 
 
 async def test_a_lease_expires_while_the_server_hangs(lasting: EmbeddedValkey) -> None:
@@ -157,7 +157,7 @@ async def test_a_lease_expires_while_the_server_hangs(lasting: EmbeddedValkey) -
         finally:
             os.kill(lasting.pid, signal.SIGCONT)
         jobs.go.set()
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
 
 
 async def test_cut_connections_cost_no_attempt(redis_url: str, client: ArqRedis) -> None:
@@ -173,7 +173,7 @@ async def test_cut_connections_cost_no_attempt(redis_url: str, client: ArqRedis)
             await until(all_started)
             proxy.cut()
         jobs.go.set()
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert jobs.ends == ["finished"] * 6
 
 
@@ -199,7 +199,7 @@ async def test_a_lost_reply_neither_loses_nor_repeats_a_job(
                 if script is scripts.RENEW:
                     await until(lambda: not proxy.fault_pending)
                 jobs.go.set()
-                await until(lambda: gone(client))
+                await until(lambda: nothing_left(client))
         assert not proxy.fault_pending
     assert sorted(jobs.attempts()) == [("first", 1), ("second", 1)]
     if script is scripts.HAND_BACK:
@@ -271,5 +271,5 @@ async def test_a_worker_waits_while_its_server_is_a_replica(redis_url: str, clie
         jobs.go.set()
         await until(lambda: len(jobs.ends) == 1)
         await client.execute_command("REPLICAOF", "NO", "ONE")
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert jobs.attempts() == [("a", 1)]

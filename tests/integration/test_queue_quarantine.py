@@ -39,7 +39,7 @@ async def not_noted(client: ArqRedis, job_id: str) -> bool:
     return await noted(client, job_id) is None
 
 
-async def gone(client: ArqRedis) -> bool:
+async def nothing_left(client: ArqRedis) -> bool:
     return await left_behind(client) == set()
 
 
@@ -64,7 +64,7 @@ async def test_nothing_begins_beside_a_quarantined_job(
             first.open.set()
             await until(lambda: first.started(2))
             second.open.set()
-            await until(lambda: gone(client))
+            await until(lambda: nothing_left(client))
     assert [lease.request_id for lease in first.leases] == ["a", "c"]
     assert [lease.request_id for lease in second.leases] == ["b"]
 
@@ -79,7 +79,7 @@ async def test_a_job_that_outlives_its_quarantine_is_not_blamed(redis_url: str, 
         await until(lambda: gate.started(2))
         await until(lambda: not_noted(client, "a"))
         gate.open.set()
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
 
 
 async def test_a_quarantine_waits_for_jobs_that_began_just_before(redis_url: str, client: ArqRedis) -> None:
@@ -94,7 +94,7 @@ async def test_a_quarantine_waits_for_jobs_that_began_just_before(redis_url: str
         await until(lambda: leases(client, 2))
         assert not gate.started(2)
         gate.open.set()
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert [lease.request_id for lease in gate.leases] == ["a", "b"]
 
 
@@ -110,7 +110,7 @@ async def test_a_longer_quarantine_waits_for_the_job_of_a_shorter_one(redis_url:
         await until(lambda: leases(client, 2))
         assert await noted(client, "b") is None
         gate.open.set()
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert [lease.request_id for lease in gate.leases] == ["a", "b"]
 
 
@@ -175,7 +175,7 @@ async def test_crashes_without_blame_do_not_end_a_job(redis_url: str, client: Ar
     gate.open.set()
     await enqueue_crashed(client, "a", crashes=9, held=1)
     async with running(redis_url, gate.generate) as worker:
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
         assert worker.deaths == []
     assert [lease.crashes for lease in gate.leases] == [10]
 
@@ -194,7 +194,7 @@ async def test_a_blamed_job_stays_blamed_when_on_dead_raises(
 
     await enqueue_crashed(client, "a", held=1, quarantine="alone")
     async with running(redis_url, gate.generate, on_dead=on_dead):
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert (codes, gate.leases) == (["job_crashed"] * 2, [])
 
 
@@ -203,7 +203,7 @@ async def test_with_a_limit_of_one_there_is_no_quarantine(redis_url: str, client
     gate = Gate()
     await enqueue_crashed(client, "a", crashes=0, held=1)
     async with running(redis_url, gate.generate, max_crashes=1) as worker:
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
         assert worker.deaths == [Death("a", "job_crashed", queued=True)]
     assert gate.leases == []
 

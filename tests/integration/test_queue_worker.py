@@ -55,12 +55,12 @@ async def client(redis_url: str) -> AsyncIterator[ArqRedis]:
         yield client
 
 
-async def gone(client: ArqRedis) -> bool:
+async def nothing_left(client: ArqRedis) -> bool:
     return await left_behind(client) == set()
 
 
 async def test_a_wake_up_token_starts_a_job_without_a_poll(redis_url: str, client: ArqRedis) -> None:
-    # given an idle worker whose next poll is far away, if a job comes with a token, expect it to start and end
+    # given an idle worker that hardly polls, if a job comes with a token, expect it to start and end
     gate = Gate()
     gate.open.set()
     async with running(redis_url, gate.generate, poll_s=NEVER_S):
@@ -68,7 +68,7 @@ async def test_a_wake_up_token_starts_a_job_without_a_poll(redis_url: str, clien
         for job_id in "ab":
             await client.enqueue_job("generate", job_id, _job_id=job_id)
             await wake(client)
-            await until(lambda: gone(client))
+            await until(lambda: nothing_left(client))
     assert [lease.request_id for lease in gate.leases] == ["a", "b"]
 
 
@@ -78,7 +78,7 @@ async def test_a_plain_enqueue_is_found_by_the_slow_poll(redis_url: str, client:
     gate.open.set()
     async with running(redis_url, gate.generate):
         await client.enqueue_job("generate", "x", _job_id="a")
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     (context,) = gate.contexts
     assert (context["job_id"], context["job_try"], context["lease"].why) == ("a", 1, "first")
     assert context["score"] > 0
@@ -113,7 +113,7 @@ async def test_no_more_jobs_than_slots(redis_url: str, client: ArqRedis) -> None
     async with running(redis_url, gate.generate, max_jobs=3, poll_s=NEVER_S):
         await until(lambda: gate.running == 3)
         gate.open.set()
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert gate.most == 3
     assert len(gate.leases) == 10
 
@@ -129,7 +129,7 @@ async def test_a_running_job_keeps_its_lease(redis_url: str, client: ArqRedis) -
         await until(lambda: gate.leases[0].ends_at > first + 3 * lease_s)
         assert gate.leases[0].holds()
         gate.open.set()
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert [lease.attempt for lease in gate.leases] == [1]
 
 
@@ -146,7 +146,7 @@ async def test_deferred_jobs_start_when_due_and_not_before(redis_url: str, clien
     async with running(redis_url, generate, poll_s=NEVER_S):
         await client.enqueue_job("generate", _job_id="a", _defer_by=0.3)
         await wake(client)
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert [why for _, why in starts] == ["first", "retry"]
     assert all(late_ms >= 0 for late_ms, _ in starts)
 
@@ -163,7 +163,7 @@ async def test_on_dead_is_called_for_a_job_that_cannot_be_run(redis_url: str, cl
     if code == "job_unreadable":
         await client.set(keys.job_key("a"), b"\x80\x04N.", ex=60)
     async with running(redis_url, generate) as worker:
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert worker.deaths == [Death("a", code, queued=True)]
 
 
@@ -173,7 +173,7 @@ async def test_a_job_that_kills_its_workers_is_ended(redis_url: str, client: Arq
     await client.enqueue_job("generate", _job_id="a")
     await client.hset(keys.queue_state_key("a"), mapping={"attempt": 2, "crashes": 1, "held": 1, "quarantine": "alone"})
     async with running(redis_url, gate.generate, max_crashes=2) as worker:
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert worker.deaths == [Death("a", "job_crashed", queued=True)]
     assert gate.leases == []
 
@@ -194,9 +194,9 @@ async def test_an_on_dead_that_raises_is_called_again(
 
     async with running(redis_url, generate, on_dead=on_dead):
         await client.enqueue_job("no_such", _job_id="a")
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
         await client.enqueue_job("generate", _job_id="b")
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert calls == ["job_unknown"] * 3
 
 
@@ -220,7 +220,7 @@ async def test_a_function_that_returns_without_its_lease_is_not_acknowledged(red
         await client.enqueue_job("generate", _job_id="a")
         await until(lambda: gate.started(1))
         gate.open.set()
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert attempts == [(1, "first", Stop.LEASE_LOST), (2, "lease_expired", None)]
     assert held == [False]
 
@@ -235,7 +235,7 @@ async def test_any_registered_function_is_called_and_leaves_no_result(redis_url:
 
     async with running(redis_url, func(add, name="add", keep_result=60)):
         await client.enqueue_job("add", 1, b=2, _job_id="a")
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert sums == [3]
 
 
@@ -275,7 +275,7 @@ async def test_a_cancel_during_a_cut_connection_is_found(redis_url: str, client:
 
 
 async def test_a_cancel_whose_message_was_lost_is_looked_up(redis_url: str, client: ArqRedis) -> None:
-    # given a cancel that stands in the record alone, expect the attempt stopped
+    # given a cancel that only the record has, expect the attempt stopped
     gate = Gate()
     async with running(redis_url, gate.generate):
         await client.enqueue_job("generate", _job_id="a")
@@ -317,7 +317,7 @@ async def test_a_drain_hands_back_the_rest(redis_url: str, client: ArqRedis) -> 
     second = Gate()
     second.open.set()
     async with running(redis_url, second.generate):
-        await until(lambda: gone(client))
+        await until(lambda: nothing_left(client))
     assert {(lease.attempt, lease.why, lease.crashes) for lease in second.leases} == {(2, "drained", 0)}
 
 

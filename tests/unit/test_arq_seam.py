@@ -76,7 +76,7 @@ def test_the_worker_is_reached_in_no_other_way() -> None:
 
 
 def test_no_other_module_of_the_queue_imports_arq() -> None:
-    # the import contracts in pyproject.toml say the same of everything else
+    # the import contracts in pyproject.toml hold this for every other package
     others = [path for path in SEAM.parent.glob("*.py") if path != SEAM]
     imported = {
         alias.name if isinstance(node, ast.Import) else node.module or ""

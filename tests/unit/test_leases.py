@@ -10,7 +10,7 @@ from tailrace.worker.queue.leases import Lease, Leases, Stop
 OWNER = "of-worker-1"
 
 
-class Gone:
+class WithoutLeases:
     """A server that has none of the leases, as after an acknowledgement whose reply is still on its way."""
 
     async def renew(self, leases: Sequence[Lease]) -> frozenset[str]:
@@ -30,8 +30,8 @@ async def no_next_attempt(_lease: Lease, above: int) -> int:
 @pytest.mark.parametrize("is_ending", [False, True], ids=["running", "ending"])
 async def test_only_the_lease_of_a_running_job_is_lost(is_ending: bool) -> None:
     # given a server without the lease, if it is renewed, expect it lost only while its job is not being ended
-    gone = Gone()
-    leases = Leases(gone, gone, lease_s=5.0)
+    server = WithoutLeases()
+    leases = Leases(server, server, lease_s=5.0)
     lease = Lease("r", attempt=1, token=OWNER, why="first", crashes=0, ends_at=monotonic() + 5.0, mint=no_next_attempt)
     leases.add_lease(lease)
     lease.is_ending = is_ending

@@ -1,6 +1,6 @@
-"""The worker's run loop: claims jobs under leases until it is told to drain, then ends or hands back what runs.
+"""The worker's run loop: claims jobs under leases until it drains, then lets running jobs end or hands them back.
 
-Owns when things begin and end. Knows nothing of what a request is, of logs or of the model's server.
+Owns when the parts of the queue start and stop. Knows nothing of requests, their logs or the model's server.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class LeasedWorker:
         max_crashes: how many leases of a job may expire before it counts as one that kills its worker: the last of
             them while it ran alone (quarantine.py), unless the limit is 1.
         quarantine_s: for how long nothing else begins beside such a job, the first time.
-        outbox_state: is told whether there is an outbox of requests that have ended.
+        outbox_state: notes whether there is an outbox of ended requests.
         ctx: what job functions find in their `ctx`, beside arq's own; `redis` is added to it.
         on_startup: called with `ctx` before the first claim; what it raises comes out of `run`.
         health_check_s: how often arq's health-check key is written.

@@ -31,7 +31,7 @@ class RunningJobs:
         leases: the leases of this worker.
         quarantine: decides how jobs begin whose workers have died repeatedly.
         endings: ends jobs.
-        change: told when a job has left this worker.
+        change: notified when a job has left this worker.
         ctx: what every job function gets in its `ctx`.
         max_crashes: as in `JobCall`.
 

@@ -1,16 +1,16 @@
-"""`python -m tests.fault.campaign FILE`: judges a recorded history again."""
+"""`python -m tests.fault.campaign FILE` checks a recorded history again."""
 
 import sys
 from pathlib import Path
 
-from tests.fault.campaign import checker, figures, history
+from tests.fault.campaign import checker, history, summary
 
 
 def main(path: str) -> int:
-    """Prints figures and violations; the exit code says whether there are any."""
+    """Prints summary and violations; the exit code is 1 if there are any."""
     happened = history.load(Path(path).read_bytes())
     found = checker.check(happened)
-    print("\n".join([*figures.lines(happened), *map(str, found)]))
+    print("\n".join([*summary.lines(happened), *map(str, found)]))
     return 1 if found else 0
 
 

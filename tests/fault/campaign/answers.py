@@ -1,6 +1,6 @@
-"""What the simulator is told to say to one request, what it does wrong, and what the request must come to by it.
+"""The simulator's scripted answer to one request, its faults, and the end that the request must have.
 
-Pure. Every text holds the request's id, so that an answer that went to the wrong request is noticed.
+Pure. Every text contains the request's id, so that an answer to the wrong request is noticed.
 """
 
 import json
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-Fate = Literal["completed", "failed", "either"]
+ExpectedEnd = Literal["completed", "failed", "either"]
 JsonObject = dict[str, Any]
 
 _WORDS = (
@@ -18,29 +18,29 @@ _WORDS = (
 ).split(" ")
 
 
-class ToldCall(msgspec.Struct, frozen=True):
-    """A tool call. `arguments` is the raw text, `shown` the same without its inner thoughts."""
+class ScriptedCall(msgspec.Struct, frozen=True):
+    """A tool call. `arguments` is the raw text, `shown` the same without inner thoughts."""
 
     name: str
     arguments: str
     shown: str
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole answer, as the outcome of a completed request must hold it.
+class ScriptedAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole answer, as the outcome of a completed request must contain it.
 
-    `fate`: how the request ends if nothing but the model's server has a say in it. `either`: it fails after the first
-    delta if a fault meets it there, and completes if the faulty call was lost to something else.
+    `expected_end`: how the request ends if nothing but the model's server affects it. `either`: it fails if a fault
+    strikes after the first delta, and completes if the faulty call was lost for another reason.
     """
 
     content: str | None = None
     reasoning: str | None = None
-    calls: tuple[ToldCall, ...] = ()
-    fate: Fate = "completed"
+    calls: tuple[ScriptedCall, ...] = ()
+    expected_end: ExpectedEnd = "completed"
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How long answers take: seconds, and chunks a second."""
+    """How long answers take, in seconds, and at what rate, in chunks a second."""
 
     shortest_s: float
     longest_s: float
@@ -50,14 +50,14 @@ class Limits(msgspec.Struct, frozen=True):
 CHUNK_CHARS = 8
 
 
-def draw(rng: Random, request_id: str, limits: Limits) -> tuple[JsonObject, Told, float]:
-    """A request, what it must come to, and about how long its answer takes, in seconds."""
+def draw(rng: Random, request_id: str, limits: Limits) -> tuple[JsonObject, ScriptedAnswer, float]:
+    """Draws a request, its scripted answer, and about how long the answer takes, in seconds."""
     kind = rng.choice(("text", "reasoning", "letta", "assistant", "parallel", "responses", "long"))
     lasts_s = limits.longest_s if kind == "long" else rng.uniform(limits.shortest_s, limits.longest_s / 2)
     rate = rng.uniform(*limits.chunks_per_s)
     chars = max(40, round(lasts_s * rate * CHUNK_CHARS))
-    steps, told = _said(rng, kind, request_id, chars)
-    faults, fate, policy = _wrong(rng)
+    steps, answer = _script(rng, kind, request_id, chars)
+    faults, expected_end, policy = _upstream_faults(rng)
     scenario: JsonObject = {
         "key": request_id,
         "steps": steps,
@@ -77,7 +77,7 @@ def draw(rng: Random, request_id: str, limits: Limits) -> tuple[JsonObject, Told
         request["on_failure"] = "fail"
     if any(fault["kind"] == "hang" and "calls" not in fault for fault in faults):
         request["timeout_s"] = 2.5
-    return request, msgspec.structs.replace(told, fate=fate), lasts_s
+    return request, msgspec.structs.replace(answer, expected_end=expected_end), lasts_s
 
 
 def _text(rng: Random, request_id: str, chars: int) -> str:
@@ -87,17 +87,19 @@ def _text(rng: Random, request_id: str, chars: int) -> str:
     return " ".join(words)
 
 
-def _said(rng: Random, kind: str, request_id: str, chars: int) -> tuple[list[JsonObject], Told]:
+def _script(rng: Random, kind: str, request_id: str, chars: int) -> tuple[list[JsonObject], ScriptedAnswer]:
     match kind:
         case "reasoning":
             thought, text = _text(rng, request_id, chars // 3), _text(rng, request_id, chars)
-            return [{"kind": "reasoning", "text": thought}, _speak(text)], Told(content=text, reasoning=thought)
+            return [{"kind": "reasoning", "text": thought}, _text_step(text)], ScriptedAnswer(
+                content=text, reasoning=thought
+            )
         case "letta" | "assistant":
             thought, text = _text(rng, request_id, chars // 4), _text(rng, request_id, chars)
             call = _call("send_message", thought, {"message": text, "request_heartbeat": False})
             if kind == "assistant":
-                return [_tool(call)], Told(content=text, reasoning=thought, calls=(call,))
-            return [_tool(call)], Told(reasoning=thought, calls=(call,))
+                return [_call_step(call)], ScriptedAnswer(content=text, reasoning=thought, calls=(call,))
+            return [_call_step(call)], ScriptedAnswer(reasoning=thought, calls=(call,))
         case "parallel":
             thought = _text(rng, request_id, chars // 4)
             calls = (
@@ -105,44 +107,44 @@ def _said(rng: Random, kind: str, request_id: str, chars: int) -> tuple[list[Jso
                 _call("get_time", None, {"zone": _text(rng, request_id, chars // 3)}),
                 _call("nothing", None, {}),
             )
-            return [_tool(call) for call in calls], Told(reasoning=thought, calls=calls)
+            return [_call_step(call) for call in calls], ScriptedAnswer(reasoning=thought, calls=calls)
         case _:
             text = _text(rng, request_id, chars)
-            return [_speak(text)], Told(content=text)
+            return [_text_step(text)], ScriptedAnswer(content=text)
 
 
-def _speak(text: str) -> JsonObject:
+def _text_step(text: str) -> JsonObject:
     return {"kind": "text", "text": text}
 
 
-def _tool(call: ToldCall) -> JsonObject:
+def _call_step(call: ScriptedCall) -> JsonObject:
     return {"kind": "tool_call", "name": call.name, "arguments": call.arguments}
 
 
-def _call(name: str, thought: str | None, arguments: JsonObject) -> ToldCall:
+def _call(name: str, thought: str | None, arguments: JsonObject) -> ScriptedCall:
     shown = json.dumps(arguments)
     raw = shown if thought is None else json.dumps({"inner_thoughts": thought} | arguments)
-    return ToldCall(name, raw, shown)
+    return ScriptedCall(name, raw, shown)
 
 
-def _wrong(rng: Random) -> tuple[list[JsonObject], Fate, Literal["restart", "fail"]]:
-    """Faults of the model's server, what they come to, and the request's policy."""
+def _upstream_faults(rng: Random) -> tuple[list[JsonObject], ExpectedEnd, Literal["restart", "fail"]]:
+    """Draws faults of the model's server, the end they lead to, and the request's policy."""
     dice = rng.random()
     if dice < 0.55:
         return [], "completed", rng.choice(("restart", "fail"))
     if dice < 0.82:
-        return [_passing(rng)], "completed", "restart"
+        return [_passing_fault(rng)], "completed", "restart"
     if dice < 0.92:
-        return [_lasting(rng)], "failed", rng.choice(("restart", "fail"))
+        return [_lasting_fault(rng)], "failed", rng.choice(("restart", "fail"))
     return [{"kind": rng.choice(("cut", "rst")), "after": rng.randint(0, 12), "calls": 1}], "either", "fail"
 
 
-def _passing(rng: Random) -> JsonObject:
-    """Strikes the first call or two: a later one succeeds."""
+def _passing_fault(rng: Random) -> JsonObject:
+    """Draws a fault of the first call or two; a later call succeeds."""
     kind = rng.choice(("cut", "rst", "end", "error", "garbage", "stall", "pause", "429", "500", "503", "hang", "html"))
     fault: JsonObject = {"calls": rng.randint(1, 2)}
     match kind:
-        case "pause":  # shorter than the idle limit: nothing fails
+        case "pause":  # shorter than the idle limit, so nothing fails
             return {"kind": "stall", "after": rng.randint(0, 10), "for_s": 0.5}
         case "429":
             return fault | {"kind": "status", "status": 429, "retry_after_s": round(rng.uniform(0.05, 0.5), 2)}
@@ -156,8 +158,8 @@ def _passing(rng: Random) -> JsonObject:
             return fault | {"kind": kind, "after": rng.randint(0, 15)}
 
 
-def _lasting(rng: Random) -> JsonObject:
-    """Strikes every call: the request must fail."""
+def _lasting_fault(rng: Random) -> JsonObject:
+    """Draws a fault of every call; the request must fail."""
     kind = rng.choice(("400", "401", "quota", "500", "error", "cut", "html", "hang"))
     match kind:
         case "400" | "401" | "500":

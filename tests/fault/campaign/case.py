@@ -1,4 +1,4 @@
-"""Everything a history has on one request, decoded. Pure."""
+"""The part of a history that is about one request, decoded. Pure."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -8,25 +8,25 @@ from tailrace.schemas.codec import decode_entry, decode_outcome
 from tailrace.schemas.deltas import AttemptStarted, LogEntry
 from tailrace.schemas.ids import EntryId
 from tailrace.schemas.outcome import Outcome
-from tests.fault.campaign.history import Answered, CancelCall, Disturbance, History, Reading, UpstreamCall
+from tests.fault.campaign.history import CancelCall, Disturbance, History, Reading, SubmitAnswer, UpstreamCall
 from tests.fault.campaign.plan import FaultKind, PlannedRequest
 
-DEADLY: frozenset[FaultKind] = frozenset({"kill_worker", "kill_fleet"})
-SILENT: frozenset[FaultKind] = frozenset({"hang_worker", "blackhole", "kill_server", "stop_server", "hang_server"})
+KILLS: frozenset[FaultKind] = frozenset({"kill_worker", "kill_fleet"})
+HANGS: frozenset[FaultKind] = frozenset({"hang_worker", "blackhole", "kill_server", "stop_server", "hang_server"})
 
 COUNTED_S = 0.5
-"""A request that has ended counts as one of its tenant's until its acknowledgement has freed its place; and what a
-reader is told was so when the server looked, not when the answer came: one that hangs puts both together."""
+"""A request that has ended still counts against its tenant's limit for so long. Its slot is free only after the
+acknowledgement, and a reader learns what the server saw before its reply, which a hung server may delay."""
 
 
 class Case:
     """One request.
 
     Attributes:
-        planned: what was asked, and what it must come to.
-        record: its fields; None where there is none.
+        planned: its plan, with the end it must have.
+        record: the fields of its record; None where there is none.
         raw: the entries of its log, as JSON.
-        lease_s: of the workers.
+        lease_s: the lease of the workers.
     """
 
     def __init__(self, history: History, planned: PlannedRequest) -> None:
@@ -36,7 +36,7 @@ class Case:
         self.record = history.final.records.get(planned.id)
         self._entries = history.final.logs.get(planned.id, [])
         self.raw = [raw for _, raw in self._entries]
-        self.submits: list[Answered] = []
+        self.submits: list[SubmitAnswer] = []
         self.cancels: list[CancelCall] = []
         self.readings: list[Reading] = []
         self.calls: list[UpstreamCall] = []
@@ -45,12 +45,12 @@ class Case:
 
     @property
     def accepted(self) -> bool:
-        """Whether somebody was told that it stands."""
-        return any(answered.first for answered in self.submits)
+        """Whether a client got an answer to its first submit."""
+        return any(answer.first for answer in self.submits)
 
     @cached_property
     def log(self) -> list[tuple[EntryId, LogEntry]]:
-        """Its log."""
+        """The decoded entries of its log."""
         return [(EntryId.parse(entry_id), decode_entry(raw)) for entry_id, raw in self._entries]
 
     @cached_property
@@ -68,12 +68,12 @@ class Case:
         return datetime.fromisoformat(began).timestamp(), finished
 
     def was_running(self, moment: float) -> bool:
-        """Whether it had begun by then, and had not ended, or not long before: it counts until it is acknowledged."""
+        """Whether it ran at that time, or had ended at most `COUNTED_S` seconds before."""
         return self._ran is not None and self._ran[0] <= moment <= self._ran[1] + COUNTED_S
 
     @property
     def tail_of_log(self) -> str:
-        """The last entries, for messages."""
+        """The last entries, for violations."""
         return " ".join(f"{entry_id} {raw.decode()[:80]}" for entry_id, raw in self._entries[-3:])
 
     def ids(self, cursors: Iterable[str]) -> list[EntryId]:
@@ -82,31 +82,31 @@ class Case:
 
     @property
     def disturbed(self) -> list[Disturbance]:
-        """What was done to workers, server and network while it lived."""
-        began = min((answered.asked for answered in self.submits), default=0.0)
+        """The faults between its submit and its end."""
+        began = min((answer.asked for answer in self.submits), default=0.0)
         finished = int((self.record or {}).get("finished_ms", "0")) / 1000 or self._ended
         return [what for what in self._disturbances if what.until >= began and what.began <= finished]
 
     @property
     def hangs(self) -> list[Disturbance]:
-        """Those in which a worker did nothing at all."""
+        """Those that stopped a worker."""
         return [what for what in self.disturbed if what.kind == "hang_worker"]
 
     @property
     def leases_lost(self) -> list[Disturbance]:
-        """Those of them that can have cost a lease: a worker's death, or silence for half a lease."""
+        """Those that can have cost a lease: the death of a worker, or half a lease without Redis or worker."""
         return [
             what
             for what in self.disturbed
-            if what.kind in DEADLY or (what.kind in SILENT and what.until - what.began >= self.lease_s / 2)
+            if what.kind in KILLS or (what.kind in HANGS and what.until - what.began >= self.lease_s / 2)
         ]
 
 
 def cases(history: History) -> Iterator[Case]:
-    """Every request of a history."""
+    """Yields every request of a history."""
     found = {planned.id: Case(history, planned) for planned in history.plan.requests}
-    for answered in history.submits:
-        found[answered.id].submits.append(answered)
+    for answer in history.submits:
+        found[answer.id].submits.append(answer)
     for cancel in history.cancels:
         found[cancel.id].cancels.append(cancel)
     for reading in history.readings:

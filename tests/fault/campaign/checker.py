@@ -1,7 +1,7 @@
-"""Judges a history: every promise that was broken, with the request and what was found. Pure.
+"""Checks a history and reports every broken promise, with the request and what was found. Pure.
 
-Each function below is one promise and yields what breaks it; `check` asks them all. A promise has a unit test with a
-history that breaks it (tests/unit/test_campaign_checker.py): a check that cannot fail is none.
+Each function below is one promise and yields its violations; `check` calls them all. For every promise a unit test has
+histories that break it (tests/unit/test_campaign_checker.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -14,18 +14,18 @@ from tailrace.broker import keys
 from tailrace.schemas.deltas import TERMINALS, AttemptStarted, Gap, Stalled
 from tests.fault.campaign.case import Case, cases
 from tests.fault.campaign.history import History, Seen
-from tests.fault.campaign.verdicts import VERDICTS
+from tests.fault.campaign.outcome_promises import OUTCOME_PROMISES
 
 CLOSING_S = 0.8
-"""A call that is being closed may overlap the next for so long, on a busy machine."""
+"""A call that is being closed may overlap the next one for so long on a busy machine."""
 
 LISTED = frozenset({"worker_crashed"})
 MAY_BE_LISTED = frozenset({"deadline_exceeded"})
-"""Only where the time was over before the model's server was asked: the record says so."""
+"""Listed only if the deadline passed before the model's server was called, which the record notes."""
 
 
 class Violation(NamedTuple):
-    """A broken promise: its name, whose, and what was found."""
+    """A broken promise: its name, the request (empty for the whole campaign), and what was found."""
 
     promise: str
     request_id: str
@@ -36,17 +36,17 @@ class Violation(NamedTuple):
 
 
 def check(history: History) -> list[Violation]:
-    """Every violation in a history."""
+    """Returns every violation in a history."""
     found = [
         Violation(promise.__name__, case.id, what)
         for case in cases(history)
-        for promise in (*PROMISES, *VERDICTS)
+        for promise in (*LOG_PROMISES, *OUTCOME_PROMISES)
         for what in promise(case)
     ]
-    return found + [Violation(promise.__name__, "", what) for promise in WHOLE for what in promise(history)]
+    return found + [Violation(promise.__name__, "", what) for promise in CAMPAIGN_PROMISES for what in promise(history)]
 
 
-# Of each request
+# Promises about each request
 
 
 def ends_once(case: Case) -> Iterator[str]:
@@ -55,7 +55,7 @@ def ends_once(case: Case) -> Iterator[str]:
         yield "it was never accepted"
         return
     if case.record is None or not case.log:
-        yield "it was accepted, and has no record or no log"
+        yield "it was accepted but has no record or no log"
         return
     terminals = [(entry_id, entry) for entry_id, entry in case.log if isinstance(entry, TERMINALS)]
     if len(terminals) != 1:
@@ -65,19 +65,19 @@ def ends_once(case: Case) -> Iterator[str]:
     if entry_id != case.log[-1][0]:
         yield f"its terminal {entry_id} is followed by {case.log[-1][0]}"
     outcome = case.outcome
-    words = (terminal.__struct_config__.tag, case.record.get("status"), outcome.status if outcome else None)
-    if len(set(words)) != 1:
-        yield f"terminal, status and outcome do not say the same: {words}"
+    statuses = (terminal.__struct_config__.tag, case.record.get("status"), outcome.status if outcome else None)
+    if len(set(statuses)) != 1:
+        yield f"terminal, status and outcome disagree: {statuses}"
     if outcome is not None and (outcome.request_id, str(outcome.attempt)) != (case.id, str(entry_id.attempt)):
-        yield f"its outcome is that of {outcome.request_id}, attempt {outcome.attempt}; the terminal is {entry_id}"
+        yield f"its outcome belongs to {outcome.request_id}, attempt {outcome.attempt}; the terminal is {entry_id}"
     if case.record.get("attempt") != str(entry_id.attempt):
         yield f"its record names attempt {case.record.get('attempt')}, the terminal is {entry_id}"
 
 
 def entries_are_gapless(case: Case) -> Iterator[str]:
-    """0-1 comes first; attempts grow; within one every entry follows the one before; each begins with its start.
+    """The first entry is 0-1; attempts grow; ids have no gap within an attempt, which begins with `attempt_started`.
 
-    Whoever ends a request that nobody runs takes a number of his own, and his terminal is all of that attempt.
+    A client that ends a request which no worker runs takes an attempt number, and writes only the terminal.
     """
     before = None
     for entry_id, entry in case.log:
@@ -98,33 +98,33 @@ def entries_are_gapless(case: Case) -> Iterator[str]:
 
 
 def readers_saw_the_log(case: Case) -> Iterator[str]:
-    """What each reader saw is the log: every entry once, in order, byte for byte, over all its comings and goings."""
+    """Each reader saw the log: every entry once, in order, byte for byte, over all its connections."""
     whole = [(str(entry_id), raw) for (entry_id, _), raw in zip(case.log, case.raw, strict=True)]
     for reading in case.readings:
         who = f"reader {reading.id}/{reading.reader}"
         seen = [item for segment in reading.segments for item in segment.items]
-        gaps = [item.raw for item in seen if item.cursor is None and isinstance(_said(item), Gap)]
+        gaps = [item.raw for item in seen if item.cursor is None and isinstance(_reader_event(item), Gap)]
         if gaps:
-            yield f"{who} was told {gaps[0]!r}"
+            yield f"{who} got {gaps[0]!r}"
         pairs = [(item.cursor, item.raw) for item in seen if item.cursor is not None]
         if pairs != whole:
             at = next((n for n, (one, other) in enumerate(zip(pairs, whole, strict=False)) if one != other), len(pairs))
-            yield f"{who} saw {len(pairs)} of {len(whole)} entries, another than the log at {at}: {pairs[at : at + 1]}"
+            yield f"{who} saw {len(pairs)} of {len(whole)} entries, which differ at {at}: {pairs[at : at + 1]}"
 
 
-def _said(item: Seen) -> Gap | Stalled:
-    """What a reader itself says."""
+def _reader_event(item: Seen) -> Gap | Stalled:
+    """An item of the tail that is no entry of the log."""
     return msgspec.json.decode(item.raw, type=Gap | Stalled)
 
 
-def readers_come_back_where_they_left(case: Case) -> Iterator[str]:
-    """Cursors grow strictly; a reader resumes at the last it saw, and its last segment ends with the terminal."""
+def readers_resume_at_their_cursor(case: Case) -> Iterator[str]:
+    """A reader resumes at its last cursor, cursors grow strictly, and the last segment ends with the terminal."""
     for reading in case.readings:
         who = f"reader {reading.id}/{reading.reader}"
         last: str | None = None
         for segment in reading.segments:
             if segment.after != last:
-                yield f"{who} came back at {segment.after}, and had left at {last}"
+                yield f"{who} resumed at {segment.after}, but its last cursor was {last}"
             cursors = case.ids([item.cursor for item in segment.items if item.cursor is not None])
             edge = case.ids([last]) if last is not None else []
             if any(one >= other for one, other in zip([*edge, *cursors], [*edge, *cursors][1:], strict=False)):
@@ -133,25 +133,25 @@ def readers_come_back_where_they_left(case: Case) -> Iterator[str]:
             if segment.ended not in ("left", "terminal", "StoreUnavailable"):
                 yield f"{who} ended: {segment.ended}"
         if not reading.segments or reading.segments[-1].ended != "terminal":
-            yield f"{who} has not seen the end: {[segment.ended for segment in reading.segments[-1:]]}"
+            yield f"{who} has not seen the terminal: {[segment.ended for segment in reading.segments[-1:]]}"
 
 
-PROMISES: tuple[Callable[[Case], Iterator[str]], ...] = (
+LOG_PROMISES: tuple[Callable[[Case], Iterator[str]], ...] = (
     ends_once,
     entries_are_gapless,
     readers_saw_the_log,
-    readers_come_back_where_they_left,
+    readers_resume_at_their_cursor,
 )
 
 
-# Of the whole campaign
+# Promises about the whole campaign
 
 
 def nothing_is_left_in_redis(history: History) -> Iterator[str]:
-    """Every key has a lifetime; of the queue nothing is left; no key is there that nobody knows."""
+    """The queue is empty, every key has a lifetime, and no unknown key exists."""
     final = history.final
     if final.idle_queue:
-        yield f"the queue still has {final.idle_queue[:5]} when all has ended"
+        yield f"the queue still has {final.idle_queue[:5]} after every request has ended"
     known = _known_keys(history)
     for key in final.keys:
         if known.get(key.name, "string" if key.name.startswith(keys.worker_key("")) else None) != key.kind:
@@ -171,21 +171,21 @@ def _known_keys(history: History) -> dict[str, str]:
 
 
 def nothing_is_left_upstream(history: History) -> Iterator[str]:
-    """When all has ended no call is open; when the workers are gone no connection is."""
+    """No call is open after every request has ended, and no connection after the workers have."""
     final = history.final
     if final.idle_running:
-        yield f"calls are still open when all has ended: {final.idle_running[:5]}"
+        yield f"calls are still open after every request has ended: {final.idle_running[:5]}"
     still = [call.key for call in final.calls if call.ended == "open"]
     if still:
-        yield f"calls are open after the workers' end: {still[:5]}"
+        yield f"calls are open after the workers have ended: {still[:5]}"
     if final.open_connections:
-        yield f"{final.open_connections} connections to the model's server are open after the workers' end"
+        yield f"{final.open_connections} connections to the model's server are open after the workers have ended"
 
 
-def workers_end_when_told(history: History) -> Iterator[str]:
-    """No process is left; each ended by the signal it was sent, after SIGTERM with exit code 0.
+def workers_exit_as_signalled(history: History) -> Iterator[str]:
+    """No process is left, and each ended by the signal it got, after SIGTERM with exit code 0.
 
-    A worker that finds no Redis when it starts says so and ends: that is for whoever starts it.
+    A worker that finds no Redis at its start reports an error and ends, which is correct.
     """
     if history.final.processes:
         yield f"processes are left: {history.final.processes}"
@@ -194,11 +194,11 @@ def workers_end_when_told(history: History) -> Iterator[str]:
             continue
         wanted = {"SIGKILL": -9, "SIGTERM": 0}.get(end.asked or "")
         if end.code != wanted:
-            yield f"worker {end.place} (pid {end.pid}) ended with {end.code} after {end.asked or 'no signal'}"
+            yield f"worker {end.worker} (pid {end.pid}) ended with {end.code} after {end.asked or 'no signal'}"
 
 
-def the_dead_are_listed(history: History) -> Iterator[str]:
-    """In the dead-letter list stand the jobs that nobody can run, the requests that got no fair run, and no other."""
+def dead_letters_match(history: History) -> Iterator[str]:
+    """The dead-letter list has the jobs that cannot be run, the requests that got no fair run, and no other."""
     listed = set(history.final.dead)
     wanted = {planned.id for planned in history.plan.poison}
     for case in cases(history):
@@ -208,13 +208,13 @@ def the_dead_are_listed(history: History) -> Iterator[str]:
     if missing := wanted - listed:
         yield f"missing in the dead-letter list: {sorted(missing)[:5]}"
     if others := listed - wanted:
-        yield f"in the dead-letter list without reason: {sorted(others)[:5]}"
+        yield f"in the dead-letter list without a reason: {sorted(others)[:5]}"
 
 
-def tenants_keep_their_limit(history: History) -> Iterator[str]:
-    """No tenant has more calls of the model open at once than it may have requests run.
+def tenant_limits_hold(history: History) -> Iterator[str]:
+    """No tenant has more calls of the model open at once than its limit.
 
-    A worker that hangs keeps its calls open beside those of who has taken over: they do not count.
+    The calls of a hung worker stay open beside those of the takeover and do not count.
     """
     all_cases = list(cases(history))
     tenants = {case.id: case.planned.request.get("tenant") for case in all_cases}
@@ -230,30 +230,30 @@ def tenants_keep_their_limit(history: History) -> Iterator[str]:
                         steps += [(call.began, 1), (ended, -1)]
         most = max(accumulate((step for _, step in sorted(steps)), initial=0))
         if most > history.plan.form.tenant_limit:
-            yield f"tenant {tenant} had {most} calls open at once, {history.plan.form.tenant_limit} are allowed"
+            yield f"tenant {tenant} had {most} calls open at once, its limit is {history.plan.form.tenant_limit}"
 
 
-def only_a_limit_makes_wait(history: History) -> Iterator[str]:
-    """No reader is told that nobody works on its request, but where its tenant had as many running as it may."""
+def only_a_limit_stalls_a_reader(history: History) -> Iterator[str]:
+    """A reader gets `stalled` only while the tenant of its request is at its limit."""
     all_cases = list(cases(history))
     for case in all_cases:
         tenant = case.planned.request.get("tenant")
         of_tenant = [other for other in all_cases if tenant and other.planned.request.get("tenant") == tenant]
         for reading in case.readings:
             for item in (item for segment in reading.segments for item in segment.items if item.cursor is None):
-                told = _said(item)
-                if not isinstance(told, Stalled):
+                event = _reader_event(item)
+                if not isinstance(event, Stalled):
                     continue
                 running = sum(other is not case and other.was_running(item.at) for other in of_tenant)
-                if told.why != "busy" or not tenant or running < history.plan.form.tenant_limit:
-                    yield f"reader {case.id}/{reading.reader} was told {item.raw!r} while {running} of {tenant} ran"
+                if event.why != "busy" or not tenant or running < history.plan.form.tenant_limit:
+                    yield f"reader {case.id}/{reading.reader} got {item.raw!r} while {running} requests of {tenant} ran"
 
 
-WHOLE: tuple[Callable[[History], Iterator[str]], ...] = (
-    only_a_limit_makes_wait,
+CAMPAIGN_PROMISES: tuple[Callable[[History], Iterator[str]], ...] = (
+    only_a_limit_stalls_a_reader,
     nothing_is_left_in_redis,
     nothing_is_left_upstream,
-    workers_end_when_told,
-    tenants_keep_their_limit,
-    the_dead_are_listed,
+    workers_exit_as_signalled,
+    tenant_limits_hold,
+    dead_letters_match,
 )

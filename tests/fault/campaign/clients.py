@@ -1,6 +1,6 @@
-"""The clients of a campaign: they submit until they are answered, cancel, and read with interruptions.
+"""The clients of a campaign: they submit until they get an answer, cancel, and read with interruptions.
 
-Each notes what it was told, and nothing else: whether that was right is the checker's.
+They record the answers. Whether an answer was right is decided by the checker.
 """
 
 import asyncio
@@ -19,18 +19,18 @@ from tailrace.producers.options import ClientOptions
 from tailrace.schemas.codec import decode_job, encode_job
 from tailrace.schemas.deltas import TERMINALS
 from tailrace.schemas.errors import RequestConflict, StoreError, StoreUnavailable, TailraceError, UnknownRequest
-from tests.fault.campaign.history import Answered, CancelCall, Reading, Seen, Segment
+from tests.fault.campaign.history import CancelCall, Reading, Seen, Segment, SubmitAnswer
 from tests.fault.campaign.plan import PlannedPoison, PlannedReader, PlannedRequest, Via
 
 PAUSE_S = 0.05
 TIMEOUT_S = 3.0
 GARBAGE_LIFE_MS = 3_600_000
 
-Word = Literal["accepted", "standing", "conflict"]
+SubmitResult = Literal["accepted", "existing", "conflict"]
 
 
 class Clients(NamedTuple):
-    """A client each way, and arq's own."""
+    """Our client and arq's, each directly and through the proxy."""
 
     ours: dict[Via, Client]
     arq: dict[Via, ArqRedis]
@@ -38,7 +38,7 @@ class Clients(NamedTuple):
 
 @asynccontextmanager
 async def connected(direct: str, proxied: str) -> AsyncGenerator[Clients, None]:
-    """Clients for the two ways to the server, by their URLs."""
+    """Connects clients to the URLs of the server and of the proxy before it."""
     urls: dict[Via, str] = {"direct": direct, "proxy": proxied}
     ours: dict[Via, Client] = {via: Client(url, ClientOptions(timeout_s=TIMEOUT_S)) for via, url in urls.items()}
     arq: dict[Via, ArqRedis] = {via: _plain(url) for via, url in urls.items()}
@@ -58,49 +58,49 @@ def _plain(url: str) -> ArqRedis:
     return ArqRedis(pool, job_serializer=encode_job, job_deserializer=decode_job)
 
 
-async def submit(clients: Clients, planned: PlannedRequest, *, first: bool, conflicting: bool = False) -> Answered:
-    """Submits until it is answered, as a caller would who must know."""
+async def submit(clients: Clients, planned: PlannedRequest, *, first: bool, conflicting: bool = False) -> SubmitAnswer:
+    """Submits until it gets an answer."""
 
-    async def by_client() -> Word:
+    async def by_client() -> SubmitResult:
         changed = {"temperature": 0.5} if conflicting else {}
         try:
             submitted = await clients.ours[planned.via].submit({**planned.request, **changed})
         except RequestConflict:
             return "conflict"
-        return "standing" if submitted.already_exists else "accepted"
+        return "existing" if submitted.already_exists else "accepted"
 
-    async def by_arq() -> Word:
+    async def by_arq() -> SubmitResult:
         arq = clients.arq[planned.via]
         content = {name: value for name, value in planned.request.items() if name != "id"}
         while True:
             if await arq.enqueue_job(keys.JOB_FUNCTION, planned.id, content, _job_id=planned.id):
                 return "accepted"
             if await arq.exists(keys.job_key(planned.id), keys.rec_key(planned.id)):
-                return "standing"
-            await asyncio.sleep(PAUSE_S)  # the connection broke in its transaction, which arq does not tell apart
+                return "existing"
+            await asyncio.sleep(PAUSE_S)  # the connection broke in a transaction, for which arq returns the same
 
     asked = time.time()
-    word, failed = await _insist(by_client if planned.how == "submit" else by_arq)
-    return Answered(id=planned.id, asked=asked, answered=time.time(), word=word, first=first, failed=failed)
+    result, failed = await _until_answered(by_client if planned.how == "submit" else by_arq)
+    return SubmitAnswer(id=planned.id, asked=asked, answered=time.time(), result=result, first=first, failed=failed)
 
 
 async def cancel(clients: Clients, planned: PlannedRequest, *, late: bool) -> CancelCall:
-    """Cancels until it is answered. `late`: by the other way than the request came."""
+    """Cancels until it gets an answer. `late`: through the other connection than the submit."""
     via: Via = planned.via if not late else "proxy" if planned.via == "direct" else "direct"
     asked = time.time()
-    # A job that carries its whole request is unknown until a worker has met it.
-    patient = (UnknownRequest,) if planned.how == "enqueue" else ()
+    # A request that is enqueued with its job is unknown until a worker has claimed it.
+    retried = (UnknownRequest,) if planned.how == "enqueue" else ()
     try:
-        verdict, _ = await _insist(lambda: clients.ours[via].cancel(planned.id), *patient)
+        verdict, _ = await _until_answered(lambda: clients.ours[via].cancel(planned.id), *retried)
     except UnknownRequest:
-        word, status = "unknown", ""
+        result, status = "unknown", ""
     else:
-        word, status = verdict.verdict, verdict.status
-    return CancelCall(id=planned.id, asked=asked, answered=time.time(), word=word, status=status)
+        result, status = verdict.verdict, verdict.status
+    return CancelCall(id=planned.id, asked=asked, answered=time.time(), result=result, status=status)
 
 
 async def poison(clients: Clients, planned: PlannedPoison) -> None:
-    """Puts a job into the queue that no worker can run."""
+    """Enqueues a job that no worker can run."""
     arq = clients.arq["proxy"]
 
     async def put() -> None:
@@ -112,14 +112,14 @@ async def poison(clients: Clients, planned: PlannedPoison) -> None:
             case "garbage":
                 await arq.set(keys.job_key(planned.id), b"\xc1", px=GARBAGE_LIFE_MS)
                 await arq.execute_command("ZADD", keys.QUEUE, round(time.time() * 1000), planned.id)
-        # arq says nothing when the connection broke in its transaction.
+        # arq does not report a connection that broke in its transaction.
         if not await arq.exists(keys.job_key(planned.id), keys.dead_letter_key(planned.id)):
-            raise ConnectionError("the job does not stand")
+            raise ConnectionError("the job is not in the queue")
 
-    await _insist(put)
+    await _until_answered(put)
 
 
-async def _insist(call: Callable[[], Awaitable[Any]], *also: type[Exception]) -> tuple[Any, int]:
+async def _until_answered(call: Callable[[], Awaitable[Any]], *also: type[Exception]) -> tuple[Any, int]:
     failed = 0
     while True:
         try:
@@ -130,7 +130,7 @@ async def _insist(call: Callable[[], Awaitable[Any]], *also: type[Exception]) ->
 
 
 class Reader:
-    """One reader of one request. `read` may be cancelled: what was seen until then stays."""
+    """One reader of one request. What it saw is kept when `read` is cancelled."""
 
     def __init__(self, clients: Clients, planned: PlannedRequest, number: int) -> None:
         self.reading = Reading(planned.id, number, [])
@@ -140,7 +140,7 @@ class Reader:
         self._cursor: str | None = None
 
     async def read(self) -> None:
-        """Reads to the terminal, leaving and coming back as planned."""
+        """Reads to the terminal, and disconnects and resumes as planned."""
         leaves = list(self._planned.leaves)
         while True:
             entries, pause_s = leaves.pop(0) if leaves else (None, 0.0)
@@ -151,7 +151,7 @@ class Reader:
                 case "UnknownRequest" if self._may_be_unknown and self._cursor is None:
                     self.reading.segments.pop()
                     await asyncio.sleep(PAUSE_S)
-                case "StoreUnavailable":  # of the start; a running tail survives what this campaign does
+                case "StoreUnavailable":  # at the start; a running tail survives every fault of the campaign
                     await asyncio.sleep(PAUSE_S)
                 case _:
                     return

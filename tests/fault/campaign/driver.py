@@ -1,6 +1,6 @@
-"""Runs a plan on a site: requests, readers, cancels and faults at their times; then heals, waits for the end, looks.
+"""Runs a plan on a site: requests, readers, cancels and faults at their times, then the repair and the end.
 
-Hands back what happened. Judges nothing.
+Returns the history. Checks nothing.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from redis.exceptions import RedisError
 from tests.fault.campaign import final
 from tests.fault.campaign.clients import Clients, Reader, cancel, connected, poison, submit
 from tests.fault.campaign.faults import Faults
-from tests.fault.campaign.history import Answered, CancelCall, Disturbance, Final, History
+from tests.fault.campaign.history import CancelCall, Disturbance, Final, History, SubmitAnswer
 from tests.fault.campaign.plan import Plan, PlannedFault, PlannedPoison, PlannedRequest
 from tests.fault.campaign.site import Site
 from tests.until import until
 
-Say = Callable[[str], None]
+Show = Callable[[str], None]
 
-TERMINAL_WORDS = frozenset({"completed", "incomplete", "failed", "cancelled"})
+END_STATUSES = frozenset({"completed", "incomplete", "failed", "cancelled"})
 PROGRESS_S = 1.0
 REPLY_S = 5.0
 
@@ -30,15 +30,16 @@ class Campaign:
     """One run of a plan.
 
     Args:
-        plan: what is done.
-        site: what it is done to, running.
-        clients: connected.
-        say: gets a line of progress a second.
+        plan: what happens when.
+        site: the running parts.
+        clients: connected clients.
+        redis: a client without a proxy.
+        show: called with a line of progress every second.
     """
 
-    def __init__(self, plan: Plan, site: Site, clients: Clients, redis: Redis, say: Say) -> None:
-        self._plan, self._site, self._clients, self._redis, self._say = plan, site, clients, redis, say
-        self._submits: list[Answered] = []
+    def __init__(self, plan: Plan, site: Site, clients: Clients, redis: Redis, show: Show) -> None:
+        self._plan, self._site, self._clients, self._redis, self._show = plan, site, clients, redis, show
+        self._submits: list[SubmitAnswer] = []
         self._cancels: list[CancelCall] = []
         self._readers: list[Reader] = []
         self._disturbances: list[Disturbance] = []
@@ -46,22 +47,22 @@ class Campaign:
         self._began = time.time()
         self._begun = asyncio.get_running_loop().time()
         self._reading: set[asyncio.Task[None]] = set()
-        self._phase = "under fire"
+        self._phase = "faults"
 
     async def run(self) -> History:
-        """From the first request to the last look."""
-        progress = asyncio.create_task(self._tell())
+        """Runs from the first request to the final state."""
+        progress = asyncio.create_task(self._show_progress())
         requests = [asyncio.create_task(self._request(planned)) for planned in self._plan.requests]
         requests += [asyncio.create_task(self._poison(planned)) for planned in self._plan.poison]
         faults = [asyncio.create_task(self._fault(fault)) for fault in self._plan.faults]
         try:
             await asyncio.gather(*faults)
             await self._until_s(self._plan.form.active_s)
-            await self._site.heal()
-            healed, self._phase = time.time(), "healed"
+            await self._site.repair()
+            repaired, self._phase = time.time(), "repaired"
             await self._all_ended(requests)
             self._phase = "ended"
-            return await self._look(healed)
+            return await self._history(repaired)
         finally:
             under_way = (*faults, *requests, *self._reading, progress)
             for task in under_way:
@@ -73,7 +74,7 @@ class Campaign:
 
     async def _fault(self, fault: PlannedFault) -> None:
         await self._until_s(fault.at_s)
-        await self._faults.do(fault)
+        await self._faults.apply(fault)
 
     async def _request(self, planned: PlannedRequest) -> None:
         await self._until_s(planned.at_s)
@@ -108,7 +109,7 @@ class Campaign:
         self._cancels.append(await cancel(self._clients, planned, late=late))
 
     async def _all_ended(self, requests: list[asyncio.Task[None]]) -> None:
-        """Waits for every request and reader, then for the queue and the upstream; what does not end is seen later."""
+        """Waits for requests and readers, the queue and the upstream; the checker finds what did not end in time."""
         end = asyncio.get_running_loop().time() + self._plan.form.settle_s
 
         def left_s() -> float:
@@ -119,7 +120,7 @@ class Campaign:
 
         async def ended() -> bool:
             await asyncio.sleep(0.1)
-            return TERMINAL_WORDS.issuperset((await final.statuses(self._redis, ids)).values())
+            return END_STATUSES.issuperset((await final.statuses(self._redis, ids)).values())
 
         async def idle() -> bool:
             await asyncio.sleep(0.05)
@@ -129,10 +130,10 @@ class Campaign:
             try:
                 await until(condition, left_s())
             except TimeoutError:
-                self._say(f"not {condition.__name__} within {self._plan.form.settle_s:g} s")
+                self._show(f"not {condition.__name__} within {self._plan.form.settle_s:g} s")
         await _ended_by_now(self._reading, left_s())
 
-    async def _look(self, healed: float) -> History:
+    async def _history(self, repaired: float) -> History:
         site, redis, plan = self._site, self._redis, self._plan
         idle_queue = await final.queue(redis)
         idle_running = [str(entry["key"]) for entry in (await site.ledger())["requests"] if entry["ended"] == "open"]
@@ -146,7 +147,7 @@ class Campaign:
             disturbances=self._disturbances,
             exits=[end for worker in site.workers for end in worker.exits],
             began=self._began,
-            healed=healed,
+            repaired=repaired,
             ended=time.time(),
             final=Final(
                 idle_queue=idle_queue,
@@ -161,26 +162,26 @@ class Campaign:
             ),
         )
 
-    async def _tell(self) -> None:
+    async def _show_progress(self) -> None:
         while True:
             await asyncio.sleep(PROGRESS_S)
-            ids = [answered.id for answered in self._submits if answered.first]
+            ids = [answer.id for answer in self._submits if answer.first]
             try:
                 async with asyncio.timeout(PROGRESS_S):
-                    words = list((await final.statuses(self._redis, ids)).values()) if ids else []
-                ended = f"{sum(word in TERMINAL_WORDS for word in words)} ended, {words.count('running')} run"
+                    found = list((await final.statuses(self._redis, ids)).values()) if ids else []
+                ended = f"{sum(status in END_STATUSES for status in found)} ended, {found.count('running')} running"
             except (RedisError, OSError, TimeoutError):
-                ended = "server away"
+                ended = "server down"
             reading = sum(not task.done() for task in self._reading)
             workers = sum(bool(worker.pid) for worker in self._site.workers)
-            self._say(
+            self._show(
                 f"{time.time() - self._began:4.0f} s  {self._phase}: {len(ids)} accepted, {ended}, {reading} readers, "
-                f"{workers} workers, {len(self._disturbances)} faults, the last: {self._faults.last}"
+                f"{workers} workers, {len(self._disturbances)} faults, last fault: {self._faults.last}"
             )
 
 
 async def _ended_by_now(tasks: Collection[asyncio.Task[None]], limit_s: float) -> None:
-    """Waits for tasks and cancels those that do not end in time. What one of them raises is a fault of the campaign."""
+    """Waits for tasks and cancels those that do not end in time. Raises what a task raised."""
     if not tasks:
         return
     _, late = await asyncio.wait(tasks, timeout=limit_s)
@@ -192,17 +193,17 @@ async def _ended_by_now(tasks: Collection[asyncio.Task[None]], limit_s: float) -
             task.result()
 
 
-async def run(plan: Plan, folder: Path, say: Say) -> History:
-    """Runs a plan on parts of its own.
+async def run(plan: Plan, folder: Path, show: Show) -> History:
+    """Starts the parts and runs a plan on them.
 
     Args:
-        plan: what is done.
-        folder: an empty one, for logs and the server's data.
-        say: gets a line of progress, one a second at most.
+        plan: what happens when.
+        folder: an empty folder for logs and the server's data.
+        show: called with a line of progress every second.
     """
     async with (
         Site(plan.form, folder) as site,
         connected(site.valkey.url, site.clients_proxy.url) as clients,
         Redis.from_url(site.valkey.url, socket_timeout=REPLY_S, socket_connect_timeout=REPLY_S) as redis,
     ):
-        return await Campaign(plan, site, clients, redis, say).run()
+        return await Campaign(plan, site, clients, redis, show).run()

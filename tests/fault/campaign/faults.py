@@ -1,6 +1,6 @@
-"""Does to the site what a plan says, and notes what was done to whom, from when to when.
+"""Applies the planned faults to the site, and records each with its target and its time.
 
-Two faults never work on the same worker, or on the server, at once: the later one waits for its turn.
+Faults of the same worker, or of the server, never overlap: the later one waits.
 """
 
 import asyncio
@@ -40,13 +40,13 @@ class Faults:
     """The faults of one campaign.
 
     Args:
-        site: what they are done to.
-        noted: where what was done is added.
+        site: the parts.
+        recorded: gets every fault that was applied.
     """
 
-    def __init__(self, site: Site, noted: list[Disturbance]) -> None:
+    def __init__(self, site: Site, recorded: list[Disturbance]) -> None:
         self._site = site
-        self._noted = noted
+        self._recorded = recorded
         self._acts: dict[FaultKind, Callable[[PlannedFault], Awaitable[int]]] = {
             "kill_worker": self._kill_worker,
             "hang_worker": self._hang_worker,
@@ -62,16 +62,16 @@ class Faults:
             "lose_reply": self._lose_reply,
             "halve_request": self._halve_request,
         }
-        self.last = "none yet"
+        self.last = "none"
 
-    async def do(self, fault: PlannedFault) -> None:
-        """Does a fault, and makes whole again what it broke."""
-        at = len(self._noted)
+    async def apply(self, fault: PlannedFault) -> None:
+        """Applies a fault and repairs afterwards what it broke."""
+        at = len(self._recorded)
         began = time.time()
         self.last = f"{fault.kind} {fault.target}"
-        self._noted.append(Disturbance(fault.kind, fault.target, began, float("inf")))
+        self._recorded.append(Disturbance(fault.kind, fault.target, began, float("inf")))
         pid = await self._acts[fault.kind](fault)
-        self._noted[at] = Disturbance(fault.kind, fault.target, began, time.time(), pid)
+        self._recorded[at] = Disturbance(fault.kind, fault.target, began, time.time(), pid)
 
     # Workers
 
@@ -82,12 +82,12 @@ class Faults:
         await asyncio.gather(*(self._kill(worker, fault.for_s) for worker in self._site.workers))
         return 0
 
-    async def _kill(self, worker: Worker, away_s: float) -> int:
+    async def _kill(self, worker: Worker, down_s: float) -> int:
         async with worker.lock:
             pid = worker.pid
             worker.signal(signal.SIGKILL)
-            await worker.gone()
-            await asyncio.sleep(away_s)
+            await worker.wait_for_exit()
+            await asyncio.sleep(down_s)
             await worker.start()
         return pid
 
@@ -113,7 +113,7 @@ class Faults:
             if hurry:
                 await asyncio.sleep(HURRY_S)
                 worker.signal(signal.SIGTERM)
-            await worker.gone()
+            await worker.wait_for_exit()
             await worker.start()
         return pid
 
@@ -125,10 +125,10 @@ class Faults:
     async def _stop_server(self, fault: PlannedFault) -> int:
         return await self._restart(self._site.valkey.stop, fault.for_s)
 
-    async def _restart(self, end: Callable[[], None], away_s: float) -> int:
+    async def _restart(self, end: Callable[[], None], down_s: float) -> int:
         async with self._site.server_lock:
             await asyncio.to_thread(end)
-            await asyncio.sleep(away_s)
+            await asyncio.sleep(down_s)
             await asyncio.to_thread(self._site.valkey.start)
         return 0
 
@@ -163,11 +163,11 @@ class Faults:
         return 0
 
     async def _lose_reply(self, fault: PlannedFault) -> int:
-        self._proxy(fault).lose_reply(_sha(fault.verb))
+        self._proxy(fault).lose_reply(_sha(fault.script))
         return 0
 
     async def _halve_request(self, fault: PlannedFault) -> int:
-        self._proxy(fault).halve_request(_sha(fault.verb))
+        self._proxy(fault).halve_request(_sha(fault.script))
         return 0
 
     def _worker(self, fault: PlannedFault) -> Worker:
@@ -177,5 +177,5 @@ class Faults:
         return self._site.clients_proxy if fault.target == CLIENTS else self._site.workers[fault.target].proxy
 
 
-def _sha(verb: str) -> bytes:
-    return _SCRIPTS[verb].sha.encode()
+def _sha(script: str) -> bytes:
+    return _SCRIPTS[script].sha.encode()

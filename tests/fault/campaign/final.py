@@ -1,4 +1,4 @@
-"""Reads how everything stands at the end of a campaign. Judges nothing."""
+"""Reads the state at the end of a campaign. Checks nothing."""
 
 import time
 from typing import Any
@@ -13,28 +13,30 @@ _PAGE = 200
 
 
 async def statuses(redis: Redis, ids: list[str]) -> dict[str, str | None]:
-    """The status of each record, None where there is none."""
+    """Returns the status of each record, None where there is none."""
     async with redis.pipeline(transaction=False) as pipe:
         for request_id in ids:
             pipe.execute_command("HGET", keys.rec_key(request_id), "status")
         answers = await pipe.execute()
-    return {request_id: None if word is None else word.decode() for request_id, word in zip(ids, answers, strict=True)}
+    return {
+        request_id: None if status is None else status.decode() for request_id, status in zip(ids, answers, strict=True)
+    }
 
 
 async def queue(redis: Redis) -> list[str]:
-    """The ids in the queue."""
+    """Returns the ids in the queue."""
     found: list[bytes] = await redis.execute_command("ZRANGE", keys.QUEUE, 0, -1)
-    return [word.decode() for word in found]
+    return [member.decode() for member in found]
 
 
 async def dead(redis: Redis) -> list[str]:
-    """The ids in the dead-letter list."""
+    """Returns the ids in the dead-letter list."""
     found: list[bytes] = await redis.execute_command("ZRANGE", keys.DEAD, 0, -1)
-    return [word.decode() for word in found]
+    return [member.decode() for member in found]
 
 
 async def records(redis: Redis, plan: Plan) -> dict[str, dict[str, str]]:
-    """The record of each request, without the request itself."""
+    """Returns the record of each request, without the request itself."""
     found: dict[str, dict[str, str]] = {}
     for planned in plan.requests:
         fields = await redis.hgetall(keys.rec_key(planned.id))
@@ -44,7 +46,7 @@ async def records(redis: Redis, plan: Plan) -> dict[str, dict[str, str]]:
 
 
 async def logs(redis: Redis, plan: Plan) -> dict[str, list[tuple[str, bytes]]]:
-    """Every entry of each request's log."""
+    """Returns every entry of each request's log."""
     field = keys.ENTRY_FIELD.encode()
     found: dict[str, list[tuple[str, bytes]]] = {}
     for planned in plan.requests:
@@ -55,7 +57,7 @@ async def logs(redis: Redis, plan: Plan) -> dict[str, list[tuple[str, bytes]]]:
 
 
 async def keys_left(redis: Redis) -> list[KeyLeft]:
-    """Every key of the server with its kind and lifetime."""
+    """Returns every key of the server with its type and lifetime."""
     names = sorted(await redis.keys())
     found: list[KeyLeft] = []
     for first in range(0, len(names), _PAGE):
@@ -73,7 +75,7 @@ async def keys_left(redis: Redis) -> list[KeyLeft]:
 
 
 def calls(ledger: dict[str, Any]) -> list[UpstreamCall]:
-    """The simulator's ledger, its monotonic times made the machine's."""
+    """Returns the simulator's ledger, with its monotonic times as seconds since 1970."""
     epoch = time.time() - time.monotonic()
     return [
         UpstreamCall(

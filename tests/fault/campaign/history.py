@@ -1,4 +1,4 @@
-"""What happened in a campaign, as the driver saw it, and how everything stood at its end. Values only.
+"""What happened in a campaign, as the driver saw it, and the state at its end. Values only.
 
 Times are seconds since 1970 by the machine's clock, which all parts share.
 """
@@ -10,31 +10,31 @@ import msgspec
 from tests.fault.campaign.plan import FaultKind, Plan
 
 
-class Answered(msgspec.Struct, frozen=True, kw_only=True):
-    """A submit that was answered, after `failed` calls that were not."""
+class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a submit, after `failed` calls without one."""
 
     id: str
     asked: float
     answered: float
-    word: Literal["accepted", "standing", "conflict"]
+    result: Literal["accepted", "existing", "conflict"]
     first: bool
     failed: int = 0
 
 
 class CancelCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A cancel that was answered: its word and status."""
+    """The answer to a cancel: result and status."""
 
     id: str
     asked: float
     answered: float
-    word: str
+    result: str
     status: str
 
 
 class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An item of a tail: its cursor, None for what the reader itself says, and its JSON.
+    """An item of a tail: its cursor and its JSON. Without a cursor it is an event of the reader, not an entry.
 
-    `at`: when the reader said it; an entry of the log has times of its own.
+    `at`: when a reader event came; entries of the log have times of their own.
     """
 
     cursor: str | None
@@ -43,7 +43,7 @@ class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """What a reader saw from coming to leaving. `ended`: `left`, `terminal`, or what was raised."""
+    """What a reader saw over one connection. `ended`: `left`, `terminal`, or the error that was raised."""
 
     after: str | None
     items: list[Seen]
@@ -51,7 +51,7 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """All that one reader of a request saw."""
+    """Everything that one reader of a request saw."""
 
     id: str
     reader: int
@@ -59,7 +59,7 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Disturbance(msgspec.Struct, frozen=True):
-    """A fault that was done. `until`: when what it broke was whole again, as far as the driver can tell."""
+    """A fault that was applied. `until`: when the driver had repaired what it broke."""
 
     kind: FaultKind
     target: int
@@ -69,9 +69,9 @@ class Disturbance(msgspec.Struct, frozen=True):
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """The end of a worker process. `asked`: the signal the driver sent it, None when it ended by itself."""
+    """The end of a worker process. `asked`: the signal that the driver sent, None if it ended by itself."""
 
-    place: int
+    worker: int
     pid: int
     code: int | None
     asked: Literal["SIGKILL", "SIGTERM"] | None
@@ -80,7 +80,7 @@ class Exit(msgspec.Struct, frozen=True):
 
 
 class KeyLeft(msgspec.Struct, frozen=True):
-    """A key found at the end. `ttl_ms`: -1 without lifetime."""
+    """A key found at the end. `ttl_ms`: -1 without a lifetime."""
 
     name: str
     kind: str
@@ -88,7 +88,7 @@ class KeyLeft(msgspec.Struct, frozen=True):
 
 
 class UpstreamCall(msgspec.Struct, frozen=True):
-    """A call as the simulator's ledger has it."""
+    """A call of the model, from the simulator's ledger."""
 
     key: str | None
     call: int | None
@@ -100,18 +100,18 @@ class UpstreamCall(msgspec.Struct, frozen=True):
 
 
 class Final(msgspec.Struct, frozen=True, kw_only=True):
-    """How everything stood. `idle_*`: when all requests had ended, before the workers were told to go.
+    """The state at the end. `idle_*`: when all requests had ended, before the workers were drained.
 
     Attributes:
         idle_queue: ids in the queue.
-        idle_running: keys of calls that the simulator still answered.
+        idle_running: keys of calls that were still open.
         records: fields of each request's record, without its request; no entry where there is none.
         logs: id and JSON of each entry of each log.
         keys: every key of the server.
         dead: ids in the dead-letter list.
         calls: the simulator's ledger.
-        open_connections: to the simulator, without the one that asked.
-        processes: pids of worker processes still there.
+        open_connections: connections to the simulator, without the one that asked.
+        processes: pids of worker processes that have not ended.
     """
 
     idle_queue: list[str]
@@ -126,25 +126,25 @@ class Final(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """A campaign from begin to end."""
+    """A campaign from start to end."""
 
     plan: Plan
-    submits: list[Answered]
+    submits: list[SubmitAnswer]
     cancels: list[CancelCall]
     readings: list[Reading]
     disturbances: list[Disturbance]
     exits: list[Exit]
     began: float
-    healed: float
+    repaired: float
     ended: float
     final: Final
 
 
 def dump(history: History) -> bytes:
-    """As JSON; bytes of entries as base64."""
+    """Encodes a history as JSON; bytes of entries as base64."""
     return msgspec.json.encode(history)
 
 
 def load(raw: bytes) -> History:
-    """A history that was dumped."""
+    """Decodes what `dump` encoded."""
     return msgspec.json.decode(raw, type=History)

@@ -1,7 +1,7 @@
-"""From a seed to a plan: requests with their readers and cancels, and what is done to whom when. Pure.
+"""Makes a plan from a seed: requests with their readers and cancels, and faults with their targets and times. Pure.
 
-The same seed and form always make the same plan. What then happens also hangs on the machine: a replay does the same
-things at the same times, which as a rule finds the same fault, and cannot promise to.
+The same seed and form always make the same plan. What happens then also depends on the machine, so a repetition
+usually finds the same violation, but not always.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tests.fault.campaign.answers import Limits, Told, draw
+from tests.fault.campaign.answers import Limits, ScriptedAnswer, draw
 
 How = Literal["submit", "enqueue"]
 Via = Literal["direct", "proxy"]
@@ -20,15 +20,15 @@ LinkFault = Literal["cut", "delay", "blackhole", "lose_reply", "halve_request"]
 FaultKind = ServerFault | WorkerFault | LinkFault | Literal["kill_fleet"]
 
 CLIENTS = -1
-"""As target of a fault: the link of the clients that go by way of a proxy."""
+"""Target of a fault: the proxy between clients and server."""
 
 TENANTS = ("acme", "initech")
-VERBS = ("claim", "begin", "finish", "acknowledge", "hand_back", "renew", "release", "next_attempt")
-CLIENT_VERBS = ("submit", "cancel")
+WORKER_SCRIPTS = ("claim", "begin", "finish", "acknowledge", "hand_back", "renew", "release", "next_attempt")
+CLIENT_SCRIPTS = ("submit", "cancel")
 
 
 class PlannedReader(msgspec.Struct, frozen=True):
-    """Tails from the beginning; after each so many entries it leaves, and comes back so many seconds later."""
+    """Tails from the beginning. `leaves`: after how many items it disconnects, and for how many seconds."""
 
     via: Via
     begins_s: float
@@ -36,14 +36,14 @@ class PlannedReader(msgspec.Struct, frozen=True):
 
 
 class PlannedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request; times are seconds, `at_s` since the campaign's begin, all others since it was accepted."""
+    """A request. Times are seconds: `at_s` since the campaign began, all others since the request was accepted."""
 
     id: str
     at_s: float
     how: How
     via: Via
     request: dict[str, Any]
-    told: Told
+    answer: ScriptedAnswer
     again_s: tuple[float, ...]
     conflicts: bool
     cancel_s: tuple[float, ...]
@@ -54,7 +54,7 @@ PoisonKind = Literal["unknown_function", "no_request", "garbage"]
 
 
 class PlannedPoison(msgspec.Struct, frozen=True):
-    """A job that no worker can run: of a function that nobody has, with a request that is none, or not even a job."""
+    """A job that no worker can run: its function is unknown, its request invalid, or its envelope unreadable."""
 
     id: str
     at_s: float
@@ -62,28 +62,28 @@ class PlannedPoison(msgspec.Struct, frozen=True):
 
 
 class PlannedFault(msgspec.Struct, frozen=True):
-    """`target`: a worker's place or `CLIENTS`, where the kind has one; `verb`: whose reply or request is struck."""
+    """`target`: a worker's number or `CLIENTS`; `script`: the script whose reply is lost or whose request is halved."""
 
     at_s: float
     kind: FaultKind
     target: int = 0
     for_s: float = 0.0
-    verb: str = ""
+    script: str = ""
 
 
 class Form(msgspec.Struct, frozen=True, kw_only=True):
-    """What a campaign is like, whatever its seed.
+    """The settings of a campaign, the same for every seed.
 
     Attributes:
-        name: for messages.
-        requests: how many.
-        active_s: in how many seconds they come, and faults with them.
-        workers: how many processes.
+        name: its name on the command line.
+        requests: number of requests.
+        active_s: for how many seconds requests and faults begin.
+        workers: number of worker processes.
         fault_every_s: the mean time between two faults.
         answers: how long answers take.
-        fsync: the server's `appendfsync`. Only with `always` is it killed, since only then all must be there again.
+        fsync: the server's `appendfsync`. The server is killed only with `always`, which loses no acknowledged write.
         settings: the workers' `TAILRACE_*`, by name without prefix.
-        settle_s: how long after the last fault everything may take to end.
+        settle_s: how long everything may take to end after the last fault.
         restarts: the most faults that end a worker process, which takes seconds to replace; -1 for any number.
     """
 
@@ -100,12 +100,12 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def lease_s(self) -> float:
-        """The workers' lease."""
+        """The workers' lease in seconds."""
         return float(self.settings["LEASE_S"])
 
     @property
     def tenant_limit(self) -> int:
-        """Requests of one tenant that may run at once."""
+        """How many requests of one tenant may run at once."""
         return int(self.settings["TENANT_LIMIT"])
 
 
@@ -151,7 +151,7 @@ FORMS = {form.name: form for form in (SHORT, LONG)}
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """All that a campaign does."""
+    """Everything that a campaign does."""
 
     seed: int
     form: Form
@@ -161,8 +161,8 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def make_plan(seed: int, form: Form) -> Plan:
-    """The plan of a seed."""
-    rng = Random(seed)  # noqa: S311 - a plan that can be drawn again, no secret
+    """Makes the plan of a seed."""
+    rng = Random(seed)  # noqa: S311 - repeatable, no secret
     requests = tuple(_request(rng, f"c{seed}-{number}", form) for number in range(form.requests))
     in_order = tuple(sorted(requests, key=lambda request: request.at_s))
     return Plan(seed, form, in_order, tuple(_poison(rng, form, f"p{seed}")), tuple(_faults(rng, form)))
@@ -174,17 +174,17 @@ def _poison(rng: Random, form: Form, prefix: str) -> list[PlannedPoison]:
 
 
 def _request(rng: Random, request_id: str, form: Form) -> PlannedRequest:
-    request, told, lasts_s = draw(rng, request_id, form.answers)
+    request, answer, lasts_s = draw(rng, request_id, form.answers)
     how: How = "enqueue" if rng.random() < 0.2 else "submit"
-    if how == "submit":  # a job of arq's own stands in no lane
-        request |= _place_in_line(rng)
+    if how == "submit":  # a plain `enqueue_job` has no lane
+        request |= _tenant_and_priority(rng)
     return PlannedRequest(
         id=request_id,
         at_s=rng.uniform(0, form.active_s),
         how=how,
         via=_via(rng),
         request=request,
-        told=told,
+        answer=answer,
         again_s=tuple(rng.uniform(0, lasts_s * 1.5) for _ in range(rng.choice((0, 0, 1, 2)))),
         conflicts=how == "submit" and rng.random() < 0.1,
         cancel_s=_cancels(rng, lasts_s),
@@ -192,9 +192,9 @@ def _request(rng: Random, request_id: str, form: Form) -> PlannedRequest:
     )
 
 
-def _place_in_line(rng: Random) -> dict[str, Any]:
-    place: dict[str, Any] = {"tenant": rng.choice(TENANTS)} if rng.random() < 0.4 else {}
-    return place | ({"priority": rng.choice(("high", "low"))} if rng.random() < 0.2 else {})
+def _tenant_and_priority(rng: Random) -> dict[str, Any]:
+    tenant: dict[str, Any] = {"tenant": rng.choice(TENANTS)} if rng.random() < 0.4 else {}
+    return tenant | ({"priority": rng.choice(("high", "low"))} if rng.random() < 0.2 else {})
 
 
 def _cancels(rng: Random, lasts_s: float) -> tuple[float, ...]:
@@ -266,7 +266,7 @@ def _fault(rng: Random, at_s: float, kind: FaultKind, form: Form) -> PlannedFaul
         case "blackhole":
             return PlannedFault(at_s, kind, link, rng.choice((0.3, 1.0, min(1.5 * lease_s, 7.0))))
         case "lose_reply" | "halve_request":
-            verb = rng.choice(CLIENT_VERBS if link == CLIENTS else VERBS)
-            return PlannedFault(at_s, kind, link, 0.0, verb)
+            script = rng.choice(CLIENT_SCRIPTS if link == CLIENTS else WORKER_SCRIPTS)
+            return PlannedFault(at_s, kind, link, 0.0, script)
         case _:
             return PlannedFault(at_s, kind, link)

@@ -1,4 +1,4 @@
-"""From entries to the text a reader has in the end: void attempts dropped. Pure."""
+"""Collapses entries into the text that a reader has in the end, without discarded attempts. Pure."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from tailrace.schemas.ids import EntryId
 
 
 class ShownCall(msgspec.Struct):
-    """A tool call as its deltas show it."""
+    """A tool call, joined from its deltas."""
 
     name: str = ""
     call_id: str = ""
@@ -17,7 +17,7 @@ class ShownCall(msgspec.Struct):
 
 
 class Shown(msgspec.Struct):
-    """All that the deltas of the last attempt show."""
+    """What the deltas of the last attempt show."""
 
     texts: dict[int, str] = msgspec.field(default_factory=dict[int, str])
     thoughts: dict[int, str] = msgspec.field(default_factory=dict[int, str])
@@ -26,16 +26,16 @@ class Shown(msgspec.Struct):
 
     @property
     def content(self) -> str:
-        """The text, call by call."""
+        """The text of all calls, in order."""
         return "".join(self.texts[call] for call in sorted(self.texts))
 
     @property
     def reasoning(self) -> str:
-        """The reasoning, call by call."""
+        """The reasoning of all calls, in order."""
         return "".join(self.thoughts[call] for call in sorted(self.thoughts))
 
-    def add(self, entry: LogEntry | ReaderEvent) -> None:
-        """The next entry of the attempt."""
+    def add_entry(self, entry: LogEntry | ReaderEvent) -> None:
+        """Adds the next entry of the attempt."""
         match entry:
             case ReasoningDelta():
                 self.thoughts[entry.call or 0] = self.thoughts.get(entry.call or 0, "") + entry.reasoning
@@ -52,10 +52,10 @@ class Shown(msgspec.Struct):
 
 
 def collapse(entries: Iterable[tuple[EntryId, LogEntry | ReaderEvent]]) -> Shown:
-    """What stands when all entries have been read: whatever begins a new attempt voids what was shown before."""
+    """Returns what is shown after all entries; a new attempt discards what was shown before."""
     shown, attempt = Shown(), 0
     for entry_id, entry in entries:
         if entry_id.attempt != attempt:
             shown, attempt = Shown(), entry_id.attempt
-        shown.add(entry)
+        shown.add_entry(entry)
     return shown

@@ -1,6 +1,6 @@
-"""The real parts of a campaign: a Valkey, a proxy for each who speaks to it, a simulator, worker processes.
+"""The real parts of a campaign: a Valkey, proxies in front of it, a simulator, worker processes.
 
-Starts them, ends them, and notes how worker processes end. What befalls them meanwhile is `faults.py`'s.
+Starts and ends them, and records how worker processes end. `faults.py` applies the faults.
 """
 
 import asyncio
@@ -22,28 +22,28 @@ from tests.fault.campaign.plan import Form
 from tests.proxy import Proxy
 from tests.until import until
 
-READY_S = 120.0  # a whole fleet that starts at once on a busy machine takes its time
+READY_S = 120.0  # a whole fleet starts at once, on a busy machine
 EXIT_S = 60.0
 _WORKER = (sys.executable, "-m", "tailrace", "worker")
 _SIMULATOR = (sys.executable, "-m", "tailrace.demo.simulator", "--port", "0", "--quiet")
 
 
 class Worker:
-    """A place in the fleet: one `tailrace worker` at a time, behind a proxy of its own.
+    """One `tailrace worker` of the fleet, behind its own proxy; it can be ended and started again.
 
     Attributes:
-        place: its number.
-        proxy: between it and Valkey.
-        lock: held by whoever does something to it.
+        number: its number in the fleet.
+        proxy: the proxy between it and Valkey.
+        lock: held while a fault is applied to it.
         exits: how its processes ended.
     """
 
-    def __init__(self, place: int, proxy: Proxy, folder: Path, environment: dict[str, str]) -> None:
-        self.place = place
+    def __init__(self, number: int, proxy: Proxy, folder: Path, environment: dict[str, str]) -> None:
+        self.number = number
         self.proxy = proxy
         self.lock = asyncio.Lock()
         self.exits: list[Exit] = []
-        self._log = folder / f"worker-{place}.log"
+        self._log = folder / f"worker-{number}.log"
         self._environment = environment | {"TAILRACE_REDIS_URL": proxy.url}
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -52,11 +52,11 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the process here, 0 when there is none."""
+        """The pid of the current process; 0 if there is none."""
         return self._process.pid if self._process is not None and self._process.returncode is None else 0
 
     async def start(self) -> None:
-        """Starts a process, and another one should it end before it was ready: without Redis none gets ready."""
+        """Starts a process; again if it ends before it is ready, as it does without Redis."""
         await until(self._start_one, READY_S)
 
     async def _start_one(self) -> bool:
@@ -69,25 +69,25 @@ class Worker:
                 stdout=log,
                 stderr=log,
                 env=self._environment,
-                process_group=0,  # Ctrl-C at a terminal is for the campaign, which ends its parts in order
+                process_group=0,  # so that Ctrl-C reaches only the campaign, which ends its parts in order
             )
-        self._watch = asyncio.create_task(self._note_end(process))
+        self._watch = asyncio.create_task(self._record_exit(process))
 
-        def told() -> bool:
+        def is_ready_or_ended() -> bool:
             with self._log.open("rb") as log:
                 log.seek(mark)
                 self._ready = b"ready: pid" in log.read(1 << 16)
             return self._ready or process.returncode is not None
 
-        await until(told, READY_S)
+        await until(is_ready_or_ended, READY_S)
         return self._ready
 
-    async def _note_end(self, process: asyncio.subprocess.Process) -> None:
+    async def _record_exit(self, process: asyncio.subprocess.Process) -> None:
         code = await process.wait()
-        self.exits.append(Exit(self.place, process.pid, code, self._asked, self._ready, time.time()))
+        self.exits.append(Exit(self.number, process.pid, code, self._asked, self._ready, time.time()))
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the process, if it is still there."""
+        """Sends a signal to the process, if it has not ended."""
         if number is signal.SIGKILL:
             self._asked = "SIGKILL"
         elif number is signal.SIGTERM:
@@ -96,8 +96,8 @@ class Worker:
             if self._process is not None and self._process.returncode is None:
                 self._process.send_signal(number)
 
-    async def gone(self) -> None:
-        """Waits for its end. Raises TimeoutError when it does not come."""
+    async def wait_for_exit(self) -> None:
+        """Waits until the process has ended. Raises TimeoutError."""
         if self._watch is not None:
             async with asyncio.timeout(EXIT_S):
                 await asyncio.shield(self._watch)
@@ -107,7 +107,7 @@ class Site:
     """All parts; `async with` starts and ends them.
 
     Args:
-        form: of the campaign.
+        form: settings of the campaign.
         folder: for logs and Valkey's data.
     """
 
@@ -147,9 +147,9 @@ class Site:
                 **{f"TAILRACE_{name}": value for name, value in self.form.settings.items()},
             }
         )
-        for place in range(self.form.workers):
+        for number in range(self.form.workers):
             proxy = await self._stack.enter_async_context(Proxy(self.valkey.url))
-            self.workers.append(Worker(place, proxy, self.folder, environment))
+            self.workers.append(Worker(number, proxy, self.folder, environment))
         self._stack.push_async_callback(self._kill_workers)
         await asyncio.gather(*(worker.start() for worker in self.workers))
 
@@ -177,19 +177,19 @@ class Site:
         for worker in self.workers:
             worker.signal(signal.SIGKILL)
         for worker in self.workers:
-            await worker.gone()
+            await worker.wait_for_exit()
 
     async def ledger(self) -> dict[str, Any]:
-        """What the simulator says of itself."""
+        """Asks the simulator for its ledger of calls."""
 
         def ask() -> dict[str, Any]:
-            with urlopen(f"{self._simulator_root}/__sim/requests", timeout=READY_S) as reply:  # noqa: S310 - our own, on the loopback
+            with urlopen(f"{self._simulator_root}/__sim/requests", timeout=READY_S) as reply:  # noqa: S310 - the simulator, on the loopback
                 return json.loads(reply.read())
 
         return await asyncio.to_thread(ask)
 
-    async def heal(self) -> None:
-        """Everything is as it should be again: server, links and every worker."""
+    async def repair(self) -> None:
+        """Repairs the server, the proxies and every worker."""
         async with self.server_lock:
             if not self.server_runs:
                 await asyncio.to_thread(self.valkey.start)
@@ -203,14 +203,14 @@ class Site:
 
     @property
     def server_runs(self) -> bool:
-        """Whether Valkey's process is there."""
+        """Whether Valkey's process runs."""
         try:
             return self.valkey.pid > 0
         except ValkeyError:
             return False
 
     async def drain(self) -> list[int]:
-        """Tells every worker to go; pids of those that did not."""
+        """Drains every worker; returns the pids of those that did not end."""
         for worker in self.workers:
             worker.signal(signal.SIGTERM)
         with suppress(TimeoutError):

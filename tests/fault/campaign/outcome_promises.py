@@ -1,4 +1,4 @@
-"""Promises about what a request comes to: its outcome, its readers' text, its cancels, its calls of the model. Pure."""
+"""Promises about the end of a request: its outcome, its readers' text, its cancels, its calls of the model. Pure."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from typing import Any, cast
 from tailrace.schemas.codec import decode_entry
 from tailrace.schemas.deltas import AttemptStarted
 from tailrace.schemas.outcome import Outcome
-from tests.fault.campaign.answers import Told
+from tests.fault.campaign.answers import ScriptedAnswer
 from tests.fault.campaign.case import Case
 from tests.fault.campaign.history import UpstreamCall
 from tests.fault.campaign.reading import Shown, collapse
@@ -18,11 +18,11 @@ CRASHES_UNTIL_DEAD = 3
 CLOCK_SLACK_S = 0.05
 OVERLAP_S = 0.8
 AFTER_END_S = 1.5
-"""How late a call may be closed on a busy machine; the rest of a body whose answer has ended is read for a second."""
+"""How long after the end a call may stay open on a busy machine; the rest of its body is read for a second."""
 
 
 def readers_have_the_outcome(case: Case) -> Iterator[str]:
-    """What each reader has put together in the end, void attempts dropped, is what the outcome says."""
+    """The text of each reader, without discarded attempts, is that of the outcome."""
     if case.outcome is None:
         return
     for reading in case.readings:
@@ -39,9 +39,9 @@ def _differences(shown: Shown, outcome: Outcome, *, assistant_mode: bool) -> Ite
         ("refusal", shown.refusal, outcome.refusal or ""),
         ("reasoning", shown.reasoning, outcome.reasoning or ""),
     )
-    for name, seen, stands in pairs:
-        if seen != stands:
-            yield f"{name} is {seen[-60:]!r}, the outcome's is {stands[-60:]!r}"
+    for name, seen, expected in pairs:
+        if seen != expected:
+            yield f"{name} is {seen[-60:]!r}, the outcome's is {expected[-60:]!r}"
     hidden = "send_message" if assistant_mode else None
     calls = {number: call for number, call in enumerate(outcome.tool_calls) if call.name != hidden}
     if shown.calls.keys() != calls.keys():
@@ -73,54 +73,54 @@ def _assistant_mode(case: Case) -> bool:
     return bool(case.planned.request.get("interface", {}).get("use_assistant_message"))
 
 
-def outcome_is_what_was_told(case: Case) -> Iterator[str]:
-    """A completed request says all the model's server was told to say; any other one a beginning of it, at most."""
-    outcome, told = case.outcome, case.planned.told
+def outcome_matches_the_scripted_answer(case: Case) -> Iterator[str]:
+    """A completed request has the whole scripted answer; any other one has a beginning of it."""
+    outcome, answer = case.outcome, case.planned.answer
     if outcome is None:
         return
     whole = outcome.status == "completed"
-    for name, says, should in (
-        ("content", outcome.content or "", told.content or ""),
-        ("reasoning", outcome.reasoning or "", told.reasoning or ""),
+    for name, found, expected in (
+        ("content", outcome.content or "", answer.content or ""),
+        ("reasoning", outcome.reasoning or "", answer.reasoning or ""),
     ):
-        if says != should if whole else not should.startswith(says):
-            yield f"{name}, {outcome.status}, ends {says[-60:]!r}, told was {should[:20]!r}...{should[-40:]!r}"
-    yield from _calls_told(outcome, told, whole=whole)
+        if found != expected if whole else not expected.startswith(found):
+            yield f"{name}, {outcome.status}, is ...{found[-60:]!r}, expected {expected[:20]!r}...{expected[-40:]!r}"
+    yield from _calls_match(outcome, answer, whole=whole)
 
 
-def _calls_told(outcome: Outcome, told: Told, *, whole: bool) -> Iterator[str]:
-    if len(outcome.tool_calls) != len(told.calls) if whole else len(outcome.tool_calls) > len(told.calls):
-        yield f"it has {len(outcome.tool_calls)} calls, told were {len(told.calls)}"
+def _calls_match(outcome: Outcome, answer: ScriptedAnswer, *, whole: bool) -> Iterator[str]:
+    if len(outcome.tool_calls) != len(answer.calls) if whole else len(outcome.tool_calls) > len(answer.calls):
+        yield f"it has {len(outcome.tool_calls)} calls, expected {len(answer.calls)}"
         return
-    for call, should in zip(outcome.tool_calls, told.calls, strict=False):
-        as_told = call.arguments == should.arguments
-        # Arguments that never came are `{}`, as the interface has it.
-        begun = should.arguments.startswith(call.arguments) or call.arguments == "{}"
-        if call.name != should.name or not (as_told if whole else begun):
-            yield f"call {call.name} {call.arguments[-60:]!r}, told was {should.name} {should.arguments[-60:]!r}"
+    for call, expected in zip(outcome.tool_calls, answer.calls, strict=False):
+        is_equal = call.arguments == expected.arguments
+        # The interface turns arguments that never came into `{}`.
+        begun = expected.arguments.startswith(call.arguments) or call.arguments == "{}"
+        if call.name != expected.name or not (is_equal if whole else begun):
+            yield f"call {call.name} {call.arguments[-60:]!r}; expected {expected.name} {expected.arguments[-60:]!r}"
         if whole and not call.complete:
             yield f"call {call.name} of a completed request is marked incomplete"
 
 
-def ends_as_it_must(case: Case) -> Iterator[str]:
-    """The status is one that what was told, asked and done to it can have brought about."""
-    outcome, fate = case.outcome, case.planned.told.fate
+def status_has_a_cause(case: Case) -> Iterator[str]:
+    """The status is explained by the scripted answer, the cancels or the faults."""
+    outcome, expected_end = case.outcome, case.planned.answer.expected_end
     if outcome is None:
         return
     why = f"{outcome.status}, {outcome.error}; {len(case.log)} entries, {[what.kind for what in case.disturbed]}"
     match outcome.status:
         case "completed":
-            if fate == "failed":
-                yield f"it must fail, and ended {why}"
+            if expected_end == "failed":
+                yield f"it must fail, but ended {why}"
         case "cancelled":
             if not case.cancels:
-                yield f"nobody cancelled it, and it ended {why}"
+                yield f"it was not cancelled, but ended {why}"
         case "failed":
             code = outcome.error.code if outcome.error else ""
             if not _may_fail(case, code):
-                yield f"it must not fail like that: {why}"
+                yield f"nothing explains this failure: {why}"
         case _:
-            yield f"nothing can have brought it to {why}"
+            yield f"nothing explains this status: {why}"
 
 
 def _may_fail(case: Case, code: str) -> bool:
@@ -128,18 +128,18 @@ def _may_fail(case: Case, code: str) -> bool:
         return len(case.leases_lost) >= CRASHES_UNTIL_DEAD
     if code == "deadline_exceeded":
         return "timeout_s" in case.planned.request
-    # A policy to fail after the first delta, and a fault after it.
-    return case.planned.told.fate in ("failed", "either") and code.startswith("upstream_")
+    # `either`: on_failure is `fail`, and a fault struck after the first delta.
+    return case.planned.answer.expected_end in ("failed", "either") and code.startswith("upstream_")
 
 
-def cancels_are_kept(case: Case) -> Iterator[str]:
-    """Who was told `ended` finds it cancelled, who was told `finished` finds that status, and who was told `signalled`
-    finds that no attempt that began later went on to complete it."""
+def cancel_answers_hold(case: Case) -> Iterator[str]:
+    """After the answer `ended` the request is cancelled; after `finished` it has that status; after `signalled` no
+    attempt that began later completes it."""
     if case.outcome is None:
         return
     status = case.outcome.status
     for cancel in case.cancels:
-        match cancel.word:
+        match cancel.result:
             case "ended":
                 wrong = (cancel.status, status) != ("cancelled", "cancelled")
             case "finished":
@@ -149,7 +149,7 @@ def cancels_are_kept(case: Case) -> Iterator[str]:
             case _:
                 wrong = True
         if wrong:
-            yield f"a cancel was answered {cancel.word} {cancel.status}, and it is {status}"
+            yield f"a cancel got {cancel.result} {cancel.status}, but the request is {status}"
 
 
 def _began_after(case: Case, moment: float) -> bool:
@@ -157,34 +157,34 @@ def _began_after(case: Case, moment: float) -> bool:
     return bool(started) and datetime.fromisoformat(started[-1].at).timestamp() > moment + CLOCK_SLACK_S
 
 
-def submits_agree(case: Case) -> Iterator[str]:
-    """Content that differs is a conflict, the same content never is; a repetition finds the request standing."""
-    for answered in case.submits:
-        if answered.word == "conflict" and not case.planned.conflicts:
+def submit_answers_agree(case: Case) -> Iterator[str]:
+    """Other content is a conflict, the same content never is, and a repeated submit finds the existing request."""
+    for answer in case.submits:
+        if answer.result == "conflict" and not case.planned.conflicts:
             yield "a submit of the same content was refused as a conflict"
-        # Of arq's own enqueue a repetition is accepted once the job is gone; a lost reply looks like a first submit.
-        if not answered.first and answered.word == "accepted" and case.planned.how == "submit":
+        # arq's `enqueue_job` accepts a repetition once the job has left the queue, and after a lost reply.
+        if not answer.first and answer.result == "accepted" and case.planned.how == "submit":
             yield "a repeated submit was accepted as a new request"
-        if answered.first and answered.word == "standing" and not answered.failed and case.planned.how == "enqueue":
-            yield "a first submit found the request standing, and none had failed before"
-    if case.planned.conflicts and not any(answered.word == "conflict" for answered in case.submits):
-        yield "a submit with other content was not refused"
+        if answer.first and answer.result == "existing" and not answer.failed and case.planned.how == "enqueue":
+            yield "a first submit found an existing request, though no submit before it had failed"
+    if case.planned.conflicts and not any(answer.result == "conflict" for answer in case.submits):
+        yield "a submit with other content was not a conflict"
 
 
-def model_is_called_by_attempts_alone(case: Case) -> Iterator[str]:
-    """Each call of the model belongs to an attempt that readers saw begin; a completed request has one answered."""
+def only_attempts_call_the_model(case: Case) -> Iterator[str]:
+    """The model is called at most once per attempt in the log, and a completed request has an answered call."""
     begun = sum(isinstance(entry, AttemptStarted) for _, entry in case.log)
     if len(case.calls) > begun:
         yield f"the model was called {len(case.calls)} times in {begun} attempts"
     if case.outcome is not None and case.outcome.status == "completed":
-        # One that is closed by us as soon as its end was read counts as answered, too.
+        # A call that the worker closed as soon as it had read the end counts as answered.
         if not any(call.ended in ("completed", "client_closed", "cut", "rst") for call in case.calls):
-            yield f"it is completed, and no call was answered: {[call.ended for call in case.calls]}"
+            yield f"it is completed, but no call was answered: {[call.ended for call in case.calls]}"
 
 
-def model_speaks_to_one_at_a_time(case: Case) -> Iterator[str]:
-    """No two calls are open at once for longer than it takes to close one, and none after the request's end for longer
-    than the rest of a body may take. A worker that hangs cannot close its own."""
+def model_calls_do_not_overlap(case: Case) -> Iterator[str]:
+    """Calls of a request do not overlap for longer than closing one takes, and none stays open for longer after the
+    end than the rest of a body may take. The calls of a hung worker do not count."""
     calls = [call for call in case.calls if call.ended_at is not None and not _hung(case, call)]
     spans = sorted((call.began, call.ended_at or 0.0, call.call) for call in calls)
     for (_, one_ended, one), (other_began, other_ended, other) in combinations(spans, 2):
@@ -201,12 +201,12 @@ def _hung(case: Case, call: UpstreamCall) -> bool:
     return any(hang.began < (call.ended_at or 0.0) and hang.until > call.began for hang in case.hangs)
 
 
-VERDICTS: tuple[Callable[[Case], Iterator[str]], ...] = (
+OUTCOME_PROMISES: tuple[Callable[[Case], Iterator[str]], ...] = (
     readers_have_the_outcome,
-    outcome_is_what_was_told,
-    ends_as_it_must,
-    cancels_are_kept,
-    submits_agree,
-    model_is_called_by_attempts_alone,
-    model_speaks_to_one_at_a_time,
+    outcome_matches_the_scripted_answer,
+    status_has_a_cause,
+    cancel_answers_hold,
+    submit_answers_agree,
+    only_attempts_call_the_model,
+    model_calls_do_not_overlap,
 )
