@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from arq.connections import ArqRedis
 from redis.asyncio import BlockingConnectionPool
@@ -25,6 +25,8 @@ from tests.fault.campaign.plan import PlannedPoison, PlannedReader, PlannedReque
 PAUSE_S = 0.05
 TIMEOUT_S = 3.0
 GARBAGE_LIFE_MS = 3_600_000
+
+_T = TypeVar("_T")
 
 SubmitResult = Literal["accepted", "existing", "conflict"]
 
@@ -91,11 +93,11 @@ async def cancel(clients: Clients, planned: PlannedRequest, *, late: bool) -> Ca
     # A request that is enqueued with its job is unknown until a worker has claimed it.
     retried = (UnknownRequest,) if planned.how == "enqueue" else ()
     try:
-        verdict, _ = await _until_answered(lambda: clients.ours[via].cancel(planned.id), *retried)
+        answer, _ = await _until_answered(lambda: clients.ours[via].cancel(planned.id), *retried)
     except UnknownRequest:
         result, status = "unknown", ""
     else:
-        result, status = verdict.verdict, verdict.status
+        result, status = answer.verdict, answer.status
     return CancelCall(id=planned.id, asked=asked, answered=time.time(), result=result, status=status)
 
 
@@ -119,7 +121,8 @@ async def poison(clients: Clients, planned: PlannedPoison) -> None:
     await _until_answered(put)
 
 
-async def _until_answered(call: Callable[[], Awaitable[Any]], *also: type[Exception]) -> tuple[Any, int]:
+async def _until_answered(call: Callable[[], Awaitable[_T]], *also: type[Exception]) -> tuple[_T, int]:
+    """Returns the answer, and how many calls failed before it."""
     failed = 0
     while True:
         try:
