@@ -129,10 +129,12 @@ class Client:
 
         Args:
             request_id: the request.
-            wait_s: how many seconds to wait for its end; None for as long as it takes.
+            wait_s: how many seconds to wait for the end. A request that does not exist yet is waited for, too: after a
+                plain `enqueue_job`, it exists when a worker takes it. None waits for as long as it takes, but only for
+                a request that exists.
 
         Raises:
-            UnknownRequest: no request has this id, or its lifetime is over.
+            UnknownRequest: no request has this id within `wait_s`, or its lifetime is over.
             StoreUnavailable: Redis is unreachable, or so is the database of outcomes for a request that Redis no
                 longer has.
         """

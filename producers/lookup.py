@@ -19,6 +19,9 @@ from tailrace.schemas.ids import BEGINNING, check_known_form
 from tailrace.schemas.outcome import Outcome
 from tailrace.schemas.results import Stored
 
+_EXISTS_PAUSE_S = 0.02
+_EXISTS_PAUSE_MAX_S = 0.25
+
 
 class StoredOutcomes(Protocol):
     """What this needs of the database of outcomes."""
@@ -51,16 +54,20 @@ class RequestLookup:
 
     async def result(self, request_id: str, wait_s: float | None) -> Outcome | None:
         """The outcome; None if the request has not ended within `wait_s`."""
+        check_known_form(request_id)
         try:
             outcome = await self._outcome(request_id)
-            if outcome is None and wait_s != 0:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        await self._until_ended(request_id)
-                outcome = await self._outcome(request_id)
-            return outcome
         except UnknownRequest:
-            return (await self.stored(request_id)).outcome
+            if not wait_s:
+                raise
+            outcome = None  # somebody may be about to enqueue it
+        if outcome is not None or wait_s == 0:
+            return outcome
+        with suppress(TimeoutError, UnknownRequest):
+            async with asyncio.timeout(wait_s):
+                await self._until_exists(request_id)
+                await self._until_ended(request_id)
+        return await self._outcome(request_id)
 
     async def stored(self, request_id: str) -> Stored:
         """The row of a request in the database of outcomes."""
@@ -81,6 +88,13 @@ class RequestLookup:
                 raise
             return snapshot_of(outcome)
 
+    async def _until_exists(self, request_id: str) -> None:
+        """Waits for the record. It is polled, since nothing announces that a request is created."""
+        pause_s = _EXISTS_PAUSE_S
+        while await self._fanout.record(request_id) is None:
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _EXISTS_PAUSE_MAX_S)
+
     async def _until_ended(self, request_id: str) -> None:
         """Follows the log from its current end. The terminal and the outcome are written in one step."""
         opening = await open_log(self._fanout, request_id, BEGINNING)
@@ -89,7 +103,10 @@ class RequestLookup:
                 pass
 
     async def _outcome(self, request_id: str) -> Outcome | None:
-        record = await self._record(request_id, "outcome")
+        try:
+            record = await self._record(request_id, "outcome")
+        except UnknownRequest:
+            return (await self.stored(request_id)).outcome
         return codec.decode_outcome(record["outcome"]) if "outcome" in record else None
 
     async def _record(self, request_id: str, *fields: str) -> dict[str, bytes]:

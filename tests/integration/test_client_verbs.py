@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 
 import pytest
+from arq.connections import RedisSettings, create_pool
 from redis.asyncio import Redis
 
 from tailrace.broker import keys
@@ -12,11 +13,12 @@ from tailrace.broker.keys import push_channel, push_shard
 from tailrace.producers.answers import CancelResult
 from tailrace.producers.client import Client
 from tailrace.producers.options import ClientOptions
-from tailrace.schemas.codec import decode_entry
+from tailrace.schemas.codec import decode_entry, decode_job, encode_job
 from tailrace.schemas.deltas import Cancelled
-from tailrace.schemas.errors import StoreUnavailable
+from tailrace.schemas.errors import StoreUnavailable, UnknownRequest
 from tailrace.schemas.outcome import Status as OutcomeStatus
 from tests.proxy import Proxy
+from tests.rig import WAIT_S, request_for, rig
 from tests.scribe import ANSWER, IDS, Scribe
 from tests.until import until
 
@@ -54,6 +56,32 @@ async def test_a_result_is_waited_for(wait_s: float | None, client: Client, redi
     assert outcome is not None
     assert (outcome.status, outcome.content, outcome.attempt) == ("completed", "Hello", 1)
     assert await client.result(ID) == outcome
+
+
+async def test_a_result_of_a_request_that_is_enqueued_a_moment_later_is_waited_for(redis_url: str) -> None:
+    # given a call that has found no such request yet, if a plain `enqueue_job` creates it, expect its outcome
+    async with rig(redis_url) as parts:
+        await parts.redis.config_resetstat()
+        waiting = asyncio.create_task(parts.client.result("plain", wait_s=WAIT_S))
+
+        async def has_asked_twice() -> bool:
+            return (await parts.redis.info("commandstats")).get("cmdstat_hmget", {}).get("calls", 0) >= 2
+
+        await until(has_asked_twice)
+        assert not waiting.done()
+        settings = RedisSettings.from_dsn(redis_url)
+        arq = await create_pool(settings, job_serializer=encode_job, job_deserializer=decode_job)
+        assert await arq.enqueue_job(keys.JOB_FUNCTION, "plain", request_for(), _job_id="plain")
+        await arq.aclose()
+        outcome = await waiting
+    assert outcome is not None
+    assert (outcome.request_id, outcome.status) == ("plain", "completed")
+
+
+async def test_a_result_of_a_request_that_never_exists_is_an_error_when_the_time_is_over(client: Client) -> None:
+    async with asyncio.timeout(5):
+        with pytest.raises(UnknownRequest):
+            await client.result("nobody", wait_s=0.1)
 
 
 async def test_a_result_is_waited_for_over_a_cut_connection(redis_url: str, redis: Redis) -> None:

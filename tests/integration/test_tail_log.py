@@ -188,7 +188,9 @@ async def test_an_unknown_id_is_told_at_once(unknown: str, client: Client) -> No
         with pytest.raises(UnknownRequest):
             await client.tail(unknown).__aenter__()
         with pytest.raises(UnknownRequest):
-            await client.result(unknown, wait_s=5)
+            await client.result(unknown, wait_s=0 if unknown == "nobody" else 5)
+        with pytest.raises(UnknownRequest):
+            await client.result(unknown, wait_s=None)
         with pytest.raises(UnknownRequest):
             await client.status(unknown)
         with pytest.raises(UnknownRequest):
