@@ -1,4 +1,4 @@
-"""What docker-compose.yml and Dockerfile promise: nothing evicted, lost or exposed; workers can be many."""
+"""What docker-compose.yml and Dockerfile guarantee: nothing evicted, lost or exposed; workers can be scaled."""
 
 import re
 from pathlib import Path
@@ -15,8 +15,8 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
-def test_valkey_keeps_what_it_accepted() -> None:
-    # given the server's command, if read as options, expect append-only and no eviction, on a volume that stays
+def test_valkey_persists_and_never_evicts() -> None:
+
     command: list[str] = SERVICES["valkey"]["command"]
     options = dict(zip(command[1::2], command[2::2], strict=True))
     assert "--maxmemory" in options
@@ -27,24 +27,24 @@ def test_valkey_keeps_what_it_accepted() -> None:
 
 
 def test_workers_can_be_scaled() -> None:
-    # given a service with a fixed name or a published port, if scaled, it would clash: expect neither on the worker
+    # a fixed name or a published port would conflict between instances
     assert {"container_name", "ports", "hostname"} & SERVICES["worker"].keys() == set()
 
 
 ONCE = {name for name, service in SERVICES.items() if service.get("restart") == "no"}
-"""Services that do one thing and end."""
+"""Services that run once and exit."""
 THEIRS = {"valkey", "postgres", "prometheus"}
-"""Images of others."""
+"""Third-party images."""
 
 
 @pytest.mark.parametrize("service", sorted(SERVICES))
-def test_every_service_has_a_health_check_or_ends(service: str) -> None:
+def test_every_service_has_a_health_check_or_runs_once(service: str) -> None:
     assert service in ONCE or SERVICES[service]["healthcheck"]["test"]
 
 
 @pytest.mark.parametrize("service", sorted(SERVICES))
-def test_every_service_has_limits_and_writes_nothing_but_volumes(service: str) -> None:
-    # given a service, expect a memory limit, a file system it cannot write, and no way to more rights than it has
+def test_every_service_has_limits_and_a_read_only_file_system(service: str) -> None:
+
     given = SERVICES[service]
     assert given["mem_limit"]
     assert given["read_only"] is True
@@ -58,8 +58,8 @@ def test_ports_are_published_on_this_machine_only() -> None:
     assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
 
 
-def test_outcomes_are_written_by_the_sink_into_tables_that_are_made_first() -> None:
-    # given sink, migration, gateway and database, expect one URL, the order of their start, and the database kept
+def test_the_sink_starts_after_the_migration_and_the_database_is_kept() -> None:
+
     urls = {SERVICES[name]["environment"]["TAILRACE_RESULTS_URL"] for name in ("sink", "migrate", "gateway")}
     assert urls == {"postgresql+asyncpg://tailrace:${POSTGRES_PASSWORD:-tailrace}@postgres:5432/tailrace"}
     assert "TAILRACE_RESULTS_URL" not in SERVICES["worker"]["environment"]
@@ -68,8 +68,8 @@ def test_outcomes_are_written_by_the_sink_into_tables_that_are_made_first() -> N
     assert SERVICES["postgres"]["volumes"][0].split(":")[0] in COMPOSE["volumes"]
 
 
-def test_prometheus_finds_what_it_scrapes() -> None:
-    # given the scrape configuration, expect each target to be a service that serves metrics at that port to others
+def test_prometheus_scrapes_services_that_serve_metrics() -> None:
+
     scraped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
     places = [place for job in scraped for place in job["dns_sd_configs"]]
     assert {name for place in places for name in place["names"]} == {"worker", "gateway"}
@@ -77,21 +77,21 @@ def test_prometheus_finds_what_it_scrapes() -> None:
         for name in place["names"]:
             environment = SERVICES[name]["environment"]
             assert environment["TAILRACE_METRICS_PORT"] == str(place["port"])
-            assert environment["TAILRACE_METRICS_HOST"] == "0.0.0.0"  # noqa: S104 - within the network of compose
+            assert environment["TAILRACE_METRICS_HOST"] == "0.0.0.0"  # noqa: S104 - only inside the network of compose
     mounted = [volume.split(":")[0] for volume in SERVICES["prometheus"]["volumes"] if volume.startswith("./")]
     assert [path for path in mounted if not (ROOT / path).is_file()] == []
 
 
-def test_the_worker_waits_for_a_healthy_valkey_and_drains_in_peace() -> None:
-    # given the drain's default, if the worker is stopped, expect more time than a drain takes before it is killed
+def test_the_worker_waits_for_a_healthy_valkey_and_has_time_to_drain() -> None:
+
     worker = SERVICES["worker"]
     assert worker["depends_on"]["valkey"]["condition"] == "service_healthy"
     assert float(worker["stop_grace_period"].removesuffix("s")) > Settings.from_environment({}).drain_s
     assert "STOPSIGNAL SIGTERM" in DOCKERFILE
 
 
-def test_keys_come_from_the_environment_and_are_written_nowhere() -> None:
-    # given the worker's environment, if a value stands in the file, expect it to be a reference, never a key
+def test_api_keys_come_from_the_environment_only() -> None:
+
     environment: dict[str, str | None] = SERVICES["worker"]["environment"]
     assert environment["OPENAI_API_KEY"] is None
     assert environment["OPENAI_BASE_URL"] is None
@@ -101,14 +101,14 @@ def test_keys_come_from_the_environment_and_are_written_nowhere() -> None:
     )
 
 
-def test_the_simulator_runs_only_when_asked_for() -> None:
+def test_the_simulator_runs_only_with_its_profile() -> None:
     assert SERVICES["simulator"]["profiles"] == ["simulator"]
     always = {name for name, service in SERVICES.items() if "profiles" not in service}
     assert always == {"valkey", "worker", "sink", "migrate", "postgres", "prometheus"}
 
 
-def test_the_image_is_made_from_the_lock_and_does_not_run_as_root() -> None:
-    # given the Dockerfile, expect hashes checked, a user of its own after the last build step, and a health check
+def test_the_image_uses_the_lock_file_and_does_not_run_as_root() -> None:
+
     assert "tailrace[web,sql,otel,top]" in DOCKERFILE
     assert "--require-hashes -r requirements.lock" in DOCKERFILE
     last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
