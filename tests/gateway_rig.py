@@ -1,4 +1,4 @@
-"""A gateway on real sockets, and readers of its event streams over real HTTP."""
+"""A gateway on a real socket, and readers of its event streams over HTTP."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ SECRET = "a secret for tests alone and of enough characters"  # noqa: S105 - it 
 
 @dataclass
 class Served:
-    """A gateway that listens."""
+    """A running gateway."""
 
     gateway: Gateway
     settings: Settings
@@ -34,11 +34,11 @@ class Served:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that it listens on."""
         return int(self.url.rpartition(":")[2])
 
     async def submit(self, request: Mapping[str, Any], **headers: str) -> dict[str, Any]:
-        """Submits by HTTP; the answer's body."""
+        """Submits over HTTP and returns the body of the response."""
         answer = await self.http.post("/v1/streams", json=dict(request), headers=headers)
         assert answer.status_code == 202, answer.text
         return answer.json()
@@ -48,14 +48,14 @@ class Served:
 async def gateway(
     url: str, folder: Path, *, is_open: bool = False, tenant: str = "acme", **settings: Any
 ) -> AsyncGenerator[Served]:
-    """A gateway for the Redis at `url`, with one API key, which `http` shows.
+    """Runs a gateway for the Redis at `url`, with one API key, which `http` sends.
 
     Args:
         url: of the Redis.
-        folder: for the file of keys.
-        is_open: ask nobody for a key.
-        tenant: whose key it is.
-        settings: of the gateway, by name.
+        folder: where to write the file of keys.
+        is_open: calls need no API key.
+        tenant: the tenant of the key.
+        settings: more settings of the gateway, by name.
     """
     shown, kept = new_key(tenant)
     keys_file = folder / "keys"
@@ -81,7 +81,7 @@ async def gateway(
 
 @dataclass
 class Event:
-    """A frame as a browser would hand it on; `id` is None where the frame had none."""
+    """An event as a browser would deliver it; `id` is None if the frame had none."""
 
     name: str
     id: str | None
@@ -95,7 +95,7 @@ class Event:
 
 @dataclass
 class Reader:
-    """What one event stream said: events, comments, the hint when to come back."""
+    """One event stream: iterates over its events, counts comments and collects the retry hints."""
 
     status: int
     headers: httpx2.Headers
@@ -125,7 +125,7 @@ class Reader:
                     name, event_id, data = "message", None, list[str]()
 
     async def all(self) -> list[Event]:
-        """Every event to the end of the stream."""
+        """All events up to the end of the stream."""
         async with asyncio.timeout(WAIT_S):
             return [event async for event in self]
 
@@ -140,7 +140,7 @@ async def reading(
         try:
             yield Reader(answer.status_code, answer.headers, lines)
         finally:
-            with suppress(RuntimeError):  # it is being read just now, by whoever was cancelled
+            with suppress(RuntimeError):  # a cancelled task is still reading it
                 await lines.aclose()
 
 
@@ -150,7 +150,7 @@ async def _lines(answer: httpx2.Response) -> AsyncGenerator[str, None]:
 
 
 async def events(http: httpx2.AsyncClient, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> list[Event]:
-    """Every event of a stream, to its end."""
+    """All events of a stream, up to its end."""
     async with reading(http, path, headers) as reader:
         assert reader.status == 200, reader.status
         return await reader.all()

@@ -1,8 +1,7 @@
-"""A light reader of event streams on a bare socket, so that one process can hold a thousand.
+"""A small reader of event streams on a plain socket, so that one process can run a thousand of them.
 
-Owns connections to gateways that come and go, the frames, and what they add up to. It resumes as an `EventSource` does,
-by `Last-Event-ID`, but from whichever gateway it pleases and sooner than the server's hint: more returns, more chances
-to get one wrong.
+Owns the connections, the frames and the text they add up to. It resumes with `Last-Event-ID` as an `EventSource` does,
+but at a random gateway and sooner than the server's hint, so that it resumes more often.
 """
 
 import asyncio
@@ -16,16 +15,16 @@ from tests.fault.campaign.reading import Shown
 
 TERMINALS = ("completed", "incomplete", "failed", "cancelled")
 PATIENCE_S = 0.3
-"""A reader waits up to this before it comes back."""
+"""A reader waits up to this long before it reconnects."""
 
 
 class Refused(AssertionError):
-    """A gateway answered something that an `EventSource` would take for final."""
+    """A gateway sent a response after which an `EventSource` would give up."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """An event as a browser would hand it on; `id` is None where the frame had none."""
+    """An event as a browser would deliver it; `id` is None if the frame had none."""
 
     name: str
     id: str | None
@@ -37,14 +36,14 @@ class SseClient:
     """Follows one request to its end, over any number of connections.
 
     Attributes:
-        ports: where gateways listen just now; the list may change at any time.
+        ports: the ports of the gateways; the list may change at any time.
         path: of the event stream.
         key: API key or token.
-        dice: decides where it connects and when it leaves.
-        leaves_after: it drops a connection after at most so many frames.
-        ids: of every entry it was given, in order.
-        shown: what stands, void attempts dropped.
-        end: name of the terminal.
+        dice: decides where to connect and when to disconnect.
+        leaves_after: the most frames before it drops a connection.
+        ids: the ids of all entries received, in order.
+        shown: the text of the current attempt.
+        end: the name of the terminal.
         opened: connections on which an event stream began.
     """
 
@@ -58,26 +57,26 @@ class SseClient:
     end: str | None = None
     opened: int = 0
 
-    async def to_its_end(self) -> None:
-        """Reads until the terminal, then comes back once more, as an `EventSource` would, to be told to stay away.
+    async def read_to_end(self) -> None:
+        """Reads until the terminal, then reconnects once more, as an `EventSource` would, and expects 204.
 
         Raises:
-            Refused: a status other than 200, or than 204 after the terminal; or entries are said to be missing.
+            Refused: a status other than 200, or than 204 after the terminal, or a gap.
         """
         while await self._once():  # noqa: ASYNC110 - no event says when a gateway is back
             await asyncio.sleep(self.dice.random() * PATIENCE_S)
         if self.end is None:
-            raise Refused(f"{self.path}: told to stay away before the terminal, behind {self.ids[-1:]}")
+            raise Refused(f"{self.path}: 204 before the terminal, after {self.ids[-1:]}")
 
     async def _once(self) -> bool:
-        """One connection; whether to come back."""
-        stay = self.dice.randrange(1, self.leaves_after)
+        """Reads one connection; returns whether to reconnect."""
+        frames_left = self.dice.randrange(1, self.leaves_after)
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.dice.choice(self.ports))
         except OSError:
             return True
         try:
-            writer.write(self._asking())
+            writer.write(self._head())
             status = await _status(reader)
             if status != 200:
                 if status == 204:
@@ -87,16 +86,16 @@ class SseClient:
             async with aclosing(_frames(reader)) as frames:
                 async for frame in frames:
                     self._take(frame)
-                    stay -= 1
-                    if not stay:
+                    frames_left -= 1
+                    if not frames_left:
                         break
         except (OSError, asyncio.IncompleteReadError):  # the gateway has gone
             pass
         finally:
-            writer.transport.abort()  # and not in good order: nobody waits for a phone that is out of reach
+            writer.transport.abort()  # without an orderly close, as when a phone loses its network
         return True
 
-    def _asking(self) -> bytes:
+    def _head(self) -> bytes:
         head = [
             f"GET {self.path} HTTP/1.1",
             "host: x",
@@ -110,7 +109,7 @@ class SseClient:
     def _take(self, frame: Frame) -> None:
         if frame.id is None:
             if frame.name == "gap":
-                raise Refused(f"{self.path}: {frame.text} behind {self.ids[-1:]}")
+                raise Refused(f"{self.path}: {frame.text} after {self.ids[-1:]}")
             return
         self.ids.append(frame.id)
         if frame.name == "attempt_started":
@@ -126,7 +125,7 @@ async def _status(reader: asyncio.StreamReader) -> int:
 
 
 async def _frames(reader: asyncio.StreamReader) -> AsyncGenerator[Frame, None]:
-    """Frames out of a chunked body (RFC 9112, 7.1), to its end or the connection's."""
+    """Parses the frames of a chunked body (RFC 9112, 7.1), to its end or the connection's end."""
     rest = b""
     while size := int(await reader.readuntil(b"\r\n"), 16):
         rest += (await reader.readexactly(size + 2))[:-2]
@@ -137,7 +136,7 @@ async def _frames(reader: asyncio.StreamReader) -> AsyncGenerator[Frame, None]:
 
 
 def _frame(lines: str) -> Frame | None:
-    """A frame as WHATWG HTML reads it, "Interpreting an event stream"; None for one without an event."""
+    """Parses a frame (WHATWG HTML, "Interpreting an event stream"); None for one without data."""
     fields: dict[str, str] = {}
     for line in lines.split("\n"):
         name, _, value = line.partition(":")

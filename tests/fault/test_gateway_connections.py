@@ -1,4 +1,4 @@
-"""What befalls connections: a reader that takes nothing, a gateway that stops or is killed, a Redis that restarts."""
+"""Faults of connections: a reader that takes nothing, a gateway that stops or is killed, a Redis that restarts."""
 
 import asyncio
 import os
@@ -26,8 +26,8 @@ MUCH = {"steps": [{"kind": "text", "text": 40_000 * "a lot of text "}]}
 LARGE = {"steps": [{"kind": "text", "text": 200_000 * "a lot of text "}], "chunking": {"chars": 10_000}}
 
 
-def dull_reader(served: Served, paths: list[str], *, receive_bytes: int = 4096) -> socket.socket:
-    """A connection that asks for streams, one after the other, and takes nothing of them by itself."""
+def idle_reader(served: Served, paths: list[str], *, receive_bytes: int = 4096) -> socket.socket:
+    """A connection that sends requests, one after the other, and reads nothing by itself."""
     link = socket.create_connection(("127.0.0.1", served.port))
     link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     for path in paths:
@@ -35,46 +35,47 @@ def dull_reader(served: Served, paths: list[str], *, receive_bytes: int = 4096) 
     return link
 
 
-async def test_a_reader_that_takes_nothing_ends_alone(
+async def test_a_reader_that_takes_nothing_is_cut_off_alone(
     redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given two readers of one long answer, if one takes nothing, expect its connection cut off, and the other the whole
+    # One of two readers of a long answer takes nothing. Its connection is cut off; the other reader gets everything.
     caplog.set_level("INFO")
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, gateway_write_timeout_s=0.5) as served:
         submitted = await served.submit(request_for(MUCH))
         path = submitted["links"]["events"]
-        with dull_reader(served, [path]):
+        with idle_reader(served, [path]):
             whole = await events(served.http, path)
             assert whole[-1].name == "completed"
             await until(lambda: f"stream {submitted['id']} slow" in caplog.text)
-            await until(lambda: len(served.server.server_state.connections) <= 1)  # nothing waits for it any more
+            await until(lambda: len(served.server.server_state.connections) <= 1)  # nothing is buffered for it any more
             assert "without completing" not in caplog.text
         text = "".join(event.entry["content"] for event in whole if event.name == "assistant_message")
         assert text == (await tailrace.outcome(submitted["id"])).content
 
 
-@pytest.mark.parametrize("asked", [1, 3])
-async def test_an_answer_that_nobody_takes_is_not_kept(redis_url: str, tmp_path: Path, asked: int) -> None:
-    # given an outcome of megabytes, if it is asked for once, or again on the same connection, and nothing of it is
-    # taken, expect the connection dropped with all that waits in it
+@pytest.mark.parametrize("requests", [1, 3])
+async def test_a_response_that_is_not_taken_is_dropped(redis_url: str, tmp_path: Path, requests: int) -> None:
+    # The client requests an outcome of megabytes, once or three times on one connection, and reads nothing.
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, gateway_write_timeout_s=0.25) as served:
         submitted = await served.submit(request_for(LARGE))
         assert (await tailrace.outcome(submitted["id"])).status == "completed"
         connections = served.server.server_state.connections
         await until(lambda: len(connections) == 1)
-        with dull_reader(served, asked * [submitted["links"]["self"]]):
+        with idle_reader(served, requests * [submitted["links"]["self"]]):
             await until(lambda: len(connections) == 2)
             await until(lambda: len(connections) == 1)
 
 
-async def test_a_slow_reader_gets_a_frame_that_takes_longer_than_a_write_may(redis_url: str, tmp_path: Path) -> None:
-    # given a snapshot of megabytes, if its reader takes it slowly but steadily, expect it whole on one connection: cut
-    # off before its end, it would begin anew for ever, since there is no cursor in its middle
+async def test_a_slow_reader_gets_a_frame_that_takes_longer_than_the_write_timeout(
+    redis_url: str, tmp_path: Path
+) -> None:
+    # The reader takes a snapshot of megabytes slowly but steadily. It must arrive on one connection: a snapshot has no
+    # cursor inside, so a reader that is cut off would begin again, for ever.
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path, gateway_write_timeout_s=0.5) as served:
         submitted = await served.submit(request_for(LARGE))
         assert (await tailrace.outcome(submitted["id"])).status == "completed"
         body = bytearray()
-        with dull_reader(served, [f"{submitted['links']['events']}?snapshot=1"], receive_bytes=64 * 1024) as link:
+        with idle_reader(served, [f"{submitted['links']['events']}?snapshot=1"], receive_bytes=64 * 1024) as link:
             link.setblocking(False)
             async with asyncio.timeout(WAIT_S):
                 while b"event: completed" not in body[-1000:]:
@@ -93,7 +94,7 @@ class Process:
         self.url = url
 
     async def ends(self, by: signal.Signals) -> int:
-        """Sends the signal; the exit code."""
+        """Sends the signal and returns the exit code."""
         self.child.send_signal(by)
         async with asyncio.timeout(WAIT_S):
             return await self.child.wait()
@@ -123,7 +124,7 @@ async def process(redis_url: str, keys_file: Path, *arguments: str, **more: str)
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-async def test_a_gateway_that_stops_sends_its_readers_to_another(
+async def test_readers_of_a_stopped_gateway_resume_at_another(
     redis_url: str, tmp_path: Path, by: signal.Signals
 ) -> None:
     shown, kept = new_key("acme")
@@ -136,27 +137,29 @@ async def test_a_gateway_that_stops_sends_its_readers_to_another(
         httpx2.AsyncClient(headers=headers, timeout=WAIT_S) as http,
     ):
         submitted = (await http.post(f"{first.url}/v1/streams", json=request_for(LONG))).json()
-        told: list[Event] = []
+        received: list[Event] = []
         async with reading(http, first.url + submitted["links"]["events"]) as reader:
             async for event in reader:
-                told.append(event)
+                received.append(event)
                 if event.id == "1-10":
                     first.child.send_signal(by)
-        # given a stream that ended by the stop, expect a whole body, one more hint when to come back, and a clean exit
+        # the stopped stream has a complete body and a second retry hint, and the process exits with 0
         assert len(reader.retries) == 2
-        assert told[-1].name != "completed"
+        assert received[-1].name != "completed"
         async with asyncio.timeout(WAIT_S):
             assert await first.child.wait() == 0
-        told += await events(http, second.url + submitted["links"]["events"], {"last-event-id": told[-1].id or ""})
-        assert [event.id for event in told] == await tailrace.ids(submitted["id"])
+        received += await events(
+            http, second.url + submitted["links"]["events"], {"last-event-id": received[-1].id or ""}
+        )
+        assert [event.id for event in received] == await tailrace.ids(submitted["id"])
         assert await second.ends(signal.SIGTERM) == 0
 
 
 async def follow(http: httpx2.AsyncClient, urls: list[str], path: str, dice: random.Random) -> tuple[str, list[str]]:
-    """Reads as an EventSource does, from any gateway, dropping the connection at random; text and ids to the end."""
+    """Reads as an EventSource, from a random gateway, and disconnects at random; returns the text and all ids."""
     text, ids, last = "", list[str](), ""
     while True:
-        leave_after = dice.randrange(1, 200)
+        frames_left = dice.randrange(1, 200)
         try:
             async with reading(http, dice.choice(urls) + path, {"last-event-id": last}) as reader:
                 if reader.status == 204:
@@ -170,17 +173,17 @@ async def follow(http: httpx2.AsyncClient, urls: list[str], path: str, dice: ran
                     if event.id is not None:
                         last = event.id
                         ids.append(event.id)
-                    leave_after -= 1
-                    if not leave_after:
+                    frames_left -= 1
+                    if not frames_left:
                         break
         except httpx2.TransportError:
             await asyncio.sleep(dice.random() * 0.2)
 
 
-async def test_readers_resumed_at_random_over_restarts_end_with_the_exact_text(tmp_path: Path) -> None:
-    # given many readers, if gateways are killed and replaced and Redis restarts, expect each to end with the outcome's
-    # text and to have seen each entry once
-    dice = random.Random(5)  # noqa: S311 - it is to be the same each time
+async def test_readers_resumed_at_random_during_restarts_get_the_exact_text(tmp_path: Path) -> None:
+    # While gateways are killed and replaced and Redis restarts, each of many readers gets every entry once, and the
+    # text of the outcome.
+    dice = random.Random(5)  # noqa: S311 - reproducible, not a secret
     shown, kept = new_key("acme")
     (tmp_path / "keys").write_text(kept.line)
     with EmbeddedValkey(appendonly=True, options={"appendfsync": "always"}) as valkey:
@@ -201,7 +204,7 @@ async def test_readers_resumed_at_random_over_restarts_end_with_the_exact_text(t
             ]
             readers = [asyncio.create_task(follow(http, urls, path, dice)) for path in paths for _ in range(8)]
             for request in paths:
-                await until(partial(_has_begun, tailrace, request))
+                await until(partial(_has_started, tailrace, request))
             await first.ends(signal.SIGKILL)
             valkey.kill()
             valkey.start()
@@ -217,24 +220,24 @@ async def test_readers_resumed_at_random_over_restarts_end_with_the_exact_text(t
                         assert ids == await tailrace.ids(request_id)
 
 
-async def _has_begun(tailrace: Rig, path: str) -> bool:
+async def _has_started(tailrace: Rig, path: str) -> bool:
     return len(await tailrace.ids(path.split("/")[3])) > 5
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "said"),
+    ("arguments", "environment", "expected"),
     [
         ((), {}, "TAILRACE_GATEWAY_KEYS_FILE"),
         (("--port", "70000"), {}, "not a port"),
-        (("--open", "--host", "0.0.0.0"), {}, "loopback"),  # noqa: S104 - it is refused
+        (("--open", "--host", "0.0.0.0"), {}, "loopback"),  # noqa: S104 - it is rejected
         (("--open",), {"TAILRACE_REDIS_URL": "redis://127.0.0.1:1/0"}, "cannot be reached"),
         (("--open",), {"TAILRACE_TOKEN_SECRETS": "short"}, "TAILRACE_TOKEN_SECRETS"),
         (("--open",), {"TAILRACE_GATEWAY_ORIGINS": "*"}, "TAILRACE_GATEWAY_ORIGINS"),
         (("--open", "--port", "{taken}"), {}, "cannot listen"),
     ],
 )
-async def test_what_keeps_it_from_starting_is_one_line(
-    redis_url: str, arguments: tuple[str, ...], environment: dict[str, str], said: str
+async def test_an_error_at_the_start_prints_one_line(
+    redis_url: str, arguments: tuple[str, ...], environment: dict[str, str], expected: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         child = await asyncio.create_subprocess_exec(
@@ -246,14 +249,14 @@ async def test_what_keeps_it_from_starting_is_one_line(
             stderr=asyncio.subprocess.PIPE,
         )
         async with asyncio.timeout(WAIT_S):
-            out, complaint = await child.communicate()
+            out, errors = await child.communicate()
     assert child.returncode in (1, 2)
     assert out == b""
-    assert said in complaint.decode()
-    assert complaint.count(b"\n") == 1
+    assert expected in errors.decode()
+    assert errors.count(b"\n") == 1
 
 
-async def test_keys_are_made_listed_and_dropped(tmp_path: Path) -> None:
+async def test_keys_are_made_listed_and_removed(tmp_path: Path) -> None:
     async def run(*arguments: str) -> tuple[int | None, str]:
         child = await asyncio.create_subprocess_exec(
             *(TAILRACE, "key", *arguments, "--file", str(tmp_path / "keys")),

@@ -1,7 +1,6 @@
-"""Many SSE clients, resumed at random, while gateways, workers and Valkey are restarted under them.
+"""Many SSE clients, resumed at random, while gateways, workers and Valkey are restarted.
 
-A short form runs in the suite. `SSE_CLIENTS=1000` runs it with as many clients, `SSE_SEED=n` with the choices
-of a seed.
+The test suite runs it with few clients. `SSE_CLIENTS=1000` sets their number, `SSE_SEED=n` the random seed.
 """
 
 import asyncio
@@ -33,31 +32,31 @@ from tests.until import until
 
 GATEWAYS, WORKERS = 2, 3
 CLIENTS_A_REQUEST = 10
-AWAY_S = 0.5  # Valkey, at most
-PAUSE_S = 2.0  # between two faults of one kind, at most: long enough for all to get somewhere
-ONE_LEAVES_AFTER = 40  # frames, at most
+AWAY_S = 0.5  # the longest that Valkey is down
+PAUSE_S = 2.0  # the longest pause between two faults of one kind, so that requests make progress
+LEAVES_AFTER = 40  # the most frames before a client disconnects
 LIMIT_S = 600.0
 
 
-class Form(NamedTuple):
-    """How much of it."""
+class Size(NamedTuple):
+    """The size of a run."""
 
     clients: int
     requests: int
-    jobs: int  # of one worker at once: what waits in the queue has readers all the same
+    jobs: int  # of one worker at once; queued requests have readers too
     answers: Limits
 
 
-def form() -> Form:
-    """As the environment asks."""
+def size_of_run() -> Size:
+    """The size that the environment sets."""
     clients = int(os.environ.get("SSE_CLIENTS") or 60)
     if clients <= 60:
-        return Form(clients, 20, 4, Limits(0.8, 2.0, (25.0, 35.0)))
-    return Form(clients, clients // CLIENTS_A_REQUEST, 6, Limits(2.0, 6.0, (20.0, 30.0)))
+        return Size(clients, 20, 4, Limits(0.8, 2.0, (25.0, 35.0)))
+    return Size(clients, clients // CLIENTS_A_REQUEST, 6, Limits(2.0, 6.0, (20.0, 30.0)))
 
 
 class Site(NamedTuple):
-    """What is restarted, and where the gateways listen just now."""
+    """The processes that are restarted, and the current ports of the gateways."""
 
     valkey: EmbeddedValkey
     gateways: Sequence[Place]
@@ -68,7 +67,7 @@ class Site(NamedTuple):
 
 @asynccontextmanager
 async def site(folder: Path, jobs: int) -> AsyncGenerator[Site]:
-    """Real processes: Valkey that writes to disk before it answers, gateways, workers; the simulator in this one."""
+    """Starts a Valkey that writes to disk before it answers, gateways and workers; the simulator runs in-process."""
     shown, kept = new_key("acme")
     (folder / "keys").write_text(kept.line)
     ports = [0] * GATEWAYS
@@ -84,7 +83,7 @@ async def site(folder: Path, jobs: int) -> AsyncGenerator[Site]:
             "TAILRACE_POLL_S": "0.2",
             "TAILRACE_DRAIN_S": "0",
             "TAILRACE_MAX_JOBS": str(jobs),
-            "TAILRACE_MAX_CRASHES": "100",  # the workers are to blame here, not the requests
+            "TAILRACE_MAX_CRASHES": "100",  # workers crash here because of the test, not because of requests
         }
 
         def listens(number: int) -> Callable[[str], None]:
@@ -108,9 +107,9 @@ async def site(folder: Path, jobs: int) -> AsyncGenerator[Site]:
 
 
 async def disturb(at: Site, dice: Random, is_over: Callable[[], bool]) -> Counter[str]:
-    """Restarts gateways, workers and Valkey, all three at once, until it is over; what was done, and how often."""
+    """Restarts gateways, workers and Valkey concurrently until the run is over; returns how often each."""
     done: Counter[str] = Counter()
-    one_ends = asyncio.Lock()  # so that no process is told to go while Valkey is away
+    one_ends = asyncio.Lock()  # so that no process is stopped while Valkey is down
 
     async def restart(places: Sequence[Place], by: signal.Signals) -> None:
         place = dice.choice(places)
@@ -125,22 +124,22 @@ async def disturb(at: Site, dice: Random, is_over: Callable[[], bool]) -> Counte
             await asyncio.sleep(dice.random() * AWAY_S)
             await asyncio.to_thread(at.valkey.start)
 
-    async def again_and_again(what: str, act: Callable[[signal.Signals], Awaitable[None]]) -> None:
+    async def repeat(what: str, act: Callable[[signal.Signals], Awaitable[None]]) -> None:
         while not is_over():
             for by in dice.sample((signal.SIGKILL, signal.SIGTERM), 2):
-                await act(by)  # the first ones at once: then every worker has its hands full
+                await act(by)  # the first faults at once, while every worker is busy
                 done[f"{what} {by.name}"] += 1
                 await asyncio.sleep(dice.random() * PAUSE_S)
 
     async with asyncio.TaskGroup() as loops:
-        loops.create_task(again_and_again("gateway", partial(restart, at.gateways)))
-        loops.create_task(again_and_again("worker", partial(restart, at.workers)))
-        loops.create_task(again_and_again("Valkey", restart_valkey))
+        loops.create_task(repeat("gateway", partial(restart, at.gateways)))
+        loops.create_task(repeat("worker", partial(restart, at.workers)))
+        loops.create_task(repeat("Valkey", restart_valkey))
     return done
 
 
 async def submit(http: httpx2.AsyncClient, number: int, dice: Random, answers: Limits) -> dict[str, Any]:
-    """Submits a request of any kind that answers well; its links."""
+    """Submits a random request without faults and returns its links."""
     request, _, _ = draw(dice, f"request-{number}", answers)
     request["extra_body"]["simulator"]["faults"] = []
     del request["id"]
@@ -151,43 +150,43 @@ async def submit(http: httpx2.AsyncClient, number: int, dice: Random, answers: L
 
 
 def plain(arguments: str) -> dict[str, Any]:
-    """Arguments as deltas show them: less the inner thoughts."""
+    """Arguments as deltas show them: without the inner thoughts."""
     return {name: value for name, value in json.loads(arguments or "{}").items() if name != "inner_thoughts"}
 
 
 def check(client: SseClient, outcome: dict[str, Any], log: list[str]) -> None:
-    """A client has seen each entry once, and what it put together is the outcome, to the letter."""
+    """Checks that a client has seen each entry once and that its text is exactly the outcome."""
     assert client.ids == log
     assert client.end == outcome["status"] == "completed"
     assert client.shown.reasoning == (outcome["reasoning"] or "")
     calls = {number: call for number, call in enumerate(outcome["tool_calls"]) if number in client.shown.calls}
     hidden = [call["name"] for number, call in enumerate(outcome["tool_calls"]) if number not in calls]
-    assert set(hidden) <= {"send_message"}  # shown as the assistant's message
+    assert set(hidden) <= {"send_message"}  # it is shown as the assistant's message
     assert client.shown.content == (outcome["content"] or "")
     for number, shown in client.shown.calls.items():
         assert (shown.name, shown.call_id) == (calls[number]["name"], calls[number]["id"])
         assert json.loads(shown.arguments) == plain(calls[number]["arguments"])
 
 
-async def test_every_client_ends_with_the_exact_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # given many clients that leave and resume at random, if gateways, workers and Valkey are killed and stopped all the
-    # while, expect each to have seen every entry once and to end with the outcome's text, reasoning and arguments
+async def test_every_client_gets_the_exact_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Many clients disconnect and resume at random while gateways, workers and Valkey are killed and stopped. Each
+    # client sees every entry once and has the outcome's text, reasoning and arguments at the end.
     seed = int(os.environ.get("SSE_SEED") or secrets.randbelow(1_000_000))
-    dice, asked = Random(seed), form()  # noqa: S311 - it is to be the same again
+    dice, size = Random(seed), size_of_run()  # noqa: S311 - reproducible, not a secret
     with capsys.disabled():
-        print(f"\n{asked.clients} SSE clients of {asked.requests} requests; again with SSE_SEED={seed}", flush=True)
-    async with site(tmp_path, asked.jobs) as at, asyncio.timeout(LIMIT_S):
+        print(f"\n{size.clients} SSE clients of {size.requests} requests; to repeat: SSE_SEED={seed}", flush=True)
+    async with site(tmp_path, size.jobs) as at, asyncio.timeout(LIMIT_S):
         async with httpx2.AsyncClient(
             base_url=f"http://127.0.0.1:{at.ports[0]}", headers={"authorization": f"Bearer {at.key}"}, timeout=30.0
         ) as http:
-            links = [await submit(http, number, dice, asked.answers) for number in range(asked.requests)]
-        paths = [links[number % asked.requests]["events"] for number in range(asked.clients)]
-        clients = [SseClient(at.ports, path, at.key, dice, ONE_LEAVES_AFTER) for path in paths]
-        readers = asyncio.gather(*(client.to_its_end() for client in clients))
+            links = [await submit(http, number, dice, size.answers) for number in range(size.requests)]
+        paths = [links[number % size.requests]["events"] for number in range(size.clients)]
+        clients = [SseClient(at.ports, path, at.key, dice, LEAVES_AFTER) for path in paths]
+        readers = asyncio.gather(*(client.read_to_end() for client in clients))
         await until(lambda: readers.done() or any(len(client.ids) > 5 for client in clients))
         done = await disturb(at, dice, readers.done)
         await readers
-        outcomes, logs = await stands(at, links)
+        outcomes, logs = await final_state(at, links)
     crashed = sum(outcome["crashes"] + outcome["drains"] for outcome in outcomes)
     opened = sum(client.opened for client in clients)
     with capsys.disabled():
@@ -195,13 +194,13 @@ async def test_every_client_ends_with_the_exact_outcome(tmp_path: Path, capsys: 
         faults = ", ".join(f"{name} {count}" for name, count in sorted(done.items()))
         print(f"  {opened} streams opened, {frames} frames, {crashed} takeovers; {faults}", flush=True)
     for number, client in enumerate(clients):
-        check(client, outcomes[number % asked.requests], logs[number % asked.requests])
-    assert crashed, "no worker died with a request: too short a run"
-    assert opened > 1.5 * asked.clients, "hardly anybody came back"
+        check(client, outcomes[number % size.requests], logs[number % size.requests])
+    assert crashed, "no worker died with a request: the run was too short"
+    assert opened > 1.5 * size.clients, "too few clients reconnected"
 
 
-async def stands(at: Site, links: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[list[str]]]:
-    """The outcome of each request by a gateway, and the ids of its log by Valkey."""
+async def final_state(at: Site, links: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[list[str]]]:
+    """The outcome of each request, read from a gateway, and the ids of its log, read from Valkey."""
     headers = {"authorization": f"Bearer {at.key}"}
     async with (
         httpx2.AsyncClient(base_url=f"http://127.0.0.1:{at.ports[0]}", headers=headers, timeout=30.0) as http,

@@ -1,4 +1,4 @@
-"""The Redis users of docker-compose.yml on a server that enforces them: each does its work, and nothing else."""
+"""The Redis users of docker-compose.yml on a server that enforces them: each may do its work and nothing else."""
 
 import asyncio
 import re
@@ -35,14 +35,14 @@ SLOW = {"steps": [{"kind": "text", "chunks": 200}], "pace": {"chunks_per_s": 50}
 
 
 def users() -> str:
-    """The file of users as compose writes it where no password is set."""
+    """The ACL file as compose writes it with the default passwords."""
     compose: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     return re.sub(r"\$\{\w+:-(\w+)\}", r"\1", compose["configs"]["users"]["content"])
 
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[EmbeddedValkey]:
-    """A server that lets nobody do more."""
+    """A server with exactly these users."""
     (tmp_path / "users.acl").write_text(users() + ADMIN)
     with EmbeddedValkey(options={"aclfile": str(tmp_path / "users.acl")}) as valkey:
         yield valkey
@@ -53,12 +53,12 @@ def as_user(valkey: EmbeddedValkey, user: str) -> str:
 
 
 @asynccontextmanager
-async def denials(valkey: EmbeddedValkey) -> AsyncGenerator[None]:
-    """Nothing of what happens inside was refused to anybody."""
+async def no_denials(valkey: EmbeddedValkey) -> AsyncGenerator[None]:
+    """Checks that the server denied no command inside the block."""
     async with Redis.from_url(as_user(valkey, "admin")) as admin:
         yield
-        refused: list[Any] = await admin.execute_command("ACL LOG")
-        assert [(entry[b"username"], entry[b"reason"], entry[b"object"]) for entry in map(_pairs, refused)] == []
+        denied: list[Any] = await admin.execute_command("ACL LOG")
+        assert [(entry[b"username"], entry[b"reason"], entry[b"object"]) for entry in map(_pairs, denied)] == []
 
 
 def _pairs(entry: Any) -> dict[bytes, Any]:
@@ -66,14 +66,11 @@ def _pairs(entry: Any) -> dict[bytes, Any]:
 
 
 @pytest.mark.parametrize("writer", ["worker", "sink"])
-async def test_a_worker_or_a_sink_writes_outcomes_and_is_refused_nothing(
-    guarded: EmbeddedValkey, tmp_path: Path, writer: str
-) -> None:
-    # given a worker that writes outcomes itself, or a sink, and one request that is cancelled while it waits, one
-    # that runs, and one that no database could take, expect all settled and no refusal in its log
+async def test_a_worker_or_a_sink_may_write_outcomes(guarded: EmbeddedValkey, tmp_path: Path, writer: str) -> None:
+    # One request is cancelled while queued, one runs, and one has an outcome that the database must reject.
     url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
     async with (
-        denials(guarded),
+        no_denials(guarded),
         Simulator(key=KEY) as simulator,
         migrated_database(url) as database,
         engine_of(url) as engine,
@@ -108,20 +105,18 @@ async def test_a_worker_or_a_sink_writes_outcomes_and_is_refused_nothing(
         assert set(await stored_outcomes(engine)) == {waiting.id, runs.id}
 
 
-async def test_a_worker_may_see_how_the_queue_stands(guarded: EmbeddedValkey) -> None:
-    # given its user alone, if its metrics are asked for, expect samples and no refusal
-    async with denials(guarded), Redis.from_url(as_user(guarded, "worker")) as redis:
+async def test_a_worker_may_read_the_queue_metrics(guarded: EmbeddedValkey) -> None:
+
+    async with no_denials(guarded), Redis.from_url(as_user(guarded, "worker")) as redis:
         values = {sample.name: sample.value for sample in await QueueMetrics(redis).metric_samples()}
     assert values[QUEUE_UP.name] == 1
     assert values[REDIS_MEMORY.name] > 0
 
 
-async def test_gateway_worker_and_tail_do_their_work_and_are_refused_nothing(
-    guarded: EmbeddedValkey, tmp_path: Path
-) -> None:
-    # given the three users, if every verb of each is used, expect no refusal in the server's own log of them
+async def test_gateway_worker_and_tail_may_do_their_work(guarded: EmbeddedValkey, tmp_path: Path) -> None:
+
     async with (
-        denials(guarded),
+        no_denials(guarded),
         Simulator(key=KEY) as simulator,
         gateway(as_user(guarded, "gateway"), tmp_path) as served,
         Client(as_user(guarded, "tail")) as tail,
@@ -131,7 +126,7 @@ async def test_gateway_worker_and_tail_do_their_work_and_are_refused_nothing(
         async with Client(as_user(guarded, "gateway"), options) as impatient:
             async with aclosing(impatient.tail(waiting["id"])) as items:
                 assert [type((await anext(items)).entry) for _ in range(2)] == [Accepted, Stalled]
-            plain = await impatient.submit(request_for())  # of no tenant: into arq's own queue
+            plain = await impatient.submit(request_for())  # without a tenant it goes into arq's own queue
             assert (await impatient.cancel(plain.id)).verdict == "ended"
             assert await impatient.result(plain.id)
         answer = await served.http.post(waiting["links"]["cancel"])
@@ -173,8 +168,8 @@ async def test_gateway_worker_and_tail_do_their_work_and_are_refused_nothing(
             await worker.stop()
 
 
-async def test_a_tail_begins_with_a_snapshot_of_what_has_ended(guarded: EmbeddedValkey) -> None:
-    # given a user who may read no record, and so no outcome, expect the log's deltas in its place
+async def test_a_tail_user_gets_a_snapshot_of_an_ended_request(guarded: EmbeddedValkey) -> None:
+    # The user may not read records and thus no outcomes, so the snapshot has the log's deltas.
     async with (
         Simulator(key=KEY) as simulator,
         Client(as_user(guarded, "gateway")) as client,
@@ -241,7 +236,7 @@ async def test_a_tail_begins_with_a_snapshot_of_what_has_ended(guarded: Embedded
         ),
     ],
 )
-async def test_what_is_not_their_work_is_refused(guarded: EmbeddedValkey, user: str, command: str) -> None:
+async def test_other_commands_are_denied(guarded: EmbeddedValkey, user: str, command: str) -> None:
     url = f"redis://127.0.0.1:{guarded.port}" if user == "default" else as_user(guarded, user)
     async with Redis.from_url(url) as redis:
         with pytest.raises(NoPermissionError):

@@ -1,4 +1,4 @@
-"""The gateway's JSON: what every route answers is what the OpenAPI document says; health; being mounted."""
+"""The gateway's JSON: every response matches the OpenAPI document; health; mounting in an application."""
 
 import asyncio
 from pathlib import Path
@@ -24,14 +24,14 @@ from tests.until import until
 SLOW = {"steps": [{"kind": "text", "chunks": 1000}], "pace": {"chunks_per_s": 20}}
 
 
-def fits(schema: dict[str, Any], content: Any) -> None:
-    """Whether the content is as the schema says."""
+def check_schema(schema: dict[str, Any], content: Any) -> None:
+    """Checks the content against the schema."""
     whole: Any = Draft202012Validator({**schema, "components": document()["components"]})
     assert [error.message for error in whole.iter_errors(content)] == []
 
 
 def check(answer: httpx2.Response, method: str, path: str) -> None:
-    """Whether the document has this answer: its status, its type and its body."""
+    """Checks a response against the document: its status, its type and its body."""
     responses = document()["paths"][path][method.lower()]["responses"]
     described = responses[str(answer.status_code)]
     content: dict[str, Any] = described.get("content", {})
@@ -41,10 +41,10 @@ def check(answer: httpx2.Response, method: str, path: str) -> None:
     kind = answer.headers["content-type"].partition(";")[0]
     schema = content[kind]["schema"]
     if kind == "application/json":
-        fits(schema, answer.json())
+        check_schema(schema, answer.json())
 
 
-async def test_every_answer_is_as_the_document_says(redis_url: str, tmp_path: Path) -> None:
+async def test_every_response_matches_the_document(redis_url: str, tmp_path: Path) -> None:
     streams, one, cancel, watch, several = (
         *("/v1/streams", "/v1/streams/{id}", "/v1/streams/{id}/cancel"),
         *("/v1/streams/{id}/events", "/v1/events"),
@@ -61,8 +61,8 @@ async def test_every_answer_is_as_the_document_says(redis_url: str, tmp_path: Pa
         path = accepted.json()["links"]["self"]
         check(await http.get(path), "get", one)
         await tailrace.outcome(accepted.json()["id"])
-        check(looked := await http.get(path), "get", one)
-        assert looked.json()["outcome"]["status"] == looked.json()["state"]["status"] == "completed"
+        check(found := await http.get(path), "get", one)
+        assert found.json()["outcome"]["status"] == found.json()["state"]["status"] == "completed"
         check(await http.get("/v1/streams/nothing"), "get", one)
         check(again := await http.post(f"{path}/cancel"), "post", cancel)
         assert again.json()["verdict"] == "finished"
@@ -83,23 +83,25 @@ async def test_every_answer_is_as_the_document_says(redis_url: str, tmp_path: Pa
                 for s in schemas.values()
                 if event.name in s.get("properties", {}).get("message_type", {}).get("enum", ())
             )
-            fits(of, event.entry)
+            check_schema(of, event.entry)
         (snapshot, *_) = await events(http, f"{path}/events?snapshot=1")
-        fits(schemas["Snapshot"], snapshot.entry)
+        check_schema(schemas["Snapshot"], snapshot.entry)
 
 
-def test_the_document_names_every_route_and_nothing_that_is_not_there() -> None:
+def test_the_document_describes_exactly_the_routes() -> None:
     gateway = Gateway(Settings(), is_open=True)
     routes = {
         (route.path, method.lower()) for route in gateway.routes for method in route.methods or () if method != "HEAD"
-    } - {("/", "get")}  # the page, which is for people
-    said = {(path, method) for path, item in document()["paths"].items() for method in item if method != "parameters"}
-    assert said == routes
+    } - {("/", "get")}  # the page to watch
+    described = {
+        (path, method) for path, item in document()["paths"].items() for method in item if method != "parameters"
+    }
+    assert described == routes
     for schema in document()["components"]["schemas"].values():
         Draft202012Validator.check_schema(schema)
 
 
-async def test_what_is_no_route_is_said_in_json(redis_url: str, tmp_path: Path) -> None:
+async def test_unknown_routes_and_methods_are_answered(redis_url: str, tmp_path: Path) -> None:
     async with gateway(redis_url, tmp_path) as served:
         for nowhere in ("/nowhere", "/v1/streams/", "/healthz/"):
             assert (await served.http.get(nowhere)).json()["error"]["code"] == "not_found"
@@ -115,16 +117,16 @@ async def test_a_cancel_reaches_the_worker_and_the_stream(redis_url: str, tmp_pa
     async with rig(redis_url), gateway(redis_url, tmp_path) as served:
         submitted = await served.submit(request_for(SLOW))
         async with reading(served.http, submitted["links"]["events"]) as reader:
-            told: list[str] = []
+            names: list[str] = []
             async for event in reader:
-                told.append(event.name)
+                names.append(event.name)
                 if event.id == "1-2":
                     answer = await served.http.post(submitted["links"]["cancel"])
                     assert (answer.status_code, answer.json()["verdict"]) == (202, "signalled")
-    assert told[-1] == "cancelled"
+    assert names[-1] == "cancelled"
 
 
-async def test_a_redis_that_is_away_is_said_and_an_event_source_returns(tmp_path: Path) -> None:
+async def test_without_redis_calls_get_503_and_an_event_source_gets_a_retry_hint(tmp_path: Path) -> None:
     with EmbeddedValkey() as valkey:
         async with gateway(valkey.url, tmp_path) as served:
             submitted = await served.submit(request_for())
@@ -136,7 +138,7 @@ async def test_a_redis_that_is_away_is_said_and_an_event_source_returns(tmp_path
                 assert str(valkey.port) not in answer.text
             assert (await served.http.get("/readyz")).status_code == 503
             assert (await served.http.get("/healthz")).status_code == 200
-            # given an EventSource, for which any other status were final, expect an empty stream and when to return
+            # an EventSource gives up on any status but 200, so it gets an empty stream with a retry hint
             async with reading(served.http, path) as reader:
                 assert reader.status == 200
                 assert await reader.all() == []
@@ -149,7 +151,7 @@ async def test_a_redis_that_is_away_is_said_and_an_event_source_returns(tmp_path
             await until(is_ready)
 
 
-async def test_only_so_many_streams_are_open(redis_url: str, tmp_path: Path) -> None:
+async def test_the_number_of_open_streams_is_limited(redis_url: str, tmp_path: Path) -> None:
     async with gateway(redis_url, tmp_path, gateway_max_streams=1) as served:
         path = (await served.submit(request_for()))["links"]["events"]
         async with reading(served.http, path) as first:
@@ -161,43 +163,43 @@ async def test_only_so_many_streams_are_open(redis_url: str, tmp_path: Path) -> 
         await until(lambda: not served.gateway.streams.is_full)
 
 
-async def test_of_many_that_come_at_once_only_so_many_are_let_in(redis_url: str, tmp_path: Path) -> None:
-    # given readers who come all at once, if only some find a place, expect the others to be told when to come back
+async def test_the_limit_holds_for_readers_that_connect_at_once(redis_url: str, tmp_path: Path) -> None:
+
     async with gateway(redis_url, tmp_path, gateway_max_streams=3) as served:
         path = (await served.submit(request_for()))["links"]["events"]
-        open_now, sent_away = list[int](), list[int]()
+        open_now, retries = list[int](), list[int]()
 
         async def one() -> None:
             async with reading(served.http, path) as reader:
                 async for _ in reader:
                     open_now.append(1)
-                    await until(lambda: len(open_now) + len(sent_away) == 20)
+                    await until(lambda: len(open_now) + len(retries) == 20)
                     return
-                sent_away.extend(reader.retries)
+                retries.extend(reader.retries)
 
         async with asyncio.timeout(WAIT_S):
             await asyncio.gather(*(one() for _ in range(20)))
-        assert (len(open_now), sent_away) == (3, 17 * [5000])
+        assert (len(open_now), retries) == (3, 17 * [5000])
 
 
-async def test_a_stream_that_is_about_to_begin_does_not_outlive_the_stop(redis_url: str, tmp_path: Path) -> None:
+async def test_a_stream_that_opens_during_the_stop_ends_at_once(redis_url: str, tmp_path: Path) -> None:
     async with gateway(redis_url, tmp_path) as served:
         path = (await served.submit(request_for()))["links"]["events"]
         client = await served.gateway.client()
         status = client.status
 
-        async def stops_meanwhile(request_id: str) -> Status:
+        async def stop_meanwhile(request_id: str) -> Status:
             served.gateway.stop()
             return await status(request_id)
 
-        client.status = stops_meanwhile
+        client.status = stop_meanwhile
         async with reading(served.http, path) as reader:
             assert await reader.all() == []
             assert len(reader.retries) == 1
 
 
-async def test_a_web_tier_mounts_it_in_its_own(redis_url: str, tmp_path: Path) -> None:
-    # given an application that mounts the gateway, on a server of its own, if used below its path, expect all as ever
+async def test_an_application_mounts_the_gateway(redis_url: str, tmp_path: Path) -> None:
+    # The application runs on its own server, which has none of the gateway's extensions.
     mine = Gateway(Settings(redis_url=redis_url), is_open=True)
     server = uvicorn.Server(
         uvicorn.Config(Starlette(routes=[Mount("/llm", mine)]), log_config=None, access_log=False, lifespan="on")
@@ -209,14 +211,14 @@ async def test_a_web_tier_mounts_it_in_its_own(redis_url: str, tmp_path: Path) -
             submitted = (await http.post("/llm/v1/streams", json=request_for())).json()
             assert submitted["links"]["self"] == f"/llm/v1/streams/{submitted['id']}"
             assert (await events(http, submitted["links"]["events"]))[-1].name == "completed"
-            # given a stream that is open, if the application stops the gateway, expect it to end with a hint
+            # when the application stops the gateway, an open stream ends with a hint when to reconnect
             waiting = (await http.post("/llm/v1/streams", json=request_for(SLOW))).json()
             async with reading(http, waiting["links"]["events"]) as reader:
-                told = aiter(reader)
-                assert (await anext(told)).id == "0-1"
+                items = aiter(reader)
+                assert (await anext(items)).id == "0-1"
                 mine.stop()
                 async with asyncio.timeout(WAIT_S):
-                    assert "completed" not in [event.name async for event in told]
+                    assert "completed" not in [event.name async for event in items]
                 assert len(reader.retries) == 2
             await http.post(waiting["links"]["cancel"])
         server.should_exit = True
@@ -224,7 +226,7 @@ async def test_a_web_tier_mounts_it_in_its_own(redis_url: str, tmp_path: Path) -
         await mine.close()
 
 
-async def test_the_page_is_there_where_it_is_switched_on(redis_url: str, tmp_path: Path) -> None:
+async def test_the_page_is_served_only_where_it_is_switched_on(redis_url: str, tmp_path: Path) -> None:
     for is_open, is_on in ((False, False), (False, True), (True, False)):
         async with gateway(redis_url, tmp_path, is_open=is_open, gateway_page=is_on) as served:
             answer = await served.http.get("/", headers={"authorization": ""})

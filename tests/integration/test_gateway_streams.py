@@ -1,4 +1,4 @@
-"""Event streams of the gateway over real HTTP: every entry once, from every cursor, in every form."""
+"""Event streams of the gateway over real HTTP: every entry once, from every cursor, in every format."""
 
 import asyncio
 import json
@@ -25,23 +25,23 @@ SCENARIO: dict[str, Any] = {
 SLOW = {"steps": [{"kind": "text", "text": TEXT}], "pace": {"chunks_per_s": 20}}
 
 
-async def test_a_stream_is_the_log_and_ends_with_its_terminal(redis_url: str, tmp_path: Path) -> None:
-    # given a request that runs, if its stream is read, expect each entry of the log once, byte for byte, with its id
+async def test_a_stream_contains_the_log_and_ends_with_the_terminal(redis_url: str, tmp_path: Path) -> None:
+
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path) as served:
         submitted = await served.submit(request_for(SCENARIO))
         async with reading(served.http, submitted["links"]["events"]) as reader:
             assert reader.headers["content-type"] == "text/event-stream; charset=utf-8"
             assert "no-transform" in reader.headers["cache-control"]
             assert reader.headers["x-accel-buffering"] == "no"
-            told = await reader.all()
+            received = await reader.all()
         entries = await tailrace.entries(submitted["id"])
-    assert [(event.id, event.text.encode()) for event in told] == [(item.cursor, item.raw) for item in entries]
-    assert [event.name for event in told] == [event.entry["message_type"] for event in told]
-    assert told[-1].name == "completed"
+    assert [(event.id, event.text.encode()) for event in received] == [(item.cursor, item.raw) for item in entries]
+    assert [event.name for event in received] == [event.entry["message_type"] for event in received]
+    assert received[-1].name == "completed"
     assert len(reader.retries) == 1
 
 
-async def test_it_resumes_behind_every_cursor_and_is_not_there_behind_the_terminal(
+async def test_a_stream_resumes_after_every_cursor_and_is_204_after_the_terminal(
     redis_url: str, tmp_path: Path
 ) -> None:
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path) as served:
@@ -50,7 +50,7 @@ async def test_it_resumes_behind_every_cursor_and_is_not_there_behind_the_termin
         whole = await events(served.http, path)
         for position, event in enumerate(whole[:-1]):
             assert event.id is not None
-            # given a cursor in the header and another in the address, as an EventSource returns, expect the header's
+            # an EventSource that reconnects sends both; the header takes precedence
             resumed = await events(served.http, f"{path}?after=-1", {"last-event-id": event.id})
             assert resumed == whole[position + 1 :]
             assert await events(served.http, f"{path}?after={event.id}") == whole[position + 1 :]
@@ -63,7 +63,7 @@ async def test_it_resumes_behind_every_cursor_and_is_not_there_behind_the_termin
 
 
 @pytest.mark.parametrize("query", ["?after=one", "?after=1-", "?format=xml"])
-async def test_what_cannot_be_followed_is_said(redis_url: str, tmp_path: Path, query: str) -> None:
+async def test_invalid_parameters_are_a_400(redis_url: str, tmp_path: Path, query: str) -> None:
     async with gateway(redis_url, tmp_path) as served:
         submitted = await served.submit(request_for())
         answer = await served.http.get(submitted["links"]["events"] + query)
@@ -71,24 +71,24 @@ async def test_what_cannot_be_followed_is_said(redis_url: str, tmp_path: Path, q
     assert answer.json()["error"]["whose"] == "caller"
 
 
-async def test_a_cursor_that_the_log_has_lost_gives_a_gap_and_the_rest(redis_url: str, tmp_path: Path) -> None:
+async def test_a_lost_cursor_gives_a_gap_and_the_rest(redis_url: str, tmp_path: Path) -> None:
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path) as served:
         request_id = (await served.submit(request_for(SCENARIO)))["id"]
         path = f"/v1/streams/{request_id}/events"
         whole = await events(served.http, path)
-        # given a log whose beginning was trimmed, if a reader returns with a cursor of it, expect a gap up to the rest
+        # the beginning of the log was trimmed: a gap leads to the rest
         await tailrace.redis.execute_command("XTRIM", f"tr:{{{request_id}}}:log", "MINID", "1-4")
         gap, *rest = await events(served.http, path, {"last-event-id": "1-2"})
         assert (gap.name, gap.id, gap.entry["after"], gap.entry["before"]) == ("gap", None, "1-2", "1-4")
         assert rest == [event for event in whole if event.id not in ("0-1", "1-0", "1-1", "1-2", "1-3")]
-        # given a cursor that this log does not have (a failover lost it), expect a gap that leads back, and everything
+        # the log does not have the cursor, as after a failover: a gap leads back to the beginning
         gap, *rest = await events(served.http, path, {"last-event-id": "1-900"})
         assert (gap.name, gap.entry["after"], gap.entry["before"]) == ("gap", "1-900", "0-1")
         assert rest[-1] == whole[-1]
 
 
-async def test_heartbeats_are_comments_and_move_nothing(redis_url: str, tmp_path: Path) -> None:
-    # given a request that waits, as no worker runs, if its stream is silent, expect comments, and still one event
+async def test_heartbeats_are_comments_without_an_id(redis_url: str, tmp_path: Path) -> None:
+    # No worker runs, so the stream has one event and then only comments.
     async with gateway(redis_url, tmp_path, gateway_heartbeat_s=0.05) as served:
         submitted = await served.submit(request_for())
         async with reading(served.http, submitted["links"]["events"]) as reader:
@@ -105,7 +105,7 @@ async def test_heartbeats_are_comments_and_move_nothing(redis_url: str, tmp_path
     assert [event.id for event in seen] == ["0-1"]
 
 
-async def test_a_snapshot_half_way_and_the_rest_are_the_whole(redis_url: str, tmp_path: Path) -> None:
+async def test_a_snapshot_and_the_entries_after_it_are_the_whole_answer(redis_url: str, tmp_path: Path) -> None:
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path) as served:
         submitted = await served.submit(request_for(SLOW))
         path = submitted["links"]["events"]
@@ -125,7 +125,7 @@ async def test_a_snapshot_half_way_and_the_rest_are_the_whole(redis_url: str, tm
     assert delta["content"] + "".join(e.entry["content"] for e in rest if e.name == "assistant_message") == TEXT
 
 
-async def test_of_a_finished_request_the_outcome_is_the_snapshot(redis_url: str, tmp_path: Path) -> None:
+async def test_the_snapshot_of_an_ended_request_is_its_outcome(redis_url: str, tmp_path: Path) -> None:
     async with rig(redis_url), gateway(redis_url, tmp_path) as served:
         submitted = await served.submit(request_for(SCENARIO))
         path = submitted["links"]["events"]
@@ -136,21 +136,21 @@ async def test_of_a_finished_request_the_outcome_is_the_snapshot(redis_url: str,
         outcome = (await served.http.get(submitted["links"]["self"])).json()["outcome"]
         assert first.entry["outcome"] == outcome
         assert outcome["content"] == TEXT
-        # given its cursor, if the reader returns, expect the terminal alone, and behind that one nothing
+        # a reader that resumes after the snapshot gets only the terminal
         assert await events(served.http, f"{path}?snapshot=1", {"last-event-id": first.id or ""}) == rest
 
 
-async def test_a_snapshot_of_what_was_cancelled_while_it_waited(redis_url: str, tmp_path: Path) -> None:
+async def test_the_snapshot_of_a_request_cancelled_while_queued(redis_url: str, tmp_path: Path) -> None:
     async with gateway(redis_url, tmp_path) as served:
         submitted = await served.submit(request_for())
-        verdict = await served.http.post(submitted["links"]["cancel"])
-        assert (verdict.status_code, verdict.json()["verdict"]) == (200, "ended")
+        answer = await served.http.post(submitted["links"]["cancel"])
+        assert (answer.status_code, answer.json()["verdict"]) == (200, "ended")
         first, last = await events(served.http, submitted["links"]["events"] + "?snapshot=1")
     assert (first.id, first.entry["outcome"]["status"]) == ("0-1", "cancelled")
     assert (last.name, last.id) == ("cancelled", "1-0")
 
 
-async def test_the_letta_form_is_the_same_however_it_is_resumed(redis_url: str, tmp_path: Path) -> None:
+async def test_the_letta_format_is_the_same_wherever_it_is_resumed(redis_url: str, tmp_path: Path) -> None:
     async with rig(redis_url), gateway(redis_url, tmp_path) as served:
         submitted = await served.submit(request_for(SCENARIO))
         path = submitted["links"]["events"]
@@ -180,19 +180,19 @@ async def test_one_connection_follows_several_requests(redis_url: str, tmp_path:
                     "request_id": None,
                     "entry_id": None,
                 }
-        # given the id of each frame, if a reader returns with it, expect of each request exactly what came after
+        # after each frame's id, a resumed stream has exactly the later entries of each request
         for position in range(0, len(whole) - 1, 5):
             resumed = await events(served.http, path, {"last-event-id": whole[position].id or ""})
             assert _by_request(resumed) == _by_request(whole[position + 1 :])
         async with reading(served.http, path, {"last-event-id": whole[-1].id or ""}) as reader:
             assert reader.status == 204
-        # given the same id and other requests, expect what is new from its beginning, what has ended not again
+        # with other requests, the new one starts at its beginning and the ended one is not repeated
         more = (await served.submit(request_for(SCENARIO)))["id"]
         joined = await events(served.http, f"/v1/events?ids={more},{ids[0]}&after={whole[-1].id}")
         assert {event.entry["request_id"] for event in joined} == {more}
 
 
-async def test_a_token_in_the_address_reads_its_own_request_alone(redis_url: str, tmp_path: Path) -> None:
+async def test_a_token_in_the_query_reads_only_its_own_request(redis_url: str, tmp_path: Path) -> None:
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path) as served:
         one, other = [await served.submit(request_for(SCENARIO)) for _ in range(2)]
         for submitted in (one, other):
@@ -207,11 +207,11 @@ async def test_a_token_in_the_address_reads_its_own_request_alone(redis_url: str
         assert len(await events(served.http, f"{both}&token={one['token']}&token={other['token']}")) == 2 * len(whole)
 
 
-async def test_of_a_stream_that_breaks_the_log_says_why(
+async def test_a_broken_stream_is_logged_with_its_reason(
     redis_url: str, redis: Redis, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # given an entry of a version that we do not read, expect what stands before it, a hint to come back to a gateway
-    # that does, and the reason in the log
+    # The log has an entry of a later format version. The stream sends the entries before it, then a hint to reconnect,
+    # perhaps to a newer gateway.
     async with gateway(redis_url, tmp_path) as served:
         submitted = await served.submit(request_for())
         begun = {"attempt": 1, "at": "", "why": "first", "ids": {"assistant": "a", "tool": "t"}}
@@ -221,11 +221,11 @@ async def test_of_a_stream_that_breaks_the_log_says_why(
             assert [event.name for event in await reader.all()] == ["accepted"]
         assert len(reader.retries) == 2
         line = f"stream {submitted['id']} broken"
-        await until(lambda: any(line in said and "upgrade tailrace" in said for said in caplog.messages))
+        await until(lambda: any(line in message and "upgrade tailrace" in message for message in caplog.messages))
 
 
-def _by_request(told: list[Event]) -> dict[str, list[str]]:
+def _by_request(received: list[Event]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for event in told:
+    for event in received:
         found.setdefault(event.entry["request_id"], []).append(event.entry["entry_id"])
     return found

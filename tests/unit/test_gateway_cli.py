@@ -1,4 +1,4 @@
-"""The gateway's command without the extra it needs."""
+"""The gateway's command without its extra."""
 
 import sys
 
@@ -11,19 +11,19 @@ def _no_starlette(name: str) -> object | None:
     return None if name == "starlette" else object()
 
 
-def test_without_the_extra_the_command_says_what_to_install(
+def test_without_the_extra_the_command_prints_what_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given an installation without the web's packages, if the gateway is called, expect one line that names the extra
+
     monkeypatch.setitem(sys.modules, "starlette", None)
     monkeypatch.setattr("tailrace.producers.gateway.cli.find_spec", _no_starlette)
     assert main(["gateway", "--open"]) == 1
-    said = capsys.readouterr().err
-    assert "pip install 'tailrace[web]'" in said
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert "pip install 'tailrace[web]'" in printed
+    assert printed.count("\n") == 1
 
 
-def test_its_help_needs_no_extra(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_help_needs_no_extra(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "starlette", None)
     for name in ("gateway", "key"):
         with pytest.raises(SystemExit) as ended:

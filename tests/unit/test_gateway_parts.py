@@ -1,4 +1,4 @@
-"""The gateway's parts without a socket: places in several requests, allowances, origins, the outbox."""
+"""The gateway's parts without a socket: combined cursors, submit limits, origins, the frame buffer."""
 
 import asyncio
 import itertools
@@ -19,24 +19,24 @@ from tailrace.schemas.errors import CursorInvalid, SettingsError
 from tests.until import until
 
 
-def test_an_event_id_of_several_requests_leads_back_to_each_place() -> None:
-    places = CombinedCursor(["a", "b", "c"])
-    places.advance("a", "1-7", ended=False)
-    event_id = places.advance("b", "2-3", ended=True)
+def test_a_combined_cursor_is_read_back_for_each_request() -> None:
+    combined = CombinedCursor(["a", "b", "c"])
+    combined.advance("a", "1-7", ended=False)
+    event_id = combined.advance("b", "2-3", ended=True)
     back = CombinedCursor(["c", "b", "a", "d"], event_id)
     assert [back.cursor(one) for one in "abcd"] == ["1-7", "2-3", None, None]
     assert [back.has_ended(one) for one in "abcd"] == [False, True, False, False]
-    # given fewer requests, expect the places of the others let go
+    # positions of requests that are no longer followed are dropped
     assert CombinedCursor(["a"], event_id).advance("a", "1-8", ended=False).count(",") == 0
 
 
 @pytest.mark.parametrize("event_id", ["1-7", "abc", "tag:one", "tag:1-7,", ":"])
-def test_an_event_id_that_is_none_of_ours_is_refused(event_id: str) -> None:
+def test_a_malformed_combined_cursor_is_rejected(event_id: str) -> None:
     with pytest.raises(CursorInvalid):
         CombinedCursor(["a"], event_id)
 
 
-def test_an_allowance_is_used_up_by_one_tenant_and_comes_back_with_time() -> None:
+def test_submits_are_limited_per_tenant_and_refill_with_time() -> None:
     limit = SubmitLimit(60)
     assert [limit.take_submit("acme", 0.0) for _ in range(60)] == [0.0] * 60
     assert limit.take_submit("acme", 0.0) == pytest.approx(1.0)
@@ -46,7 +46,7 @@ def test_an_allowance_is_used_up_by_one_tenant_and_comes_back_with_time() -> Non
     assert limit.take_submit("acme", 1.01) > 0
 
 
-def test_an_allowance_of_zero_is_no_limit() -> None:
+def test_a_limit_of_zero_is_no_limit() -> None:
     assert [SubmitLimit(0).take_submit("acme", 0.0) for _ in range(1000)] == [0.0] * 1000
 
 
@@ -58,7 +58,7 @@ def test_origins_are_scheme_and_host() -> None:
             parse_origins(wrong)
 
 
-async def test_a_full_outbox_makes_followers_wait_and_loses_nothing() -> None:
+async def test_a_full_buffer_makes_followers_wait_and_loses_nothing() -> None:
     buffer = FrameBuffer(limit_bytes=10)
     sent = [bytes([65 + number]) * 4 for number in range(20)]
 
@@ -77,7 +77,7 @@ async def test_a_full_outbox_makes_followers_wait_and_loses_nothing() -> None:
     assert len(taken) > 1
 
 
-async def test_a_closed_outbox_takes_nothing_more() -> None:
+async def test_a_closed_buffer_takes_no_more_frames() -> None:
     buffer = FrameBuffer(limit_bytes=10)
     buffer.close(b"end")
     buffer.add_frame(b"more")
@@ -85,7 +85,7 @@ async def test_a_closed_outbox_takes_nothing_more() -> None:
 
 
 class Connection:
-    """Takes pieces at once as long as it is not full; `send` waits until it is not. As our server is."""
+    """Takes pieces at once unless it is full, when `send` waits. This is how our server behaves."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -110,7 +110,7 @@ async def nobody_leaves() -> Message:
     return {}
 
 
-async def test_frames_of_one_wake_up_are_written_at_once_and_in_one_piece() -> None:
+async def test_frames_of_one_wake_up_are_written_at_once_in_one_piece() -> None:
     connection, more = Connection(), asyncio.Event()
 
     async def frames() -> AsyncGenerator[bytes, None]:
@@ -123,7 +123,7 @@ async def test_frames_of_one_wake_up_are_written_at_once_and_in_one_piece() -> N
     stream = EventStream([frames()], StreamLimits(1000.0, 1000.0, 300), lambda end, _why: ended.append(end))
     scope = {"type": "http", "extensions": {WRITE: {"write": connection.write}}}
     running = asyncio.create_task(stream(scope, nobody_leaves, connection.send))
-    await until(lambda: len(connection.written) == 2)  # the headers, the hint when to come back
+    await until(lambda: len(connection.written) == 2)  # the headers and the retry hint
     more.set()
     await until(lambda: len(connection.written) == 3)
     assert connection.written[2] == b"abc"
@@ -134,7 +134,7 @@ async def test_frames_of_one_wake_up_are_written_at_once_and_in_one_piece() -> N
     assert ended == ["stopped"]
 
 
-async def test_what_is_written_at_once_and_what_has_to_wait_keep_their_order() -> None:
+async def test_frames_written_at_once_and_frames_that_wait_stay_in_order() -> None:
     connection = Connection()
     sent = [b"%d;" % number for number in range(2_000)]
 
@@ -159,7 +159,7 @@ async def test_what_is_written_at_once_and_what_has_to_wait_keep_their_order() -
     assert 0 < connection.at_once < len(connection.written)
 
 
-async def test_a_reader_that_takes_nothing_is_slow_also_where_all_is_written_at_once() -> None:
+async def test_a_reader_that_takes_nothing_is_slow_even_with_immediate_writes() -> None:
     connection, ended = Connection(), list[StreamEnd]()
 
     async def frames() -> AsyncGenerator[bytes, None]:
@@ -177,16 +177,16 @@ async def test_a_reader_that_takes_nothing_is_slow_also_where_all_is_written_at_
     written = len(connection.written)
     connection.has_room.set()
     await asyncio.sleep(0)
-    assert len(connection.written) == written  # and nothing is written behind the end
+    assert len(connection.written) == written  # nothing is written after the end
 
 
-async def test_an_event_id_over_several_requests_skips_nothing_however_slow_its_reader() -> None:
+async def test_a_combined_cursor_skips_nothing_however_slow_the_reader() -> None:
     ids = ["a", "b", "c", "d"]
-    places = CombinedCursor(ids)
+    combined = CombinedCursor(ids)
 
     async def pieces(number: int) -> FrameContents:
         for seq in range(1, 60):
-            for _ in range(seq * (number + 3) % 11):  # some come while others wait for room
+            for _ in range(seq * (number + 3) % 11):  # some arrive while others wait for room
                 await asyncio.sleep(0)
             raw = b'{"message_type":"assistant_message","content":"%b"}' % (b"x" * (seq * 37 % 200))
             yield FrameContent(f"1-{seq}", b"assistant_message", raw)
@@ -195,22 +195,22 @@ async def test_an_event_id_over_several_requests_skips_nothing_however_slow_its_
 
     async def send(message: Message) -> None:
         written.append(message.get("body", b""))
-        for _ in range(7):  # while followers run on
+        for _ in range(7):  # lets the followers run
             await asyncio.sleep(0)
 
     async def receive() -> Message:
         await asyncio.Event().wait()
         return {}
 
-    followers = [frames_of_several(one, pieces(number), places) for number, one in enumerate(ids)]
+    followers = [frames_of_several(one, pieces(number), combined) for number, one in enumerate(ids)]
     stream = EventStream(followers, StreamLimits(1000.0, 1000.0, 300), lambda _end, _why: None)
     await stream({"type": "http"}, receive, send)
-    told = re.findall(rb"id: (.*)\nevent: .*\ndata: (.*)\n", b"".join(written))
-    assert len(told) == len(ids) * 59
+    sent = re.findall(rb"id: (.*)\nevent: .*\ndata: (.*)\n", b"".join(written))
+    assert len(sent) == len(ids) * 59
     seen: dict[str, str | None] = dict.fromkeys(ids)
-    for event_id, data in told:
+    for event_id, data in sent:
         entry = json.loads(data)
         seen[entry["request_id"]] = entry["entry_id"]
-        # if the connection were lost here, I expect the reader to go on behind what it has, and nothing else
+        # if the connection were lost here, the reader would resume exactly after what it has
         known = CombinedCursor(ids, event_id.decode())
         assert {one: known.cursor(one) for one in ids} == seen
