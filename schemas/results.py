@@ -1,6 +1,6 @@
-"""Outcomes that outlast Redis: what a database keeps of each, and its URL. Pure: imports no database.
+"""Outcomes in a database: the columns of a row, and the URL of the database. Pure: imports no database library.
 
-A row says what people query by, one column each; put together they are the outcome again, nothing missing.
+Each field that people query by has a column of its own; `rest` has the others, so that a row is the whole outcome.
 """
 
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ from tailrace.schemas.priority import Priority
 from tailrace.schemas.times import iso_of
 
 SCHEMA_VERSION = 1
-"""What the migrations in `worker/results/sql` come to. Whoever writes wants this one and no other."""
+"""The version that the migrations in `worker/results/sql` lead to. Writing requires exactly this version."""
 
 DRIVERS = ("postgresql+asyncpg", "sqlite+aiosqlite")
 SQL_MISSING = "the extra `sql` is not installed: pip install 'tailrace[sql]'"
 
-NUL_NOTE = "NUL characters and lone surrogates stand here as U+FFFD: databases hold none"
+NUL_NOTE = "NUL characters and lone surrogates are replaced by U+FFFD, because databases cannot store them"
 
 _TIMES = ("submitted_at", "started_at", "first_delta_at", "finished_at")
 _AS_THEY_ARE = (
@@ -33,13 +33,13 @@ _REST = ("v", "reasoning_source", "upstream_id", "upstream_sequence", "items", "
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that has ended, as a database keeps it.
+    """A request that has ended, as it is stored in a database.
 
     Attributes:
-        outcome: what it came to.
-        tenant: on whose behalf.
-        priority: its class.
-        deadline_ms: when it had to end at the latest, in milliseconds since 1970.
+        outcome: its outcome.
+        tenant: its tenant.
+        priority: its priority.
+        deadline_ms: its deadline, in milliseconds since 1970.
     """
 
     outcome: Outcome
@@ -49,12 +49,12 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def error(self) -> ErrorInfo | None:
-        """Why it failed, if it did."""
+        """The error of a failed request; None for others."""
         return self.outcome.error if self.outcome.status == "failed" else None
 
 
 def row_of(stored: Stored) -> dict[str, Any]:
-    """The columns of a row. What no database holds is replaced, and then the outcome's notes say so."""
+    """The columns of its row. Characters that databases cannot store are replaced, with a note in the outcome."""
     fields: dict[str, Any] = msgspec.to_builtins(stored.outcome)
     clean, replaced = _clean(fields)
     if replaced:
@@ -86,10 +86,10 @@ def stored_of(row: Mapping[str, Any]) -> Stored:
 
 
 def check_results_url(url: str) -> str:
-    """Returns the URL if it can name a database of results; the empty one names none.
+    """Returns the URL if it can be that of a database of outcomes. An empty URL names none.
 
     Raises:
-        ValueError: it cannot. The message repeats nothing of the URL, since any part may turn out to be the password.
+        ValueError: it cannot. The message repeats no part of the URL, because any part may be the password.
     """
     if not url:
         return url
@@ -97,16 +97,16 @@ def check_results_url(url: str) -> str:
         parts = urlsplit(url)
         has_port = parts.port != 0
     except ValueError:
-        raise ValueError("cannot be read (in a password, write / as %2F and @ as %40)") from None
+        raise ValueError("cannot be parsed (in a password, write / as %2F and @ as %40)") from None
     if parts.scheme not in DRIVERS or not has_port:
         raise ValueError("give postgresql+asyncpg://user:password@host/database or sqlite+aiosqlite:////path/to/file")
     if len(parts.path) < 2:
-        raise ValueError("needs the name of a database, or the path of a file")
+        raise ValueError("needs the name of a database or the path of a file")
     return url
 
 
 def results_place(url: str) -> str:
-    """Where the database is, without user, password and options: fit for messages."""
+    """The place of the database for messages: without user, password and options."""
     parts = urlsplit(url)
     return f"{parts.scheme.partition('+')[0]}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
@@ -120,12 +120,12 @@ def _iso(moment: datetime | None) -> str | None:
 
 
 def _aware(moment: datetime) -> datetime:
-    """SQLite keeps no zone; all times here are UTC."""
+    """The time with a zone. SQLite stores none; all times in the table are UTC."""
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _clean(value: Any) -> tuple[Any, bool]:
-    """The value without NUL and lone surrogates, and whether there were some."""
+    """The value with NUL and lone surrogates replaced, and whether there were any."""
     match value:
         case str():
             clean = value.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,7 +1,7 @@
-"""The table of outcomes, and how its database is opened. Definitions only: connects to nothing.
+"""The table of outcomes, and the options with which its database is opened. Connects to nothing.
 
-Whoever writes (`worker/results/`) and whoever reads (`producers/results.py`) stand on this. Imported only where a
-database of results is set, since it imports SQLAlchemy. `worker/results/sql` makes the table itself; a test compares.
+`worker/results/` writes the table, `producers/results.py` reads it. Imported only if a database is configured, because
+it imports SQLAlchemy. The files in `worker/results/sql` create the table; a test compares them with this module.
 """
 
 from typing import Any
@@ -52,17 +52,20 @@ version = Table("tailrace_schema", metadata, Column("version", Integer, nullable
 
 
 def engine_options(url: str, *, timeout_s: float, connections: int) -> dict[str, Any]:
-    """What `create_async_engine` is to be told beside the URL.
+    """The options for `create_async_engine`.
 
-    Parameters of statements are the texts of requests: they are hidden from every error and log line.
+    They hide the parameters of statements, which are texts of requests, from errors and log lines.
 
     Args:
-        url: of the database.
-        timeout_s: for connecting, and for a lock that somebody else has.
-        connections: at most, at once.
+        url: the URL of the database.
+        timeout_s: the time limit for connecting and for waiting for a lock.
+        connections: the largest number of connections.
     """
     if url.startswith("sqlite"):
-        own: dict[str, Any] = {"timeout": timeout_s, "isolation_level": None}  # we say BEGIN ourselves
+        own: dict[str, Any] = {
+            "timeout": timeout_s,
+            "isolation_level": None,
+        }  # worker/results/database.py sends BEGIN itself
     else:
         own = {"timeout": timeout_s, "server_settings": {"application_name": "tailrace"}}
     return {

@@ -1,4 +1,4 @@
-"""One frozen Settings per process, read once from the environment in a composition root. Values are passed downward."""
+"""The settings of a process: frozen, and read once from the environment where the process is composed."""
 
 import re
 from collections.abc import Mapping
@@ -17,49 +17,51 @@ PREFIX = "TAILRACE_"
 
 
 class Settings(BaseModel):
-    """All of ours; each is `TAILRACE_<NAME>` in the environment. Durations in seconds.
+    """All settings. Each is `TAILRACE_<NAME>` in the environment; durations are in seconds.
 
     Attributes:
-        redis_url: the Redis or Valkey with queue, logs and records.
-        queue_url: that of the queue, where it is another one.
-        log_url: that of logs and records, where it is another one.
-        max_jobs: requests one worker process runs at once.
-        lease_s: how long a claim lasts without renewal; takeover after a crash takes about as long.
-        poll_s: how often an idle worker looks at the queue when no wake-up token came.
-        tenant_limit: requests of one tenant that may run at once, on all workers together; 0 for no limit.
+        redis_url: the Redis or Valkey with the queue, the logs and the records.
+        queue_url: the Redis with the queue, if it is another one.
+        log_url: the Redis with the logs and records, if it is another one.
+        max_jobs: how many requests a worker process runs at once.
+        lease_s: how long a claim lasts without renewal. A takeover after a crash takes about as long.
+        poll_s: how often an idle worker reads the queue if no wake-up token arrives.
+        tenant_limit: how many requests of a tenant may run at once, on all workers together; 0 for no limit.
         tenant_limits: the same for single tenants, such as `acme=10,initech=50`.
-        drain_s: grace period for running requests after SIGTERM.
-        run_limit_s: the longest a request may take from submit to its end, where it says nothing itself.
-        connect_timeout_s: for the connection to the model's server.
-        first_byte_timeout_s: from the request sent to the first byte of the answer.
-        idle_timeout_s: the longest pause between two pieces of the answer.
-        upstream_transport: what carries requests to the model's server: `tailrace`, our own, or `httpx`, the SDK's.
-        max_attempts: how often a request is tried in all, where the model's server fails.
-        max_crashes: workers that may die or hang with a request before it counts as one that kills them; the last of
-            them while it began alone.
-        dead_letters: which requests go into the dead-letter list: `poison` (no worker could give them a fair run) or
-            `failed` (all that end as failed).
-        retention_s: how long log and record stay after the end.
-        max_log_entries: a log that reaches it ends its request as failed, with the partial outcome.
-        max_log_bytes: the same, for the bytes of all entries of an attempt.
-        publish_buffer_bytes: unsent entries of a process at which reading the models' streams pauses.
-        trace_content: whether traces carry the texts of requests and answers.
-        log_format: of log lines: `human`, or `json`, an object a line.
-        log_level: what is told at least: `debug`, `info`, `warning` or `error`.
-        metrics_port: where a worker or a gateway serves `/metrics`; nowhere by default, 0 takes a free port.
-        metrics_host: the address it listens on for that.
-        results_url: the database in which outcomes outlast Redis; empty for none.
-        results_timeout_s: how long writing a batch of outcomes may take, and reading one.
-        token_secrets: sign the tokens that browsers read one request with; separated by commas, the first one signs.
-        token_lifetime_s: how long a token is valid that the gateway mints with a submit.
-        gateway_keys_file: the API keys of web tiers, as `tailrace key` writes them; read again when it changes.
-        gateway_page: whether the gateway has the page to watch at `/`.
-        gateway_origins: pages that may call the gateway from a browser, separated by commas; none by default.
-        gateway_submits_per_minute: submits of one tenant that one gateway process accepts; 0 for no limit.
-        gateway_max_streams: event streams that one gateway process holds open.
-        gateway_heartbeat_s: the longest silence on an event stream.
-        gateway_write_timeout_s: how long a reader may take nothing of what waits for it.
-        gateway_buffer_bytes: what waits for one reader, at most, before following its requests pauses.
+        drain_s: the grace period for running requests after SIGTERM.
+        run_limit_s: the time limit of a request from submit to its end, if it sets none itself.
+        connect_timeout_s: the time limit to connect to the model's server.
+        first_byte_timeout_s: the time limit from the request to the first byte of the response.
+        idle_timeout_s: the longest pause between two chunks of the response.
+        upstream_transport: how requests are sent to the model's server: `tailrace`, Tailrace's own transport, or
+            `httpx`, that of the SDK.
+        max_attempts: how often a request is attempted if the model's server fails.
+        max_crashes: how many workers may die or hang while they run a request before it ends as failed. The last of
+            them runs it in quarantine.
+        dead_letters: which requests are added to the dead-letter list: `poison` (those that no worker could run
+            properly) or `failed` (all that end as failed).
+        retention_s: how long a log and a record are kept after the end.
+        max_log_entries: a log that reaches this size ends its request as failed, with the partial outcome.
+        max_log_bytes: the same for the bytes of all entries of an attempt.
+        publish_buffer_bytes: the size of unsent entries at which a process pauses reading from the model's server.
+        trace_content: whether traces contain the texts of requests and responses.
+        log_format: the format of log lines: `human`, or `json` with one object per line.
+        log_level: the lowest level that is logged: `debug`, `info`, `warning` or `error`.
+        metrics_port: the port on which a worker or a gateway serves `/metrics`; none by default, 0 for a free one.
+        metrics_host: the address on which it listens.
+        results_url: the database for outcomes; empty for none.
+        results_timeout_s: the time limit to write a batch of outcomes, and to read an outcome.
+        token_secrets: the secrets that sign the tokens for readers of one request, separated by commas. The first one
+            signs, all are accepted.
+        token_lifetime_s: how long a token is valid that the gateway returns with a submit.
+        gateway_keys_file: the file with the API keys, as `tailrace key` writes it. It is read again when it changes.
+        gateway_page: whether the gateway serves its web page at `/`.
+        gateway_origins: the origins whose pages may call the gateway, separated by commas; none by default.
+        gateway_submits_per_minute: how many submits of a tenant a gateway process accepts per minute; 0 for no limit.
+        gateway_max_streams: how many event streams a gateway process keeps open.
+        gateway_heartbeat_s: the longest time without an event or a heartbeat on an event stream.
+        gateway_write_timeout_s: how long a reader may leave everything unread before its connection is closed.
+        gateway_buffer_bytes: how many bytes may wait for a reader before reading its requests pauses.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -134,16 +136,16 @@ class Settings(BaseModel):
         return value
 
     def servers(self) -> dict[str, str]:
-        """Every Redis, by its URL, the queue's first, with the setting that names it."""
+        """The URL of every Redis, that of the queue first, with the name of its setting."""
         urls = {self.queue_url: "TAILRACE_QUEUE_URL", self.log_url: "TAILRACE_LOG_URL"}
         return {url: "TAILRACE_REDIS_URL" if url == self.redis_url else name for url, name in urls.items()}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Reads every `TAILRACE_*` variable.
+        """Reads all `TAILRACE_*` variables.
 
         Raises:
-            SettingsError: a name is unknown, or a value out of range; the message names the variable.
+            SettingsError: a name is unknown or a value is out of range. The message names the variable.
         """
         given = {
             name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)
@@ -160,10 +162,10 @@ class Settings(BaseModel):
 
 
 def parse_limits(text: str) -> dict[str, int]:
-    """Reads `<tenant>=<limit>`, separated by commas.
+    """Parses `<tenant>=<limit>` pairs that are separated by commas.
 
     Raises:
-        ValueError: it has another form, or names a tenant twice.
+        ValueError: the text has another form, or names a tenant twice.
     """
     limits: dict[str, int] = {}
     for part in filter(None, map(str.strip, text.split(","))):

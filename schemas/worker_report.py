@@ -1,21 +1,21 @@
-"""What a worker process says of itself, now and then, for those who watch. Nothing hangs on it but what they see."""
+"""The report that a worker process writes every few seconds, for people who watch. Nothing else depends on it."""
 
 import msgspec
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker process fares.
+    """The state of a worker process.
 
     Attributes:
-        host: its machine's name.
-        pid: its process id there.
-        up_s: seconds since it was started.
-        max_jobs: requests it runs at once.
-        running: requests it runs now.
-        starts: how many it has begun since it was started.
-        starts_per_s: the same since its last report.
-        renewed_ago_s: seconds since its last renewal of leases that was answered.
-        draining: whether it takes no more.
+        host: the name of its machine.
+        pid: its process id.
+        up_s: seconds since it started.
+        max_jobs: how many requests it may run at once.
+        running: how many it runs now.
+        starts: how many it has started in all.
+        starts_per_s: how many it has started per second since its last report.
+        renewed_ago_s: seconds since Redis last answered a renewal of its leases.
+        draining: whether it is draining, and starts no more.
     """
 
     host: str
@@ -30,7 +30,7 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_report(report: WorkerReport) -> bytes:
-    """As JSON."""
+    """Encodes a report as JSON."""
     return msgspec.json.encode(report)
 
 
@@ -38,6 +38,6 @@ def decode_report(raw: bytes) -> WorkerReport:
     """Reads a report.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a report.
     """
     return msgspec.json.decode(raw, type=WorkerReport)

@@ -1,4 +1,4 @@
-"""How every command speaks: help with an example, errors in one line. Knows no command, and imports nothing slow."""
+"""What all commands share: help with an example, and errors on one line. Knows no command and imports nothing slow."""
 
 import argparse
 import sys
@@ -7,13 +7,13 @@ from typing import NoReturn
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The argument parser of a command: its errors are one line.
+    """The argument parser of a command. It reports an error on one line.
 
     Args:
-        name: the command, as it stands after `tailrace`.
+        name: the name of the command, without `tailrace`.
         description: what it does.
-        example: command lines that work as they stand; each begins with the program or what goes before it.
-        more: what else is worth saying, under the example.
+        example: complete command lines, with the variables they need.
+        more: further text below the example.
     """
 
     def __init__(self, name: str, *, description: str, example: str, more: str = "") -> None:
@@ -27,11 +27,11 @@ class CommandParser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Ends with exit code 2 and one line on stderr."""
-        say(f"{self.prog}: {message} (see {self.prog} --help)")
+        """Exits with code 2 after one line on stderr."""
+        print_error(f"{self.prog}: {message} (see {self.prog} --help)")
         raise SystemExit(2)
 
 
-def say(line: str) -> None:
-    """One line on stderr, whatever stands in the message."""
+def print_error(line: str) -> None:
+    """Prints a message as one line on stderr; line breaks in it become spaces."""
     print(" ".join(line.split()), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The worker's commands: `tailrace worker` and `tailrace replay`. Reads arguments and environment, starts the parts."""
+"""The commands `tailrace worker` and `tailrace replay`: read arguments and environment, and start what they name."""
 
 import argparse
 import asyncio
@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from tailrace.broker.clients import asking, blocking_pool
 from tailrace.broker.keys import HEALTH
 from tailrace.broker.time_limits import REPLY_TIMEOUT_S
-from tailrace.command_line import CommandParser, say
+from tailrace.command_line import CommandParser, print_error
 from tailrace.schemas.errors import StoreError, TailraceError
 from tailrace.schemas.redis_url import parse_redis_url
 from tailrace.schemas.settings import Settings
@@ -20,23 +20,23 @@ from tailrace.telemetry.logging import log_to
 from tailrace.worker.fleet import METRICS_PIPE, child_command, when_the_parent_dies
 
 CHILD = "--child-of-a-fleet"
-"""Started by a fleet, which holds our stdin: not for people, so not in the help."""
+"""The option of a process that a fleet starts. It is not for people, so the help does not list it."""
 
 _EXAMPLE = "OPENAI_API_KEY=... TAILRACE_REDIS_URL=redis://127.0.0.1:6379/0 tailrace worker --processes 2"
 _MORE = """\
-SIGTERM (or Ctrl-C) drains: no new jobs, running ones get their grace period; a second one hurries.
-Settings are TAILRACE_* variables; the model's server is OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_ORG_ID.
+SIGTERM (or Ctrl-C) drains: it starts no new jobs and gives running ones a grace period. A second one ends that period.
+Settings are TAILRACE_* variables. OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_ORG_ID configure the model's server.
 """
 
 
 def worker(argv: Sequence[str]) -> int:
-    """`tailrace worker`: runs worker processes until they are told to end.
+    """`tailrace worker`: runs worker processes until a signal ends them.
 
     Args:
-        argv: arguments after the command's name.
+        argv: the arguments after the name of the command.
 
     Raises:
-        TailraceError: it cannot start; the message says what to do.
+        TailraceError: the worker cannot start; the message says what to do.
     """
     options = _parser().parse_args(argv)
     settings = Settings.from_environment(os.environ)
@@ -48,8 +48,8 @@ def worker(argv: Sequence[str]) -> int:
 
 
 def replay(argv: Sequence[str]) -> int:
-    """`tailrace replay`: a recorded answer through the worker's decoding and interface, without Redis."""
-    from tailrace.worker.replay import replay as run  # only for this command: it needs neither Redis nor the SDK
+    """`tailrace replay`: turns a recorded response into deltas, without Redis."""
+    from tailrace.worker.replay import replay as run  # imported here, because `tailrace worker` does not need it
 
     return run(argv)
 
@@ -57,7 +57,7 @@ def replay(argv: Sequence[str]) -> int:
 def _parser() -> CommandParser:
     parser = CommandParser(
         "worker",
-        description="Takes requests from the queue, streams answers into their logs, persists the outcomes.",
+        description="Runs requests from the queue, streams their responses into logs and persists the outcomes.",
         example=_EXAMPLE,
         more=_MORE,
     )
@@ -66,17 +66,15 @@ def _parser() -> CommandParser:
         "--max-jobs",
         type=_count,
         metavar="N",
-        help="requests a process runs at once (default: TAILRACE_MAX_JOBS or 200)",
+        help="requests that a process runs at once (default: TAILRACE_MAX_JOBS or 200)",
     )
     parser.add_argument(
         "--metrics-port",
         type=_port,
         metavar="PORT",
-        help="serve /metrics and /healthz there, for all processes (default: TAILRACE_METRICS_PORT or nowhere)",
+        help="serve /metrics and /healthz of all processes here (default: TAILRACE_METRICS_PORT or none)",
     )
-    parser.add_argument(
-        "--check", action="store_true", help="start nothing; exit 0 if a worker of this queue has given a sign of life"
-    )
+    parser.add_argument("--check", action="store_true", help="start nothing; exit 0 if a worker of this queue is alive")
     parser.add_argument(CHILD, action="store_true", dest="child", help=argparse.SUPPRESS)
     parser.add_argument(METRICS_PIPE, type=int, dest="metrics_pipe", help=argparse.SUPPRESS)
     return parser
@@ -99,19 +97,19 @@ def _port(text: str) -> int:
 
 
 def _run(settings: Settings, processes: int, *, is_child: bool, metrics_pipe: int | None) -> int:
-    # Imported here: --help and --check need neither arq nor the SDK, which take a second to load.
+    # Imported here, because arq and the SDK take a second to load, and --help and --check do not need them.
     from tailrace.worker.app import run_fleet, run_worker
     from tailrace.worker.event_loop import run_on_uvloop
 
     log_to(sys.stderr, settings.log_format, settings.log_level)
 
-    async def alone() -> None:
+    async def run_process() -> None:
         if is_child:
             when_the_parent_dies(lambda: signal.raise_signal(signal.SIGTERM))
         await run_worker(settings, os.environ, metrics_pipe=metrics_pipe)
 
     if processes == 1:
-        run_on_uvloop(alone())
+        run_on_uvloop(run_process())
     else:
         asyncio.run(
             run_fleet(settings, os.environ, child_command([CHILD, "--max-jobs", str(settings.max_jobs)]), processes)
@@ -121,30 +119,31 @@ def _run(settings: Settings, processes: int, *, is_child: bool, metrics_pipe: in
 
 def _check(settings: Settings) -> int:
     try:
-        sign = asyncio.run(_sign_of_life(settings.queue_url))
+        health = asyncio.run(_read_health(settings.queue_url))
     except StoreError as error:
         raise error.with_context(before=f"{settings.servers()[settings.queue_url]}: ") from error
-    if sign is None:
+    if health is None:
         place = parse_redis_url(settings.queue_url).place
-        print(f"tailrace worker: no worker of {place} has given a sign of life lately", file=sys.stderr)
+        print(f"tailrace worker: no worker of {place} is alive", file=sys.stderr)
         return 1
-    print(f"a worker is alive: {sign.decode(errors='replace')}")
+    print(f"a worker is alive: {health.decode(errors='replace')}")
     return 0
 
 
-async def _sign_of_life(url: str) -> bytes | None:
+async def _read_health(url: str) -> bytes | None:
+    """What a worker has written as a sign of life within the last minute or so; None if no worker has."""
     async with Redis.from_pool(blocking_pool(url, 1, reply_s=REPLY_TIMEOUT_S)) as redis, asking(redis):
         return await redis.get(HEALTH)
 
 
-def _alone(argv: Sequence[str]) -> int:
-    """A child of a fleet: no root command above it turns errors into a line."""
+def _child(argv: Sequence[str]) -> int:
+    """Runs a child of a fleet. It has no root command that prints an error as one line."""
     try:
         return worker(argv)
     except TailraceError as error:
-        say(f"tailrace worker: {error}")
+        print_error(f"tailrace worker: {error}")
         return 1
 
 
 if __name__ == "__main__":
-    sys.exit(_alone(sys.argv[1:]))
+    sys.exit(_child(sys.argv[1:]))

@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 
 import msgspec
 
-from tailrace.command_line import CommandParser, say
+from tailrace.command_line import CommandParser, print_error
 from tailrace.schemas.deltas import Api, Delta
 from tailrace.schemas.interface_options import InterfaceOptions
 from tailrace.worker.interface.stream_decoder import StreamDecoder
@@ -50,7 +50,7 @@ def replay(argv: Sequence[str]) -> int:
     except OSError as error:
         _print(decoder.close())
         reason = error.strerror or error
-        say(f"tailrace replay: {given.file}: {reason}")
+        print_error(f"tailrace replay: {given.file}: {reason}")
         return 1
     _print(decoder.close())
     outcome = decoder.finish()

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 
-from tailrace.command_line import say
+from tailrace.command_line import print_error
 from tailrace.schemas.errors import TailraceError
 
 GROUP = "tailrace.commands"
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if found is None:
         near = difflib.get_close_matches(name, _commands(), n=1)
         meant = f"; did you mean `tailrace {near[0]}`?" if near else "; `tailrace --help` lists them"
-        say(f"tailrace: there is no command {name[:80]!r}{meant}")
+        print_error(f"tailrace: there is no command {name[:80]!r}{meant}")
         return 2
     return _run(name, found, arguments[1:])
 
@@ -77,7 +77,7 @@ def _run(name: str, found: EntryPoint, arguments: Sequence[str]) -> int:
         sys.stdout.flush()  # here, where a broken pipe is still caught
         return code
     except TailraceError as error:
-        say(f"tailrace {name}: {error}")
+        print_error(f"tailrace {name}: {error}")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -90,7 +90,7 @@ async def test_a_worker_or_a_sink_may_write_outcomes(guarded: EmbeddedValkey, tm
             async with Redis.from_url(as_user(guarded, "admin")) as admin:
                 await admin.hset(rec_key("odd"), mapping={"status": "completed", "outcome": "{"})
                 await admin.xadd(OUTBOX, {"id": "odd"})
-            sink = Sink(outbox, database, look_s=1)
+            sink = Sink(outbox, database, unsettled_s=1)
             sinking = asyncio.create_task(sink.run() if writer == "sink" else asyncio.sleep(0))
 
             async def settled() -> bool:

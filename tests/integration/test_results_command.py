@@ -34,7 +34,7 @@ async def test_tables_are_made_and_old_outcomes_deleted(tmp_path: Path) -> None:
     # given an empty database, expect its tables made once; given outcomes, expect the old ones counted, then gone
     url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
     code, said, _ = await call(url, "migrate")
-    assert (code, said) == (0, f"sqlite:///{tmp_path}/results.db: brought from version 0 to 1\n")
+    assert (code, said) == (0, f"sqlite:///{tmp_path}/results.db: migrated from version 0 to 1\n")
     code, said, _ = await call(url, "migrate")
     assert "up to date, version 1" in said
     database = Database(url, timeout_s=10)

@@ -44,7 +44,7 @@ async def settled(redis: Redis) -> bool:
 async def running_sink(redis: Redis, database: Database, claim_s: float = 30.0) -> AsyncGenerator[Sink]:
     """A sink that runs in this process."""
     outbox = OutcomeOutbox(redis, redis, claim_s=claim_s)
-    sink = Sink(outbox, database, look_s=claim_s / 3)
+    sink = Sink(outbox, database, unsettled_s=claim_s / 3)
     task = asyncio.create_task(sink.run())
     try:
         yield sink

@@ -1,6 +1,7 @@
-"""The doctor: asks Redis and the model's server what a worker will need of them, before a request has to find out.
+"""The checks of `tailrace doctor`: whether a worker could use these settings, Redis servers and model's server.
 
-Changes nothing: what it tries is tried on names that no request has. Judging Redis's answers is `doctor_redis.py`'s.
+They change nothing: commands that write are tried on names that no request has. `redis_checks.py` judges the answers of
+Redis.
 """
 
 import asyncio
@@ -22,28 +23,29 @@ from tailrace.schemas.errors import ResultsUnavailable, SettingsError, StoreErro
 from tailrace.schemas.push import encode_pushes
 from tailrace.schemas.settings import Settings
 from tailrace.worker.attempt.request_store import Store
-from tailrace.worker.doctor import redis_checks as judge
+from tailrace.worker.doctor import redis_checks
 from tailrace.worker.doctor.redis_checks import Finding
 from tailrace.worker.results.run_sink import make_database
 from tailrace.worker.wiring import make_upstream, redis_client
 
 PINGS = 7
-NOBODY = "doctor"
-"""An id whose request nobody has."""
+UPSTREAM_ANSWER_S = 2.0
+UNUSED_ID = "doctor"
+"""An id that no request has."""
 
-_LET_IN = "see that it runs and can be reached, and that its user may read and write tailrace_results"
+_DATABASE_ADVICE = "check that it runs and can be reached, and that its user may read and write tailrace_results"
 
-OF_THE_QUEUE = ("run scripts on the queue", "wait for jobs")
+QUEUE_ACTIONS = ("run scripts on the queue", "wait for jobs")
 
-Looks = Mapping[str, Callable[[Redis], Awaitable[Finding | None]]]
+Checks = Mapping[str, Callable[[Redis], Awaitable[Finding | None]]]
 
 
 async def examine(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """Looks at everything, one thing after the other.
+    """Runs all checks, one after the other.
 
     Args:
-        settings: ours; that they could be read is the first finding.
-        environment: for what is the model's server's.
+        settings: the settings of the worker.
+        environment: has the variables of the model's server.
     """
     for finding in _settings(settings):
         yield finding
@@ -55,11 +57,11 @@ async def examine(settings: Settings, environment: Mapping[str, str]) -> AsyncIt
             if isinstance(redis, ClusterRedis):
                 findings = _cluster(redis, client_place(redis), setting)
             else:
-                looks = {**OF_A_SERVER, **OF_A_USER, **(OF_A_QUEUE if has_queue else {})}
-                findings = _redis(redis, client_place(redis), setting, judge.mode, looks)
+                checks = {**SERVER_CHECKS, **USER_CHECKS, **(QUEUE_CHECKS if has_queue else {})}
+                findings = _redis(redis, client_place(redis), setting, redis_checks.check_mode, checks)
             async for finding in findings:
-                of = "" if len(servers) == 1 else ", queue" if has_queue else ", logs"
-                yield finding._replace(check=finding.check + of)
+                suffix = "" if len(servers) == 1 else ", queue" if has_queue else ", logs"
+                yield finding._replace(check=finding.check + suffix)
         finally:
             await redis.aclose(close_connection_pool=True)
     async for finding in _upstream(settings, environment):
@@ -69,7 +71,7 @@ async def examine(settings: Settings, environment: Mapping[str, str]) -> AsyncIt
 
 
 def _settings(settings: Settings) -> list[Finding]:
-    """Values that are allowed, and do not go together."""
+    """Whether the settings are consistent."""
     advice: list[str] = []
     if settings.first_byte_timeout_s >= settings.run_limit_s:
         advice.append("TAILRACE_FIRST_BYTE_TIMEOUT_S is never reached: TAILRACE_RUN_LIMIT_S ends requests before it")
@@ -78,165 +80,165 @@ def _settings(settings: Settings) -> list[Finding]:
     if settings.poll_s > settings.lease_s:
         advice.append("TAILRACE_POLL_S above TAILRACE_LEASE_S delays takeovers by the difference")
     if not advice:
-        return [Finding("settings", "good", "read, and they go together")]
-    return [Finding("settings", "note", "two do not go together", line) for line in advice]
+        return [Finding("settings", "ok", "valid and consistent")]
+    return [Finding("settings", "warning", "two settings conflict", line) for line in advice]
 
 
 async def _cluster(redis: ClusterRedis, where: str, setting: str) -> AsyncIterator[Finding]:
-    """Each node that has slots, and what our user may do."""
+    """Checks each node with slots, and the permissions of the user."""
     try:
         await redis.nodes.learn()
     except FAILURES as error:
-        yield _away(redis, setting, error)
+        yield _unavailable(redis, setting, error)
         return
-    yield judge.coverage(redis.nodes.uncovered)
+    yield redis_checks.check_coverage(redis.nodes.uncovered)
     for node in redis.nodes.primaries():
         name = f"{node[0]}:{node[1]}"
-        async for finding in _redis(redis.at(node), name, setting, judge.node_mode, OF_A_SERVER):
+        async for finding in _redis(redis.at(node), name, setting, redis_checks.check_node_mode, SERVER_CHECKS):
             yield finding._replace(check=f"{finding.check}, {name}")
-    async for finding in _looked(redis, OF_A_USER):
+    async for finding in _run_checks(redis, USER_CHECKS):
         yield finding
 
 
 async def _redis(
-    redis: Redis, where: str, setting: str, mode: Callable[[judge.Info], Finding], looks: Looks
+    redis: Redis, where: str, setting: str, mode: Callable[[redis_checks.Info], Finding], checks: Checks
 ) -> AsyncIterator[Finding]:
     try:
         await redis.ping()
         info: dict[str, Any] = await redis.info()
     except FAILURES as error:
-        yield _away(redis, setting, error)
+        yield _unavailable(redis, setting, error)
         return
-    yield Finding("redis", "good", f"answers at {where}")
-    for look in (judge.version, mode, judge.role, judge.eviction, judge.memory, judge.persistence):
-        yield look(info)
-    async for finding in _looked(redis, looks):
+    yield Finding("redis", "ok", f"answers at {where}")
+    for check in (mode, *redis_checks.INFO_CHECKS):
+        yield check(info)
+    async for finding in _run_checks(redis, checks):
         yield finding
 
 
-async def _looked(redis: Redis, looks: Looks) -> AsyncIterator[Finding]:
-    for check, look_at in looks.items():
+async def _run_checks(redis: Redis, checks: Checks) -> AsyncIterator[Finding]:
+    for name, check in checks.items():
         try:
-            finding = await look_at(redis)
-        except FAILURES as error:  # one that our user may not have hides nothing of the others
-            yield judge.unanswered(check, str(client_error(error, redis)))
+            finding = await check(redis)
+        except FAILURES as error:  # a permission that the user lacks must not hide the other findings
+            yield redis_checks.check_failed(name, str(client_error(error, redis)))
             continue
         if finding is not None:
             yield finding
 
 
-def _away(redis: Redis, setting: str, error: Exception) -> Finding:
-    ours = client_error(error, redis)
-    advice = f"check {setting}, that the server runs, and that nothing stands between"
-    if isinstance(ours, StoreRefused):
-        advice = f"check user and password in {setting}, and the user's rules (docs/redis-users.md)"
-    return Finding("redis", "bad", str(ours), advice)
+def _unavailable(redis: Redis, setting: str, error: Exception) -> Finding:
+    found = client_error(error, redis)
+    advice = f"check {setting}, that the server runs, and that the network lets you reach it"
+    if isinstance(found, StoreRefused):
+        advice = f"check the user and password in {setting}, and the user's rules (docs/redis-users.md)"
+    return Finding("redis", "failed", str(found), advice)
 
 
 async def _clock(redis: Redis) -> Finding:
-    """How far the server's clock is from ours."""
+    """Compares the clock of the server with the local one."""
     before = time()
     seconds, micros = await redis.time()
     after = time()
-    return judge.clock(seconds + micros / 1e6 - (before + after) / 2, (after - before) / 2)
+    return redis_checks.check_clock(seconds + micros / 1e6 - (before + after) / 2, (after - before) / 2)
 
 
 async def _latency(redis: Redis) -> Finding:
-    """How long a round trip takes."""
-    taken: list[float] = []
+    """Measures a round trip."""
+    durations_ms: list[float] = []
     for _ in range(PINGS):
         began = monotonic()
         await redis.ping()
-        taken.append((monotonic() - began) * 1000)
-    return judge.latency(sorted(taken)[PINGS // 2])
+        durations_ms.append((monotonic() - began) * 1000)
+    return redis_checks.check_latency(sorted(durations_ms)[PINGS // 2])
 
 
-async def _rights(redis: Redis) -> Finding:
-    """Whether this user may do what a worker does."""
+async def _permissions(redis: Redis) -> Finding:
+    """Tries what a worker does."""
 
     async def listen() -> None:
-        async with redis.pubsub() as heard:
-            await heard.subscribe(keys.CANCEL_CHANNEL)
-            await heard.get_message(timeout=REPLY_TIMEOUT_S)  # that it is refused is said here
+        async with redis.pubsub() as subscription:
+            await subscription.subscribe(keys.CANCEL_CHANNEL)
+            await subscription.get_message(timeout=REPLY_TIMEOUT_S)  # a refusal is raised here
 
-    tries: dict[str, Callable[[], Awaitable[Any]]] = {
-        "write logs": lambda: redis.xadd(keys.log_key(NOBODY), {keys.ENTRY_FIELD: ""}, nomkstream=True),
-        "run scripts on records": lambda: Store(redis, patience_s=0).release(NOBODY, 0, ""),
+    actions: dict[str, Callable[[], Awaitable[Any]]] = {
+        "write logs": lambda: redis.xadd(keys.log_key(UNUSED_ID), {keys.ENTRY_FIELD: ""}, nomkstream=True),
+        "run scripts on records": lambda: Store(redis, patience_s=0).release(UNUSED_ID, 0, ""),
         "run scripts on the queue": lambda: run_script(
             redis, scripts.RENEW, lease_ms=1000, leases=msgspec.msgpack.encode([])
         ),
         "push to readers": lambda: redis.publish(push_channel(0), encode_pushes([])),
-        "hear cancels": listen,
-        "wait for jobs": lambda: redis.blpop([f"{keys.WAKE}:{NOBODY}"], timeout=0.01),
+        "subscribe to cancels": listen,
+        "wait for jobs": lambda: redis.blpop([f"{keys.WAKE}:{UNUSED_ID}"], timeout=0.01),
     }
     if isinstance(redis, ClusterRedis):
-        tries = {what: attempt for what, attempt in tries.items() if what not in OF_THE_QUEUE}
+        actions = {name: action for name, action in actions.items() if name not in QUEUE_ACTIONS}
     refused: dict[str, str] = {}
-    for what, attempt in tries.items():
+    for name, action in actions.items():
         try:
-            await attempt()
+            await action()
         except StoreError as error:
-            refused[what] = str(error)
+            refused[name] = str(error)
         except FAILURES as error:
-            refused[what] = str(client_error(error, redis))
-    return judge.rights(refused)
+            refused[name] = str(client_error(error, redis))
+    return redis_checks.check_permissions(refused)
 
 
 async def _worker(redis: Redis) -> Finding:
-    """Whether somebody would run what is submitted."""
+    """Whether a worker runs."""
     if await redis.exists(keys.HEALTH):
-        return Finding("workers", "good", "one has given a sign of life lately")
-    return Finding("workers", "note", "none has given a sign of life", "start one: tailrace worker")
+        return Finding("workers", "ok", "at least one is alive")
+    return Finding("workers", "warning", "none is alive", "start one: tailrace worker")
 
 
 async def _outbox(redis: Redis) -> Finding | None:
-    """What waits for the database of outcomes, if there is an outbox."""
+    """The outcomes that wait for the database; None without an outbox."""
     if not await redis.exists(keys.OUTBOX):
         return None
     waiting, refused = await redis.xlen(keys.OUTBOX), await redis.hlen(keys.OUTBOX_REFUSED)
     oldest = await redis.xrange(keys.OUTBOX, count=1)
     seconds, _ = await redis.time()
     since_s = int(oldest[0][0].partition(b"-")[0]) / 1000 if oldest else seconds
-    return judge.outbox(waiting, max(seconds - since_s, 0.0), refused)
+    return redis_checks.check_outbox(waiting, max(seconds - since_s, 0.0), refused)
 
 
 async def _database(settings: Settings) -> Finding:
-    """Whether the database of outcomes can be written to: it is there, with the tables we know."""
+    """Whether the database of outcomes can be written to, and has the tables of this version."""
     try:
         database = make_database(settings)
     except SettingsError as error:
-        return Finding("database", "bad", "cannot be used", str(error))
+        return Finding("database", "failed", "cannot be used", str(error))
     try:
         await database.check()
     except ResultsUnavailable as error:
         found, _, advice = str(error).partition(": run ")
-        return Finding("database", "bad", found, f"run {advice}" if advice else _LET_IN)
+        return Finding("database", "failed", found, f"run {advice}" if advice else _DATABASE_ADVICE)
     finally:
         await database.close()
-    return Finding("database", "good", f"{database.place} takes outcomes, and has the tables of this version")
+    return Finding("database", "ok", f"{database.place} accepts outcomes and has the tables of this version")
 
 
-OF_A_SERVER: Looks = {"clock": _clock, "latency": _latency}
-OF_A_USER: Looks = {"rights": _rights}
-OF_A_QUEUE: Looks = {"workers": _worker, "outbox": _outbox}
+SERVER_CHECKS: Checks = {"clock": _clock, "latency": _latency}
+USER_CHECKS: Checks = {"permissions": _permissions}
+QUEUE_CHECKS: Checks = {"workers": _worker, "outbox": _outbox}
 
 
 async def _upstream(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Finding]:
     try:
         upstream = make_upstream(settings, environment)
     except SettingsError as error:
-        yield Finding("model's server", "bad", "no client could be made", str(error))
+        yield Finding("model's server", "failed", "the client cannot be configured", str(error))
         return
     began = monotonic()
     try:
-        async with asyncio.timeout(settings.connect_timeout_s + judge.SKEW_NOTED_S):
+        async with asyncio.timeout(settings.connect_timeout_s + UPSTREAM_ANSWER_S):
             await upstream.check_access()
     except UpstreamError as error:
         yield _unreached(error)
     except TimeoutError:
-        yield Finding("model's server", "bad", "does not answer", "check OPENAI_BASE_URL, and the way there")
+        yield Finding("model's server", "failed", "does not answer", "check OPENAI_BASE_URL and the network")
     else:
-        yield Finding("model's server", "good", f"takes the key; answered in {(monotonic() - began) * 1000:.0f} ms")
+        yield Finding("model's server", "ok", f"accepts the key; answered in {(monotonic() - began) * 1000:.0f} ms")
     finally:
         await upstream.close()
 
@@ -244,14 +246,16 @@ async def _upstream(settings: Settings, environment: Mapping[str, str]) -> Async
 def _unreached(error: UpstreamError) -> Finding:
     match error.status:
         case 401 | 403:
-            return Finding("model's server", "bad", f"refuses the key: {error}", "set OPENAI_API_KEY to one it takes")
+            return Finding(
+                "model's server", "failed", f"refuses the key: {error}", "set OPENAI_API_KEY to a key that it accepts"
+            )
         case 404 | 405:
-            advice = "nothing, if it serves the API; else check OPENAI_BASE_URL, which as a rule ends in /v1"
-            return Finding("model's server", "note", "is there, and has no list of models to ask for", advice)
+            advice = "nothing, if it serves the API; otherwise check OPENAI_BASE_URL, which usually ends in /v1"
+            return Finding("model's server", "warning", "answers, and has no list of models", advice)
         case None:
-            advice = "check OPENAI_BASE_URL, the way there, and HTTPS_PROXY where there is a proxy"
-            return Finding("model's server", "bad", str(error), advice)
+            advice = "check OPENAI_BASE_URL, the network, and HTTPS_PROXY if there is a proxy"
+            return Finding("model's server", "failed", str(error), advice)
         case status:
             return Finding(
-                "model's server", "note", f"is there, and answers {status}: {error}", "look at its own status"
+                "model's server", "warning", f"answers with status {status}: {error}", "check its own status page"
             )

@@ -1,4 +1,4 @@
-"""The command `doctor`: prints what the doctor found, and what to do about it. Asks nothing itself."""
+"""The command `doctor`: prints the findings of `checks.py` and what to do about them."""
 
 import asyncio
 import json
@@ -19,39 +19,39 @@ _WIDTH = 16
 
 
 def doctor(argv: Sequence[str]) -> int:
-    """`tailrace doctor`: 0 when nothing it found is bad."""
+    """`tailrace doctor`: returns 0 if no check has failed."""
     parser = CommandParser(
         "doctor",
-        description="Looks at settings, Redis and the model's server as a worker started here would use them, and says "
-        "what to do.\nIt changes nothing. Exit code 1 when something it found is bad.",
+        description="Checks settings, Redis and the model's server as a worker would use them, and says what to do.\n"
+        "It changes nothing. The exit code is 1 if a check has failed.",
         example="OPENAI_API_KEY=... tailrace doctor\ntailrace doctor --json",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line: check, level, found, advice")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line: check, level, found, advice")
     given = parser.parse_args(argv)
     return asyncio.run(_examine(as_json=given.json))
 
 
 async def _examine(*, as_json: bool) -> int:
-    from tailrace.worker.doctor import checks as doctor
+    from tailrace.worker.doctor.checks import examine
     from tailrace.worker.doctor.redis_checks import Finding
 
     log_to(sys.stderr)
     try:
         settings = Settings.from_environment(os.environ)
     except SettingsError as error:
-        _show(Finding("settings", "bad", "cannot be used", str(error)), as_json=as_json)
+        _show(Finding("settings", "failed", "cannot be used", str(error)), as_json=as_json)
         return 1
-    bad = 0
-    async for finding in doctor.examine(settings, os.environ):
+    failed = 0
+    async for finding in examine(settings, os.environ):
         _show(finding, as_json=as_json)
-        bad += finding.level == "bad"
-    return 1 if bad else 0
+        failed += finding.level == "failed"
+    return 1 if failed else 0
 
 
 def _show(finding: "Finding", *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(finding._asdict(), ensure_ascii=False), flush=True)
         return
-    print(f"{finding.level:<5} {finding.check:<{_WIDTH}} {' '.join(finding.found.split())}", flush=True)
+    print(f"{finding.level:<7} {finding.check:<{_WIDTH}} {' '.join(finding.found.split())}", flush=True)
     if finding.advice:
-        print(f"      {'':<{_WIDTH}} -> {' '.join(finding.advice.split())}", flush=True)
+        print(f"        {'':<{_WIDTH}} -> {' '.join(finding.advice.split())}", flush=True)

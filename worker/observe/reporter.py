@@ -1,4 +1,4 @@
-"""A worker process says how it fares, now and then, for those who watch. Knows neither jobs nor leases."""
+"""Reports the state of a worker process to Redis, for `tailrace stats` and `tailrace top`. Knows no jobs or leases."""
 
 import asyncio
 import os
@@ -15,11 +15,11 @@ from tailrace.schemas.worker_report import WorkerReport, encode_report
 REPORT_S = 5.0
 REPORTS_PER_ANNOUNCEMENT = 4
 LEAVE_S = 1.0
-"""So long a worker that goes tries to say so; one that could not is shown as silent for a while."""
+"""How long a worker that stops tries to remove its report. If it cannot, it is shown as silent for a while."""
 
 
 class WorkerState(NamedTuple):
-    """How a worker fares; `WorkerReport` says what the words mean."""
+    """The state of a worker process; `WorkerReport` documents the fields."""
 
     max_jobs: int
     running: int
@@ -29,23 +29,23 @@ class WorkerState(NamedTuple):
 
 
 class ReportStore(Protocol):
-    """What reports need of Redis."""
+    """Where reports are written."""
 
-    async def report(self, name: str, said: bytes) -> None:
-        """What this worker says of itself. Raises StoreError."""
+    async def report(self, name: str, encoded: bytes) -> None:
+        """Writes the report of the worker with this name. Raises StoreError."""
         ...
 
     async def announce(self, name: str, *, gone: bool = False) -> None:
-        """This worker is one of those to be seen, for a while; or it goes. Raises StoreError."""
+        """Lists this worker for a while, or removes it from the list if it is gone. Raises StoreError."""
         ...
 
 
 class Reporter:
-    """The reports of one worker process.
+    """Reports the state of one worker process.
 
     Args:
-        store: where they stand.
-        state: how things stand now.
+        store: where the reports are written.
+        state: returns the current state.
     """
 
     def __init__(self, store: ReportStore, state: Callable[[], WorkerState]) -> None:
@@ -56,8 +56,8 @@ class Reporter:
         self._began = self._reported = monotonic()
         self._starts = 0
 
-    async def keep(self) -> None:
-        """Reports until it is cancelled. A Redis that is away is told nothing, and nobody is told of that."""
+    async def run(self) -> None:
+        """Reports every `REPORT_S` until it is cancelled. Skips a report if Redis does not answer, and logs nothing."""
         number = 0
         while True:
             with suppress(StoreError):
@@ -67,8 +67,8 @@ class Reporter:
                 number += 1
             await asyncio.sleep(REPORT_S)
 
-    async def leave(self) -> None:
-        """Takes the report back, at the end."""
+    async def remove_report(self) -> None:
+        """Removes the report at the end."""
         with suppress(StoreError, TimeoutError):
             async with asyncio.timeout(LEAVE_S):
                 await self._store.announce(self.name, gone=True)

@@ -157,7 +157,7 @@ class LeasedWorker:
             asyncio.get_running_loop().add_signal_handler(number, self.drain)
         if self._on_startup:
             await self._on_startup(self._ctx)
-        keepers = [self._watched(work) for work in (*self._leases.upkeep(), self._reporter.keep())]
+        keepers = [self._watched(work) for work in (*self._leases.upkeep(), self._reporter.run())]
         claimer = self._watched(self._claims.claim_until_stopped())
         try:
             await self._change.until(lambda: self._drains > 0)
@@ -170,7 +170,7 @@ class LeasedWorker:
             for task in (claimer, *keepers, *([self._claims.waiting] if self._claims.waiting else [])):
                 await _cancel(task)
             await self._quarantine.close()
-            await self._reporter.leave()
+            await self._reporter.remove_report()
         for task in (claimer, *keepers):
             if not task.cancelled():
                 task.result()

@@ -159,11 +159,11 @@ class QueueStore:
         verdict = await self._run(scripts.NOTE_QUARANTINE, lease.request_id, token=lease.token, alone=int(alone))
         return verdict.status is NoteQuarantineStatus.NOTED
 
-    async def report(self, name: str, said: bytes) -> None:
+    async def report(self, name: str, encoded: bytes) -> None:
         """Writes this worker's report, for monitoring."""
         life_ms = keys.WORKER_LIFETIME_S * 1000
         async with asking(self.arq):
-            await self.arq.set(keys.worker_key(name), said, px=life_ms)
+            await self.arq.set(keys.worker_key(name), encoded, px=life_ms)
 
     async def announce(self, name: str, *, gone: bool = False) -> None:
         """Lists this worker for a while, or removes it from the list."""

@@ -1,1 +1,1 @@
-"""Outcomes that outlast Redis: from the outbox into a database."""
+"""Writes outcomes from the outbox in Redis into a database, where they outlast Redis."""

@@ -1,6 +1,6 @@
-"""The commands `sink` and `results`: writes outcomes, makes their tables, takes old rows out. Reads arguments, prints.
+"""The commands `sink` and `results`: write outcomes, create their tables, delete old rows. Read arguments and print.
 
-SQLAlchemy is imported only once there is something to do with it.
+SQLAlchemy is imported only when a database is used.
 """
 
 import argparse
@@ -26,29 +26,33 @@ if TYPE_CHECKING:
     from tailrace.worker.results.database import Database
 
 MIGRATE_TIMEOUT_S = 600.0
-"""An index on a large table takes its time."""
+"""Building an index on a large table takes long."""
 
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
 
 def results(argv: Sequence[str]) -> int:
-    """`tailrace results`: looks after the database of outcomes, and what it could not take."""
+    """`tailrace results`: maintains the database of outcomes, and lists outcomes that it could not accept."""
     parser = CommandParser(
         "results",
-        description="Looks after the database of outcomes, TAILRACE_RESULTS_URL (docs/results.md).\n"
-        "migrate: makes its tables, or brings them up to date. prune: deletes what ended long ago.\n"
-        "refused: lists the outcomes that it could not take; they wait in Redis for a week.",
+        description="Maintains the database of outcomes, TAILRACE_RESULTS_URL (docs/results.md).\n"
+        "migrate: creates its tables or updates them. prune: deletes old outcomes.\n"
+        "refused: lists the outcomes that it could not accept; Redis keeps them for a week.",
         example="tailrace results migrate\ntailrace results prune --older-than 90d --dry-run\n"
         "tailrace results refused --again",
     )
-    parser.add_argument("verb", choices=("migrate", "prune", "refused"))
-    parser.add_argument("--older-than", type=_age, metavar="AGE", help="of prune: such as 90d, 36h or 30m")
-    parser.add_argument("--again", action="store_true", help="of refused: put them back, to be tried once more")
-    parser.add_argument("--dry-run", action="store_true", help="of prune: only count")
+    parser.add_argument("action", choices=("migrate", "prune", "refused"))
+    parser.add_argument(
+        "--older-than", type=_age, metavar="AGE", help="prune: delete what ended so long ago, such as 90d, 36h or 30m"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="refused: put the outcomes back into the outbox to be written again"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="prune: only count the outcomes")
     given = parser.parse_args(argv)
-    if (given.verb == "prune") != (given.older_than is not None) or (given.again and given.verb != "refused"):
+    if (given.action == "prune") != (given.older_than is not None) or (given.again and given.action != "refused"):
         parser.error("use: migrate, prune --older-than AGE, or refused [--again]")
-    match given.verb:
+    match given.action:
         case "migrate":
             return asyncio.run(_with_database(_migrate))
         case "prune":
@@ -58,15 +62,15 @@ def results(argv: Sequence[str]) -> int:
 
 
 def sink(argv: Sequence[str]) -> int:
-    """`tailrace sink`: writes outcomes until it is told to stop."""
+    """`tailrace sink`: writes outcomes until a signal stops it."""
     parser = CommandParser(
         "sink",
         description="Writes outcomes from Redis into the database TAILRACE_RESULTS_URL, as a worker with that setting "
-        "does.\nFor workers that are not to reach the database. There may be several. SIGTERM ends it after the batch.",
+        "does.\nUse it if workers must not reach the database. Several can run. SIGTERM stops it after its batch.",
         example="TAILRACE_RESULTS_URL=postgresql+asyncpg://user@host/database tailrace sink",
     )
     parser.add_argument(
-        "--check", action="store_true", help="only say whether one could work: database, its tables, and the outbox"
+        "--check", action="store_true", help="only check that a sink can work: the database, its tables and the outbox"
     )
     given = parser.parse_args(argv)
     from tailrace.worker.event_loop import run_on_uvloop
@@ -78,7 +82,7 @@ def sink(argv: Sequence[str]) -> int:
 
 
 async def _check(settings: Settings) -> None:
-    """For health checks. Raises a TailraceError that says what is missing."""
+    """The health check of a sink. Raises a TailraceError that says what is missing."""
     from tailrace.broker.clients import asking
     from tailrace.worker.wiring import redis_client
 
@@ -91,8 +95,8 @@ async def _check(settings: Settings) -> None:
         await database.close()
         await queue.aclose(close_connection_pool=True)
     if not is_open:
-        raise StoreError("Redis has no outbox: no sink has looked at it yet")
-    print(f"good: {database.place} takes outcomes")
+        raise StoreError("Redis has no outbox: no sink has run yet")
+    print(f"good: {database.place} accepts outcomes")
 
 
 async def _sink(settings: Settings) -> None:
@@ -124,7 +128,7 @@ async def _with_database(work: "Callable[[Database], Awaitable[int]]") -> int:
 
 async def _migrate(database: "Database") -> int:
     before, after = await database.migrate(within_s=MIGRATE_TIMEOUT_S)
-    done = f"brought from version {before} to {after}" if before != after else f"up to date, version {SCHEMA_VERSION}"
+    done = f"migrated from version {before} to {after}" if before != after else f"up to date, version {SCHEMA_VERSION}"
     print(f"{database.place}: {done}")
     return 0
 

@@ -1,7 +1,7 @@
-"""The database of outcomes, for whoever writes there. Owns the engine, the upsert, and what a database's errors mean.
+"""Writes the database of outcomes. Owns the engine, the upsert and the translation of the database's errors.
 
-No text of a request gets into an error or a log line: parameters are hidden, and of what a database says about a row
-only the kind of error is told, since it may quote it. Knows nothing of Redis.
+No text of a request gets into an error or a log line: parameters are hidden, and an error about a row is reported by
+its type alone, because its message may quote the row. Knows nothing of Redis.
 """
 
 import asyncio
@@ -24,21 +24,21 @@ from tailrace.worker.results import migrations
 
 Row = Mapping[str, Any]
 
-PRUNED_AT_ONCE = 1_000
+PRUNE_BATCH = 1_000
 CLOSE_S = 2.0
-_ROWS_FAULT = ("22", "23", "54")
-"""PostgreSQL's classes of errors that are about the values given: data, integrity, program limits (its appendix A)."""
+_ROW_ERROR_CLASSES = ("22", "23", "54")
+"""PostgreSQL's classes of errors about values: data, integrity, program limits (PostgreSQL's appendix A)."""
 
 
 class Refused(NamedTuple):
-    """A row that no transaction can take. `why` is the kind of error, without any value."""
+    """A row that the database cannot accept. `why` is the type of the error, without any value."""
 
     request_id: str
     why: str
 
 
-class _RowsFault(Exception):
-    """The database is well; what it was given is not."""
+class _RowError(Exception):
+    """The database works, and cannot accept a row."""
 
 
 class Database:
@@ -46,22 +46,24 @@ class Database:
 
     Args:
         url: `postgresql+asyncpg://...` or `sqlite+aiosqlite:///...`.
-        timeout_s: how long a batch may take, connecting included.
+        timeout_s: how long a batch may take, including the time to connect.
 
     Raises:
-        SettingsError: there is no driver for the URL, or it cannot be used.
+        SettingsError: the driver for the URL is missing, or the URL cannot be used.
     """
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         self.place = results_place(url)
         self._timeout_s = timeout_s
-        self._is_checked = False  # and nothing has gone wrong since
+        self._is_checked = False  # whether the tables were checked and nothing has failed since
         try:
             self._engine = create_async_engine(url, **engine_options(url, timeout_s=timeout_s, connections=1))
         except ImportError as error:
             raise SettingsError(SQL_MISSING) from error
         except (SQLAlchemyError, ValueError, TypeError):
-            raise SettingsError("TAILRACE_RESULTS_URL: cannot be used as it is") from None  # it may be quoted
+            raise SettingsError(
+                "TAILRACE_RESULTS_URL: cannot be used as it is"
+            ) from None  # the cause may quote the URL
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine.sync_engine, "connect", _keep_a_write_ahead_log)
             event.listen(self._engine.sync_engine, "begin", _begin_at_once)
@@ -69,33 +71,36 @@ class Database:
         else:
             insert = postgresql.insert(results)
         self._upsert = _newest_wins(insert)
-        self._upsert_of_none = _newest_wins(insert.from_select(list(results.c), select(results).where(false())))
+        self._empty_upsert = _newest_wins(insert.from_select(list(results.c), select(results).where(false())))
 
     async def close(self) -> None:
-        """Closes every connection; one that hangs is left."""
-        with_end = asyncio.wait_for(self._engine.dispose(), CLOSE_S)
-        await asyncio.gather(with_end, return_exceptions=True)
+        """Closes every connection. Does not wait for one that hangs."""
+        closing = asyncio.wait_for(self._engine.dispose(), CLOSE_S)
+        await asyncio.gather(closing, return_exceptions=True)
 
     async def check(self) -> None:
-        """Raises ResultsUnavailable where the database cannot be reached, has not the tables we know, or lets our user
-        not write into them. Makes nothing, not even the file of an SQLite."""
+        """Checks that the database can be written to. Creates nothing, not even the file of an SQLite database.
+
+        Raises:
+            ResultsUnavailable: it cannot be reached, lacks the tables of this version, or the user may not write.
+        """
         if self._is_file_missing():
             raise ResultsUnavailable(self._mismatch(0))
         async with self._transaction() as connection:
             await self._check(connection)
-            await connection.execute(self._upsert_of_none)
+            await connection.execute(self._empty_upsert)
 
     async def migrate(self, within_s: float | None = None) -> tuple[int, int]:
-        """Makes the tables, or brings them up to date.
+        """Creates the tables or updates them.
 
         Args:
-            within_s: how long that may take, if not as long as a batch.
+            within_s: the time limit in place of that of a batch.
 
         Returns:
             The version before and after.
 
         Raises:
-            ResultsUnavailable: the database cannot be reached, refuses, or is of a newer Tailrace.
+            ResultsUnavailable: the database cannot be reached, refuses, or has tables of a newer Tailrace.
         """
         async with self._transaction(within_s) as connection:
             before, after = await migrations.migrate(connection)
@@ -104,25 +109,25 @@ class Database:
         return before, after
 
     async def write(self, rows: Sequence[Row]) -> list[Refused]:
-        """Writes all in one transaction; a row that stands is replaced where it is no newer.
+        """Writes rows in one transaction. An existing row is replaced unless it is newer.
 
         Returns:
-            The rows that can never be written. All others have been, and last.
+            The rows that can never be written. All others are committed.
 
         Raises:
-            ResultsUnavailable: none of them may have been written.
+            ResultsUnavailable: possibly no row was written.
         """
         try:
             await self._write(rows)
-        except _RowsFault as fault:
+        except _RowError as error:
             if len(rows) == 1:
                 await self.check()
-                return [Refused(rows[0]["request_id"], str(fault))]
+                return [Refused(rows[0]["request_id"], str(error))]
             return [refused for row in rows for refused in await self.write([row])]
         return []
 
-    async def prune(self, older_than: timedelta, *, at_most: int = PRUNED_AT_ONCE) -> int:
-        """Deletes some of what ended before that, the oldest first; how many it deleted."""
+    async def prune(self, older_than: timedelta, *, at_most: int = PRUNE_BATCH) -> int:
+        """Deletes up to `at_most` outcomes of that age, the oldest first. Returns how many."""
         oldest = (
             select(results.c.request_id)
             .where(results.c.finished_at < _before(older_than))
@@ -135,7 +140,7 @@ class Database:
         return done.rowcount
 
     async def count(self, older_than: timedelta | None = None) -> int:
-        """How many outcomes there are, or how many ended before that."""
+        """The number of outcomes, or of those of that age."""
         wanted = select(func.count()).select_from(results)
         if older_than is not None:
             wanted = wanted.where(results.c.finished_at < _before(older_than))
@@ -177,18 +182,18 @@ class Database:
         except TimeoutError as error:
             raise ResultsUnavailable(f"{self.place} did not answer within {limit_s:g} s") from error
         except (SQLAlchemyError, OSError, ValueError, TypeError, OverflowError) as error:
-            raise self._translated(error, is_open) from None  # what it was caused by may quote a row, or the URL
+            raise self._translated(error, is_open) from None  # the cause may quote a row or the URL
 
     def _translated(self, error: Exception, is_open: bool) -> Exception:
         kind, state = _kind_of(error)
         if is_open and _is_about_values(error, state):
-            return _RowsFault(kind)
+            return _RowError(kind)
         said = str(getattr(error, "orig", None) or error).splitlines()
         return ResultsUnavailable(f"{self.place}: {said[0] if said else kind}")
 
 
 def _newest_wins(insert: Any) -> Any:
-    """An insert that replaces a row unless that is of a later run, or of a later attempt of the same one."""
+    """An insert that replaces an existing row, unless that is of a later run or of a later attempt of the same run."""
     new, old = insert.excluded, results.c
     newer = or_(
         new.submitted_at > old.submitted_at,
@@ -203,7 +208,7 @@ def _before(older_than: timedelta) -> datetime:
 
 
 def _kind_of(error: Exception) -> tuple[str, str]:
-    """The driver's kind of error, and PostgreSQL's code for it where there is one."""
+    """The type of the driver's error, and PostgreSQL's code for it if there is one."""
     cause = getattr(error, "orig", None) or error
     state = str(getattr(cause, "sqlstate", None) or "")
     kind = type(cause.__cause__ or cause).__name__
@@ -212,7 +217,7 @@ def _kind_of(error: Exception) -> tuple[str, str]:
 
 def _is_about_values(error: Exception, state: str) -> bool:
     if state:
-        return state[:2] in _ROWS_FAULT
+        return state[:2] in _ROW_ERROR_CLASSES
     if isinstance(error, DBAPIError):
         cause: Any = error.orig
         return isinstance(cause.__cause__, ValueError) or type(cause).__name__ in ("DataError", "IntegrityError")
@@ -220,18 +225,18 @@ def _is_about_values(error: Exception, state: str) -> bool:
 
 
 def _keep_a_write_ahead_log(connection: Any, record: object) -> None:
-    """Readers do not wait for who writes. What is committed is on disk (synchronous stays FULL)."""
+    """With a write-ahead log readers do not wait for a writer. Commits are on disk (synchronous stays FULL)."""
     cursor = connection.cursor()
     try:
         cursor.execute("PRAGMA journal_mode=WAL")
     except sqlite3.OperationalError as error:
         if "locked" not in str(error):
             raise
-        # Somebody else switches the file just now, which SQLite does not wait for; it stays so for all.
+        # Another process is switching the file, which SQLite does not wait for. The switch is permanent.
     finally:
         cursor.close()
 
 
 def _begin_at_once(connection: Any) -> None:
-    """The write lock is taken first: one who reads, and then wants it, may be refused."""
+    """Takes the write lock at the begin: a transaction that reads first may be refused the lock later."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,6 +1,6 @@
-"""Makes the tables, and brings older ones up to date: numbered SQL files, each applied once, in order.
+"""Creates the tables and updates older ones: numbered SQL files, each applied once, in order.
 
-Two at once are safe: the second waits for the first, and finds nothing left to do.
+Several processes may migrate at once: the second waits for the first, and has nothing left to do.
 """
 
 import re
@@ -15,18 +15,18 @@ from tailrace.schemas.results import SCHEMA_VERSION
 from tailrace.schemas.results_table import version
 
 _LOCK = 7_245_722_352
-"""PostgreSQL's advisory lock of whoever migrates: any number that nobody else takes."""
+"""The number of the advisory lock in PostgreSQL that a migration takes."""
 
 
 async def version_of(connection: AsyncConnection) -> int:
-    """The version of the tables that stand there; 0 without any."""
+    """The version of the existing tables; 0 if there are none."""
     if not await connection.run_sync(lambda plain: inspect(plain).has_table(version.name)):
         return 0
     return (await connection.execute(select(version.c.version))).scalar_one_or_none() or 0
 
 
 async def migrate(connection: AsyncConnection) -> tuple[int, int]:
-    """Applies what is missing, in the transaction that `connection` is in.
+    """Applies the missing steps in the transaction of `connection`.
 
     Returns:
         The version before and after.
@@ -46,7 +46,7 @@ async def migrate(connection: AsyncConnection) -> tuple[int, int]:
 
 
 def statements(number: int, dialect: str) -> Iterator[str]:
-    """The statements of one step."""
+    """The SQL statements of one step."""
     source = re.sub(r"^--.*\n", "", _source(number, dialect), flags=re.MULTILINE)
     return (statement.strip() for statement in source.split(";\n") if statement.strip())
 

@@ -1,7 +1,7 @@
-"""The outbox: what has ended and is not in the database yet. A Redis stream that all sinks read as one group.
+"""The outbox: requests that have ended and are not in the database yet. All sinks read this Redis stream as one group.
 
-What one of them has taken and not settled is given out again after a while, to whoever asks. Nothing is tried again.
-Every method raises StoreError when Redis does not do what it was asked.
+An entry that a sink has taken and not settled is given out again after a while. This module retries nothing; every
+method raises StoreError if Redis fails.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ _T = TypeVar("_T")
 BATCH = 200
 BLOCK_S = 2.0
 PART_BYTES = 8 * 1024 * 1024
-"""Outcomes are read and written in parts of about this size, however large they are: a part is a transaction."""
+"""Outcomes are read and written in parts of about this size. A part is a transaction."""
 
 _CONSUMER = "sink"
-"""All of them: who takes an entry does not matter, and so nobody's name outlives him."""
+"""The consumer name of all sinks. One name for all leaves no consumers of dead sinks behind."""
 
 _FIELDS = ("status", "outcome", "tenant", "priority", "submitted_ms", "deadline_ms")
 _ENDED = frozenset({b"completed", b"incomplete", b"failed", b"cancelled"})
@@ -41,16 +41,19 @@ _SETTLED_AT_ONCE = 16
 
 
 class Taken(NamedTuple):
-    """What the outbox gave out."""
+    """An entry that was taken."""
 
     entry_id: bytes
     request_id: str
 
 
 class Found(NamedTuple):
-    """What was read: outcomes, those that cannot be read, and requests whose records are gone.
+    """The records of taken entries.
 
-    A job that never was a request has no record either.
+    Attributes:
+        outcomes: those that can be written.
+        refused: those whose record cannot be read.
+        gone: requests without a record; a job that never was a request has none either.
     """
 
     outcomes: list[Stored]
@@ -59,7 +62,7 @@ class Found(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """How much waits: entries, seconds of the oldest, and how many outcomes the database has refused."""
+    """The entries that wait, the age of the oldest in seconds, and the outcomes that the database could not accept."""
 
     entries: int
     oldest_s: float
@@ -70,19 +73,19 @@ class OutcomeOutbox:
     """The outbox of one queue.
 
     Args:
-        queue: a client of the Redis with the queue; its answers may take longer than `BLOCK_S`.
+        queue: a client of the Redis with the queue; its time limit must be longer than `BLOCK_S`.
         records: a client of the Redis with the records.
-        claim_s: how long something may be taken and not settled.
+        claim_s: how long an entry may be taken and not settled before it is given out again.
     """
 
     def __init__(self, queue: Redis, records: Redis, *, claim_s: float) -> None:
         self._queue = queue
         self._records = records
-        self._verbs = Store(records, patience_s=0)
+        self._store = Store(records, patience_s=0)
         self._claim_ms = round(claim_s * 1000)
 
     async def open(self) -> None:
-        """From here on what ends is put into it."""
+        """Creates the outbox if there is none. From then on, requests that end are added to it."""
         try:
             await self._queue.xgroup_create(keys.OUTBOX, keys.OUTBOX_GROUP, "0", mkstream=True)
         except ResponseError as error:
@@ -90,36 +93,36 @@ class OutcomeOutbox:
                 raise client_error(error, self._queue) from error
         except FAILURES as error:
             raise client_error(error, self._queue) from error
-        await self._live_on()
+        await self._extend_lifetime()
 
     async def take(self, *, again: bool) -> list[Taken]:
-        """Up to `BATCH` entries; without any, waits a little for the first.
+        """Takes up to `BATCH` entries. If there are none, it waits up to `BLOCK_S` for the first.
 
         Args:
-            again: first what others have taken and not settled in time.
+            again: whether to take entries first that a sink has not settled in time.
         """
         try:
-            if again and (left := await self._ask(self._left)):
-                return left
+            if again and (unsettled := await self._ask(self._take_unsettled)):
+                return unsettled
             answer = await self._ask(
                 lambda: self._queue.xreadgroup(
                     keys.OUTBOX_GROUP, _CONSUMER, {keys.OUTBOX: ">"}, count=BATCH, block=round(BLOCK_S * 1000)
                 )
             )
-        except ResponseError:  # there is no such group: Redis has lost it, or it was not looked at for too long
+        except ResponseError:  # there is no such group: Redis has lost it, or it has expired
             await self.open()
             return []
         return _taken(answer[0][1]) if answer else []
 
-    async def _left(self) -> list[Taken]:
-        await self._live_on()
+    async def _take_unsettled(self) -> list[Taken]:
+        await self._extend_lifetime()
         _, entries, *_ = await self._queue.xautoclaim(
             keys.OUTBOX, keys.OUTBOX_GROUP, _CONSUMER, min_idle_time=self._claim_ms, count=BATCH
         )
         return _taken(entries)
 
     async def parts(self, taken: Sequence[Taken]) -> list[list[Taken]]:
-        """The same in parts that may be held in memory at once."""
+        """Splits entries into parts whose outcomes fit into memory together."""
 
         async def sizes() -> list[int]:
             async with self._records.pipeline(transaction=False) as together:
@@ -138,7 +141,7 @@ class OutcomeOutbox:
         return parts
 
     async def read(self, taken: Sequence[Taken]) -> Found:
-        """What there is of these to be written, each request once."""
+        """Reads the records of these entries, each request once."""
 
         async def records() -> list[list[bytes | None]]:
             async with self._records.pipeline(transaction=False) as together:
@@ -146,7 +149,7 @@ class OutcomeOutbox:
                     together.hmget(keys.rec_key(request_id), _FIELDS)
                 return await together.execute()
 
-        await self._live_on()  # this is tried again as long as the database is away
+        await self._extend_lifetime()  # a sink calls this again and again while the database is unavailable
         wanted = list(dict.fromkeys(one.request_id for one in taken))
         found = Found([], [], [])
         for request_id, values in zip(wanted, await self._ask(records, self._records), strict=True):
@@ -155,7 +158,7 @@ class OutcomeOutbox:
                 found.gone.append(request_id)
                 continue
             if record["status"] not in _ENDED:
-                continue  # a failover lost its end: who ends it once more puts it in again
+                continue  # a failover has lost its end; the worker that ends it again adds it again
             try:
                 found.outcomes.append(_stored(request_id, record))
             except (TailError, ValueError, TypeError) as error:
@@ -163,31 +166,31 @@ class OutcomeOutbox:
         return found
 
     async def settle(self, taken: Sequence[Taken], written: Sequence[Outcome], refused: Sequence[Refused]) -> None:
-        """They are in the database, or never will be: they leave the outbox, and their records may go.
+        """Removes entries from the outbox that are in the database or never will be, and lets their records expire.
 
-        In this order, so that one which is broken off is only done once more.
+        The entries go last, so a call that was interrupted can be repeated.
         """
         for first in range(0, len(written), _SETTLED_AT_ONCE):
-            several = written[first : first + _SETTLED_AT_ONCE]
-            await asyncio.gather(*(self._verbs.stored(one.request_id or "", one.attempt or 0) for one in several))
+            outcomes = written[first : first + _SETTLED_AT_ONCE]
+            await asyncio.gather(*(self._store.stored(one.request_id or "", one.attempt or 0) for one in outcomes))
         if refused:
             notes = {one.request_id: _note(one.why) for one in refused}
             await self._ask(lambda: self._queue.hset(keys.OUTBOX_REFUSED, mapping=notes))
             await self._ask(lambda: self._queue.expire(keys.OUTBOX_REFUSED, keys.OUTBOX_LIFETIME_S))
         ids = [one.entry_id for one in taken]
 
-        async def leave() -> None:
+        async def remove() -> None:
             async with self._queue.pipeline(transaction=True) as together:
                 together.xack(keys.OUTBOX, keys.OUTBOX_GROUP, *ids)
                 together.xdel(keys.OUTBOX, *ids)
                 await together.execute()
 
-        await self._ask(leave)
+        await self._ask(remove)
 
     async def waiting(self) -> Waiting:
         """How much waits."""
 
-        async def look() -> list[Any]:
+        async def count() -> list[Any]:
             async with self._queue.pipeline(transaction=False) as together:
                 together.xlen(keys.OUTBOX)
                 together.xrange(keys.OUTBOX, count=1)
@@ -195,19 +198,19 @@ class OutcomeOutbox:
                 together.time()
                 return await together.execute()
 
-        entries, oldest, refused, (seconds, _) = await self._ask(look)
+        entries, oldest, refused, (seconds, _) = await self._ask(count)
         since_s = int(oldest[0][0].partition(b"-")[0]) / 1000 if oldest else seconds
         return Waiting(entries, max(seconds - since_s, 0.0), refused)
 
     async def refused(self) -> dict[str, str]:
-        """Ids of the outcomes that the database could not take, and why."""
+        """The ids of the outcomes that the database could not accept, each with the reason."""
         notes: Mapping[bytes, bytes] = await self._ask(lambda: self._queue.hgetall(keys.OUTBOX_REFUSED))
         return {request_id.decode(): msgspec.json.decode(note)["why"] for request_id, note in notes.items()}
 
     async def put_back(self, request_ids: Sequence[str]) -> None:
-        """These are to be tried again."""
+        """Puts requests back into the outbox, to be written again."""
 
-        async def again() -> None:
+        async def move() -> None:
             async with self._queue.pipeline(transaction=True) as together:
                 for request_id in request_ids:
                     together.xadd(keys.OUTBOX, {"id": request_id}, nomkstream=True)
@@ -215,9 +218,9 @@ class OutcomeOutbox:
                 await together.execute()
 
         await self.open()
-        await self._ask(again)
+        await self._ask(move)
 
-    async def _live_on(self) -> None:
+    async def _extend_lifetime(self) -> None:
         await self._ask(lambda: self._queue.expire(keys.OUTBOX, keys.OUTBOX_LIFETIME_S))
 
     async def _ask(self, call: Callable[[], Awaitable[_T]], redis: Redis | None = None) -> _T:

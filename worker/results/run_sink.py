@@ -1,4 +1,4 @@
-"""Composes a sink and runs it beside whatever else a process does. Imports a database only where one is set."""
+"""Makes a sink and runs it beside the other work of a process. Imports a database library only if a database is set."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def run_sink(settings: Settings, queue: Redis, records: Redis, outbox_state: OutboxState) -> AsyncGenerator[None]:
-    """Inside it outcomes are written, where the settings name a database for them.
+    """Inside the context, outcomes are written to the database, if the settings name one.
 
     Args:
         settings: of this process.
         queue: a client of the Redis with the queue.
-        records: a client of that with the records.
-        outbox_state: learns here whether there is an outbox.
+        records: a client of the Redis with the records.
+        outbox_state: is set to whether there is an outbox.
 
     Raises:
         SettingsError: the database cannot be used, or the extra for it is not installed.
-        StoreError: Redis is away.
+        StoreError: Redis does not answer, or refuses.
     """
     if not settings.results_url.get_secret_value():
         async with asking(queue):
@@ -53,10 +53,10 @@ async def run_sink(settings: Settings, queue: Redis, records: Redis, outbox_stat
 
 
 async def make_sink(settings: Settings, queue: Redis, records: Redis, database: "Database") -> "Sink":
-    """A sink for that database; from here on there is an outbox.
+    """A sink for this database. Creates the outbox if there is none.
 
     Raises:
-        StoreError: Redis is away, or refuses.
+        StoreError: Redis does not answer, or refuses.
     """
     from tailrace.worker.results.outbox import OutcomeOutbox
     from tailrace.worker.results.sink import CLAIMS_PER_TIMEOUT, Sink
@@ -64,14 +64,14 @@ async def make_sink(settings: Settings, queue: Redis, records: Redis, database: 
     claim_s = CLAIMS_PER_TIMEOUT * settings.results_timeout_s
     outbox = OutcomeOutbox(queue, records, claim_s=claim_s)
     await outbox.open()
-    return Sink(outbox, database, look_s=claim_s / 3)
+    return Sink(outbox, database, unsettled_s=claim_s / 3)
 
 
 def make_database(settings: Settings) -> "Database":
     """The database of the settings.
 
     Raises:
-        SettingsError: none is set, or it cannot be used, or the extra for it is not installed.
+        SettingsError: none is set, it cannot be used, or the extra for it is not installed.
     """
     url = settings.results_url.get_secret_value()
     if not url:

@@ -1,6 +1,6 @@
-"""The sink: takes what has ended out of the outbox, writes it into the database, and only then lets it go.
+"""The sink: takes outcomes from the outbox, writes them into the database, and removes them from the outbox after that.
 
-Waits where one of the two is away, with back-off, and says so once. Knows neither Redis's commands nor SQL.
+If Redis or the database is unavailable it retries with backoff and logs that once. Knows no Redis commands and no SQL.
 """
 
 import asyncio
@@ -21,42 +21,42 @@ from tailrace.worker.results.outbox import BATCH, OutcomeOutbox, Taken
 _T = TypeVar("_T")
 
 RETRY = Backoff(base_s=0.5, cap_s=15.0)
-SAY_S = 10.0
-"""At most one line in so long says how many were written."""
+LOG_S = 10.0
+"""The shortest time between two log lines about outcomes that were written."""
 
 CLAIMS_PER_TIMEOUT = 3
-"""What is taken is given out again after that many time limits of a batch: who takes so long has died or hangs."""
+"""A taken entry is given out again after so many time limits of a batch. A sink that takes longer has died or hangs."""
 
 _logger = logging.getLogger("tailrace.sink")
 
 
 class Sink:
-    """One sink; there may be several.
+    """One sink. Several may run.
 
     Args:
-        outbox: where outcomes wait.
-        database: where they go.
-        look_s: how often it looks for what others have taken and left.
+        outbox: has the outcomes that wait.
+        database: where they are written.
+        unsettled_s: how often it looks for entries that other sinks have taken and not settled.
 
     Attributes:
         written: how many outcomes it has written.
     """
 
-    def __init__(self, outbox: OutcomeOutbox, database: Database, *, look_s: float) -> None:
+    def __init__(self, outbox: OutcomeOutbox, database: Database, *, unsettled_s: float) -> None:
         self._outbox = outbox
         self._database = database
-        self._look_s = look_s
-        self._looked_at = float("-inf")
+        self._unsettled_s = unsettled_s
+        self._took_unsettled_at = float("-inf")
         self._stopping = asyncio.Event()
-        self._said_at, self._said = monotonic(), 0
+        self._logged_at, self._logged = monotonic(), 0
         self.written = 0
 
     def stop(self) -> None:
-        """`run` returns when the part that is being written has been, or at once where it only waits."""
+        """Lets `run` return: after the part that is being written, or at once if it only waits."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Writes until it is stopped. A fault of ours is logged, and it goes on after a while."""
+        """Writes until it is stopped. A bug is logged, and `run` goes on after a pause."""
         while not self._stopping.is_set():
             try:
                 await self._run()
@@ -65,30 +65,31 @@ class Sink:
                 await self._pause(RETRY.cap_s)
 
     async def _run(self) -> None:
-        await self._patiently("use the database of outcomes", self._begin)
+        await self._retry_until_stopped("use the database of outcomes", self._begin)
         while not self._stopping.is_set():
-            taken = await self._unless_stopped(self._patiently("read the outbox", self._take))
+            taken = await self._unless_stopped(self._retry_until_stopped("read the outbox", self._take))
             if taken:
                 await self._write(taken)
 
     async def _begin(self) -> None:
-        await self._outbox.open()  # at each try: it lives as long as somebody looks at it
+        await self._outbox.open()  # at each try, because the outbox expires if no sink uses it
         await self._database.check()
 
     async def _take(self) -> list[Taken]:
-        again = monotonic() - self._looked_at >= self._look_s
+        again = monotonic() - self._took_unsettled_at >= self._unsettled_s
         taken = await self._outbox.take(again=again)
-        if again and len(taken) < BATCH:  # there may be more that others left
-            self._looked_at = monotonic()
+        if again and len(taken) < BATCH:  # after a full batch there may be more of them
+            self._took_unsettled_at = monotonic()
         return taken
 
     async def _write(self, taken: Sequence[Taken]) -> None:
-        for part in await self._patiently("read the outbox", lambda: self._outbox.parts(taken)) or ():
+        parts = await self._retry_until_stopped("read the outbox", lambda: self._outbox.parts(taken))
+        for part in parts or ():
             if self._stopping.is_set():
                 return
-            await self._patiently("write outcomes", lambda: self._part(part))  # noqa: B023 - it is awaited here
+            await self._retry_until_stopped("write outcomes", lambda: self._write_part(part))  # noqa: B023 - it is awaited here
 
-    async def _part(self, part: Sequence[Taken]) -> None:
+    async def _write_part(self, part: Sequence[Taken]) -> None:
         found = await self._outbox.read(part)
         refused = found.refused
         if found.outcomes:
@@ -97,23 +98,23 @@ class Sink:
         written = [stored.outcome for stored in found.outcomes if stored.outcome.request_id not in lost]
         await self._outbox.settle(part, written, refused)
         self.written += len(written)
-        self._say(refused, found.gone)
+        self._log(refused, found.gone)
 
-    def _say(self, refused: Sequence[Refused], gone: Sequence[str]) -> None:
+    def _log(self, refused: Sequence[Refused], gone: Sequence[str]) -> None:
         for one in refused:
             log_event("outcome_refused", one.request_id, level=logging.ERROR, by=self._database.place, why=one.why)
         for request_id in gone:
             log_event("outcome_missing", request_id, level=logging.WARNING, why="its record has no outcome, or is gone")
-        if monotonic() - self._said_at >= SAY_S or not self._said:
-            place, count = self._database.place, self.written - self._said
+        if monotonic() - self._logged_at >= LOG_S or not self._logged:
+            place, count = self._database.place, self.written - self._logged
             _logger.info(
                 "%d outcomes to %s", count, place, extra=fields("outcomes_written", outcomes=count, place=place)
             )
-            self._said_at, self._said = monotonic(), self.written
+            self._logged_at, self._logged = monotonic(), self.written
 
-    async def _patiently(self, verb: str, call: Callable[[], Awaitable[_T]]) -> _T | None:
-        """What the call gives, however long that takes; None when we are stopped meanwhile."""
-        retries = Retries(verb, backoff=RETRY, pause=self._pause)
+    async def _retry_until_stopped(self, action: str, call: Callable[[], Awaitable[_T]]) -> _T | None:
+        """The result of the call, which is retried until it succeeds; None if the sink is stopped before that."""
+        retries = Retries(action, backoff=RETRY, pause=self._pause)
         while True:
             try:
                 answer = await call()
@@ -126,14 +127,14 @@ class Sink:
                 return answer
 
     async def _pause(self, pause_s: float) -> bool:
-        """Waits; True when we are stopped meanwhile."""
+        """Waits. Returns True as soon as the sink is stopped, otherwise False."""
         with suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await self._stopping.wait()
         return self._stopping.is_set()
 
     async def _unless_stopped(self, work: Awaitable[_T]) -> _T | None:
-        """What it gives; None when we are stopped first: then it is broken off, and what it took is given out again."""
+        """The result of the work; None if the sink is stopped first. Entries it has taken are given out again later."""
         working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
--- The outcome of a request, one row each; schemas/results_table.py says the same for programs.
+-- One row for the outcome of each request. schemas/results_table.py has the same definition.
 CREATE TABLE tailrace_results (
   request_id text NOT NULL PRIMARY KEY,
   attempt integer NOT NULL,
