@@ -1,12 +1,12 @@
-"""Commands to a Redis and their replies, on one connection that redis-py opens: TLS, users and greetings are its own.
+"""Connections to Redis whose bytes are read here: opened by redis-py (TLS, users, handshake), then taken over from it.
 
-Once the connection is open its transport is taken over, since to read reply by reply through redis-py costs more than
-all the rest of a commit. Here replies are parsed as they arrive, and whoever asked is woken once, by the last of them.
-Knows no command and no time limit.
+redis-py reads and packs reply by reply, which costs more than all the rest of a commit or of a push. Here replies are
+parsed as they arrive, and whoever waits for several is woken once. Knows no command and no time limit.
 """
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import hiredis
 from redis import exceptions as redis_errors
@@ -17,97 +17,149 @@ from tailrace.broker.errors import reply_error
 _NO_REPLY = object()
 
 
-class Wire:
-    """One connection, opened when something is asked, and again when it was lost. One may ask at a time.
+class Wire(asyncio.Protocol):
+    """An open connection. A subclass defines what happens with replies (`take`) and when it is lost (`lose`).
 
     Args:
-        connection: not open yet, and without redis-py's `socket_timeout`; from now on it is used and closed here.
+        error_of: makes an exception of an error reply; it takes the reply's place.
+
+    Attributes:
+        replies: those that have come and were not taken.
     """
 
-    def __init__(self, connection: AbstractConnection) -> None:
-        self._connection = connection
-        self._link: _Link | None = None
+    def __init__(self, error_of: Callable[[str], Exception] = reply_error) -> None:
+        self.replies: list[Any] = []
+        self._parser = hiredis.Reader(replyError=error_of, notEnoughData=_NO_REPLY)
+        self._transport: asyncio.WriteTransport | None = None
 
-    async def ask(self, commands: bytes, count: int) -> list[Any]:
-        """Sends commands and returns their `count` replies; a refusal is among them as an exception.
+    async def attach(self, connection: AbstractConnection) -> Self:
+        """Opens a connection and takes it over. The caller closes it.
 
-        Whoever gives up on the answer must close the connection; so must who is told that it was lost.
+        Args:
+            connection: not open yet.
 
         Raises:
-            RedisError, OSError: the connection could not be opened, or was lost, be it since the last question.
+            RedisError, OSError: it could not be opened.
         """
-        return await (self._link or await self._open()).ask(commands, count)
+        await connection.connect()
+        assert connection._writer is not None  # noqa: S101 -- it is connected
+        transport = self._transport = connection._writer.transport  # redis-py has no public way to it
+        transport.set_protocol(self)
+        if transport.is_closing():  # it was lost before it was taken over, so `connection_lost` is never called
+            raise redis_errors.ConnectionError("the connection was lost as soon as it was open")
+        return self
 
-    def tell(self, commands: bytes, count: int) -> None:
-        """Sends commands whose `count` replies nobody wants to know. Where there is no connection, nothing is told."""
-        if self._link is not None:
-            self._link.tell(commands, count)
-
-    async def close(self) -> None:
-        """Closes the connection; the next question opens it again."""
-        self._link = None
-        await self._connection.disconnect(nowait=True)
-
-    async def _open(self) -> "_Link":
-        await self._connection.connect()
-        assert self._connection._writer is not None  # noqa: S101 -- it is connected
-        transport = self._connection._writer.transport  # redis-py has no public way to it
-        self._link = _Link(transport)
-        transport.set_protocol(self._link)
-        return self._link
-
-
-class _Link(asyncio.Protocol):
-    """An open connection. Replies come in the order of what was sent."""
-
-    def __init__(self, transport: asyncio.WriteTransport) -> None:
-        self._transport = transport
-        self._parser = hiredis.Reader(replyError=reply_error, notEnoughData=_NO_REPLY)
-        self._replies: list[Any] = []
-        self._told = 0
-        self._awaited = 0
-        self._all: asyncio.Future[None] | None = None
-        self._lost: redis_errors.RedisError | None = None
-
-    async def ask(self, commands: bytes, count: int) -> list[Any]:
-        if self._lost is not None:
-            raise self._lost
-        told, self._told = self._told, 0
-        self._awaited = told + count
+    def write(self, commands: bytes) -> bool:
+        """Sends commands. False if the connection is closing: uvloop would raise."""
+        if self._transport is None or self._transport.is_closing():
+            return False
         self._transport.write(commands)
-        if len(self._replies) < self._awaited:
-            self._all = asyncio.get_running_loop().create_future()
-            try:
-                await self._all
-            finally:
-                self._all = None
-        replies, self._replies = self._replies, []
-        return replies[told:]
+        return True
 
-    def tell(self, commands: bytes, count: int) -> None:
-        if self._lost is None:
-            self._told += count
-            self._transport.write(commands)
+    def take(self, size: int) -> None:
+        """Bytes have come, and what they complete is in `replies`.
+
+        Args:
+            size: how many bytes.
+        """
+        raise NotImplementedError
+
+    def lose(self, why: redis_errors.RedisError) -> None:
+        """The connection is of no more use. It may be called more than once."""
+        raise NotImplementedError
 
     def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
         self._parser.feed(data)
-        replies, parsed = self._replies, self._parser.gets
+        parsed, replies = self._parser.gets, self.replies
         try:
             while (reply := parsed()) is not _NO_REPLY:
                 replies.append(reply)
         except hiredis.ProtocolError:
-            self._lose(redis_errors.InvalidResponse("what it answers is not Redis' protocol"))
-            self._transport.abort()
-        if self._all is not None and len(replies) >= self._awaited and not self._all.done():
-            self._all.set_result(None)
+            self.lose(redis_errors.InvalidResponse("its reply is not in Redis' protocol"))
+            if self._transport is not None:
+                self._transport.abort()
+        self.take(len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lose(redis_errors.ConnectionError(f"the connection was lost ({exc or 'closed by the server'})"))
+        """Called by the event loop."""
+        self.lose(redis_errors.ConnectionError(f"the connection was lost ({exc or 'closed by the server'})"))
 
-    def _lose(self, why: redis_errors.RedisError) -> None:
+
+class CommandConnection:
+    """Sends commands and returns their replies, several in one round trip. One caller may wait at a time.
+
+    It is opened when it is first used, and again after it was closed.
+
+    Args:
+        connection: not open yet, and without redis-py's `socket_timeout`; it is used and closed here.
+    """
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection = connection
+        self._wire: _ReplyWire | None = None
+
+    async def ask(self, commands: bytes, count: int) -> list[Any]:
+        """Sends commands and returns their `count` replies. An error reply is among them as an exception.
+
+        A caller that does not wait for the end must close the connection, and so must one that gets an exception.
+
+        Raises:
+            RedisError, OSError: the connection could not be opened, or was lost, possibly since the last call.
+        """
+        if self._wire is None:
+            self._wire = await _ReplyWire().attach(self._connection)
+        return await self._wire.ask(commands, count)
+
+    def send(self, commands: bytes, count: int) -> None:
+        """Sends commands whose `count` replies are discarded. Without an open connection nothing is sent."""
+        if self._wire is not None:
+            self._wire.send(commands, count)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        self._wire = None
+        await self._connection.disconnect(nowait=True)
+
+
+class _ReplyWire(Wire):
+    """Replies come in the order of the commands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._discarded = 0
+        self._awaited = 0
+        self._complete: asyncio.Future[None] | None = None
+        self._lost: redis_errors.RedisError | None = None
+
+    async def ask(self, commands: bytes, count: int) -> list[Any]:
+        if self._lost is None and not self.write(commands):
+            self.lose(redis_errors.ConnectionError("the connection is closing"))
+        if self._lost is not None:
+            raise self._lost
+        discarded, self._discarded = self._discarded, 0
+        self._awaited = discarded + count
+        if len(self.replies) < self._awaited:
+            self._complete = asyncio.get_running_loop().create_future()
+            try:
+                await self._complete
+            finally:
+                self._complete = None
+        replies, self.replies = self.replies, []
+        return replies[discarded:]
+
+    def send(self, commands: bytes, count: int) -> None:
+        if self._lost is None and self.write(commands):
+            self._discarded += count
+
+    def take(self, size: int) -> None:
+        if self._complete is not None and len(self.replies) >= self._awaited and not self._complete.done():
+            self._complete.set_result(None)
+
+    def lose(self, why: redis_errors.RedisError) -> None:
         self._lost = self._lost or why
-        if self._all is not None and not self._all.done():
-            self._all.set_exception(why)
+        if self._complete is not None and not self._complete.done():
+            self._complete.set_exception(why)
 
 
 def encoded(part: str | bytes | int) -> bytes:
@@ -116,5 +168,5 @@ def encoded(part: str | bytes | int) -> bytes:
 
 
 def packed(*parts: bytes) -> bytes:
-    """A command as it travels (RESP2, Redis serialization protocol). redis-py's own packing costs ten times as much."""
+    """A command as it is sent (RESP2, Redis serialization protocol). redis-py's own packing costs ten times as much."""
     return b"*%d\r\n%b" % (len(parts), b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]))

@@ -37,7 +37,7 @@ async def test_what_is_pushed_together_is_one_wake_up_for_each_reader() -> None:
         b"somebody else's",
         encode_pushes([("other", 1, 1, [b"a"]), ("one", 1, 3, [b"c"])]),
     ]
-    fanout.pushed(messages)
+    fanout.pushes_received(messages)
     assert one.handed == [[EntryId(1, 1), EntryId(1, 2), EntryId(1, 3)]]
     assert other.handed == [[EntryId(1, 1)]]
 
@@ -46,7 +46,7 @@ async def test_what_does_not_follow_is_no_part_of_a_run() -> None:
     fanout = Fanout(ProducerStore("redis://localhost:1", timeout_s=1))
     fanout.ended = StoreError("nothing is to be heard")
     place = joined(fanout, "one", EntryId(1, 0))
-    fanout.pushed(
+    fanout.pushes_received(
         [encode_pushes([("one", 1, 1, [b"a"])]), encode_pushes([("one", 1, 1, [b"a"]), ("one", 2, 0, [b"b"])])]
     )
     assert place.handed == [[EntryId(1, 1)], []]  # the second attempt is for it to look at

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from redis import exceptions as refusals
+from redis import exceptions as redis_errors
 
 from tailrace.producers.tail.fanout import push_wire
 from tailrace.producers.tail.fanout.push_wire import HOLD_BYTES, LARGE_READ_BYTES, PushWire
@@ -63,7 +63,7 @@ async def test_what_is_held_is_bounded(
 async def test_nothing_is_told_of_a_connection_that_is_lost(wire: PushWire, told: list[list[bytes]]) -> None:
     wire.data_received(message(b"x" * LARGE_READ_BYTES))
     wire.connection_lost(None)
-    assert isinstance(await wire.lost, refusals.ConnectionError)
+    assert isinstance(await wire.lost, redis_errors.ConnectionError)
     wire.send(b"*1\r\n$4\r\nPING\r\n")  # goes nowhere
     assert not told
 
@@ -71,8 +71,8 @@ async def test_nothing_is_told_of_a_connection_that_is_lost(wire: PushWire, told
 @pytest.mark.parametrize(
     ("said", "error"),
     [
-        (b"-NOPERM no permissions to access one of the channels\r\n", refusals.NoPermissionError),
-        (b"HTTP/1.1 400 Bad Request\r\n", refusals.InvalidResponse),
+        (b"-NOPERM no permissions to access one of the channels\r\n", redis_errors.NoPermissionError),
+        (b"HTTP/1.1 400 Bad Request\r\n", redis_errors.InvalidResponse),
     ],
 )
 async def test_a_refusal_and_what_is_no_redis_end_it(said: bytes, error: type[Exception]) -> None:

@@ -14,7 +14,7 @@ from tailrace.broker.cluster import Redirect, redirect_of
 from tailrace.broker.connections import at_node, connection_options, place_of
 from tailrace.broker.errors import FAILURES, store_error
 from tailrace.broker.time_limits import CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S
-from tailrace.broker.wire import Wire, packed
+from tailrace.broker.wire import CommandConnection, packed
 from tailrace.schemas.errors import AttemptLost, StoreUnavailable
 from tailrace.schemas.push import encode_pushes
 from tailrace.schemas.redis_url import Node
@@ -61,7 +61,7 @@ class CommitLine:
         options = options if node is None else at_node(options, node)
         self._place = place_of(options)
         self._node = node
-        self._wire = Wire(ConnectionPool(**options).make_connection())
+        self._connection = CommandConnection(ConnectionPool(**options).make_connection())
         self._unpushed: list[Batch] = []
 
     async def commit(self, batches: Sequence[Batch]) -> list[Result]:
@@ -93,7 +93,7 @@ class CommitLine:
         if self._node is None:
             frames.append(packed(b"PUBSUB", b"NUMSUB", *channels))
         async with self._round_trip():
-            replies = await self._wire.ask(b"".join(frames), count + (self._node is None))
+            replies = await self._connection.ask(b"".join(frames), count + (self._node is None))
             results: list[Result] = []
             for batch, end in zip(batches, ends, strict=True):
                 reply = batch_reply(replies, end, len(batch.commands))
@@ -111,7 +111,7 @@ class CommitLine:
         If the connection is lost, readers find in the log what was not pushed.
         """
         if pushes := self._pushes():
-            self._wire.tell(b"".join(pushes), len(pushes))
+            self._connection.send(b"".join(pushes), len(pushes))
 
     async def attempt_states(self, logs: Sequence[LogBuffer]) -> list[AttemptState | Moved]:
         """Whether the server still knows these attempts: after a failover it may have forgotten some.
@@ -121,7 +121,7 @@ class CommitLine:
         """
         frames = [frame for log in logs for frame in _questions(log)]
         async with self._round_trip():
-            replies = await self._wire.ask(b"".join(frames), len(frames))
+            replies = await self._connection.ask(b"".join(frames), len(frames))
             raise_if_not_primary(replies)
         answers = iter(reply for frame, reply in zip(frames, replies, strict=True) if frame is not _ASKING)
         return [self._state(log, next(answers), next(answers)) for log in logs]
@@ -129,7 +129,7 @@ class CommitLine:
     async def close(self) -> None:
         """Closes the connection; the next commit opens it again."""
         self._unpushed = []
-        await self._wire.close()
+        await self._connection.close()
 
     @asynccontextmanager
     async def _round_trip(self) -> AsyncGenerator[None]:
@@ -169,7 +169,7 @@ class CommitLine:
             return Rejected(store_error(reply, self._place))
         # The id is in the log or before its end: an earlier sending was executed, or a later attempt has begun.
         frames = _last_entry(log)
-        *_, last_entry = await self._wire.ask(b"".join(frames), len(frames))
+        *_, last_entry = await self._connection.ask(b"".join(frames), len(frames))
         raise_if_not_primary([last_entry])
         if redirect := self._redirect(last_entry):
             return Moved(redirect)

@@ -1,6 +1,6 @@
-"""Questions to the logs of a Redis Cluster: lines of its own to each node, behind the interface of those to one server.
+"""Reads of the logs of a cluster: lines of their own to each node, with the interface of `LogLines`.
 
-What a node that hangs is asked delays only what else it is asked.
+A node that hangs delays only its own reads. Knows nothing of tails.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class ClusterLines:
         """As `LogLines.ask`, for one command, or one transaction, on keys of one slot.
 
         Raises:
-            StoreUnavailable: also when another node has the slot now. It may have less, after a failover.
+            StoreUnavailable: also when another node has the slot now: after a failover it may have fewer entries.
         """
         node = await self._find(next(command[1] for command in commands if len(command) > 1))
         try:
@@ -47,11 +47,11 @@ class ClusterLines:
                 raise
         if not redirect.asking:
             self._nodes.moved(redirect)
-            raise StoreUnavailable(f"a slot of {self._link.place} has gone to another node")
+            raise StoreUnavailable(f"a slot of {self._link.place} has moved to another node")
         return (await self._line(redirect.node).ask((_ASKING, *commands), entries=entries))[1:]
 
     async def ends(self, logs: Sequence[bytes]) -> list[Any]:
-        """As `LogLines.ends`; of each node its own."""
+        """As `LogLines.ends`; each node is asked for its own logs."""
         of_nodes: dict[Node, list[int]] = {}
         found: list[Any] = [()] * len(logs)
         try:

@@ -185,7 +185,7 @@ class Fanout:
         live = self._lives.get(request_id)
         if live is None:
             live = self._lives[request_id] = Live(push_shard(request_id))
-            self._push_line.add(live.shard)
+            self._push_line.follow_shard(live.shard)
             self._busy.set()
             if not self._tasks and self.ended is None:
                 works = (self._push_line.run, self._look_after_quiet, self._tell_time)
@@ -198,13 +198,13 @@ class Fanout:
         live.readers.remove(place)
         if not live.readers:
             del self._lives[request_id]
-            self._push_line.remove(live.shard)
+            self._push_line.unfollow_shard(live.shard)
 
     def hears(self, live: Live) -> bool:
         """Whether everything that is pushed for this request from now on will be heard."""
-        return self._push_line.hears(live.shard)
+        return self._push_line.is_subscribed(live.shard)
 
-    def pushed(self, messages: Sequence[bytes]) -> None:
+    def pushes_received(self, messages: Sequence[bytes]) -> None:
         """Messages on channels: entries of requests, some of which may be followed here.
 
         What all of them bring of one request is one run, and one wake-up of each of its readers.
@@ -228,14 +228,14 @@ class Fanout:
         for request_id, attempt, seq, entries in runs.values():
             lives[request_id].push(attempt, seq, entries)
 
-    def heard(self, number: int) -> None:
+    def shard_subscribed(self, number: int) -> None:
         """A channel is subscribed: who waits for that may read the log and join."""
         self.ended = None
         for live in self._lives.values():
             if live.floor is None and live.shard == number:
                 live.wake()
 
-    def lost(self, refusal: StoreRefused | None) -> None:
+    def push_line_lost(self, refusal: StoreRefused | None) -> None:
         """Nothing is heard for now; what comes back may be another server. Every reader looks."""
         self.ended = refusal
         for live in self._lives.values():

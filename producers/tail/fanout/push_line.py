@@ -1,6 +1,6 @@
-"""The one connection on which a client hears what is pushed: subscribed to what is wanted, made anew when it is lost.
+"""The one connection on which a client receives pushes: subscribed to the wanted channels, reopened when it is lost.
 
-Knows channels and connections. What a push says, and to whom, it leaves to whoever it tells.
+Knows channels and connections. Knows nothing of what a push contains and which readers it is for.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from redis.asyncio.connection import AbstractConnection
 from tailrace.broker.backoff import Backoff
 from tailrace.broker.errors import FAILURES
 from tailrace.broker.keys import push_channel, push_channel_pattern
+from tailrace.broker.wire import packed
 from tailrace.producers.link import Link
-from tailrace.producers.tail.fanout.log_lines import packed
 from tailrace.producers.tail.fanout.push_wire import PushWire
 from tailrace.schemas.errors import StoreError, StoreRefused
 
@@ -23,57 +23,57 @@ _PING_S = 5.0
 
 
 class Listener(Protocol):
-    """Who is told."""
+    """What a push line calls."""
 
-    def pushed(self, messages: Sequence[bytes]) -> None:
-        """Messages came, in this order."""
+    def pushes_received(self, messages: Sequence[bytes]) -> None:
+        """Messages have come, in this order."""
         ...
 
-    def heard(self, number: int) -> None:
-        """From now on, all that is pushed for this shard (its number) comes, until the connection is lost."""
+    def shard_subscribed(self, number: int) -> None:
+        """From now on all pushes of this shard come, until the connection is lost."""
         ...
 
-    def lost(self, refusal: StoreRefused | None) -> None:
-        """The connection is lost; `refusal` when Redis does not let us listen."""
+    def push_line_lost(self, refusal: StoreRefused | None) -> None:
+        """The connection is lost; with `refusal` if Redis does not allow the subscription."""
         ...
 
 
 class PushLine:
-    """Listens for one client, in one event loop.
+    """Receives pushes for one client, in one event loop.
 
     Args:
-        link: to whom, with its time limits and errors.
-        listener: who is told.
+        link: to the server, with its time limits and errors.
+        listener: is called with what comes.
     """
 
     def __init__(self, link: Link, listener: Listener) -> None:
         self._link = link
         self._listener = listener
         self._wanted: dict[int, int] = {}
-        self._heard: set[int] = set()
-        self._unanswered: dict[int, int] = {}
+        self._subscribed: set[int] = set()
+        self._unconfirmed: dict[int, int] = {}
         self._changed = asyncio.Event()
         self._is_alive = True
         self._is_connected = False
 
-    def add(self, shard: int) -> None:
-        """One request more is followed in this shard."""
+    def follow_shard(self, shard: int) -> None:
+        """One more request of this shard is followed."""
         self._wanted[shard] = self._wanted.get(shard, 0) + 1
         self._changed.set()
 
-    def remove(self, shard: int) -> None:
-        """One request less."""
+    def unfollow_shard(self, shard: int) -> None:
+        """One request less of this shard is followed."""
         self._wanted[shard] -= 1
         if not self._wanted[shard]:
             del self._wanted[shard]
             self._changed.set()
 
-    def hears(self, shard: int) -> bool:
-        """Whether all that is pushed for this shard comes."""
-        return shard in self._heard
+    def is_subscribed(self, shard: int) -> bool:
+        """Whether all pushes of this shard come."""
+        return shard in self._subscribed
 
     async def run(self) -> None:
-        """Listens from the first request on; connects again whenever the connection is lost."""
+        """Connects when the first request is followed, and again whenever the connection is lost."""
         failures = 0
         while True:
             while not self._wanted:
@@ -86,15 +86,14 @@ class PushLine:
             except StoreRefused as error:
                 refusal = error.with_context(after=f"; tails need the channels {push_channel_pattern()}")
             except StoreError:
-                pass  # readers find out by themselves, as soon as they ask the log
+                pass  # readers learn of it when they read the log
             if self._is_connected or refusal is not None:
-                if self._heard:
+                if self._subscribed:
                     failures = 0
-                self._heard.clear()
-                self._unanswered.clear()
+                self._subscribed.clear()
+                self._unconfirmed.clear()
                 self._is_connected = False
-                self._listener.lost(refusal)
-            # Full jitter: the web tier's processes must not all come back in the same instant.
+                self._listener.push_line_lost(refusal)
             failures += 1
             await asyncio.sleep(_BACKOFF.pause_s(failures))
 
@@ -103,7 +102,7 @@ class PushLine:
         connection = self._link.connection()
         try:
             async with self._link.asking():
-                wire = await PushWire.open(connection, self._take)
+                wire = await PushWire.open(connection, self._receive)
             self._is_connected = True
             steering = asyncio.create_task(self._steer(connection, wire), name="push line: steer")
             try:
@@ -116,43 +115,43 @@ class PushLine:
         finally:
             await connection.disconnect(nowait=True)
 
-    def _take(self, said: Sequence[Any]) -> None:
-        """All that one read has brought."""
+    def _receive(self, replies: Sequence[Any]) -> None:
+        """Takes all that one read has brought."""
         self._is_alive = True
         messages: list[bytes] = []
-        for one in said:
-            match one:
+        for reply in replies:
+            match reply:
                 case [b"message", _, message]:
                     messages.append(message)
                 case [(b"subscribe" | b"unsubscribe") as kind, channel, _]:
-                    if messages:  # those of before are nothing to who waits for this
-                        self._listener.pushed(messages)
+                    if messages:  # they came before the subscription that is confirmed here
+                        self._listener.pushes_received(messages)
                         messages = []
-                    self._answered(kind, channel)
-                case _:  # the answer to a PING, or a refusal, of which the wire knows
+                    self._confirmed(kind, channel)
+                case _:  # the reply to a PING, or an error, which the wire handles
                     pass
         if messages:
-            self._listener.pushed(messages)
+            self._listener.pushes_received(messages)
 
-    def _answered(self, kind: bytes, channel: bytes) -> None:
+    def _confirmed(self, kind: bytes, channel: bytes) -> None:
         shard = int(channel.rpartition(b":")[2])
-        self._unanswered[shard] -= 1
-        if kind == b"subscribe" and not self._unanswered[shard]:
-            self._heard.add(shard)
-            self._listener.heard(shard)
+        self._unconfirmed[shard] -= 1
+        if kind == b"subscribe" and not self._unconfirmed[shard]:
+            self._subscribed.add(shard)
+            self._listener.shard_subscribed(shard)
 
     async def _steer(self, connection: AbstractConnection, wire: PushWire) -> None:
-        """Subscribes to what is wanted, and to nothing else, as long as the connection stands.
+        """Subscribes to the wanted shards, and to no others, while the connection is open.
 
-        It ends the connection on which nothing comes any more, not even the answer to a PING.
+        Closes a connection on which nothing comes any more, not even the reply to a PING.
         """
         subscribed: set[int] = set()
         self._is_alive = True
         while True:
             self._changed.clear()
             wanted = set(self._wanted)
-            self._say(wire, b"SUBSCRIBE", wanted - subscribed)
-            self._say(wire, b"UNSUBSCRIBE", subscribed - wanted)
+            self._send(wire, b"SUBSCRIBE", wanted - subscribed)
+            self._send(wire, b"UNSUBSCRIBE", subscribed - wanted)
             subscribed = wanted
             try:
                 async with asyncio.timeout(_PING_S):
@@ -161,12 +160,12 @@ class PushLine:
                 if not self._is_alive:
                     break
                 self._is_alive = False
-                wire.send(packed([b"PING"]))
+                wire.send(packed(b"PING"))
         await connection.disconnect(nowait=True)
 
-    def _say(self, wire: PushWire, verb: bytes, shards: set[int]) -> None:
+    def _send(self, wire: PushWire, command: bytes, shards: set[int]) -> None:
         if shards:
             for shard in shards:
-                self._unanswered[shard] = self._unanswered.get(shard, 0) + 1
-            self._heard -= shards
-            wire.send(packed([verb, *(push_channel(shard).encode() for shard in shards)]))
+                self._unconfirmed[shard] = self._unconfirmed.get(shard, 0) + 1
+            self._subscribed -= shards
+            wire.send(packed(command, *(push_channel(shard).encode() for shard in shards)))
