@@ -1,1 +1,1 @@
-"""Benchmarks: what we cost and how long we take, beside a peer or a floor of the same run (docs/benchmarks.md)."""
+"""Benchmarks: cost and latency of Tailrace, next to a peer or a floor of the same run (docs/benchmarks.md)."""

@@ -1,4 +1,4 @@
-"""Made-up answers of a model, cut into chunks as OpenAI's server cuts them: what `bench interface` reads. Pure."""
+"""Generated answers of a model, in chunks as OpenAI's server sends them, for `bench interface`. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,9 +23,9 @@ class Answer:
     """An answer in chunks.
 
     Attributes:
-        data: the data of each event, opening and end included.
+        data: the data of each event, including the first and the last.
         arguments: the fragments of the tool call's arguments, none for text.
-        events: the same as bytes on the wire, one event each.
+        events: the same as bytes on the wire, one item per event.
     """
 
     data: list[bytes]
@@ -39,7 +39,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of answer, made in any length, and the options under which it is read."""
+    """A kind of answer of any length, and the options with which it is read."""
 
     name: str
     options: InterfaceOptions
@@ -47,7 +47,7 @@ class Kind:
 
 
 def prose(chars: int, words_between_escapes: int) -> str:
-    """Text of so many characters, with a quotation or a new line every so many words."""
+    """Text of `chars` characters, with an escaped character every `words_between_escapes` words."""
     parts: list[str] = []
     length, marks = 0, cycle(('"so" ', "\n", "naïve "))
     for number, word in enumerate(cycle(_WORDS), 1):
@@ -59,7 +59,7 @@ def prose(chars: int, words_between_escapes: int) -> str:
 
 
 def tool_call(chunks: int, name: str = "file_note", words_between_escapes: int = 20) -> Answer:
-    """A tool call whose arguments come in so many chunks: half of them inner thoughts, half an ordinary text."""
+    """A tool call whose arguments come in `chunks` chunks: half inner thoughts, half ordinary text."""
     text = prose(chunks * CHARS_A_CHUNK, words_between_escapes)
     half = len(text) // 2
     members = {"inner_thoughts": text[:half], "message": text[half:], "request_heartbeat": True}
@@ -77,25 +77,25 @@ def tool_call(chunks: int, name: str = "file_note", words_between_escapes: int =
 
 
 def text(chunks: int, delta: Callable[[str], dict[str, Any]] = lambda fragment: {"content": fragment}) -> Answer:
-    """An answer of plain text in so many chunks; `delta` makes the delta that carries a fragment."""
+    """A plain text answer in `chunks` chunks; `delta` makes the delta of a fragment."""
     fragments = _cut(prose(chunks * CHARS_A_CHUNK, 20), chunks)
     opening = {"role": "assistant", "content": ""}
     return Answer([chunk(opening), *(chunk(delta(one)) for one in fragments), chunk({}, "stop")], [])
 
 
 def _details(fragment: str) -> dict[str, Any]:
-    """As OpenRouter sends reasoning that it does not repeat as `reasoning`."""
+    """Reasoning as OpenRouter sends it when it does not also send `reasoning`."""
     return {"reasoning_details": [{"type": "reasoning.text", "text": fragment, "format": "unknown", "index": 0}]}
 
 
 def _cut(whole: str, pieces: int) -> list[str]:
-    """Pieces of the same length, give or take a character; `whole` has at least as many characters."""
+    """Pieces of equal length, up to one character; `whole` has at least `pieces` characters."""
     bounds = [len(whole) * number // pieces for number in range(pieces + 1)]
     return [whole[start:end] for start, end in pairwise(bounds)]
 
 
 def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-    """The shape and the fields of OpenAI's server. Source: API reference, "The chat completion chunk object"."""
+    """A chunk with the fields of OpenAI's server. Source: API reference, "The chat completion chunk object"."""
     return _encode(
         {
             "id": "chatcmpl-BenchBenchBenchBenchBenchBen",

@@ -1,4 +1,4 @@
-"""The Valkey of a benchmark, as a producer and an observer use it: enqueues, counts commands, asks for lifetimes."""
+"""The Valkey of a benchmark: enqueues jobs, counts commands, and reads lifetimes and memory."""
 
 import asyncio
 import socket
@@ -25,16 +25,16 @@ _READ_BYTES = 65_536
 
 
 class Commands(NamedTuple):
-    """Commands a server has run: as clients sent them, and with those that scripts gave."""
+    """Commands a server has run: those that clients sent, and those together with the commands of scripts."""
 
     sent: int
     with_scripts: int
 
 
 class Broker:
-    """A private Valkey and one connection to it; a context manager that ends both.
+    """A private Valkey and one connection to it; a context manager that closes both.
 
-    It keeps an event loop of its own, so that the benchmark around it can be read from top to bottom.
+    It has its own event loop, so that the benchmark can be written synchronously.
     """
 
     def __init__(self) -> None:
@@ -50,27 +50,27 @@ class Broker:
         self._runner.run(self._arq.flushall())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs something else on the loop that the connection lives on."""
+        """Runs a coroutine on the event loop of the connection."""
         return self._runner.run(work)
 
     def submit(self, job_id: str, given: Any, *, wake: bool) -> float:
-        """Enqueues one job; monotonic time, in seconds, at which that began.
+        """Enqueues one job; returns the monotonic time, in seconds, at which that began.
 
         Args:
             job_id: its id, and its function's first argument.
             given: the second argument.
-            wake: whether a wake-up token follows, as our producers leave one.
+            wake: whether to add a wake-up token, as our producers do.
         """
         began = monotonic()
         self._runner.run(self._submit(job_id, given, wake))
         return began
 
     def submit_at_once(self, jobs: Mapping[str, Any], *, wake: bool) -> None:
-        """Enqueues many jobs, `given` by id, so that they appear in the same instant."""
+        """Enqueues many jobs, given by id, in one transaction."""
         self._runner.run(self._submit_at_once(jobs, wake))
 
     def lease_ttl_s(self, job_id: str) -> float:
-        """How long a job's in-progress key still lives if nobody renews it, in seconds."""
+        """The remaining lifetime of a job's in-progress key, in seconds."""
         return self._runner.run(self._arq.pttl(keys.lease_key(job_id))) / 1000
 
     def entries(self, log: str) -> list[bytes]:
@@ -78,24 +78,24 @@ class Broker:
         return [fields[ENTRY] for _, fields in self._runner.run(self._arq.xrange(log))]
 
     def waiting(self, queue: str) -> int:
-        """How many jobs stand in a queue, those that run included."""
+        """How many jobs are in a queue, including those that run."""
         return self._runner.run(self._arq.zcard(queue))
 
     def add_streams(self, streams: Mapping[str, Sequence[bytes]]) -> None:
-        """Writes streams, an entry of one field for each payload."""
+        """Writes streams with one entry for each payload."""
         self._runner.run(self._add_streams(streams))
 
     def memory(self, pattern: str) -> int:
-        """What the server has in memory for keys of a pattern, in bytes. Source: MEMORY USAGE, of all elements."""
+        """The memory of the keys that match a pattern, in bytes. Source: MEMORY USAGE over all elements."""
         return self._runner.run(self._memory(pattern))
 
     def calls_of(self, command: str) -> int:
-        """How often the server has run a command, however it came."""
+        """How often the server has run a command, from clients and scripts."""
         stats: dict[str, dict[str, int]] = self._runner.run(self._arq.info("commandstats"))
         return stats.get(f"cmdstat_{command}", {}).get("calls", 0)
 
     def listen(self, for_s: float) -> Commands:
-        """Counts the commands of all others, for a time. Source: MONITOR, which marks what scripts give with `lua`."""
+        """Counts the commands of all other connections, for a time. Source: MONITOR, which marks scripts with `lua`."""
         sent = by_scripts = 0
         deadline = monotonic() + for_s
         with socket.create_connection((HOST, self.valkey.port), 5.0) as connection:
@@ -104,10 +104,10 @@ class Broker:
             while (left_s := deadline - monotonic()) > 0:
                 connection.settimeout(left_s)
                 with suppress(TimeoutError):
-                    said = connection.recv(_READ_BYTES)
-                    if not said:
-                        raise BenchError("the embedded Valkey ended the connection of MONITOR")
-                    *lines, begun = (begun + said).split(b"\r\n")
+                    data = connection.recv(_READ_BYTES)
+                    if not data:
+                        raise BenchError("the embedded Valkey closed the MONITOR connection")
+                    *lines, begun = (begun + data).split(b"\r\n")
                     scripted = sum(b" lua] " in line for line in lines)
                     by_scripts += scripted
                     sent += sum(line.startswith(b"+") and line != b"+OK" for line in lines) - scripted

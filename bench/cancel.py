@@ -1,7 +1,7 @@
-"""`bench cancel`: from the call to the closed connection of the model's server, beside a bare PUBLISH.
+"""`bench cancel`: the time from a cancel to the closed connection of the model's server, next to a bare PUBLISH.
 
-A `tailrace worker` as anybody runs it, a `Client`, and the simulator, which notes when a connection was closed under
-it, by the clock that all processes share.
+Runs an ordinary `tailrace worker`, a `Client`, and the simulator, which records when its client closes a connection, by
+the monotonic clock that all processes share.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _DICE = Random(3)  # noqa: S311 -- pauses, no secrets
 
 
 def run(report: Report, *, quick: bool) -> None:
-    """Measures and prints the figures."""
+    """Measures and prints the results."""
     asyncio.run(_run(report, 20 if quick else 200))
 
 
@@ -47,13 +47,13 @@ async def _run(report: Report, samples: int) -> None:
         ):
             await channel.subscribe(_CHANNEL)
             await channel.get_message(timeout=_WITHIN_S)
-            report.progress("cancel of what waits")
+            report.progress("cancel of waiting requests")
             waiting = [await _waiting_ms(client) for _ in range(samples)]
             environment = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": simulator.url, "TAILRACE_REDIS_URL": valkey.url}
             arguments = ["-m", "tailrace", "worker", "--max-jobs", str(OTHERS + 10)]
             workers.start("tailrace worker", arguments, clean_environment(environment))
-            await asyncio.to_thread(workers.hear, 1, _WITHIN_S, "workers ready")
-            await _running_ms(client, simulator)  # the first one also loads and connects
+            await asyncio.to_thread(workers.wait_for_lines, 1, _WITHIN_S, "workers ready")
+            await _running_ms(client, simulator)  # warm-up; also connects
             floor = [await _floor_ms(redis, channel) for _ in range(samples)]
             _figure(report, "waiting", "cancel, call to its answer", waiting, floor)
             for others in (0, OTHERS):
@@ -80,7 +80,7 @@ async def _waiting_ms(client: Client) -> float:
     verdict = await client.cancel(request_id)
     took_s = monotonic() - began
     if verdict.verdict != "ended":
-        raise BenchError(f"a request that waits was cancelled with the answer {verdict.verdict}")
+        raise BenchError(f"a waiting request was cancelled with the answer {verdict.verdict}")
     return took_s * 1000
 
 
@@ -88,31 +88,31 @@ async def _running_ms(client: Client, simulator: Simulator) -> float:
     before = len(simulator.ledger.entries())
     request_id = (await client.submit(_request(50))).id
     await _until(simulator, lambda entries: len(entries) > before and entries[-1].chunks_sent > 1)
-    await asyncio.sleep(_DICE.uniform(0, _PAUSE_S))  # at any moment between two chunks
+    await asyncio.sleep(_DICE.uniform(0, _PAUSE_S))  # a random moment between two chunks
     call = simulator.ledger.entries()[-1]
     began = monotonic()
     await client.cancel(request_id)
     await _until(simulator, lambda _: call.ended_s is not None)
     if call.ended_s is None or call.ended != "client_closed":
-        raise BenchError(f"the call of a cancelled request ended otherwise: {call.ended}")
+        raise BenchError(f"the call of a cancelled request ended unexpectedly: {call.ended}")
     return (call.ended_s - began) * 1000
 
 
 async def _floor_ms(redis: Redis, channel: PubSub) -> float:
     began = monotonic()
-    heard = asyncio.create_task(channel.get_message(timeout=_WITHIN_S))
+    receiving = asyncio.create_task(channel.get_message(timeout=_WITHIN_S))
     await redis.publish(_CHANNEL, b"1")
-    await heard
+    await receiving
     return (monotonic() - began) * 1000
 
 
 async def _until(simulator: Simulator, met: Callable[[list[Entry]], bool]) -> None:
     try:
         async with asyncio.timeout(_WITHIN_S):
-            while not met(simulator.ledger.entries()):  # noqa: ASYNC110 -- the ledger is read, it tells nobody
+            while not met(simulator.ledger.entries()):  # noqa: ASYNC110 -- the ledger has no event
                 await asyncio.sleep(0.001)
     except TimeoutError as error:
-        raise BenchError(f"the simulator's calls did not come to what was waited for within {_WITHIN_S:g} s") from error
+        raise BenchError(f"the simulator's calls did not reach the expected state within {_WITHIN_S:g} s") from error
 
 
 def _runs(count: int, entries: list[Entry]) -> bool:

@@ -1,4 +1,4 @@
-"""Which figures are drawn, and what stands in each chart. Pure: `plot.py` draws."""
+"""Which results are drawn, and the content of each chart. Pure: `plot.py` draws."""
 
 import re
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from bench.figures import Figure
 
 
 class Chart(NamedTuple):
-    """A bar chart of figures of one unit.
+    """A bar chart of results with the same unit.
 
     Attributes:
         name: of the picture: `bench-<name>.svg`.
-        bench: whose figures.
+        bench: the benchmark.
         title: what is shown, with its unit.
-        what: of which figures, a regular expression that matches all of `Figure.what`.
-        case: in which cases, the same of `Figure.case`; its first group, where it has one, is the bar's label.
-        logarithmic: where peers are far apart.
+        what: a regular expression that `Figure.what` has to match as a whole.
+        case: the same for `Figure.case`; its first group, if it has one, is the label of the bar.
+        logarithmic: whether the scale is logarithmic, for values that are far apart.
     """
 
     name: str
@@ -50,14 +50,14 @@ CHARTS = (
 
 
 class Drawn(NamedTuple):
-    """What stands in a chart: labels of its groups, and for each series a value a group, None where there is none."""
+    """The content of a chart: the labels of its groups, and for each series one value per group, or None."""
 
     labels: list[str]
     series: dict[str, list[float | None]]
 
 
 def drawn(chart: Chart, figures: Sequence[Figure]) -> Drawn | None:
-    """The chart of some figures; None where there is nothing to draw."""
+    """The content of a chart for some results; None if there is nothing to draw."""
     values: dict[str, dict[str, float]] = {}
     labels: list[str] = []
     for figure in figures:

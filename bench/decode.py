@@ -1,7 +1,7 @@
-"""`bench decode`: what it costs to read the model's stream, before anything is written.
+"""`bench decode`: what reading the model's stream costs, before anything is written.
 
-CPU of this process: the SDK's objects, as most code reads them; the worker's own way (`worker/upstream/` and the
-interface's decoder, deltas included) over each transport there is; and the floor. The feeder is another process.
+Measures the CPU of this process for the SDK's objects, for the worker's reader (`worker/upstream/` and the interface's
+decoder, including deltas) over each transport, and for the floor. The feeder is another process.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from openai import AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 
 from bench import floor
-from bench.feeder import Plan, Told
+from bench.feeder import FeederState, Plan
 from bench.figures import BenchError, Report
 from bench.programs import Fleet, Program
 from bench.statistics import interleaved, median
@@ -53,7 +53,7 @@ QUICK = Effort(rounds=1, requests=40, burst_chunks=200, window_s=0.5)
 
 
 class Count:
-    """Chunks of text that have been read."""
+    """How many chunks of text have been read."""
 
     def __init__(self) -> None:
         self.chunks = 0
@@ -127,7 +127,7 @@ async def _floor(url: str) -> AsyncGenerator[Read]:
 
 
 class Model:
-    """The feeder, as what is measured sees it."""
+    """The feeder process."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
@@ -135,29 +135,29 @@ class Model:
         self.url = f"http://{floor.HOST}:{self._heard()}/v1"
 
     def hold(self) -> None:
-        """Answers wait."""
-        self._feeder.say("hold")
+        """Holds back answers from now on."""
+        self._feeder.send_line("hold")
 
     def go(self) -> None:
-        """Answers begin."""
-        self._feeder.say("go")
+        """Lets the held answers begin."""
+        self._feeder.send_line("go")
 
     async def until_running(self, count: int) -> None:
-        """Returns when so many answers are asked for."""
+        """Waits until so many answers are requested."""
         async with asyncio.timeout(_WITHIN_S):
             while True:
-                self._feeder.say("tell")
-                if msgspec.json.decode(await asyncio.to_thread(self._heard), type=Told).running == count:
+                self._feeder.send_line("tell")
+                if msgspec.json.decode(await asyncio.to_thread(self._heard), type=FeederState).running == count:
                     return
                 await asyncio.sleep(0.05)
 
     def _heard(self) -> str:
-        ((_, line),) = self._fleet.hear(1, _WITHIN_S, "answers of the feeder")
+        ((_, line),) = self._fleet.wait_for_lines(1, _WITHIN_S, "answers of the feeder")
         return line
 
 
 def run(report: Report, *, quick: bool) -> None:
-    """Measures all ways in turn, and prints the figures."""
+    """Measures all ways and prints the results."""
     effort = QUICK if quick else FULL
     ours = {f"{OURS}, transport {name}": partial(_ours, name) for name in get_args(TransportName)}
     ways: dict[str, Way] = {SDK: _sdk, **ours, FLOOR: _floor}
@@ -177,13 +177,13 @@ def run(report: Report, *, quick: bool) -> None:
         report.progress(f"{PACED_STREAMS} answers, {PACE:g}/s each")
         paced = measured(_paced_us)
     chunks = effort.burst_chunks
-    _tell(report, f"{BURST_STREAMS} answers of {chunks:,} chunks at once", "us/chunk",
+    _report(report, f"{BURST_STREAMS} answers of {chunks:,} chunks at once", "us/chunk",
           {way: us - requests[way] / chunks for way, us in burst.items()})  # fmt: skip
-    _tell(report, f"{PACED_STREAMS} answers, {PACE:g}/s each", "us/chunk", paced)
-    _tell(report, f"requests, {AT_ONCE} at once", "us/request", requests)
+    _report(report, f"{PACED_STREAMS} answers, {PACE:g}/s each", "us/chunk", paced)
+    _report(report, f"requests, {AT_ONCE} at once", "us/request", requests)
 
 
-def _tell(report: Report, case: str, unit: str, costs: Mapping[str, float]) -> None:
+def _report(report: Report, case: str, unit: str, costs: Mapping[str, float]) -> None:
     for way, cost in costs.items():
         if way not in (SDK, FLOOR):
             report.figure(case, way, cost, unit, beside={SDK: costs[SDK], FLOOR: costs[FLOOR]})
@@ -194,14 +194,14 @@ def _measured(
 ) -> float:
     async def run() -> float:
         async with way(model.url) as read:
-            await read(Plan(chunks=1), Count())  # the first one also loads and connects
+            await read(Plan(chunks=1), Count())  # warm-up; also connects
             return await measure(read, model, effort)
 
     return uvloop.run(run())
 
 
 async def _request_us(read: Read, _model: Model, effort: Effort) -> float:
-    """A request whose answer has one chunk."""
+    """The cost of a request whose answer has one chunk."""
     await _all(read, Plan(chunks=1), AT_ONCE)
     began = process_time()
     for _ in range(effort.requests // AT_ONCE):
@@ -210,7 +210,7 @@ async def _request_us(read: Read, _model: Model, effort: Effort) -> float:
 
 
 async def _burst_us(read: Read, _model: Model, effort: Effort) -> float:
-    """A chunk, with its share of the request."""
+    """The cost of a chunk, including its share of the request."""
     began = process_time()
     await _all(read, Plan(chunks=effort.burst_chunks), BURST_STREAMS)
     return (process_time() - began) / (BURST_STREAMS * effort.burst_chunks) * 1e6
@@ -220,11 +220,11 @@ async def _all(read: Read, feed: Plan, answers: int) -> None:
     count = Count()
     await asyncio.gather(*(read(feed, count) for _ in range(answers)))
     if count.chunks != answers * feed.chunks:
-        raise BenchError(f"{count.chunks} chunks were read, and {answers * feed.chunks} sent")
+        raise BenchError(f"{count.chunks} chunks were read and {answers * feed.chunks} were sent")
 
 
 async def _paced_us(read: Read, model: Model, effort: Effort) -> float:
-    """A chunk of answers that run already."""
+    """The cost of a chunk of answers that are running already."""
     count = Count()
     model.hold()
     reading = [asyncio.ensure_future(read(Plan(per_s=PACE), count)) for _ in range(PACED_STREAMS)]

@@ -1,11 +1,11 @@
-"""The model's server of benchmarks that need one which outruns any worker: answers rendered beforehand, nothing else.
+"""A model's server that is faster than any worker: it sends answers that were rendered beforehand.
 
-`python -m bench.feeder` says the port it listens on. A request says in its body how it is to be answered, as `feed`
-(`Plan`); whatever else it says is not read. On standard input it takes `hold` (answers begin with their headers and
-wait), `go` (all that wait begin, evenly spread, as do later ones) and `tell` (one JSON line, `Told`).
+`python -m bench.feeder` prints its port. The member `feed` of a request's body (`Plan`) says how to answer it; the rest
+of the body is ignored. Commands on standard input are `hold` (answers stop after their headers), `go` (held and later
+answers begin, evenly spread) and `tell` (prints one JSON line, `FeederState`).
 
-Each chunk of a paced answer says in its text when it was sent, by the machine's monotonic clock in ns, so that whoever
-reads it at the other end knows how long it took. It costs a few microseconds a chunk: one timer serves all answers.
+The text of each chunk of a paced answer is the time at which it was sent (ns, by the machine's monotonic clock), so a
+reader can compute how long it took. A chunk costs a few microseconds: one timer serves all answers.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ import uvloop
 from bench.answers import chunk, prose
 
 CLOCK_DIGITS = 16
-"""A time as a chunk's text has always so many digits, leading zeros included."""
+"""The number of digits of a time in a chunk's text, including leading zeros."""
 
 TICK_S = 0.001
 BLOCK_CHUNKS = 128
@@ -33,11 +33,11 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """How an answer comes.
+    """How an answer is sent.
 
     Attributes:
-        chunks: of text; 0 for an answer without an end.
-        per_s: chunks a second; 0 for as fast as they are read.
+        chunks: how many chunks of text; 0 for an endless answer.
+        per_s: chunks a second; 0 for as fast as the client reads.
     """
 
     chunks: int = 0
@@ -45,18 +45,18 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct):
-    """What is read of a request's body."""
+    """The part of a request's body that is read."""
 
     feed: Plan = Plan()
 
 
-class Told(msgspec.Struct, frozen=True):
-    """How it stands.
+class FeederState(msgspec.Struct, frozen=True):
+    """The state of the feeder.
 
     Attributes:
-        running: answers that have not ended, those held back included.
-        sent: chunks of text in all.
-        late_ms: the longest that a paced chunk came after its time, since it was last asked.
+        running: answers that have not ended, including held ones.
+        sent: chunks of text in total.
+        late_ms: the longest delay of a paced chunk since the last `tell`.
     """
 
     running: int
@@ -79,12 +79,12 @@ _BLOCK = b"".join(_TEXTS)
 
 @cache
 def rendered(chunks: int) -> bytes:
-    """All texts of an answer that comes at once."""
+    """All chunks of an answer that is sent at once."""
     return _BLOCK * (chunks // BLOCK_CHUNKS) + b"".join(_TEXTS[: chunks % BLOCK_CHUNKS])
 
 
 class Feeder:
-    """What all connections share: the pace, and whether answers are held back."""
+    """The state that all connections share: the schedule of chunks, and whether answers are held."""
 
     def __init__(self) -> None:
         self.running: set[Connection] = set()
@@ -94,18 +94,18 @@ class Feeder:
         self._due: dict[float, deque[tuple[int, Connection, int]]] = {}
 
     def hold(self) -> None:
-        """Answers wait from now on."""
+        """Holds back answers from now on."""
         self._held = self._held or []
 
     def go(self) -> None:
-        """What waits begins, each at its place within the first pause between two chunks."""
+        """Lets the held answers begin, spread over the first pause between two chunks."""
         held, self._held = self._held or [], None
         now = monotonic_ns()
         for number, connection in enumerate(held):
             connection.begin(number / len(held), now)
 
     def asked(self, connection: "Connection") -> None:
-        """A request has come."""
+        """A request has arrived."""
         self.running.add(connection)
         if self._held is None:
             connection.begin(1.0, monotonic_ns())
@@ -113,21 +113,21 @@ class Feeder:
             self._held.append(connection)
 
     def pace(self, connection: "Connection", per_s: float, place: float, now: int) -> None:
-        """Lets a connection send so many chunks a second, the first after `place` of a pause."""
+        """Lets a connection send `per_s` chunks a second, the first one after the fraction `place` of a pause."""
         due = now + int(place * 1e9 / per_s)
         self._due.setdefault(per_s, deque()).append((due, connection, connection.answer))
 
-    def tell(self) -> Told:
-        """How it stands."""
+    def tell(self) -> FeederState:
+        """The current state."""
         late_ns, self._late_ns = self._late_ns, 0
-        return Told(len(self.running), self.sent, late_ns / 1e6)
+        return FeederState(len(self.running), self.sent, late_ns / 1e6)
 
     async def run(self) -> None:
-        """Sends what is due. Those of one pace come in turn, so the first in its row is always the next."""
+        """Sends the chunks that are due. Connections of one rate take turns, so the first of a row is always next."""
         while True:
             for per_s, row in self._due.items():
                 pause = int(1e9 / per_s)
-                for _ in range(len(row)):  # no more, so that what is read is not kept waiting when it is late
+                for _ in range(len(row)):  # at most once around, so that requests are read even when chunks are late
                     if row[0][0] > (now := monotonic_ns()):
                         break
                     due, connection, answer = row.popleft()
@@ -141,7 +141,7 @@ class Connection(asyncio.Protocol):
     """One connection, one answer after the other.
 
     Attributes:
-        answer: how many answers it has begun or given up; tells the one that runs from one before.
+        answer: counts the answers begun or given up, to distinguish the current one from earlier ones.
     """
 
     def __init__(self, feeder: Feeder) -> None:
@@ -154,11 +154,11 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Waits for a request."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, by no base class
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport has no such base class
         self._transport.set_write_buffer_limits(_BUFFER_BYTES)
 
     def data_received(self, data: bytes) -> None:
-        """Reads requests; nobody sends one before the answer to the last has ended."""
+        """Reads requests. A client sends none before the previous answer has ended."""
         self._said += data
         head, found, body = self._said.partition(b"\r\n\r\n")
         length = _LENGTH.search(head)
@@ -172,7 +172,7 @@ class Connection(asyncio.Protocol):
         self._feeder.asked(self)
 
     def begin(self, place: float, now: int) -> None:
-        """Lets the answer come."""
+        """Sends the answer."""
         if self._transport.is_closing():
             return
         self.answer += 1
@@ -188,7 +188,7 @@ class Connection(asyncio.Protocol):
             self.resume_writing()
 
     def send_one(self, now: int) -> bool:
-        """Sends a chunk that says it is `now`; whether another one is to follow."""
+        """Sends a chunk with the time `now`; returns whether another one follows."""
         self._transport.write(b"%b%0*d%b" % (_BEFORE_TIME, CLOCK_DIGITS, now, _AFTER_TIME))
         self._feeder.sent += 1
         self._left -= 1
@@ -197,13 +197,13 @@ class Connection(asyncio.Protocol):
         return self._left > 0
 
     def resume_writing(self) -> None:
-        """Fills the buffer of an answer without end."""
+        """Fills the buffer of an endless answer."""
         while self._endless and self._transport.get_write_buffer_size() < _BUFFER_BYTES:
             self._transport.write(_BLOCK)
             self._feeder.sent += BLOCK_CHUNKS
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
+        """Ends the answer of a client that has gone."""
         self._endless = False
         self.answer += 1
         self._feeder.running.discard(self)
@@ -213,19 +213,19 @@ class Connection(asyncio.Protocol):
         self._feeder.running.discard(self)
 
 
-class Ear:
-    """Reads what is said on standard input."""
+class CommandReader:
+    """Reads commands from standard input."""
 
     def __init__(self, feeder: Feeder) -> None:
         self._feeder = feeder
         self._begun = b""
 
-    def hear(self) -> None:
-        """Does what each whole line says; ends the process when nothing more can come."""
-        said = os.read(0, 4096)
-        if not said:
+    def read_commands(self) -> None:
+        """Runs each complete command; ends the process at the end of the input."""
+        data = os.read(0, 4096)
+        if not data:
             os._exit(0)
-        *lines, self._begun = (self._begun + said).split(b"\n")
+        *lines, self._begun = (self._begun + data).split(b"\n")
         for line in lines:
             match line:
                 case b"hold":
@@ -240,7 +240,7 @@ async def main() -> None:
     """Serves until stdin ends."""
     loop, feeder = asyncio.get_running_loop(), Feeder()
     server = await loop.create_server(lambda: Connection(feeder), "127.0.0.1", 0, backlog=4096)
-    loop.add_reader(0, Ear(feeder).hear)
+    loop.add_reader(0, CommandReader(feeder).read_commands)
     print(server.sockets[0].getsockname()[1], flush=True)
     await feeder.run()
 

@@ -1,4 +1,4 @@
-"""The form of a figure: one JSON object a line on stdout; what goes on meanwhile, on stderr. Measures nothing."""
+"""The output of a benchmark: one JSON object a line on stdout, progress on stderr. Measures nothing."""
 
 import sys
 from collections.abc import Mapping
@@ -13,22 +13,22 @@ SIGNIFICANT_DIGITS = 4
 
 
 class BenchError(TailraceError):
-    """A benchmark could not be brought to its end."""
+    """A benchmark could not finish."""
 
     code = "bench_failed"
 
 
 class Beside(msgspec.Struct, frozen=True):
-    """The peer or the floor of a figure, measured in the same run, in the same unit."""
+    """The value of the peer or the floor, measured in the same run, in the same unit."""
 
     what: str
     value: float
 
 
 class Figure(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One figure. `ratio` is `value` by the value beside it. `met`: whether it keeps what was expected of it.
+    """One result. `ratio` is `value` divided by the value beside it; `met` is whether the expectation was met.
 
-    `bounded`: the value is only as far as was waited, or as the machine gave; the true one is larger.
+    `bounded`: the true value is larger, because the wait was limited or the machine was the bottleneck.
     """
 
     bench: str
@@ -45,17 +45,17 @@ class Figure(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 def rounded(value: float) -> float:
-    """As many digits as a measurement may claim."""
+    """The value with as many digits as a measurement supports."""
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
 class Report:
-    """Where a benchmark puts its figures.
+    """Prints the results of a benchmark.
 
     Args:
-        bench: its name.
-        out: for figures.
-        err: for progress.
+        bench: the name of the benchmark.
+        out: receives results.
+        err: receives progress.
     """
 
     def __init__(self, bench: str, out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> None:
@@ -75,18 +75,18 @@ class Report:
         bounded: bool = False,
         note: str | None = None,
     ) -> None:
-        """Prints a figure, and one line more for each further peer beside it.
+        """Prints a result, as one line for each peer.
 
         Args:
-            case: under which circumstances.
-            what: of whom or of what.
+            case: the circumstances.
+            what: what was measured.
             value: a median, unless `what` says otherwise.
             unit: `ms`, `us/chunk`, `1/s`, `%`, ...
-            beside: peers or floors measured in the same run, by name; a ratio is given where theirs is not 0.
-            at_most: what is expected of the value.
-            at_least: the same from below; one of the two.
-            bounded: the true value is larger: it was not waited for, or the machine gave no more.
-            note: anything a reader has to know.
+            beside: values of peers or floors measured in the same run, by name; there is a ratio unless one is 0.
+            at_most: the expected upper limit.
+            at_least: the expected lower limit; give at most one of the two.
+            bounded: the true value is larger: the wait was limited, or the machine was the bottleneck.
+            note: a remark for the reader.
         """
         expected, met = None, None
         if at_most is not None:
@@ -110,5 +110,5 @@ class Report:
             print(msgspec.json.encode(line).decode(), file=self._out, flush=True)
 
     def progress(self, text: str) -> None:
-        """Says on stderr what is being measured now."""
+        """Prints on stderr what is being measured now."""
         print(f"bench {self._bench} {monotonic() - self._began:5.1f} s  {text}", file=self._err, flush=True)

@@ -1,8 +1,8 @@
-"""The floor: the least that anything in Python can do between the model's server and a log. Promises nothing.
+"""The floor: the least that Python has to do between the model's server and a log, without any guarantee.
 
-`python -m bench.floor REDIS_PORT FEEDER_PORT` says "ready". Each line on standard input is a JSON object (`Work`): so
-many answers are asked for, each delta goes into the log of its own. Raw sockets, the least fields that can be decoded,
-commands packed by hand, one commit in flight. It relies on the feeder's way to cut: an event in a chunk of its own.
+`python -m bench.floor REDIS_PORT FEEDER_PORT` prints "ready". Each line on standard input is a JSON object (`Work`): it
+requests so many answers and writes each delta to a log of its answer. It uses raw sockets, decodes as few fields as
+possible, packs commands by hand, and has one commit in flight. It relies on the feeder sending one event per chunk.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ HOST = "127.0.0.1"
 
 
 class Work(msgspec.Struct):
-    """Answers to ask for: `count` of them, named `<prefix><number>`, numbers from `first` on."""
+    """Answers to request: `count` of them, named `<prefix><number>`, with numbers from `first` on."""
 
     prefix: str
     first: int
@@ -48,7 +48,7 @@ class _Chunk(msgspec.Struct):
 
 
 class _Entry(msgspec.Struct, tag_field="message_type", tag="assistant_message"):
-    """The same bytes as an entry of ours."""
+    """An entry with the same bytes as one of Tailrace."""
 
     i: int
     ms: int
@@ -60,7 +60,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Commits(asyncio.Protocol):
-    """The connection to Redis: what gathers while a commit travels goes with the next."""
+    """The connection to Redis. Commands that arrive while a commit is in flight go with the next one."""
 
     def __init__(self) -> None:
         self._waiting: list[bytes] = []
@@ -70,21 +70,21 @@ class Commits(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ready for commands."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, by no base class
+        """Keeps the transport."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport has no such base class
 
     def add(self, commands: list[bytes], source: asyncio.Transport) -> None:
-        """Takes commands; whoever they are from is read no further while too many wait."""
+        """Takes commands; reading their source pauses while too many wait."""
         self._waiting += commands
         if len(self._waiting) > MAX_WAITING:
             source.pause_reading()
             self._paused.add(source)
         if not self._unanswered and not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._commit)  # what other sockets have brought in the same moment goes along
+            self._loop.call_soon(self._commit)  # so that data of other sockets joins the same commit
 
     def data_received(self, data: bytes) -> None:
-        """An id for each XADD, in a bulk string; no id has a `$`."""
+        """Counts the replies: each XADD is answered by an id in a bulk string, and no id has a `$`."""
         if b"-ERR" in data or b"-OOM" in data:
             sys.stderr.write(f"Redis refuses: {data[:200]!r}\n")
             os._exit(1)
@@ -93,7 +93,7 @@ class Commits(asyncio.Protocol):
             self._commit()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Without Redis there is nothing to measure."""
+        """Ends the process: without Redis there is nothing to measure."""
         os._exit(1)
 
     def _commit(self) -> None:
@@ -108,11 +108,11 @@ class Commits(asyncio.Protocol):
 
 
 class Answer(asyncio.Protocol):
-    """One answer: asked for, and read as texts.
+    """Requests one answer and reads its texts.
 
     Args:
-        request: as it is sent.
-        took: given the texts of what has come, and where it came from.
+        request: the bytes to send.
+        took: receives the texts that arrived, and the transport they came from.
     """
 
     def __init__(self, request: bytes, took: Callable[[list[str], asyncio.Transport], None]) -> None:
@@ -123,12 +123,12 @@ class Answer(asyncio.Protocol):
         """Done at the end of the answer."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asks."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, by no base class
+        """Sends the request."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport has no such base class
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        """Takes every whole event."""
+        """Reads every complete event."""
         *events, self._rest = (self._rest + data).split(b"\n\n")
         texts: list[str] = []
         for event in events:
@@ -143,7 +143,7 @@ class Answer(asyncio.Protocol):
 
 
 class Log:
-    """Makes packed commands of an answer's texts."""
+    """Makes packed commands from the texts of an answer."""
 
     def __init__(self, request_id: str, commits: Commits) -> None:
         log = log_key(request_id).encode()
@@ -153,7 +153,7 @@ class Log:
         self._began = monotonic()
 
     def add(self, texts: list[str], source: asyncio.Transport) -> None:
-        """An entry for each."""
+        """Adds an entry for each text."""
         ms, prefix, seq = int((monotonic() - self._began) * 1000), self._prefix, self._seq
         commands: list[bytes] = []
         for seq, text in enumerate(texts, self._seq + 1):
@@ -166,7 +166,7 @@ class Log:
 
 
 def request(feed: Plan) -> bytes:
-    """A request to the feeder, as raw as it can be."""
+    """A minimal request to the feeder."""
     body = msgspec.json.encode({"model": "m", "messages": [], "stream": True, "feed": feed})
     return b"POST /v1/chat/completions HTTP/1.1\r\nhost: f\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
@@ -179,7 +179,7 @@ async def _ask(work: Work, port: int, commits: Commits) -> None:
 
 
 async def main(redis_port: int, feeder_port: int) -> None:
-    """Does what standard input says, until it ends."""
+    """Does the work that arrives on standard input, until it ends."""
     loop = asyncio.get_running_loop()
     _, commits = await loop.create_connection(Commits, HOST, redis_port)
     print("ready", flush=True)

@@ -1,8 +1,8 @@
 """`bench interface`: what a chunk costs, from its bytes to its deltas, by the length of the answer.
 
-CPU time of this thread alone, so that whatever else the machine does counts as little as it can. The floor is the
-decoding of the same chunk into the few fields that are read; the naive way parses the whole argument text again at each
-fragment, as far as it has come, with the fastest parser there is for that (jiter's partial mode, in pydantic-core).
+Measures the CPU time of this thread, so that other load on the machine matters little. The floor decodes the same chunk
+into the few fields that are read. The naive way parses the whole argument text again at each fragment, with the fastest
+parser for incomplete JSON (jiter's partial mode, in pydantic-core).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,10 +24,10 @@ SIZES = (100, 1_000, 20_000)
 ROUNDS, QUICK_ROUNDS = 7, 3
 MEASURED_CHUNKS, QUICK_MEASURED_CHUNKS = 20_000, 5_000
 NAIVE_SAMPLES = 500
-"""Fragments at which the naive way is measured: at all of the longest answer it would take minutes."""
+"""How many fragments the naive way is measured at; all fragments of the longest answer would take minutes."""
 
 FLAT = 1.3
-"""The cost in the longest answer may be so many times that in the shortest: what is measured is not exact."""
+"""How many times the cost in the shortest answer the cost in the longest may be, to allow for inexact measurements."""
 
 READER, READ, FEED = "StreamDecoder.feed", "ChatInterface.read", "ChatInterface.feed"
 FLOOR, NAIVE = "msgspec decode alone", "whole text parsed again"
@@ -56,7 +56,7 @@ class _Choice(msgspec.Struct):
 
 
 class _Chunk(msgspec.Struct):
-    """The least that any reader of the stream has to decode."""
+    """The fewest fields that a reader of the stream has to decode."""
 
     choices: list[_Choice]
 
@@ -65,7 +65,7 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 def run(report: Report, *, quick: bool) -> None:
-    """Measures kind by kind, and prints the figures of each."""
+    """Measures each kind of answer and prints its results."""
     rounds = QUICK_ROUNDS if quick else ROUNDS
     measured = QUICK_MEASURED_CHUNKS if quick else MEASURED_CHUNKS
     for kind in KINDS:
@@ -74,11 +74,11 @@ def run(report: Report, *, quick: bool) -> None:
             report.progress(f"{kind.name}, {size} chunks")
             costs = interleaved(_ways(kind, kind.make(size), max(1, measured // size)), rounds)
             by_size[size] = {way: median(values) for way, values in costs.items()}
-        _tell(report, kind, by_size)
+        _report(report, kind, by_size)
 
 
 def _ways(kind: Kind, answer: Answer, times: int) -> dict[str, Callable[[], float]]:
-    """The ways to read an answer, each giving its cost in microseconds a chunk."""
+    """The ways to read an answer; each returns its cost in microseconds per chunk."""
     chunks = [decode_chunk(data) for data in answer.data]
 
     def timed(way: Callable[[], UpstreamError | None]) -> Callable[[], float]:
@@ -127,7 +127,7 @@ def _floor(answer: Answer) -> None:
 
 
 def _naive(answer: Answer, times: int) -> Callable[[], float]:
-    """Measured at evenly spaced fragments, which gives the mean over all of them in bearable time."""
+    """Measures at evenly spaced fragments, which gives the mean over all of them in less time."""
     whole, ends = "".join(answer.arguments), list(accumulate(map(len, answer.arguments)))
     samples = range(len(ends) - 1, -1, -max(1, len(ends) // NAIVE_SAMPLES))
 
@@ -135,17 +135,17 @@ def _naive(answer: Answer, times: int) -> Callable[[], float]:
         began_ns = thread_time_ns()
         for _ in range(times):
             for number in samples:
-                _decode(answer.data[number + 1])  # the first is the opening
+                _decode(answer.data[number + 1])  # the first chunk has no arguments
                 from_json(whole[: ends[number]], allow_partial="trailing-strings")
         return (thread_time_ns() - began_ns) / 1000 / times / len(samples)
 
     return cost
 
 
-def _tell(report: Report, kind: Kind, by_size: dict[int, dict[str, float]]) -> None:
+def _report(report: Report, kind: Kind, by_size: dict[int, dict[str, float]]) -> None:
     for size, costs in by_size.items():
         for way in (READER, READ, FEED):
-            peers = (FLOOR, NAIVE) if way == READ else (FLOOR,)  # the naive way too begins with the event's data
+            peers = (FLOOR, NAIVE) if way == READ else (FLOOR,)  # the naive way also starts from the data of the event
             beside = {name: costs[name] for name in peers if name in costs}
             report.figure(f"{kind.name}, {size} chunks", way, costs[way], "us/chunk", beside=beside)
     for way in by_size[SIZES[0]]:

@@ -1,8 +1,8 @@
-"""A cheap tail of a few logs, the same for all who write them: one blocking XREAD over all, and the texts' times.
+"""A cheap reader of a few logs, the same for every writer: one blocking XREAD over all logs.
 
-`python -m bench.log_reader REDIS_PORT LOG...` says "ready"; for each line on standard input that says for how many
-seconds, it reads what comes from now on and answers with one JSON line (`Lateness`). A delta's text is the time at
-which the feeder sent it.
+`python -m bench.log_reader REDIS_PORT LOG...` prints "ready". Each line on standard input is a number of seconds, for
+which it reads new entries; it then prints one JSON line (`Lateness`). The text of a delta is the time at which the
+feeder sent it.
 """
 
 import re
@@ -23,7 +23,7 @@ _READ_BYTES = 65_536
 
 
 class Lateness(msgspec.Struct, frozen=True):
-    """From the feeder's sending to the reading here, in milliseconds."""
+    """The time from sending by the feeder to reading here, in milliseconds."""
 
     deltas: int
     p50_ms: float
@@ -32,7 +32,7 @@ class Lateness(msgspec.Struct, frozen=True):
 
 
 class Logs:
-    """A connection to Redis and the places in its logs."""
+    """A connection to Redis and the positions in its logs."""
 
     def __init__(self, port: int, logs: list[bytes]) -> None:
         self._connection = socket.create_connection(("127.0.0.1", port))
@@ -40,13 +40,13 @@ class Logs:
         self._places = dict.fromkeys(logs, b"0-0")
 
     def go_to_end(self) -> None:
-        """What stands by now is not read."""
+        """Skips the entries that exist now."""
         for log in self._places:
             last = self._ask(b"XREVRANGE", log, b"+", b"-", b"COUNT", b"1")
             self._places[log] = last[0][0] if last else b"0-0"
 
     def next(self) -> list[bytes]:
-        """The entries that come next; none where none came for a moment."""
+        """The next entries; none if none arrive within BLOCK_MS."""
         read = self._ask(b"XREAD", b"BLOCK", b"%d" % BLOCK_MS, b"STREAMS", *self._places.keys(), *self._places.values())
         entries: list[bytes] = []
         for log, items in read or ():
@@ -65,7 +65,7 @@ class Logs:
 
 
 def measure(logs: Logs, seconds: float) -> Lateness:
-    """Reads for a time."""
+    """Reads for so many seconds."""
     logs.go_to_end()
     late_ms: list[float] = []
     ends = monotonic() + seconds
@@ -78,7 +78,7 @@ def measure(logs: Logs, seconds: float) -> Lateness:
 
 
 def main(port: int, names: list[str]) -> None:
-    """Measures on demand, until stdin ends."""
+    """Measures on each command, until standard input ends."""
     logs = Logs(port, [name.encode() for name in names])
     print("ready", flush=True)
     for line in sys.stdin:

@@ -1,7 +1,7 @@
-"""`bench memory`: what a running answer takes of its worker, and what deltas and finished requests take of Redis.
+"""`bench memory`: the memory of a running answer in its worker, and of deltas and finished requests in Redis.
 
-Redis' part is what the server counts for each key (MEMORY USAGE). Beside it stand the text's own bytes, and a stream of
-full Letta messages, one for each delta, in place of our short entries.
+Redis' memory is what the server reports for each key (MEMORY USAGE). It is compared with the bytes of the text, and
+with a stream that has a full Letta message for each delta instead of our short entries.
 """
 
 from time import monotonic, sleep
@@ -11,7 +11,7 @@ import msgspec
 
 from bench.feeder import Plan
 from bench.figures import BenchError, Report
-from bench.path import FLOOR, HTTPX, NAIVE, OURS, Plant
+from bench.path import FLOOR, HTTPX, NAIVE, OURS, Setup
 from bench.tails_reader import rss_bytes
 from tailrace.broker.keys import QUEUE
 from tailrace.schemas.codec import decode_entry, encode_entry
@@ -45,7 +45,7 @@ class Rss(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What Redis holds, in bytes."""
+    """What Redis stores, in bytes."""
 
     a_request: float
     a_delta: float
@@ -55,7 +55,7 @@ class Kept(NamedTuple):
 
 
 def run(report: Report, *, quick: bool) -> None:
-    """Measures and prints the figures."""
+    """Measures and prints the results."""
     effort = QUICK if quick else FULL
     rss = {way: _rss(report, way, effort) for way in (OURS, HTTPX, NAIVE, FLOOR)}
     case = f"{effort.streams} running answers, {IDLE_PER_S:g} chunk/s each"
@@ -76,29 +76,29 @@ def run(report: Report, *, quick: bool) -> None:
 
 def _rss(report: Report, way: str, effort: Effort) -> Rss:
     report.progress(f"{way}: memory with {effort.streams} answers")
-    with Plant(way, effort.streams) as plant:
-        plant.open(Plan(chunks=5), "warm-", WARM)  # the first ones load and connect
-        plant.go()
-        plant.until_running(0)
+    with Setup(way, effort.streams) as setup:
+        setup.open(Plan(chunks=5), "warm-", WARM)  # warm-up; also connects
+        setup.go()
+        setup.until_running(0)
         sleep(effort.settle_s)
-        (pid,) = (program.popen.pid for program in plant.workers.programs)
+        (pid,) = (program.popen.pid for program in setup.workers.programs)
         before = rss_bytes(pid)
-        plant.open(Plan(per_s=IDLE_PER_S))
-        plant.go()
+        setup.open(Plan(per_s=IDLE_PER_S))
+        setup.go()
         sleep(effort.settle_s)
         return Rss(before / 1024, (rss_bytes(pid) - before) / 1024 / effort.streams)
 
 
 def _kept(report: Report, effort: Effort) -> Kept:
     report.progress(f"Redis' memory, {effort.requests} requests")
-    with Plant(OURS, effort.requests) as plant:
-        _finish(plant, 1, "short-", effort.requests)
-        _finish(plant, effort.chunks, "long-", effort.requests)
-        short, long = (plant.broker.memory(f"*{prefix}*") / effort.requests for prefix in ("short-", "long-"))
-        entries = plant.entries("long-0")
+    with Setup(OURS, effort.requests) as setup:
+        _finish(setup, 1, "short-", effort.requests)
+        _finish(setup, effort.chunks, "long-", effort.requests)
+        short, long = (setup.broker.memory(f"*{prefix}*") / effort.requests for prefix in ("short-", "long-"))
+        entries = setup.entries("long-0")
         messages = _letta(entries)
-        plant.broker.add_streams({f"letta-{number}": messages for number in range(effort.requests)})
-        letta = plant.broker.memory("letta-*") / effort.requests
+        setup.broker.add_streams({f"letta-{number}": messages for number in range(effort.requests)})
+        letta = setup.broker.memory("letta-*") / effort.requests
     deltas = [entry for entry in map(decode_entry, entries) if isinstance(entry, DELTAS)]
     texts = [entry.content for entry in deltas if isinstance(entry, AssistantDelta) and entry.content]
     return Kept(
@@ -122,13 +122,13 @@ def _letta(entries: list[bytes]) -> list[bytes]:
     return messages
 
 
-def _finish(plant: Plant, chunks: int, prefix: str, count: int) -> None:
-    """Runs so many requests to their end, and until the queue has forgotten them."""
-    plant.open(Plan(chunks=chunks), prefix, count)
-    plant.go()
-    plant.until_running(0)
+def _finish(setup: Setup, chunks: int, prefix: str, count: int) -> None:
+    """Runs `count` requests to their end, until the queue is empty."""
+    setup.open(Plan(chunks=chunks), prefix, count)
+    setup.go()
+    setup.until_running(0)
     deadline = monotonic() + _ENDED_WITHIN_S
-    while plant.broker.waiting(QUEUE):
+    while setup.broker.waiting(QUEUE):
         if monotonic() > deadline:
             raise BenchError(f"not all of {count} requests have ended within {_ENDED_WITHIN_S:g} s")
         sleep(0.05)

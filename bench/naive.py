@@ -1,7 +1,7 @@
-"""The naive worker: a plain, well-written arq job, as users write it today. What Tailrace is measured beside.
+"""The naive worker: a plain, well-written arq job as people write it today, which Tailrace is compared with.
 
-`python -m bench.naive URL MAX_JOBS` says "ready" and ends when its stdin does. A job is `(request id, parameters of the
-SDK's create)`; each chunk becomes an entry of a Redis stream, with an awaited XADD, while the SDK's objects come in.
+`python -m bench.naive URL MAX_JOBS` prints "ready" and ends with its standard input. A job is `(request id, parameters
+of the SDK's create)`. Each chunk, an object of the SDK, becomes an entry of a Redis stream by an awaited XADD.
 """
 
 import sys
@@ -11,7 +11,7 @@ import uvloop
 from openai import AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 
-from bench.queue_worker import end_with_stdin, say, stock
+from bench.queue_worker import end_with_stdin, print_line, stock
 
 
 def log_key(request_id: str) -> str:
@@ -20,7 +20,7 @@ def log_key(request_id: str) -> str:
 
 
 async def answer(ctx: dict[Any, Any], request_id: str, parameters: dict[str, Any]) -> None:
-    """The job: what `tailrace worker` does, done plainly."""
+    """The job: streams an answer into its Redis stream."""
     client: AsyncOpenAI = ctx["openai"]
     stream: AsyncStream[ChatCompletionChunk] = await client.chat.completions.create(**parameters, stream=True)
     async with stream:
@@ -30,11 +30,11 @@ async def answer(ctx: dict[Any, Any], request_id: str, parameters: dict[str, Any
 
 async def _connect(ctx: dict[Any, Any]) -> None:
     ctx["openai"] = AsyncOpenAI(max_retries=0)
-    say("ready")
+    print_line("ready")
 
 
 async def main(redis_url: str, max_jobs: int) -> None:
-    """Runs the worker until stdin ends."""
+    """Runs the worker until standard input ends."""
     end_with_stdin()
     await stock(answer, _connect, redis_url, max_jobs)
 

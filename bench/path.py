@@ -1,7 +1,7 @@
-"""The way of a delta under measurement, from the feeder to Valkey, by `tailrace worker`, naive worker or floor.
+"""The path of a delta from the feeder to Valkey, through `tailrace worker`, the naive worker or the floor.
 
-One `Plant` is a Valkey, a feeder, and worker processes of one of these ways with answers running; `window` says what
-they did in a time. Knows nothing of figures.
+A `Setup` is a Valkey, a feeder, and worker processes of one of these ways, with running answers. `window` measures what
+they do in some seconds. Knows nothing of results.
 """
 
 from contextlib import ExitStack
@@ -14,7 +14,7 @@ import msgspec
 
 from bench import naive
 from bench.broker import Broker
-from bench.feeder import Plan, Told
+from bench.feeder import FeederState, Plan
 from bench.figures import BenchError
 from bench.floor import Work
 from bench.log_reader import Lateness
@@ -28,7 +28,7 @@ NAIVE, FLOOR = "the naive worker", "the floor"
 _TRANSPORTS = {OURS: "tailrace", HTTPX: "httpx"}
 SPARE_JOBS = 10
 FOLLOWED = 20
-"""Logs that are read to see how late deltas come; the others cost Redis no readers."""
+"""Logs that are read to measure latency; the others have no readers."""
 
 READY_WITHIN_S = 60.0
 LATEST_S = 20.0
@@ -36,7 +36,7 @@ _MESSAGES = [{"role": "user", "content": "What is a tailrace?"}]
 
 
 class Counts(NamedTuple):
-    """What has been done since all began, CPU in seconds; and how late the feeder was since it was last asked."""
+    """Totals since the start, CPU in seconds; and the largest delay of the feeder since it was last asked."""
 
     at_s: float
     deltas: int
@@ -48,17 +48,17 @@ class Counts(NamedTuple):
 
 
 class Window(NamedTuple):
-    """What was done in a time.
+    """What was done in a measured window.
 
     Attributes:
-        seconds: how long it was.
-        deltas: entries that came into logs.
+        seconds: the length of the window.
+        deltas: entries written to logs.
         sent: chunks the feeder sent.
         worker_s: CPU seconds of all worker processes.
-        server_s: of Valkey.
-        feeder_s: of the feeder.
-        feeder_late_ms: the longest that the feeder sent something after its time.
-        lateness: from sending to reading, of the logs that are followed, where that was asked.
+        server_s: CPU seconds of Valkey.
+        feeder_s: CPU seconds of the feeder.
+        feeder_late_ms: the largest delay with which the feeder sent a chunk.
+        lateness: the time from sending to reading in the followed logs; None without `follow`.
     """
 
     seconds: float
@@ -72,27 +72,27 @@ class Window(NamedTuple):
 
     @property
     def worker_us(self) -> float:
-        """Microseconds of the workers' CPU a delta."""
+        """Microseconds of the workers' CPU per delta."""
         return self.worker_s / self.deltas * 1e6
 
     @property
     def server_us(self) -> float:
-        """Microseconds of Valkey's CPU a delta."""
+        """Microseconds of Valkey's CPU per delta."""
         return self.server_s / self.deltas * 1e6
 
     @property
     def deltas_per_s(self) -> float:
-        """How many came in a second."""
+        """Deltas per second."""
         return self.deltas / self.seconds
 
 
-class Plant:
-    """A context manager: everything runs inside, and nothing is left behind.
+class Setup:
+    """The processes of a measurement; a context manager that ends them all.
 
     Args:
-        way: OURS (with our own transport), HTTPX (with that of the SDK), NAIVE or FLOOR.
-        streams: answers that are to run at once, on all workers together.
-        workers: processes.
+        way: OURS (with Tailrace's transport), HTTPX (with the SDK's), NAIVE or FLOOR.
+        streams: answers that run at once, over all workers.
+        workers: how many worker processes.
     """
 
     def __init__(self, way: str, streams: int, workers: int = 1) -> None:
@@ -111,7 +111,7 @@ class Plant:
             self.port = int(self._heard(self._helpers))
             for _, share in self._shares:
                 self._start_worker(share)
-            self.workers.hear(len(self._shares), READY_WITHIN_S, "workers ready")
+            self.workers.wait_for_lines(len(self._shares), READY_WITHIN_S, "workers ready")
             self._stack = self._stack.pop_all()
         return self
 
@@ -121,11 +121,11 @@ class Plant:
         self._stack.close()
 
     def open(self, feed: Plan, prefix: str = "bench-", count: int | None = None) -> None:
-        """Asks for answers, for all unless told how many; returns when the feeder has each and holds it back."""
+        """Requests `count` answers, or all; returns when the feeder has received and holds all of them."""
         count = self._streams if count is None else count
-        self._feeder.say("hold")
+        self._feeder.send_line("hold")
         if self._way == FLOOR:
-            self._ask_the_floor(feed, prefix, count)
+            self._request_from_floor(feed, prefix, count)
         else:
             ids = [f"{prefix}{number}" for number in range(count)]
             request: dict[str, object] = {
@@ -140,12 +140,12 @@ class Plant:
         self.until_running(count)
 
     def go(self) -> None:
-        """Lets the answers come."""
-        self._before_go = self.broker.calls_of("xadd")  # logs have been begun
-        self._feeder.say("go")
+        """Lets the answers begin."""
+        self._before_go = self.broker.calls_of("xadd")  # the first entries of the logs
+        self._feeder.send_line("go")
 
     def follow(self, prefix: str = "bench-") -> None:
-        """From now on windows say how late deltas come."""
+        """Makes later windows measure latency, too."""
         followed = range(0, self._streams, max(1, self._streams // FOLLOWED))
         logs = [self.log(f"{prefix}{number}") for number in followed]
         arguments = ["-m", "bench.log_reader", str(self.broker.valkey.port), *logs]
@@ -153,28 +153,28 @@ class Plant:
         self._heard(self._helpers)
 
     def log(self, request_id: str) -> str:
-        """The key of an answer's deltas."""
+        """The key of an answer's log."""
         return naive.log_key(request_id) if self._way == NAIVE else keys.log_key(request_id)
 
     def entries(self, request_id: str) -> list[bytes]:
-        """What stands in an answer's log."""
+        """The entries of an answer's log."""
         return self.broker.entries(self.log(request_id))
 
     def warm_up(self, seconds: float) -> None:
-        """Lets so many seconds pass after the first delta.
+        """Waits until so many seconds have passed since the first delta.
 
         Raises:
-            BenchError: none comes.
+            BenchError: no delta arrives.
         """
         deadline = monotonic() + READY_WITHIN_S
         while self.broker.calls_of("xadd") <= self._before_go:
             if monotonic() > deadline:
-                raise BenchError(f"{self._way}: no delta came into the logs")
+                raise BenchError(f"{self._way}: no delta was written to the logs")
             sleep(0.05)
         sleep(seconds)
 
     def window(self, seconds: float) -> Window:
-        """What is done in so many seconds from now on.
+        """Measures for so many seconds.
 
         Raises:
             BenchError: nothing was written, or a program has ended.
@@ -184,12 +184,12 @@ class Plant:
         if self._reader is None:
             sleep(seconds)
         else:
-            self._reader.say(str(seconds))
+            self._reader.send_line(str(seconds))
             lateness = msgspec.json.decode(self._heard(self._helpers), type=Lateness)
         after = self._counts()
         spent = [late - early for late, early in zip(after, before, strict=True)]
         if after.deltas <= before.deltas:
-            raise BenchError(f"{self._way}: no delta came into the logs")
+            raise BenchError(f"{self._way}: no delta was written to the logs")
         return Window(
             seconds=spent[0],
             deltas=int(spent[1]),
@@ -202,15 +202,15 @@ class Plant:
         )
 
     def until_running(self, count: int) -> None:
-        """Returns when so many answers are asked for and have not ended.
+        """Waits until exactly `count` answers are running.
 
         Raises:
-            BenchError: it does not come to it.
+            BenchError: they are not in time.
         """
         deadline = monotonic() + READY_WITHIN_S
-        while (told := self._tell()).running != count:
+        while (state := self._feeder_state()).running != count:
             if monotonic() > deadline:
-                raise BenchError(f"{self._way}: {told.running} answers run and not {count}")
+                raise BenchError(f"{self._way}: {state.running} answers are running instead of {count}")
             sleep(0.05)
 
     def _start_worker(self, streams: int) -> None:
@@ -224,12 +224,12 @@ class Plant:
             arguments = ["-m", "tailrace", "worker", "--max-jobs", str(streams)]
             environment["TAILRACE_REDIS_URL"] = url
             environment["TAILRACE_UPSTREAM_TRANSPORT"] = _TRANSPORTS[self._way]
-            environment["TAILRACE_MAX_LOG_ENTRIES"] = "100000000"  # answers without end are not to end
+            environment["TAILRACE_MAX_LOG_ENTRIES"] = "100000000"  # so that endless answers do not end
         self.workers.start(self._way, arguments, clean_environment(environment))
 
-    def _ask_the_floor(self, feed: Plan, prefix: str, count: int) -> None:
+    def _request_from_floor(self, feed: Plan, prefix: str, count: int) -> None:
         for program, (first, share) in zip(self.workers.programs, _shares(count, len(self._shares)), strict=True):
-            program.say(msgspec.json.encode(Work(prefix, first, share, feed)).decode())
+            program.send_line(msgspec.json.encode(Work(prefix, first, share, feed)).decode())
 
     async def _submit(self, ids: list[str], request: dict[str, object]) -> None:
         async with Client(self.broker.url) as client:
@@ -239,19 +239,21 @@ class Plant:
     def _counts(self) -> Counts:
         server, feeder = self.broker.valkey.pid, self._feeder.popen.pid
         deltas = self.broker.calls_of("xadd")
-        told = self._tell()
-        return Counts(monotonic(), deltas, self.workers.cpu_s(), cpu_s(server), cpu_s(feeder), told.sent, told.late_ms)
+        state = self._feeder_state()
+        return Counts(
+            monotonic(), deltas, self.workers.cpu_s(), cpu_s(server), cpu_s(feeder), state.sent, state.late_ms
+        )
 
-    def _tell(self) -> Told:
-        self._feeder.say("tell")
-        return msgspec.json.decode(self._heard(self._helpers), type=Told)
+    def _feeder_state(self) -> FeederState:
+        self._feeder.send_line("tell")
+        return msgspec.json.decode(self._heard(self._helpers), type=FeederState)
 
     def _heard(self, fleet: Fleet) -> str:
-        ((_, line),) = fleet.hear(1, LATEST_S, "answers")
+        ((_, line),) = fleet.wait_for_lines(1, LATEST_S, "answers")
         return line
 
 
 def _shares(count: int, workers: int) -> list[tuple[int, int]]:
-    """The first of each worker's answers, and how many it has."""
+    """For each worker, the number of its first answer and how many answers it gets."""
     bounds = [count * number // workers for number in range(workers + 1)]
     return [(first, end - first) for first, end in pairwise(bounds)]

@@ -1,6 +1,6 @@
-"""`python -m bench.plot FIGURES...`: what benchmarks printed, as tables in docs/benchmarks.md and as pictures.
+"""`python -m bench.plot FIGURES...`: turns the output of benchmarks into tables in docs/benchmarks.md and pictures.
 
-Owns files and drawing. Which figures are drawn is said in `charts.py`; tables are made in `tables.py`.
+Owns files and drawing. `charts.py` decides what is drawn, and `tables.py` makes the tables.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from bench.charts import CHARTS, Chart, Drawn, drawn
 from bench.figures import Figure
 from bench.tables import filled, folded, number, table
 
-# pygal leaves a finder for plugins behind, of a form that Python warns of at each later import: we have no plugins.
+# pygal installs an import finder for plugins, for which Python warns at each later import. There are no plugins here.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -34,11 +34,11 @@ _STYLE = {
     "colors": ("#1f6feb", "#d97706", "#6b7280", "#10b981", "#a855f7"),
 }
 _NOT_SHOWN = re.compile(r"<!--.*?-->|<script.*?</script>", re.DOTALL)
-"""When and by which version it was made, which would make each picture another one; and settings for a script."""
+"""Comments with the date and the version, which would change each picture, and settings for a script."""
 
 
 def picture(chart: Chart, shown: Drawn) -> str:
-    """An SVG that needs nothing else: no script, no font."""
+    """A self-contained SVG, without scripts or fonts."""
     bars: Any = pygal.Bar(
         style=Style(**_STYLE),
         js=(),
@@ -58,7 +58,7 @@ def picture(chart: Chart, shown: Drawn) -> str:
     )
     known = [value for values in shown.series.values() for value in values if value is not None]
     if chart.logarithmic:
-        bars.zero = min(known) / 2  # the smallest has a bar, too
+        bars.zero = min(known) / 2  # so that the smallest value has a bar, too
         bars.range = (bars.zero, max(known) * 1.5)
     bars.title = chart.title
     bars.x_labels = shown.labels
@@ -68,7 +68,7 @@ def picture(chart: Chart, shown: Drawn) -> str:
 
 
 def write(figures: Sequence[Figure], docs: Path) -> list[str]:
-    """Writes pictures and tables of the figures; what was written, by name. Those of other benches stay."""
+    """Writes the pictures and tables of the results and returns the file names. Other benchmarks keep theirs."""
     images = docs / "images"
     images.mkdir(exist_ok=True)
     texts = dict.fromkeys(_benches(figures), "")
@@ -87,10 +87,10 @@ def write(figures: Sequence[Figure], docs: Path) -> list[str]:
 
 
 def read(lines: Sequence[bytes]) -> list[Figure]:
-    """Figures as benches printed them.
+    """Parses the output of benchmarks.
 
     Raises:
-        msgspec.MsgspecError: a line is none.
+        msgspec.MsgspecError: a line is not a result.
     """
     return [msgspec.json.decode(line, type=Figure) for line in lines if line.strip()]
 
@@ -100,14 +100,14 @@ def _benches(figures: Sequence[Figure]) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Reads the files named, and writes; the exit code."""
+    """Reads the named files and writes the page; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.plot",
-        description="Puts figures into docs/benchmarks.md and draws them; benches without figures keep theirs.",
+        description="Writes results into docs/benchmarks.md and draws them. Other benchmarks keep theirs.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FIGURES", help="what `python -m bench` printed")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FIGURES", help="the output of `python -m bench`")
     options = parser.parse_args(argv)
     try:
         figures = [figure for path in options.files for figure in read(path.read_bytes().splitlines())]

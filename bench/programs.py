@@ -1,6 +1,6 @@
-"""Programs under measurement: started, listened to, and ended. Knows nothing of what they do.
+"""The programs of a benchmark: starts them, reads their output, and ends them. Knows nothing of what they do.
 
-Linux only: there a process's CPU clock can be read from outside.
+Linux only: it reads the CPU clocks of other processes.
 """
 
 import os
@@ -25,30 +25,30 @@ _READ_BYTES = 65_536
 def cpu_s(pid: int) -> float:
     """CPU seconds, user and system, that a running process has used.
 
-    Source: clock_getcpuclockid(3); the number is how Linux spells that clock's id, which Python has no call for.
+    Source: clock_getcpuclockid(3). Python has no such call; the number is the id of that clock on Linux.
     """
     return clock_gettime(~pid << 3 | 2)
 
 
 class Program:
-    """A Python program of ours as a process of its own.
+    """A Python program in a process of its own.
 
     Args:
         name: for messages.
         arguments: of the interpreter.
-        environment: what it sees.
+        environment: its environment variables.
     """
 
     def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         self.name = name
-        self.complaints = tempfile.TemporaryFile()
-        # In a process group of its own: Ctrl-C at a terminal is for the benchmark, which ends its programs in order.
+        self.errors = tempfile.TemporaryFile()
+        # Its own process group: Ctrl-C at a terminal is for the benchmark, which ends its programs in order.
         self.popen = subprocess.Popen(  # noqa: S603 -- our own programs, with arguments made here
             [sys.executable, *arguments],
             env=dict(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self.complaints,
+            stderr=self.errors,
             process_group=0,
             bufsize=0,
         )
@@ -60,19 +60,19 @@ class Program:
         return self.popen.stdout.fileno()
 
     def read_lines(self) -> list[str]:
-        """The whole lines among what it has said; waits until it has said anything.
+        """The complete lines of its output; waits until there is any output.
 
         Raises:
             BenchError: it has ended.
         """
-        said = os.read(self.fileno(), _READ_BYTES)
-        if not said:
-            raise BenchError(f"{self.name} ended by itself; last it said: {self.last_words()}")
-        *lines, self._begun = (self._begun + said).split(b"\n")
+        data = os.read(self.fileno(), _READ_BYTES)
+        if not data:
+            raise BenchError(f"{self.name} ended unexpectedly; its last output: {self.error_tail()}")
+        *lines, self._begun = (self._begun + data).split(b"\n")
         return [line.decode() for line in lines]
 
-    def say(self, line: str) -> None:
-        """Sends it a line on its standard input.
+    def send_line(self, line: str) -> None:
+        """Writes a line to its standard input.
 
         Raises:
             BenchError: it has ended.
@@ -81,20 +81,20 @@ class Program:
         try:
             self.popen.stdin.write(f"{line}\n".encode())
         except BrokenPipeError as error:
-            raise BenchError(f"{self.name} ended by itself; last it said: {self.last_words()}") from error
+            raise BenchError(f"{self.name} ended unexpectedly; its last output: {self.error_tail()}") from error
 
-    def last_words(self) -> str:
-        """The end of what it has said on standard error."""
-        self.complaints.seek(0)
-        return " / ".join(self.complaints.read().decode(errors="replace").splitlines()[-3:]) or "nothing"
+    def error_tail(self) -> str:
+        """The last lines of its standard error."""
+        self.errors.seek(0)
+        return " / ".join(self.errors.read().decode(errors="replace").splitlines()[-3:]) or "nothing"
 
     def kill(self) -> None:
-        """SIGKILL, as if its machine were gone; returns when it is."""
+        """Sends SIGKILL and waits for the end of the process."""
         self.popen.kill()
         self._wait()
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL if it does not end in time."""
+        """Sends SIGTERM, and SIGKILL if it does not end in time."""
         self.popen.send_signal(signal.SIGTERM)
         try:
             self.popen.wait(STOP_S)
@@ -104,25 +104,25 @@ class Program:
 
     def _wait(self) -> None:
         self.popen.wait()
-        for pipe in (self.popen.stdin, self.popen.stdout, self.complaints):
+        for pipe in (self.popen.stdin, self.popen.stdout, self.errors):
             if pipe is not None:
                 pipe.close()
 
 
-class Said(NamedTuple):
-    """A line, and who said it."""
+class OutputLine(NamedTuple):
+    """A line of output, and the program that printed it."""
 
     program: Program
     line: str
 
 
 class Fleet:
-    """Several programs that are listened to together; a context manager that kills what is left of them."""
+    """Several programs whose output is read together; a context manager that kills those still running."""
 
     def __init__(self) -> None:
         self.programs: list[Program] = []
         self._selector = DefaultSelector()
-        self._unheard: deque[Said] = deque()
+        self._unread: deque[OutputLine] = deque()
 
     def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Program:
         """Starts one more program."""
@@ -132,40 +132,40 @@ class Fleet:
         return program
 
     def kill(self, program: Program) -> None:
-        """Ends one of them at once."""
+        """Kills one of them."""
         self._selector.unregister(program)
         self.programs.remove(program)
         program.kill()
 
-    def hear(self, count: int, within_s: float, what: str) -> list[Said]:
-        """The next `count` lines that any of them says.
+    def wait_for_lines(self, count: int, within_s: float, what: str) -> list[OutputLine]:
+        """The next `count` lines of output of all programs.
 
         Raises:
-            BenchError: they did not come in time.
+            BenchError: they did not arrive in time.
         """
-        heard = self.hear_until(count, within_s)
-        if len(heard) < count:
-            raise BenchError(f"only {len(heard)} of {count} {what} within {within_s:g} s")
-        return heard
+        lines = self.read_within(count, within_s)
+        if len(lines) < count:
+            raise BenchError(f"only {len(lines)} of {count} {what} within {within_s:g} s")
+        return lines
 
-    def hear_until(self, count: int, within_s: float) -> list[Said]:
-        """The next lines, `count` of them at most, that any of them says within a time."""
+    def read_within(self, count: int, within_s: float) -> list[OutputLine]:
+        """The lines of output that arrive within a time, at most `count` of them."""
         deadline = monotonic() + within_s
-        while len(self._unheard) < count and (left_s := deadline - monotonic()) > 0:
+        while len(self._unread) < count and (left_s := deadline - monotonic()) > 0:
             for key, _ in self._selector.select(left_s):
                 program: Program = key.data
-                self._unheard.extend(Said(program, line) for line in program.read_lines())
-        return [self._unheard.popleft() for _ in range(min(count, len(self._unheard)))]
+                self._unread.extend(OutputLine(program, line) for line in program.read_lines())
+        return [self._unread.popleft() for _ in range(min(count, len(self._unread)))]
 
     def close(self) -> None:
-        """Kills what is left of them."""
+        """Kills those still running."""
         for program in self.programs:
             program.kill()
         self.programs.clear()
         self._selector.close()
 
     def cpu_s(self) -> float:
-        """CPU seconds of all that run."""
+        """CPU seconds of all running programs."""
         return sum(cpu_s(program.popen.pid) for program in self.programs)
 
     def __enter__(self) -> Self:

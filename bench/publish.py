@@ -1,8 +1,8 @@
-"""`bench publish`: what a delta costs on its way into the log, of the worker's CPU and of Valkey's.
+"""`bench publish`: what writing a delta to the log costs, in CPU of the worker and of Valkey.
 
-The worker's own publisher beside an awaited XADD each by redis-py, and beside RESP by hand over a protocol of its own,
-which knows neither fences nor pushes. In turns of a loop: each stream gets its deltas, then all are waited for. And
-evenly spread over time, as thin streams come; then there is a commit for every few of them.
+Measures the worker's publisher next to one awaited XADD per delta by redis-py, and next to RESP rendered by hand, which
+has neither fencing nor pushes. In most cases each stream gets its deltas in one iteration of a loop, which then waits
+for all of them. In the last case deltas are spread evenly over time, so a commit has only a few of them.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _READY_S = 20.0
 
 
 class Case(NamedTuple):
-    """Streams, and how their deltas come: so many of each in a turn of the loop, or THIN_RATE a second."""
+    """How many streams there are, and how many deltas each gets per iteration; `SPREAD` has THIN_RATE a second."""
 
     name: str
     streams: int
@@ -74,18 +74,18 @@ class Cost(NamedTuple):
 
 
 def run(report: Report, *, quick: bool) -> None:
-    """Measures case by case, every way once a round."""
+    """Measures every case; each way once per round."""
     effort = QUICK if quick else FULL
     for case in (*CASES, SPREAD):
         report.progress(case.name)
         costs: dict[str, list[Cost]] = defaultdict(list)
-        names = [name for name in WAYS if name != PEER or case is not SPREAD]  # so many a second it cannot write
+        names = [name for name in WAYS if name != PEER or case is not SPREAD]  # it cannot write so many a second
         ways = {name: partial(_measure, name, case, effort, costs[name].append) for name in names}
         interleaved(ways, effort.rounds)
-        _tell(report, case, costs)
+        _report_case(report, case, costs)
 
 
-def _tell(report: Report, case: Case, costs: dict[str, list[Cost]]) -> None:
+def _report_case(report: Report, case: Case, costs: dict[str, list[Cost]]) -> None:
     client = {name: median([cost.client_us for cost in found]) for name, found in costs.items()}
     server = {name: median([cost.server_us for cost in found]) for name, found in costs.items()}
     for name, limit in ((OURS, case.at_most_us), (HEARD, None)):
@@ -97,7 +97,7 @@ def _tell(report: Report, case: Case, costs: dict[str, list[Cost]]) -> None:
 
 
 def _measure(name: str, case: Case, effort: Effort, take: Callable[[Cost], None]) -> float:
-    """One way, once, on a Valkey of its own; the client's microseconds."""
+    """Measures one way once, on its own Valkey; returns the client's microseconds."""
     with EmbeddedValkey() as valkey, _listener(valkey.url) if name == HEARD else nullcontext():
         cost = uvloop.run(_cost(WAYS[name], valkey, case, effort, is_peer=name == PEER))
     take(cost)
@@ -115,21 +115,21 @@ async def _cost(
     await prepare(valkey.url, case.streams)
     raws = entries(1_000)
     async with way(valkey.url, case.streams) as writing:
-        await _turns(writing, case, raws, max(1, case.streams * case.each))  # the first also connects
+        await _iterations(writing, case, raws, max(1, case.streams * case.each))  # warm-up; also connects
         client_s, server_s = process_time(), cpu_s(valkey.pid)
         if case is SPREAD:
             count = await _spread(writing, raws, effort.spread_s)
         else:
-            # It takes its time in proportion: less of it says as much.
-            count = await _turns(writing, case, raws, effort.deltas // (10 if is_peer else 1))
+            # Its time is proportional to the number of deltas, so fewer are enough.
+            count = await _iterations(writing, case, raws, effort.deltas // (10 if is_peer else 1))
         return Cost((process_time() - client_s) / count * 1e6, (cpu_s(valkey.pid) - server_s) / count * 1e6)
 
 
-async def _turns(writing: Way, case: Case, raws: Sequence[bytes], deltas: int) -> int:
+async def _iterations(writing: Way, case: Case, raws: Sequence[bytes], deltas: int) -> int:
     count = 0
     while count < deltas:
         for stream in range(case.streams):
-            for _ in range(max(1, case.each)):  # what is spread is only warmed up here
+            for _ in range(max(1, case.each)):  # `SPREAD` uses this for warm-up only
                 writing.append(stream, raws[count % len(raws)])
                 count += 1
         await writing.written()
@@ -149,10 +149,10 @@ async def _spread(writing: Way, raws: Sequence[bytes], for_s: float) -> int:
 
 
 def _listener(url: str) -> Fleet:
-    """A process that hears every push, and reads none."""
+    """A process that receives every push and parses none."""
     fleet = Fleet()
     fleet.start("the listener", ["-m", "bench.publish", url], clean_environment({}))
-    fleet.hear(1, _READY_S, "listeners ready")
+    fleet.wait_for_lines(1, _READY_S, "listeners ready")
     return fleet
 
 

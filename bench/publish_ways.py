@@ -1,7 +1,4 @@
-"""The ways to write that `bench publish` measures: ours, one XADD at a time, and the least there can be.
-
-Each takes entries for logs and answers when Redis has them. Ours is the worker's own publisher.
-"""
+"""The ways to write that `bench publish` measures: the worker's publisher, one XADD at a time, and RESP by hand."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -23,7 +20,7 @@ _COMMAND = b"%b$%d\r\n%b\r\n$1\r\ne\r\n$%d\r\n%b\r\n"
 
 
 def request_id(number: int) -> str:
-    """The requests of the benchmark, as `bench.tails_writer.prepare` makes them."""
+    """The ids of the requests that `bench.tails_writer.prepare` creates."""
     return f"bench-{number}"
 
 
@@ -31,40 +28,40 @@ class Way(Protocol):
     """One way to write."""
 
     def append(self, stream: int, entry: bytes) -> None:
-        """One entry more for a log. Returns at once."""
+        """Adds an entry to a log. Returns at once."""
         ...
 
     def go(self) -> None:
-        """Nothing more comes for the moment: what waits may leave. Returns at once."""
+        """No more entries come for now, so the buffered ones may be sent. Returns at once."""
         ...
 
     async def written(self) -> None:
-        """Waits until Redis has all."""
+        """Waits until Redis has all entries."""
         ...
 
 
 class Ours:
-    """The publisher."""
+    """The worker's publisher."""
 
     def __init__(self, publisher: Publisher, streams: int) -> None:
         self._writers = [publisher.open_writer(request_id(number), 1, TOKEN, lambda: True) for number in range(streams)]
 
     def append(self, stream: int, entry: bytes) -> None:
-        """As a worker does."""
+        """Appends as an attempt does."""
         self._writers[stream].append_entry(entry)
 
     def go(self) -> None:
-        """It leaves by itself."""
+        """Does nothing: the publisher sends by itself."""
 
     async def written(self) -> None:
-        """As before `finish`."""
+        """Flushes every writer, as an attempt does before its end."""
         for writer in self._writers:
             if writer.buffer.unwritten_entries:
                 await writer.flush()
 
 
 class OneByOne:
-    """What one writes first: an awaited XADD for each entry, by redis-py."""
+    """The obvious way: an awaited XADD for each entry, by redis-py."""
 
     def __init__(self, redis: Redis, streams: int) -> None:
         self._redis = redis
@@ -72,21 +69,21 @@ class OneByOne:
         self._waiting: list[tuple[str, bytes]] = []
 
     def append(self, stream: int, entry: bytes) -> None:
-        """Kept until it is its turn."""
+        """Keeps the entry until `written`."""
         self._waiting.append((self._logs[stream], entry))
 
     def go(self) -> None:
-        """Not before somebody waits."""
+        """Does nothing: `written` sends."""
 
     async def written(self) -> None:
-        """One after the other."""
+        """Sends the entries one after the other."""
         for log, entry in self._waiting:
             await self._redis.xadd(log, {ENTRY_FIELD: entry}, nomkstream=True)
         self._waiting.clear()
 
 
 class ByHand(asyncio.Protocol):
-    """The floor: commands rendered by hand, one write for all that waits, replies only counted. No fence, no push."""
+    """The floor: commands rendered by hand, one write for all of them, replies only counted. No fencing, no pushes."""
 
     def __init__(self, streams: int) -> None:
         logs = [log_key(request_id(number)).encode() for number in range(streams)]
@@ -99,11 +96,11 @@ class ByHand(asyncio.Protocol):
         self._all: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
-        self._transport = cast(asyncio.WriteTransport, transport)  # of a stream it is one
+        """Keeps the transport."""
+        self._transport = cast(asyncio.WriteTransport, transport)  # a stream's transport is one
 
     def data_received(self, data: bytes) -> None:
-        """Replies."""
+        """Counts the replies."""
         self._reader.feed(data)
         while self._reader.gets() is not False:
             self._open -= 1
@@ -112,20 +109,20 @@ class ByHand(asyncio.Protocol):
             self._all = None
 
     def append(self, stream: int, entry: bytes) -> None:
-        """Rendered at once."""
+        """Renders the command at once."""
         self._seqs[stream] += 1
         entry_id = b"1-%d" % self._seqs[stream]
         self._waiting.append(_COMMAND % (self._prefixes[stream], len(entry_id), entry_id, len(entry), entry))
 
     def go(self) -> None:
-        """All in one write, unless one is under way."""
+        """Sends all commands in one write, unless one is in flight."""
         if self._waiting and not self._open and self._transport is not None:
             self._open = len(self._waiting)
             self._transport.write(b"".join(self._waiting))
             self._waiting.clear()
 
     async def written(self) -> None:
-        """What is under way, and then the rest."""
+        """Waits for the write in flight, and then for the rest."""
         while self._waiting or self._open:
             self.go()
             self._all = asyncio.get_running_loop().create_future()
@@ -134,7 +131,7 @@ class ByHand(asyncio.Protocol):
 
 @asynccontextmanager
 async def ours(url: str, streams: int) -> AsyncGenerator[Way]:
-    """The publisher on a connection of its own."""
+    """The worker's publisher on its own connection."""
     line = CommitLine(url)
     async with Publisher(line, buffer_bytes=1 << 30, max_entries=_ENDLESS, max_bytes=_ENDLESS) as publisher:
         yield Ours(publisher, streams)
@@ -142,14 +139,14 @@ async def ours(url: str, streams: int) -> AsyncGenerator[Way]:
 
 @asynccontextmanager
 async def one_by_one(url: str, streams: int) -> AsyncGenerator[Way]:
-    """redis-py."""
+    """One XADD at a time by redis-py."""
     async with Redis.from_url(url) as redis:
         yield OneByOne(redis, streams)
 
 
 @asynccontextmanager
 async def by_hand(url: str, streams: int) -> AsyncGenerator[Way]:
-    """The floor."""
+    """RESP rendered by hand."""
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
     transport, way = await loop.create_connection(lambda: ByHand(streams), parts.hostname or "", parts.port or 0)
@@ -160,7 +157,7 @@ async def by_hand(url: str, streams: int) -> AsyncGenerator[Way]:
 
 
 def entries(count: int) -> Sequence[bytes]:
-    """Deltas as they stand in a log, about a token each."""
+    """Encoded deltas of about one token each."""
     return [
         b'{"message_type":"assistant_message","i":2,"ms":%d,"content":" word%d"}' % (n * 20, n) for n in range(count)
     ]

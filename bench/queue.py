@@ -1,8 +1,8 @@
-"""`bench queue`: how soon a job starts, how fast many start, how soon one is taken over, and what waiting costs.
+"""`bench queue`: start latency of a job, start rate of many, takeover after a crash, and the cost of an idle worker.
 
-Stock arq and our `LeasedWorker` run the same job function on the same Valkey, one after the other in each round: both
-at once would take the two cores from each other. Each side runs as it does by default (arq: poll 0.5 s, time limit of a
-job 300 s; ours: lease 5 s, poll 1 s), but that either may run all jobs of the case at once.
+Stock arq and our `LeasedWorker` run the same job function on the same Valkey, one after the other in each round, so
+that they do not share the cores. Each side has its default settings (arq: poll 0.5 s, time limit of a job 300 s; ours:
+lease 5 s, poll 1 s), except that it may run all jobs of a case at once.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from bench import queue_path
 from bench.broker import Broker
 from bench.figures import Report
-from bench.programs import Fleet, Program, Said, cpu_s
+from bench.programs import Fleet, OutputLine, Program, cpu_s
 from bench.statistics import flatness, median, percentile
 from tailrace.demo.parts import clean_environment
 
@@ -47,7 +47,7 @@ QUICK = Effort(rounds=1, samples=4, path_samples=3, window_s=1.0, peer_takeover_
 
 
 class Start(NamedTuple):
-    """A job that has started: when, by the machine's monotonic clock, and where."""
+    """The start of a job: the time, by the machine's monotonic clock, and the program."""
 
     job_id: str
     at_s: float
@@ -55,7 +55,7 @@ class Start(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a fleet costs while nothing happens: commands a second, and CPU as parts of one core, in percent."""
+    """What a fleet costs while it is idle: commands a second, and CPU in percent of one core."""
 
     sent_per_s: float
     with_scripts_per_s: float
@@ -65,7 +65,7 @@ class Cost(NamedTuple):
 
 @dataclass
 class Side:
-    """What was measured of one side, over all rounds."""
+    """The measurements of one side over all rounds."""
 
     start_ms: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     cost: dict[str, list[Cost]] = field(default_factory=dict[str, list[Cost]])
@@ -84,30 +84,30 @@ class Bench:
         self._ids = _ids()
 
     def waiting(self, name: str, side: Side) -> None:
-        """Start latency and cost, first of an idle worker, then of one with jobs running."""
+        """Measures start latency and cost of an idle worker, then of one with running jobs."""
         with self._fleet(name, 1, RUNNING + 100) as fleet:
             self._wait_and_start(f"{name}, idle", name, fleet, "idle", side)
             self._report.progress(f"{name}: starting {RUNNING} long jobs")
             self._submit_many(name, RUNNING)
-            fleet.hear(RUNNING, START_WITHIN_S, "jobs started")
+            fleet.wait_for_lines(RUNNING, START_WITHIN_S, "jobs started")
             self._wait_and_start(f"{name}, {RUNNING} running", name, fleet, f"{RUNNING} running", side)
 
-    def _wait_and_start(self, told: str, name: str, fleet: Fleet, case: str, side: Side) -> None:
-        self._report.progress(f"{told}: start latency")
+    def _wait_and_start(self, label: str, name: str, fleet: Fleet, case: str, side: Side) -> None:
+        self._report.progress(f"{label}: start latency")
         side.start_ms.setdefault(case, []).extend(self._start_ms(name, fleet) for _ in range(self._effort.samples))
-        self._report.progress(f"{told}: commands and CPU")
+        self._report.progress(f"{label}: commands and CPU")
         side.cost.setdefault(case, []).append(self._cost(fleet))
 
     def _start_ms(self, name: str, fleet: Fleet) -> float:
-        sleep(self._dice.uniform(0, _PAUSES_S))  # so that no sample falls into step with a poll
+        sleep(self._dice.uniform(0, _PAUSES_S))  # so that samples are not in step with a poll
         began = self._broker.submit(next(self._ids), 0.0, wake=name == OURS)
-        (start,) = _starts(fleet.hear(1, START_WITHIN_S, "jobs started"))
+        (start,) = _starts(fleet.wait_for_lines(1, START_WITHIN_S, "jobs started"))
         return (start.at_s - began) * 1000
 
     def _cost(self, fleet: Fleet) -> Cost:
         window_s, server = self._effort.window_s, self._broker.valkey.pid
         began, used_s, server_used_s = monotonic(), fleet.cpu_s(), cpu_s(server)
-        sleep(window_s)  # CPU first and alone: the listening costs the server something
+        sleep(window_s)  # CPU is measured first, because MONITOR costs the server CPU
         took_s = monotonic() - began
         percent = (fleet.cpu_s() - used_s) / took_s * 100
         server_percent = (cpu_s(server) - server_used_s) / took_s * 100
@@ -115,27 +115,27 @@ class Bench:
         return Cost(commands.sent / window_s, commands.with_scripts / window_s, percent, server_percent)
 
     def starting(self, name: str, side: Side, workers: int) -> None:
-        """Starts of many queued jobs, from the first to the last; they stay running."""
+        """Measures how fast many queued jobs start; they keep running."""
         self._report.progress(f"{name}: {QUEUED} queued jobs, {workers} workers")
         with self._fleet(name, workers, QUEUED) as fleet:
             self._submit_many(name, QUEUED)
-            times = [start.at_s for start in _starts(fleet.hear(QUEUED, START_WITHIN_S, "jobs started"))]
+            times = [start.at_s for start in _starts(fleet.wait_for_lines(QUEUED, START_WITHIN_S, "jobs started"))]
             side.starts_per_s.setdefault(workers, []).append((QUEUED - 1) / (max(times) - min(times)))
 
     def takeover(self, name: str, side: Side) -> None:
-        """From SIGKILL of a worker to the start of its jobs in another one, as long as is waited for it."""
+        """Measures the time from SIGKILL of a worker to the start of its jobs in another one, up to a limit."""
         bound_s = self._effort.peer_takeover_s if name == PEER else 2 * LEASE_S
         self._report.progress(f"{name}: takeover after SIGKILL (waiting {bound_s:g} s at most)")
         with self._fleet(name, 2, HELD_FOR_TAKEOVER) as fleet:
             ids = self._submit_many(name, HELD_FOR_TAKEOVER)
-            starts = _starts(fleet.hear(len(ids), START_WITHIN_S, "jobs started"))
+            starts = _starts(fleet.wait_for_lines(len(ids), START_WITHIN_S, "jobs started"))
             ((victim, count),) = Counter(start.program for start in starts).most_common(1)
-            sleep(self._dice.uniform(0, LEASE_S / 2))  # a crash keeps no step with renewals
+            sleep(self._dice.uniform(0, LEASE_S / 2))  # so that crashes are not in step with renewals
             orphan = next(start.job_id for start in starts if start.program is victim)
             killed_at = monotonic()
             fleet.kill(victim)
             side.ttl_s.append(self._broker.lease_ttl_s(orphan))
-            again = _starts(fleet.hear_until(count, bound_s))
+            again = _starts(fleet.read_within(count, bound_s))
             side.takeover_s.append(max((start.at_s - killed_at for start in again), default=bound_s))
             side.gave_up |= len(again) < count
 
@@ -145,22 +145,22 @@ class Bench:
         return ids
 
     def _fleet(self, name: str, workers: int, max_jobs: int) -> Fleet:
-        """Workers of one side, ready, on an empty Valkey."""
+        """Starts workers of one side on an empty Valkey and waits until they are ready."""
         self._broker.clear()
         fleet = Fleet()
         try:
             for _ in range(workers):
                 arguments = ["-m", "bench.queue_worker", name, self._broker.url, str(max_jobs)]
                 fleet.start(f"the {name} worker", arguments, clean_environment({}))
-            fleet.hear(workers, START_WITHIN_S, "workers ready")
-        except BaseException:  # nobody else knows of it yet
+            fleet.wait_for_lines(workers, START_WITHIN_S, "workers ready")
+        except BaseException:  # the caller does not have it yet
             fleet.close()
             raise
         return fleet
 
 
 def run(report: Report, *, quick: bool) -> None:
-    """Measures round by round; the figures come after the last, then those of the whole way."""
+    """Measures round by round and prints the results, and then those of the whole path."""
     effort = QUICK if quick else FULL
     sides = {PEER: Side(), OURS: Side()}
     with Broker() as broker:
@@ -173,12 +173,12 @@ def run(report: Report, *, quick: bool) -> None:
                 for name, side in sides.items():
                     bench.starting(name, side, workers)
             bench.takeover(OURS, sides[OURS])
-        bench.takeover(PEER, sides[PEER])  # once: it only shows that it does not come
-        _tell(report, sides[OURS], sides[PEER])
+        bench.takeover(PEER, sides[PEER])  # once: it only shows that there is none within the limit
+        _report(report, sides[OURS], sides[PEER])
         queue_path.run(report, broker, effort.path_samples)
 
 
-def _tell(report: Report, ours: Side, peer: Side) -> None:
+def _report(report: Report, ours: Side, peer: Side) -> None:
     for case, values in ours.start_ms.items():
         beside, limit = peer.start_ms[case], 10.0 if case != "idle" else None
         what = f"{NAMES[OURS]}, submit to job function"
@@ -196,20 +196,20 @@ def _tell(report: Report, ours: Side, peer: Side) -> None:
         slower = 1 / flatness({workers: median(values) for workers, values in side.starts_per_s.items()})
         case = f"{QUEUED} queued"
         report.figure(case, f"{name}, {FLEETS[-1]} workers slower than 1", slower, "times", at_most=limit)
-    _tell_takeover(report, ours, peer)
-    _tell_cost(report, ours, peer)
+    _report_takeover(report, ours, peer)
+    _report_cost(report, ours, peer)
 
 
-def _tell_takeover(report: Report, ours: Side, peer: Side) -> None:
+def _report_takeover(report: Report, ours: Side, peer: Side) -> None:
     what, limit = f"{NAMES[OURS]}, takeover", LEASE_S + 1
     ttl_s = median(peer.ttl_s)
     report.figure("SIGKILL", what, median(ours.takeover_s), "s", beside={f"{NAMES[PEER]}, its key's ttl": ttl_s},
                   at_most=limit, bounded=ours.gave_up)  # fmt: skip
-    note = f"its in-progress key lives {ttl_s:.0f} s more: nobody can take the job before"
+    note = f"its in-progress key lives for {ttl_s:.0f} s more; no worker can take the job before"
     report.figure("SIGKILL", f"{NAMES[PEER]}, takeover", median(peer.takeover_s), "s", bounded=peer.gave_up, note=note)
 
 
-def _tell_cost(report: Report, ours: Side, peer: Side) -> None:
+def _report_cost(report: Report, ours: Side, peer: Side) -> None:
     for case, costs in ours.cost.items():
         mine, other = _middle(costs), _middle(peer.cost[case])
         limit = 6.0 if case == "idle" else None
@@ -227,8 +227,8 @@ def _middle(costs: list[Cost]) -> Cost:
     return Cost(*(median(values) for values in zip(*costs, strict=True)))
 
 
-def _starts(said: list[Said]) -> list[Start]:
-    pairs = ((one.program, one.line.split(" ")) for one in said)
+def _starts(lines: list[OutputLine]) -> list[Start]:
+    pairs = ((one.program, one.line.split(" ")) for one in lines)
     return [Start(job_id, int(at_ns) / 1e9, program) for program, (job_id, at_ns) in pairs]
 
 

@@ -1,7 +1,7 @@
-"""The part of `bench queue` that goes the whole way: from submit to the request's arrival at the model's server.
+"""The part of `bench queue` that measures the whole path: from submit to the arrival at the model's server.
 
-Ours is a `tailrace worker` as anybody runs it, and a `Client`; the peer the naive worker (`bench/naive.py`). The
-model's server is the simulator, whose own record says when a request came, by the clock that all processes share.
+Ours is an ordinary `tailrace worker` and a `Client`; the peer is the naive worker (`bench/naive.py`). The model's
+server is the simulator, which records when a request arrives, by the monotonic clock that all processes share.
 """
 
 import json
@@ -28,7 +28,7 @@ _PAUSES_S = 0.3
 
 
 class Seen(NamedTuple):
-    """A request at the simulator: when it came, by the machine's monotonic clock."""
+    """The arrival of a request at the simulator, by the machine's monotonic clock."""
 
     key: str
     at_s: float
@@ -38,7 +38,7 @@ class Path:
     """One run of this part.
 
     Args:
-        report: for progress.
+        report: receives progress.
         broker: the Valkey.
         samples: starts measured in each case.
     """
@@ -50,9 +50,9 @@ class Path:
     def measure(self, name: str) -> dict[str, list[float]]:
         """Milliseconds from submit to the server, by case."""
         values: dict[str, list[float]] = {}
-        with self._plant(name) as (simulator, submit):
+        with self._running(name) as (simulator, submit):
             self._report.progress(f"{name}, idle: submit to the model's server")
-            self._latency_ms(simulator, submit, "warm-up")  # the first one also loads and connects
+            self._latency_ms(simulator, submit, "warm-up")  # warm-up; also connects
             values["idle"] = [self._latency_ms(simulator, submit, f"idle-{n}") for n in range(self._samples)]
             self._report.progress(f"{name}: starting {RUNNING} long answers")
             for number in range(RUNNING):
@@ -64,7 +64,7 @@ class Path:
         return values
 
     def _latency_ms(self, simulator: str, submit: Callable[[str, dict[str, Any]], float], key: str) -> float:
-        sleep(self._dice.uniform(0, _PAUSES_S))  # so that no sample falls into step with a poll
+        sleep(self._dice.uniform(0, _PAUSES_S))  # so that samples are not in step with a poll
         began = submit(key, _request(key, long=False))
         (seen,) = self._arrivals(simulator, 1, key)
         return (seen.at_s - began) * 1000
@@ -73,24 +73,24 @@ class Path:
         deadline = monotonic() + ARRIVES_WITHIN_S
         while monotonic() < deadline:
             sleep(_LOOKS_EVERY_S)
-            # Its own address, as it printed it.
+            # The simulator printed this address itself.
             with urlopen(simulator.removesuffix("/v1") + "/__sim/requests", timeout=5.0) as reply:  # noqa: S310
                 entries = json.load(reply)["requests"]
             keys = ((str(entry["key"]), entry["started_s"]) for entry in entries)
             seen = [Seen(key, at_s) for key, at_s in keys if key.startswith(prefix)]
             if len(seen) >= count:
                 return seen
-        raise BenchError(f"not all of {count} requests came to the simulator within {ARRIVES_WITHIN_S:g} s")
+        raise BenchError(f"not all of {count} requests arrived at the simulator within {ARRIVES_WITHIN_S:g} s")
 
     @contextmanager
-    def _plant(self, name: str) -> Generator[tuple[str, Callable[[str, dict[str, Any]], float]]]:
-        """A simulator and a worker, ready, on an empty Valkey: the simulator's URL, and how to submit."""
+    def _running(self, name: str) -> Generator[tuple[str, Callable[[str, dict[str, Any]], float]]]:
+        """Runs a simulator and a worker on an empty Valkey; yields the simulator's URL and a function that submits."""
         self._broker.clear()
         with Fleet() as servers, Fleet() as workers:
             servers.start(
                 "the simulator", ["-m", "tailrace.demo.simulator", "--port", "0", "--quiet"], clean_environment({})
             )
-            ((_, line),) = servers.hear(1, ARRIVES_WITHIN_S, "simulators ready")
+            ((_, line),) = servers.wait_for_lines(1, ARRIVES_WITHIN_S, "simulators ready")
             url = str(json.loads(line)["url"])
             environment = clean_environment(
                 {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": url, "TAILRACE_REDIS_URL": self._broker.url}
@@ -100,7 +100,7 @@ class Path:
             else:
                 arguments = ["-m", "bench.naive", self._broker.url, str(MAX_JOBS)]
             workers.start(name, arguments, environment)
-            workers.hear(1, ARRIVES_WITHIN_S, "workers ready")
+            workers.wait_for_lines(1, ARRIVES_WITHIN_S, "workers ready")
             if name != OURS:
                 yield url, lambda key, request: self._broker.submit(key, request, wake=False)
                 return
@@ -126,7 +126,7 @@ def _request(key: str, *, long: bool) -> dict[str, Any]:
 
 
 def run(report: Report, broker: Broker, samples: int) -> None:
-    """Measures both sides and prints the figures."""
+    """Measures both sides and prints the results."""
     path = Path(report, broker, samples)
     peer, ours = path.measure(PEER), path.measure(OURS)
     for case, values in ours.items():

@@ -1,7 +1,7 @@
-"""A worker process to be measured: `stock` arq or ours, `leased`, around the same job function.
+"""A worker process to be measured: `stock` arq or ours, `leased`, with the same job function.
 
-Says on stdout `ready`, then `<job id> <monotonic ns>` for each job that starts: the clock is the machine's, the same
-for all processes, and Redis does not hear of it. Ends when its stdin does, so that it never outlives the benchmark.
+Prints `ready`, then `<job id> <monotonic ns>` for each job that starts. The clock is the same for all processes of the
+machine, and the measurement adds no load to Redis. It ends with its standard input, so it never outlives the benchmark.
 """
 
 import asyncio
@@ -22,26 +22,26 @@ from tailrace.worker.queue.leases import Lease
 
 
 async def _job(ctx: dict[Any, Any], _request_id: str, hold_s: float = 0.0) -> None:
-    say(f"{ctx['job_id']} {monotonic_ns()}")
+    print_line(f"{ctx['job_id']} {monotonic_ns()}")
     if hold_s:
         await asyncio.sleep(hold_s)
 
 
 async def _ready(ctx: dict[Any, Any]) -> None:
-    say("ready")
+    print_line("ready")
 
 
-def say(line: str) -> None:
-    """Says a line to the benchmark, at once."""
+def print_line(line: str) -> None:
+    """Prints a line for the benchmark, unbuffered."""
     os.write(1, f"{line}\n".encode())
 
 
 async def _never_dead(request_id: str, _lease: Lease, code: str, message: str) -> None:
-    print(f"job {request_id} ended unrun: {code}: {message}", file=sys.stderr)
+    print(f"job {request_id} ended without being run: {code}: {message}", file=sys.stderr)
 
 
 async def stock(job: WorkerCoroutine, ready: StartupShutdown, redis_url: str, max_jobs: int) -> None:
-    """As arq's documentation sets one up; but msgpack, uvloop, no results and no log lines, as ours."""
+    """A worker as in arq's documentation, but with msgpack and uvloop and without results and log lines, as ours."""
     worker = Worker(
         [func(job, name=JOB_FUNCTION)],
         redis_settings=RedisSettings.from_dsn(redis_url),
@@ -57,7 +57,7 @@ async def stock(job: WorkerCoroutine, ready: StartupShutdown, redis_url: str, ma
 
 
 async def _leased(redis_url: str, max_jobs: int) -> None:
-    """With the settings that a worker has by default."""
+    """Our worker with its default settings."""
     worker = LeasedWorker(
         [func(_job, name=JOB_FUNCTION)],
         redis_url=redis_url,
@@ -70,12 +70,12 @@ async def _leased(redis_url: str, max_jobs: int) -> None:
 
 
 def end_with_stdin() -> None:
-    """Ends this process when its stdin does; nothing else may be said there."""
+    """Ends this process with its standard input, on which nothing may be sent."""
     asyncio.get_running_loop().add_reader(0, os._exit, 0)
 
 
 async def main(side: str, redis_url: str, max_jobs: int) -> None:
-    """Runs a worker until stdin ends."""
+    """Runs a worker until standard input ends."""
     end_with_stdin()
     if side == "stock":
         await stock(_job, _ready, redis_url, max_jobs)

@@ -1,7 +1,7 @@
-"""`bench scale`: deltas a second of one worker process and of several on one Redis, and how many one Redis feeds.
+"""`bench scale`: deltas a second of one worker process and of several on one Redis, and how many one Redis supports.
 
-Saturated as in `bench worker`. The feeder, Valkey and the workers share the machine's cores, so that two workers on two
-cores cannot have one each: what a worker did by its CPU tells more. How many workers one Redis feeds is computed.
+The workers are saturated as in `bench worker`. Feeder, Valkey and workers share the machine's cores, so two workers on
+two cores do not have one each; their CPU per delta says more. How many workers one Redis supports is computed.
 """
 
 import os
@@ -12,16 +12,16 @@ from bench.worker import CPU_BOUND_PERCENT, FULL, QUICK, SATURATING, Saturated, 
 
 
 def run(report: Report, *, quick: bool) -> None:
-    """Measures with 1 worker, 2, and as many as there are cores, and prints the figures."""
+    """Measures with 1 worker, with 2, and with one for each core, and prints the results."""
     effort = QUICK if quick else FULL
     counts = sorted({1, 2, os.cpu_count() or 1})
     found = {count: saturated(report, OURS, effort, count) for count in counts}
     for count, row in found.items():
-        _tell(report, count, row, found[1])
-    _tell_redis(report, found[counts[-1]])
+        _report(report, count, row, found[1])
+    _report_redis(report, found[counts[-1]])
 
 
-def _tell(report: Report, count: int, row: Saturated, one: Saturated) -> None:
+def _report(report: Report, count: int, row: Saturated, one: Saturated) -> None:
     def beside(field: str) -> dict[str, float] | None:
         return {_case(1): getattr(one, field)} if count > 1 else None
 
@@ -33,8 +33,8 @@ def _tell(report: Report, count: int, row: Saturated, one: Saturated) -> None:
     report.figure(case, "Valkey's CPU", row.server_us, "us/delta", beside=beside("server_us"))
 
 
-def _tell_redis(report: Report, row: Saturated) -> None:
-    """What follows from the CPU of each, were there cores enough."""
+def _report_redis(report: Report, row: Saturated) -> None:
+    """Computes from the CPU per delta what would be possible with enough cores."""
     case, note = "computed from CPU", f"a core each, {SATURATING} saturated answers a worker; nobody reads"
     report.figure(case, "deltas that one Redis takes", 1e6 / row.server_us, "deltas/s", note=note)
     report.figure(case, "deltas that one worker makes", 1e6 / row.us, "deltas/s", note=note)

@@ -1,8 +1,7 @@
-"""`bench startup`: from the start of a process to the help, and to a worker that takes jobs.
+"""`bench startup`: the time from the start of a process to its help, and to a worker that takes jobs.
 
-Beside it stands what Python itself takes, and the import of the SDK, which a worker cannot do without.
-
-Each is a fresh process of this interpreter, with its files in the machine's cache; in each round one after the other.
+It is compared with the start of Python itself, and with the import of the SDK, which a worker needs. Each measurement
+starts a new process of this interpreter, with its files in the page cache, one after the other in each round.
 """
 
 import subprocess
@@ -25,13 +24,13 @@ _WITHIN_S = 30.0
 
 
 def run(report: Report, *, quick: bool) -> None:
-    """Measures all in turn, and prints the figures."""
+    """Measures each way and prints the results."""
     with EmbeddedValkey() as valkey:
         environment = clean_environment(
             {
                 "TAILRACE_REDIS_URL": valkey.url,
                 "OPENAI_API_KEY": "none",
-                "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",  # nobody is asked before the first request
+                "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",  # not used before the first request
             }
         )
         cpu_ms: list[float] = []
@@ -41,7 +40,7 @@ def run(report: Report, *, quick: bool) -> None:
             SDK: partial(_to_its_end_ms, ["-c", "import openai"], environment),
             WORKER: partial(_ready_ms, environment, cpu_ms),
         }
-        report.progress("each once, for the machine's cache")
+        report.progress("each once, to fill the page cache")
         interleaved(ways, 1)
         cpu_ms.clear()
         rounds = QUICK_ROUNDS if quick else ROUNDS
@@ -65,7 +64,7 @@ def _ready_ms(environment: Mapping[str, str], cpu_ms: list[float]) -> float:
     with Fleet() as workers:
         began = monotonic()
         worker = workers.start("tailrace worker", ["-m", "tailrace", "worker"], environment)
-        workers.hear(1, _WITHIN_S, "workers ready")
+        workers.wait_for_lines(1, _WITHIN_S, "workers ready")
         took_ms = (monotonic() - began) * 1000
         cpu_ms.append(cpu_s(worker.popen.pid) * 1000)
     return took_ms

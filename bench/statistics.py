@@ -1,4 +1,4 @@
-"""What is made of many measurements: medians of interleaved runs, percentiles, flatness. Pure; reads no clock."""
+"""Medians of interleaved runs, percentiles and flatness. Pure; reads no clock."""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
@@ -12,12 +12,12 @@ def median(values: Sequence[float]) -> float:
         ValueError: there are no values.
     """
     if not values:
-        raise ValueError("no median of nothing: a measurement gave no values")
+        raise ValueError("a measurement gave no values")
     return _median(values)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that at least `percent` of a hundred values do not exceed (nearest rank).
+    """The smallest value that at least `percent` percent of the values do not exceed (nearest rank).
 
     Raises:
         ValueError: there are no values, or `percent` is not above 0 and up to 100.
@@ -28,14 +28,14 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def flatness(cost_by_size: Mapping[int, float]) -> float:
-    """The cost at the largest size as a multiple of that at the smallest: 1 is flat."""
+    """The cost at the largest size divided by the cost at the smallest; 1 is flat."""
     return cost_by_size[max(cost_by_size)] / cost_by_size[min(cost_by_size)]
 
 
 def interleaved(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Measures every way once a round, so that whatever else the machine does falls on all alike.
+    """Measures every way once per round, so that other load on the machine affects all of them alike.
 
-    Every second round goes backwards: none is always the one that comes after the same other.
+    Every second round runs in reverse order, so that no way always follows the same other way.
     """
     values: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):

@@ -1,6 +1,6 @@
-"""Figures as Markdown tables, in their places in a page. Pure.
+"""Results as Markdown tables, and the places in a page where they go. Pure.
 
-A place is what stands between the lines `<!-- figures of NAME -->` and `<!-- end of figures -->`.
+A place is the text between the lines `<!-- figures of NAME -->` and `<!-- end of figures -->`.
 """
 
 import re
@@ -15,11 +15,11 @@ _ESCAPED = str.maketrans({"|": "\\|"})
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """A row for each figure, its peers in one cell."""
+    """A row for each result, with its peers in one cell."""
     rows: dict[tuple[str, str], list[Figure]] = {}
     for figure in figures:
         rows.setdefault((figure.case, figure.what), []).append(figure)
-    lines = ["| case | measured | value | beside it (value by it) | expected |", "|---|---|---|---|---|"]
+    lines = ["| case | measured | value | compared with (ratio) | expected |", "|---|---|---|---|---|"]
     before = None
     for (case, what), same in rows.items():
         first = same[0]
@@ -33,21 +33,21 @@ def table(figures: Sequence[Figure]) -> str:
 
 
 def folded(text: str) -> str:
-    """A long table behind a line to open it; a short one as it is."""
+    """A long table, collapsed behind a summary; a short one unchanged."""
     rows = text.count("\n") - 2
     if rows <= SHOWN_ROWS:
         return text
-    return f"<details><summary>{rows} figures</summary>\n\n{text}\n</details>\n"
+    return f"<details><summary>{rows} results</summary>\n\n{text}\n</details>\n"
 
 
 def number(value: float) -> str:
-    """A value as it is read best: three digits that count, thousands set apart."""
+    """A value with three significant digits and separators for thousands."""
     short = float(f"{value:.3g}")
     return f"{short:,.0f}" if abs(short) >= 100 else f"{short:g}"
 
 
 def filled(page: str, text_by_bench: dict[str, str]) -> str:
-    """The page with what each bench has found in its place; places of others stay as they are."""
+    """The page with the text of each benchmark in its place; the places of other benchmarks are unchanged."""
 
     def fill(place: re.Match[str]) -> str:
         text = text_by_bench.get(place[1])

@@ -1,7 +1,7 @@
-"""`bench tails`: many tails in one process, through the Client and the gateway, beside one blocking connection a tail.
+"""`bench tails`: many tails in one process, through `Client` and the gateway, next to one blocking connection a tail.
 
-The writer is the worker's own publisher, in a process of its own; each request has 20 deltas a second. Reader, writer
-and server share the machine's cores.
+The writer is the worker's publisher in its own process; each request has 20 deltas a second. Reader, writer and server
+share the machine's cores.
 """
 
 import socket
@@ -41,7 +41,7 @@ QUICK = Effort((1, 100, 1_000), 1, 1.5)
 
 
 class Row(NamedTuple):
-    """What one way gave at one number of tails: medians of its windows."""
+    """The results of one way for one number of tails: medians over its windows."""
 
     us_a_delta: float
     p50_ms: float
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
 
 def run(report: Report, *, quick: bool) -> None:
-    """Measures every way at every number of tails, one after the other."""
+    """Measures every way for every number of tails, one after the other."""
     effort = QUICK if quick else FULL
     for count in effort.counts:
         rows: dict[str, Row] = {}
@@ -62,20 +62,20 @@ def run(report: Report, *, quick: bool) -> None:
             if way != PEER or count <= PEER_AT_MOST:
                 report.progress(f"{count:,} tails: {NAMES[way]}")
                 rows[way] = _measure(way, count, effort)
-        _tell(report, count, rows)
+        _report(report, count, rows)
     for rate in (tails_gateway.EASY_RATE,) if quick else (tails_gateway.EASY_RATE, RATE):
         tails_gateway.tell(report, rate, tails_gateway.measure(report, rate, effort.windows, effort.window_s))
-    _tell_pushes(report, {mute: _unheard(report, mute, effort) for mute in (False, True)})
+    _report_pushes(report, {mute: _without_readers(report, mute, effort) for mute in (False, True)})
 
 
-def _unheard(report: Report, mute: bool, effort: Effort) -> tuple[float, float]:
-    """What a delta costs writer and server while nobody follows anything, in microseconds."""
+def _without_readers(report: Report, mute: bool, effort: Effort) -> tuple[float, float]:
+    """What a delta costs writer and server while there are no readers, in microseconds."""
     report.progress(f"nobody follows, {'without' if mute else 'with'} pushes")
     with EmbeddedValkey() as valkey, Fleet() as fleet:
         arguments = ["-m", "bench.tails_writer", valkey.url, str(UNHEARD), str(RATE), *(["mute"] if mute else [])]
         writer = fleet.start("the writer", arguments, clean_environment({}))
-        fleet.hear(1, OPEN_WITHIN_S, "writers ready")
-        writer.say("go")
+        fleet.wait_for_lines(1, OPEN_WITHIN_S, "writers ready")
+        writer.send_line("go")
         costs: list[tuple[float, float]] = []
         for _ in range(effort.windows):
             before = _appended(fleet, writer)
@@ -88,12 +88,12 @@ def _unheard(report: Report, mute: bool, effort: Effort) -> tuple[float, float]:
 
 
 def _appended(fleet: Fleet, writer: Program) -> int:
-    writer.say("how many")
-    ((_, line),) = fleet.hear(1, OPEN_WITHIN_S, "answers")
+    writer.send_line("how many")
+    ((_, line),) = fleet.wait_for_lines(1, OPEN_WITHIN_S, "answers")
     return int(line)
 
 
-def _tell_pushes(report: Report, costs: dict[bool, tuple[float, float]]) -> None:
+def _report_pushes(report: Report, costs: dict[bool, tuple[float, float]]) -> None:
     case = f"{UNHEARD} requests, nobody follows"
     for index, what in enumerate(("the writer's CPU", "Valkey's CPU")):
         report.figure(case, what, costs[False][index], "us/delta", beside={"without pushes": costs[True][index]})
@@ -105,23 +105,23 @@ def _measure(way: str, count: int, effort: Effort) -> Row:
         environment = clean_environment({})
         arguments = ["-m", "bench.tails_writer", valkey.url, str(count), str(RATE)]
         writer = fleet.start("the writer", arguments, environment)
-        fleet.hear(1, OPEN_WITHIN_S, "writers ready")
+        fleet.wait_for_lines(1, OPEN_WITHIN_S, "writers ready")
         url = f"{valkey.url}?client_name=tails"
         reader = fleet.start("the reader", ["-m", "bench.tails_reader", way, url, str(count)], environment)
-        ((_, opened),) = fleet.hear(1, OPEN_WITHIN_S, "readers open")
-        writer.say("go")
-        reader.say("1")  # warm-up
-        fleet.hear(1, OPEN_WITHIN_S, "answers")
+        ((_, opened),) = fleet.wait_for_lines(1, OPEN_WITHIN_S, "readers open")
+        writer.send_line("go")
+        reader.send_line("1")  # warm-up
+        fleet.wait_for_lines(1, OPEN_WITHIN_S, "answers")
         measured: list[Measured] = []
         server: list[float] = []
         written: list[float] = []
         for _ in range(effort.windows):
             server_s, writer_s = cpu_s(valkey.pid), cpu_s(writer.popen.pid)
-            reader.say(str(effort.window_s))
-            ((_, line),) = fleet.hear(1, OPEN_WITHIN_S, "answers")
+            reader.send_line(str(effort.window_s))
+            ((_, line),) = fleet.wait_for_lines(1, OPEN_WITHIN_S, "answers")
             window = msgspec.json.decode(line, type=Measured)
             if not window.deltas:
-                raise BenchError(f"{NAMES[way]}: nothing was delivered")
+                raise BenchError(f"{NAMES[way]}: no delta was delivered")
             measured.append(window)
             server.append((cpu_s(valkey.pid) - server_s) / window.seconds * 100)
             written.append((cpu_s(writer.popen.pid) - writer_s) / window.deltas * 1e6)
@@ -139,7 +139,7 @@ def _measure(way: str, count: int, effort: Effort) -> Row:
 
 
 def _connections(valkey: EmbeddedValkey) -> int:
-    """How many connections the reader has."""
+    """How many Redis connections the reader has."""
     with socket.create_connection((HOST, valkey.port), 5.0) as connection, connection.makefile("rwb") as lines:
         lines.write(b"CLIENT LIST\r\n")
         lines.flush()
@@ -147,10 +147,10 @@ def _connections(valkey: EmbeddedValkey) -> int:
         return lines.read(size).count(b" name=tails ")
 
 
-def _tell(report: Report, count: int, rows: dict[str, Row]) -> None:
+def _report(report: Report, count: int, rows: dict[str, Row]) -> None:
     case = f"{count:,} tails"
     ours, peer = rows[OURS], rows.get(PEER)
-    note = None if peer else "a connection a tail is not tried with so many"
+    note = None if peer else "one connection a tail is not measured for so many tails"
 
     def beside(field: str) -> dict[str, float] | None:
         return {NAMES[PEER]: getattr(peer, field)} if peer else None
@@ -164,7 +164,7 @@ def _tell(report: Report, count: int, rows: dict[str, Row]) -> None:
                   beside=beside("delivered_percent"))  # fmt: skip
     report.figure(case, f"{what}, memory", ours.bytes_a_tail / 1024, "KiB/tail",
                   beside={NAMES[PEER]: peer.bytes_a_tail / 1024} if peer else None)  # fmt: skip
-    # The client's own verbs have a connection beside those of its tails.
+    # One more connection is for the client's own operations.
     report.figure(case, f"{what}, Redis connections beside the client's own", ours.connections - 1, "connections",
                   beside={NAMES[PEER]: peer.connections} if peer else None, at_most=CONNECTIONS_AT_MOST)  # fmt: skip
     report.figure(case, f"{what}, Valkey's CPU of one core", ours.server_percent, "%", beside=beside("server_percent"))

@@ -1,6 +1,6 @@
-"""A case of `bench tails`: many event streams through one gateway, each on a connection of its own.
+"""A case of `bench tails`: many event streams through one gateway, each on its own connection.
 
-The writer is that of the other cases; the gateway is `tailrace gateway` as a process of its own.
+The writer is the same as in the other cases; the gateway is `tailrace gateway` in its own process.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from tailrace.demo.valkey import EmbeddedValkey
 
 CONNECTIONS = 1_000
 EASY_RATE = 5.0
-"""Deltas a second of each request at which one gateway keeps up: latency then is its own, not that of a backlog."""
+"""Deltas a second per request at which one gateway keeps up, so that its latency is not that of a backlog."""
 
 NAME = "SSE through the gateway"
 OPEN_WITHIN_S = 60.0
@@ -24,7 +24,7 @@ _GATEWAY = ("-m", "tailrace", "gateway", "--open", "--port", "0")
 
 
 class Row(NamedTuple):
-    """What it gave: medians of its windows."""
+    """The results: medians over the windows."""
 
     us_a_delta: float
     p50_ms: float
@@ -38,13 +38,13 @@ def measure(report: Report, rate: float, windows: int, window_s: float) -> Row:
     """Opens the streams, then measures.
 
     Args:
-        report: told what goes on.
-        rate: deltas a second of each request.
-        windows: how often it is measured.
-        window_s: for how long.
+        report: receives progress.
+        rate: deltas a second per request.
+        windows: how many windows are measured.
+        window_s: the length of a window.
 
     Raises:
-        BenchError: a program ended, was not ready in time, or nothing was delivered.
+        BenchError: a program ended, was not ready in time, or no delta was delivered.
     """
     report.progress(f"{CONNECTIONS:,} connections, {rate:g} deltas/s each: {NAME}")
     with EmbeddedValkey() as valkey, Fleet() as fleet:
@@ -52,15 +52,15 @@ def measure(report: Report, rate: float, windows: int, window_s: float) -> Row:
         writer = fleet.start(
             "the writer", ["-m", "bench.tails_writer", valkey.url, str(CONNECTIONS), str(rate)], environment
         )
-        fleet.hear(1, OPEN_WITHIN_S, "writers ready")
+        fleet.wait_for_lines(1, OPEN_WITHIN_S, "writers ready")
         gateway = fleet.start("the gateway", _GATEWAY, environment)
-        ((_, listens),) = fleet.hear(1, OPEN_WITHIN_S, "gateways ready")
+        ((_, listens),) = fleet.wait_for_lines(1, OPEN_WITHIN_S, "gateways ready")
         before = rss_bytes(gateway.popen.pid)
         port = listens.rpartition(":")[2]
         reader = fleet.start("the reader", ["-m", "bench.tails_sse_reader", port, str(CONNECTIONS)], environment)
-        fleet.hear(1, OPEN_WITHIN_S, "readers open")
+        fleet.wait_for_lines(1, OPEN_WITHIN_S, "readers open")
         held = (rss_bytes(gateway.popen.pid) - before) / CONNECTIONS
-        writer.say("go")
+        writer.send_line("go")
         _window(fleet, reader, 1.0)  # warm-up
         gateway_us: list[float] = []
         server: list[float] = []
@@ -82,7 +82,7 @@ def measure(report: Report, rate: float, windows: int, window_s: float) -> Row:
 
 
 def tell(report: Report, rate: float, row: Row) -> None:
-    """The figures at a rate."""
+    """Prints the results for a rate."""
     case = f"{CONNECTIONS:,} connections, {rate:g} deltas/s each"
     report.figure(case, f"{NAME}, the gateway's CPU", row.us_a_delta, "us/delta")
     report.figure(case, f"{NAME}, append to frame", row.p50_ms, "ms")
@@ -93,9 +93,9 @@ def tell(report: Report, rate: float, row: Row) -> None:
 
 
 def _window(fleet: Fleet, reader: Program, seconds: float) -> Measured:
-    reader.say(str(seconds))
-    ((_, line),) = fleet.hear(1, OPEN_WITHIN_S, "answers")
+    reader.send_line(str(seconds))
+    ((_, line),) = fleet.wait_for_lines(1, OPEN_WITHIN_S, "answers")
     window = msgspec.json.decode(line, type=Measured)
     if not window.deltas:
-        raise BenchError(f"{NAME}: nothing was delivered")
+        raise BenchError(f"{NAME}: no delta was delivered")
     return window

@@ -1,8 +1,8 @@
 """The reader of `bench tails`: many tails in one process, in one of several ways.
 
-`python -m bench.tails_reader WAY URL COUNT` says "open" and the bytes a tail takes once every tail has come to the end
-of its log; then, for each line on standard input that says for how many seconds, it measures and answers with one JSON
-line.
+`python -m bench.tails_reader WAY URL COUNT` prints "open" and the memory of a tail in bytes once every tail has reached
+the end of its log. Each line on standard input is a number of seconds, for which it measures; it then prints one JSON
+line (`Measured`).
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Measured(msgspec.Struct):
-    """What one window gave."""
+    """The measurements of one window."""
 
     seconds: float
     deltas: int
@@ -40,19 +40,19 @@ class Measured(msgspec.Struct):
 
 
 class Count:
-    """What has been delivered since it was last reset."""
+    """What was delivered since the last reset."""
 
     def __init__(self) -> None:
         self.deltas = 0
         self.late_ns: list[int] = []
 
     def reset(self) -> None:
-        """Begins anew."""
+        """Starts again at zero."""
         self.deltas, self.late_ns = 0, []
 
 
 async def follow(items: AsyncIterator[Tailed], count: Count, opened: Callable[[], None]) -> None:
-    """One tail: notes how late each delta comes."""
+    """Follows one tail and records the latency of each delta."""
     async for item in items:
         if isinstance(item.entry, AssistantDelta):
             count.deltas += 1
@@ -62,7 +62,7 @@ async def follow(items: AsyncIterator[Tailed], count: Count, opened: Callable[[]
 
 
 async def follow_raw(fanout: Fanout, request_id: str, count: Count, opened: Callable[[], None]) -> None:
-    """The hub alone: entries as they stand in the log, not decoded."""
+    """Follows a log through the hub alone, without decoding entries."""
     place, position = fanout.place(request_id), BEGINNING
     while True:
         if entries := await place.read(request_id, position, None):
@@ -73,13 +73,13 @@ async def follow_raw(fanout: Fanout, request_id: str, count: Count, opened: Call
 
 
 def rss_bytes(pid: int | None = None) -> int:
-    """What a process has in memory, this one unless told (proc(5), statm)."""
+    """The resident memory of a process, by default this one, in bytes (proc(5), statm)."""
     with open(f"/proc/{pid or 'self'}/statm") as statm:
         return int(statm.read().split()[1]) * _PAGE_BYTES
 
 
 async def main(way: str, url: str, number: int) -> None:
-    """Opens the tails, then measures on demand."""
+    """Opens the tails, then measures on each command."""
     store = ProducerStore(url, timeout_s=30.0)
     client = Client(url, ClientOptions(timeout_s=30.0, away_limit_s=60.0, stalled_after_s=3_600.0))
     fanout = Fanout(store)
@@ -114,7 +114,7 @@ async def main(way: str, url: str, number: int) -> None:
 
 
 async def _open(each: Callable[[str, Callable[[], None]], Awaitable[None]], number: int) -> list[asyncio.Task[None]]:
-    """Opens tails, not all at once: the blocking way would run into the server's backlog of connections."""
+    """Opens tails, not all at once: the blocking way would exceed the server's backlog of connections."""
     tasks: list[asyncio.Task[None]] = []
     for first in range(0, number, _AT_ONCE):
         waiting: list[asyncio.Event] = []

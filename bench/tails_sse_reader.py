@@ -1,7 +1,7 @@
 """The reader of event streams of `bench tails`: many connections to one gateway.
 
-`python -m bench.tails_sse_reader PORT COUNT` says "open" once every stream has come to the end of its log; then, for
-each line on standard input that says for how many seconds, it measures and answers with one JSON line.
+`python -m bench.tails_sse_reader PORT COUNT` prints "open" once every stream has reached the end of its log. Each line
+on standard input is a number of seconds, for which it measures; it then prints one JSON line (`Measured`).
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from tailrace.demo.valkey import HOST
 _AT_ONCE = 100
 _BEGUN = b"event: attempt_started\n"
 _WRITTEN = re.compile(rb'"content":"(\d+)"\}\n')
-"""When a delta was appended. It reads no more of a frame, to leave the machine to what is measured."""
+"""The time at which a delta was appended. Nothing else of a frame is parsed, to leave the CPU to the gateway."""
 
 
 class Stream(asyncio.Protocol):
-    """One connection; notes how late each delta comes."""
+    """One connection; records the latency of each delta."""
 
     def __init__(self, count: Count) -> None:
         self._count = count
@@ -33,7 +33,7 @@ class Stream(asyncio.Protocol):
         self.closed = False
 
     def data_received(self, data: bytes) -> None:
-        """Whatever came of the stream."""
+        """Searches the new data for deltas."""
         if not self.opened.is_set():
             self._begun += data
             if _BEGUN in self._begun:
@@ -45,15 +45,15 @@ class Stream(asyncio.Protocol):
             end = found.end()
             self._count.deltas += 1
             self._count.late_ns.append(now - int(found[1]))
-        self._rest = data[end:][-512:]  # what a cut delta needs
+        self._rest = data[end:][-512:]  # enough for a delta that is split over two reads
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It must not be, as long as is measured."""
+        """Records that the gateway closed the stream, which is an error."""
         self.closed = True
 
 
 async def main(port: int, number: int) -> None:
-    """Opens the streams, not all at once, then measures on demand."""
+    """Opens the streams, not all at once, then measures on each command."""
     loop, count = asyncio.get_running_loop(), Count()
     streams: list[Stream] = []
     for first in range(0, number, _AT_ONCE):

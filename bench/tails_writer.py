@@ -1,8 +1,8 @@
-"""The writer of `bench tails`: as many running attempts as there are tails, through the worker's own publisher.
+"""The writer of `bench tails`: one running attempt for each tail, through the worker's publisher.
 
-`python -m bench.tails_writer URL COUNT RATE` says "ready" once every log stands; told to go on, it appends RATE deltas
-a second to each, evenly spread, until it is ended. Each delta says in its text when it was appended (ns, by the
-machine's clock).
+`python -m bench.tails_writer URL COUNT RATE [mute]` prints "ready" once every log exists. After a line on standard
+input it appends RATE deltas a second to each log, evenly spread, until it is killed. The text of a delta is the time at
+which it was appended (ns, by the machine's monotonic clock).
 """
 
 import asyncio
@@ -27,14 +27,17 @@ TOKEN = "bench"  # noqa: S105 -- names the owner of an attempt; nothing is secre
 _LIFE_S = 600
 _RECORD: dict[str | bytes, bytes | float | int | str] = {
     **{"status": "running", "attempt": 1, "token": TOKEN, "api": "chat", "model": "m"},
-    **{"submitted_ms": 1_767_225_600_000, "deadline_ms": 4_102_444_800_000},  # the gateway asks where a request stands
+    **{
+        "submitted_ms": 1_767_225_600_000,
+        "deadline_ms": 4_102_444_800_000,
+    },  # the gateway asks for the state of a request
 }
 _STEP_S = 0.002
 BACKLOG_BYTES = 512 * 200  # about one full commit
 
 
 async def prepare(url: str, count: int) -> None:
-    """Records and logs of requests whose first attempt has begun."""
+    """Creates records and logs of requests whose first attempt has begun."""
     accepted = encode_entry(Accepted(FORMAT_VERSION, "2026-01-01T00:00:00.000Z", "chat", "m"))
     started = encode_entry(
         AttemptStarted(FORMAT_VERSION, 1, "2026-01-01T00:00:00.000Z", "first", MessageIds("message-a", "message-t"))
@@ -54,13 +57,13 @@ async def prepare(url: str, count: int) -> None:
 
 @dataclass
 class Count:
-    """What was appended."""
+    """How many deltas were appended."""
 
     written: int = 0
 
 
 class Mute(CommitLine):
-    """Commits without a push: what it would cost if nobody could hear."""
+    """Commits without pushes, to measure what pushes cost."""
 
     async def commit(self, batches: Sequence[Batch]) -> list[Result]:
         """As `CommitLine.commit`."""
@@ -70,10 +73,10 @@ class Mute(CommitLine):
 
 
 async def write(publisher: Publisher, writers: list[LogWriter], rate: float, count: Count) -> None:
-    """Appends to each in its turn, so that the whole is even.
+    """Appends to the logs in rotation, evenly spread over time.
 
-    Where Redis or the machine cannot follow, it appends less, as a worker that reads its model no faster: otherwise the
-    figures would say how long the writer's own backlog is.
+    It appends less when Redis or the machine cannot keep up, as a worker would. Otherwise the latencies would only show
+    the length of this writer's backlog.
     """
     began, due = monotonic(), 0
     while True:
@@ -87,7 +90,7 @@ async def write(publisher: Publisher, writers: list[LogWriter], rate: float, cou
 
 
 async def main(url: str, count: int, rate: float, mute: bool) -> None:
-    """Writes until it is ended; each line it is sent is answered with how many deltas it has appended so far."""
+    """Writes until it is killed. Each further line on standard input is answered with the number of deltas so far."""
     await prepare(url, count)
     line = Mute(url) if mute else CommitLine(url)
     async with Publisher(line, buffer_bytes=1 << 30, max_entries=1 << 30, max_bytes=1 << 40) as publisher:

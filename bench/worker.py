@@ -1,14 +1,14 @@
-"""`bench worker`: one worker process from the model's server to the log, beside the naive worker and the floor.
+"""`bench worker`: one worker process from the model's server to the log, next to the naive worker and the floor.
 
-Each way has the machine for itself in its turn, with feeder, Valkey and, where latency is asked for, one reader of 20
-of the logs. All of them share the machine's cores.
+The ways run one after the other, each with a feeder, a Valkey and, for latency, one reader of 20 of the logs. These
+processes share the machine's cores.
 """
 
 from typing import NamedTuple
 
 from bench.feeder import Plan
 from bench.figures import Report
-from bench.path import FLOOR, HTTPX, NAIVE, OURS, Plant, Window
+from bench.path import FLOOR, HTTPX, NAIVE, OURS, Setup, Window
 from bench.statistics import median
 
 WAYS = (OURS, NAIVE, FLOOR)
@@ -24,7 +24,7 @@ TIMES_FLOOR = 1.5
 P50_MS, P99_MS = 1.5, 15.0
 DELIVERED_PERCENT = 99.0
 CPU_BOUND_PERCENT = 90.0
-"""A worker that used less of a core while it was to be saturated has had to wait for others."""
+"""A saturated worker that used less of a core had to wait for other processes."""
 
 
 class Effort(NamedTuple):
@@ -42,7 +42,7 @@ QUICK = Effort((1, 50), 200, windows=1, window_s=1.0, warm_up_s=0.5)
 
 
 class Paced(NamedTuple):
-    """What one way gave at a pace: medians of its windows, but for the longest."""
+    """The results of one way at a given rate: medians over its windows, except for the longest."""
 
     us: float
     server_us: float
@@ -54,7 +54,7 @@ class Paced(NamedTuple):
 
 
 class Saturated(NamedTuple):
-    """What one way gave when there was always more to read: medians of its windows."""
+    """The results of one way when there was always more to read: medians over its windows."""
 
     deltas_per_s: float
     us: float
@@ -63,31 +63,31 @@ class Saturated(NamedTuple):
 
 
 def run(report: Report, *, quick: bool) -> None:
-    """Measures and prints the figures, case by case."""
+    """Measures and prints the results, case by case."""
     effort = QUICK if quick else FULL
-    _tell_saturated(report, {way: saturated(report, way, effort) for way in MORE_WAYS})
+    _report_saturated(report, {way: saturated(report, way, effort) for way in MORE_WAYS})
     for streams, rate in [*((count, RATE) for count in effort.streams), (effort.many, MANY_RATE)]:
         ways = MORE_WAYS if streams == JUDGED else WAYS
-        _tell_paced(report, streams, rate, {way: _paced(report, way, streams, rate, effort) for way in ways})
+        _report_paced(report, streams, rate, {way: _paced(report, way, streams, rate, effort) for way in ways})
 
 
 def saturated(report: Report, way: str, effort: Effort, workers: int = 1) -> Saturated:
-    """Answers without end, as fast as they are read.
+    """Measures with endless answers, sent as fast as they are read.
 
     Args:
-        report: told what goes on.
-        way: whose.
+        report: receives progress.
+        way: one of `MORE_WAYS`.
         effort: how much is measured.
-        workers: processes, with `SATURATING` answers each.
+        workers: how many processes, with `SATURATING` answers each.
 
     Raises:
-        BenchError: a program ended, was not ready in time, or nothing was written.
+        BenchError: a program ended, was not ready in time, or no delta was written.
     """
     report.progress(f"{way}: saturated, {workers} workers")
-    with Plant(way, SATURATING * workers, workers) as plant:
-        plant.open(Plan())
-        plant.go()
-        windows = _windows(plant, effort)
+    with Setup(way, SATURATING * workers, workers) as setup:
+        setup.open(Plan())
+        setup.go()
+        windows = _windows(setup, effort)
     return Saturated(
         median([window.deltas_per_s for window in windows]),
         median([window.worker_us for window in windows]),
@@ -98,11 +98,11 @@ def saturated(report: Report, way: str, effort: Effort, workers: int = 1) -> Sat
 
 def _paced(report: Report, way: str, streams: int, rate: float, effort: Effort) -> Paced:
     report.progress(f"{way}: {streams:,} answers, {rate:g}/s each")
-    with Plant(way, streams) as plant:
-        plant.open(Plan(per_s=rate))
-        plant.follow()
-        plant.go()
-        windows = _windows(plant, effort)
+    with Setup(way, streams) as setup:
+        setup.open(Plan(per_s=rate))
+        setup.follow()
+        setup.go()
+        windows = _windows(setup, effort)
     lateness = [window.lateness for window in windows if window.lateness]
     return Paced(
         median([window.worker_us for window in windows]),
@@ -115,13 +115,13 @@ def _paced(report: Report, way: str, streams: int, rate: float, effort: Effort) 
     )
 
 
-def _windows(plant: Plant, effort: Effort) -> list[Window]:
-    plant.warm_up(effort.warm_up_s)
-    return [plant.window(effort.window_s) for _ in range(effort.windows)]
+def _windows(setup: Setup, effort: Effort) -> list[Window]:
+    setup.warm_up(effort.warm_up_s)
+    return [setup.window(effort.window_s) for _ in range(effort.windows)]
 
 
-def _tell_saturated(report: Report, found: dict[str, Saturated]) -> None:
-    """The figures of one process at saturation."""
+def _report_saturated(report: Report, found: dict[str, Saturated]) -> None:
+    """Prints the results of one saturated process."""
     ours, naive = found[OURS], found[NAIVE]
     case = f"saturated, {SATURATING} answers"
     note = "; ".join(f"{way} had {one.worker_percent:.0f} % of a core" for way, one in found.items())
@@ -135,11 +135,11 @@ def _tell_saturated(report: Report, found: dict[str, Saturated]) -> None:
     report.figure(case, f"{OURS}, Valkey's CPU", ours.server_us, "us/delta", beside=_peers(found, "server_us"))
 
 
-def _tell_paced(report: Report, streams: int, rate: float, found: dict[str, Paced]) -> None:
+def _report_paced(report: Report, streams: int, rate: float, found: dict[str, Paced]) -> None:
     ours, floor = found[OURS], found[FLOOR]
     case = f"{streams:,} answers, {rate:g}/s each"
     judged = (streams, rate) == (JUDGED, RATE)
-    fed = [f"{way} was fed {one.fed_percent:.0f} %" for way, one in found.items() if one.fed_percent < 98]
+    fed = [f"{way} was sent {one.fed_percent:.0f} %" for way, one in found.items() if one.fed_percent < 98]
     note = "; ".join(fed) or None
     report.figure(case, f"{OURS}, CPU", ours.us, "us/delta", beside=_peers(found, "us"),
                   at_most=TIMES_FLOOR * floor.us, note=note)  # fmt: skip

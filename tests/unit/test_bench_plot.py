@@ -53,7 +53,7 @@ def test_only_a_long_table_is_folded() -> None:
     short = table(FIGURES)
     many = table([_figure(f"{number} answers", 1.0) for number in range(SHOWN_ROWS + 1)])
     assert folded(short) == short
-    assert folded(many).startswith(f"<details><summary>{SHOWN_ROWS + 1} figures</summary>\n\n| case |")
+    assert folded(many).startswith(f"<details><summary>{SHOWN_ROWS + 1} results</summary>\n\n| case |")
 
 
 def test_numbers_are_short() -> None:
