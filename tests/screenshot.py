@@ -1,4 +1,4 @@
-"""Takes the screenshot of the gateway's page for the README: `python -m tests.screenshot docs/images/page.png`.
+"""Takes the screenshot of the gateway's page for docs/gateway.md: `python -m tests.screenshot docs/images/page.png`.
 
 Starts its own Valkey, simulator and worker. Needs Debian's package `chromium`.
 """
