@@ -46,7 +46,7 @@ export type Outcome = {
 }
 
 export type Links = { self: string; events: string; cancel: string }
-export type Submitted = {
+export type SubmitAnswer = {
   id: string
   status: string
   already_exists: boolean
@@ -54,7 +54,7 @@ export type Submitted = {
   token?: string
   token_expires_at?: string
 }
-export type Stream = { id: string; state: { status: string; attempt: number; [more: string]: unknown }; outcome: Outcome | null; links: Links }
+export type RequestState = { id: string; state: { status: string; attempt: number; [more: string]: unknown }; outcome: Outcome | null; links: Links }
 
 /** `cursor` is null for events of the reader (`gap`, `stalled`). With `format: "letta"` a delta is a Letta message. */
 export type Tailed<E = Entry> = { cursor: string | null; name: string; entry: E }
@@ -85,8 +85,8 @@ export class Tailrace {
   submit(
     request: Record<string, unknown>,
     options?: { idempotencyKey?: string; grant?: "read" | "cancel" | "none" },
-  ): Promise<Submitted>
-  get(id: string): Promise<Stream>
+  ): Promise<SubmitAnswer>
+  get(id: string): Promise<RequestState>
   cancel(id: string): Promise<{ id: string; verdict: "ended" | "signalled" | "finished"; status: string }>
   tail(id: string, options?: TailOptions & { format?: "raw" }): AsyncGenerator<Tailed, void, void>
   tail(id: string, options: TailOptions & { format: "letta" }): AsyncGenerator<Tailed<Record<string, unknown>>, void, void>

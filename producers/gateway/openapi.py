@@ -76,7 +76,7 @@ def document() -> JsonObject:
 
 def _schemas() -> JsonObject:
     returned = (
-        *(responses.Submitted, responses.Stream, responses.CancelAnswer, Error, Health),
+        *(responses.SubmitAnswer, responses.RequestState, responses.CancelAnswer, Error, Health),
         *(Snapshot, LogEntry, ReaderEvent),
     )
     _, structs = msgspec.json.schema_components(returned, ref_template=_REF)
@@ -121,7 +121,7 @@ def _submit() -> JsonObject:
         "requestBody": {"required": True, "content": _json(_ref("GenerationRequest"))},
         "responses": {
             "202": {
-                **_answer("The request was accepted, now or by an earlier submit.", responses.Submitted),
+                **_answer("The request was accepted, now or by an earlier submit.", responses.SubmitAnswer),
                 "headers": {"Location": {"schema": _TEXT, "description": "The path of the request."}},
             },
             **_errors(400, 401, 403, 408, 409, 413, 429, 431, 503),
@@ -134,7 +134,7 @@ def _get() -> JsonObject:
         "operationId": "get",
         "summary": "Get the state of a request, and its outcome once it has ended.",
         "security": _EITHER,
-        "responses": {"200": _answer("The current state.", responses.Stream), **_errors(401, 404, 431, 503)},
+        "responses": {"200": _answer("The current state.", responses.RequestState), **_errors(401, 404, 431, 503)},
     }
 
 

@@ -44,7 +44,7 @@ _STATUS: Mapping[type[TailraceError], int] = MappingProxyType(
 STORE_RETRY_S = 2
 
 
-class Submitted(msgspec.Struct, frozen=True, omit_defaults=True):
+class SubmitAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer to a submit.
 
     `already_exists`: an earlier submit with the same Idempotency-Key made this request. `token` lets its holder read
@@ -59,7 +59,7 @@ class Submitted(msgspec.Struct, frozen=True, omit_defaults=True):
     token_expires_at: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class Stream(msgspec.Struct, frozen=True):
+class RequestState(msgspec.Struct, frozen=True):
     """The state of a request, and its outcome once it has ended."""
 
     id: str

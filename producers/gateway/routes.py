@@ -96,7 +96,7 @@ class RequestRoutes:
             submitted.id,
             extra=fields("request_submitted", submitted.id, already_exists=submitted.already_exists),
         )
-        answer = responses.Submitted(
+        answer = responses.SubmitAnswer(
             submitted.id, submitted.status, submitted.already_exists, links(request, submitted.id)
         )
         if grant != "none":
@@ -109,7 +109,7 @@ class RequestRoutes:
         outcome = None
         if state.status in ENDED:
             outcome = await (await self._context.client()).result(state.request_id)
-        return json_response(responses.Stream(state.request_id, state, outcome, links(request, state.request_id)))
+        return json_response(responses.RequestState(state.request_id, state, outcome, links(request, state.request_id)))
 
     async def cancel(self, request: Request) -> Response:
         """`POST /v1/streams/{id}/cancel`."""
@@ -133,7 +133,9 @@ class RequestRoutes:
             return json_response({"status": "redis unavailable"}, 503)
         return json_response({"status": "ready"})
 
-    def _with_token(self, answer: responses.Submitted, tenant: str | None, *, may_cancel: bool) -> responses.Submitted:
+    def _with_token(
+        self, answer: responses.SubmitAnswer, tenant: str | None, *, may_cancel: bool
+    ) -> responses.SubmitAnswer:
         if self._context.tokens is None:
             return answer
         expires_s = int(time.time() + self._context.token_lifetime_s)

@@ -287,15 +287,20 @@ def test_cancel_prints_what_it_did(commands: Commands) -> None:
     commands.printed("submit", "--id", "mine", "--model", "m", "hi")
     assert commands.printed("cancel", "mine") == "cancelled before it started\n"
     assert commands.printed("cancel", "mine") == "nothing to cancel: it is already cancelled\n"
-    said = json.loads(commands.printed("cancel", "mine", "--json"))
-    assert said == {"request_id": "mine", "verdict": "finished", "status": "cancelled"}
+    printed = json.loads(commands.printed("cancel", "mine", "--json"))
+    assert printed == {"request_id": "mine", "verdict": "finished", "status": "cancelled"}
 
 
 def test_status_prints_text_or_json(commands: Commands) -> None:
     commands.printed("submit", "--id", "mine", "--model", "m", "hi")
     assert "status           queued\n" in commands.printed("status", "mine")
-    said = json.loads(commands.printed("status", "mine", "--json"))
-    assert (said["request_id"], said["status"], said["model"], said["attempt"]) == ("mine", "queued", "m", 0)
+    printed = json.loads(commands.printed("status", "mine", "--json"))
+    assert (printed["request_id"], printed["status"], printed["model"], printed["attempt"]) == (
+        "mine",
+        "queued",
+        "m",
+        0,
+    )
 
 
 BAD_SUBMITS: dict[str, tuple[list[str], int, str | None, str]] = {
@@ -328,13 +333,13 @@ BAD_SUBMITS: dict[str, tuple[list[str], int, str | None, str]] = {
 
 @pytest.mark.parametrize("case", BAD_SUBMITS)
 def test_an_invalid_submit_prints_one_line_and_stores_nothing(case: str, commands: Commands) -> None:
-    arguments, code, stdin, said = BAD_SUBMITS[case]
-    assert said in commands.refused("submit", *arguments, code=code, stdin=stdin)
+    arguments, code, stdin, expected = BAD_SUBMITS[case]
+    assert expected in commands.refused("submit", *arguments, code=code, stdin=stdin)
     assert commands.keys() == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "expected"),
     [
         (["tail"], 2, "id"),
         (["tail", "nobody"], 1, "no request has the id 'nobody'"),
@@ -351,9 +356,11 @@ def test_an_invalid_submit_prints_one_line_and_stores_nothing(case: str, command
         (["status"], 2, "id"),
     ],
 )
-def test_other_invalid_input_prints_one_line(arguments: list[str], code: int, said: str, commands: Commands) -> None:
+def test_other_invalid_input_prints_one_line(
+    arguments: list[str], code: int, expected: str, commands: Commands
+) -> None:
     commands.printed("submit", "--id", "mine", "--model", "m", "hi")
-    assert said in commands.refused(*arguments, code=code)
+    assert expected in commands.refused(*arguments, code=code)
 
 
 @pytest.mark.parametrize("command", ["tail", "result", "cancel", "status", "submit"])
