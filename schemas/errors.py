@@ -1,14 +1,14 @@
-"""The error tree, its wire codes, and whose move is next. Knows nothing of how an error came about.
+"""The error tree, the codes of its errors, and whose move is next. Knows nothing of how an error came about.
 
 TailraceError
 ├── SettingsError            the operator's move: the message names the setting
 ├── RequestRejected          the caller's move; nothing was enqueued
 │   ├── RequestTooLarge
-│   └── RequestConflict      this id stands already, with other content
+│   └── RequestConflict      a request with this id exists, with other content
 ├── UpstreamError            the model's server
 │   ├── UpstreamUnavailable  429, 5xx, timeout, connection lost: trying again may help
 │   ├── UpstreamRefused      400, 401, 403, 404, policy: trying again will not help
-│   └── UpstreamProtocol     what came is not a whole, well-formed stream
+│   └── UpstreamProtocol     the stream is malformed or incomplete
 ├── StoreError               Redis
 │   ├── StoreUnavailable     it cannot be reached or used for now: the same operation may be sent again
 │   │   └── ResultsUnavailable   the same of the database of outcomes; Redis keeps what it lacks
@@ -75,7 +75,7 @@ class RequestTooLarge(RequestRejected):
 
 
 class RequestConflict(RequestRejected):
-    """A request with this id stands already and has other content."""
+    """A request with this id exists and has other content."""
 
     code = "request_conflict"
 
@@ -85,7 +85,7 @@ class UpstreamError(TailraceError):
 
     Args:
         message: what happened, without any secret.
-        code: wire code, such as `upstream_429`, `upstream_timeout`, `upstream_truncated`.
+        code: such as `upstream_429`, `upstream_timeout`, `upstream_truncated`.
         whose: whose move is next.
         status: HTTP status, where there was one.
         retry_after_s: seconds the server asked us to wait, where it did.
@@ -101,7 +101,7 @@ class UpstreamError(TailraceError):
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.wire_code = code
+        self.code = code
         self.whose = whose
         self.status = status
         self.retry_after_s = retry_after_s

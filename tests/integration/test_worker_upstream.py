@@ -95,7 +95,7 @@ async def test_who_is_handed_pieces_hears_what_is_wrong(upstream: Open) -> None:
 
             with pytest.raises(UpstreamUnavailable) as raised:
                 await deliver_to(fault, take)
-            assert raised.value.wire_code == code
+            assert raised.value.code == code
             assert pieces
 
 
@@ -161,7 +161,7 @@ async def test_the_first_byte_has_one_limit_for_headers_and_body(upstream: Open)
         for scenario in ({"faults": [{"kind": "hang"}]}, late):
             error = await error_of(adapter, scenario)
             assert isinstance(error, UpstreamUnavailable)
-            assert error.wire_code == "upstream_first_byte_timeout"
+            assert error.code == "upstream_first_byte_timeout"
         await until(lambda: simulator.open_connections == 0)
 
 
@@ -179,7 +179,7 @@ async def test_a_pause_in_the_reader_is_not_the_servers(upstream: Open) -> None:
 async def test_what_the_server_asks_for_is_kept(upstream: Open) -> None:
     async with Simulator() as simulator, upstream(simulator.url) as adapter:
         error = await error_of(adapter, {"faults": [{"kind": "status", "status": 429, "retry_after_s": 1.5}]})
-    assert (error.wire_code, error.status, error.retry_after_s) == ("upstream_429", 429, 1.5)
+    assert (error.code, error.status, error.retry_after_s) == ("upstream_429", 429, 1.5)
 
 
 async def test_the_sdk_does_not_retry_by_itself(upstream: Open) -> None:
@@ -223,5 +223,5 @@ async def test_a_server_that_speaks_broken_http(upstream: Open, raw: bytes, code
     port: int = server.sockets[0].getsockname()[1]
     async with server, upstream(f"http://127.0.0.1:{port}/v1") as adapter:
         error = await error_of(adapter, TEXT)
-    assert error.wire_code == code
+    assert error.code == code
     assert str(error).strip()

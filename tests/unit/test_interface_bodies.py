@@ -42,7 +42,7 @@ def test_nothing_is_read_after_a_failure_and_what_was_held_is_shown() -> None:
     held = chunk(tool_calls=[{"index": 0, "function": {"name": "find", "arguments": "{"}}])
     assert decoder.feed(sse([held, {"error": {"message": "no", "code": 500}}, chunk(content="b")], done=False)) == []
     assert decoder.failure is not None
-    assert decoder.failure.wire_code == "upstream_500"
+    assert decoder.failure.code == "upstream_500"
     assert decoder.feed(sse([chunk(content="c")])) == []
     assert len(decoder.close()) == 2
     assert decoder.finish().error is not None
@@ -54,7 +54,7 @@ def test_an_event_without_end_is_a_failure() -> None:
     for _ in range(MAX_EVENT_BYTES // (1 << 22) + 1):
         decoder.feed(b"x" * (1 << 22))
     assert decoder.failure is not None
-    assert decoder.failure.wire_code == "upstream_malformed"
+    assert decoder.failure.code == "upstream_malformed"
 
 
 def test_a_page_is_told_by_its_text() -> None:

@@ -42,7 +42,7 @@ def test_the_class_says_whether_another_try_may_help(
     # given: an error object, perhaps with the status of an HTTP answer; if: it is read
     error = parse_upstream_error(given, status)
     # expect: class, wire code and whose move is next
-    assert (type(error), error.wire_code, error.whose, error.status) == (kind, code, whose, status)
+    assert (type(error), error.code, error.whose, error.status) == (kind, code, whose, status)
     assert str(error)
 
 

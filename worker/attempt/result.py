@@ -4,7 +4,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from tailrace.schemas.deltas import ErrorInfo
-from tailrace.schemas.errors import DeadlineExceeded, TailraceError, UpstreamError
+from tailrace.schemas.errors import DeadlineExceeded, TailraceError
 from tailrace.worker.queue.leases import Stop
 
 
@@ -44,4 +44,4 @@ class AttemptResult(NamedTuple):
 
 def error_info(error: TailraceError) -> ErrorInfo:
     """The error as clients see it."""
-    return ErrorInfo(error.wire_code if isinstance(error, UpstreamError) else error.code, str(error), error.whose)
+    return ErrorInfo(error.code, str(error), error.whose)

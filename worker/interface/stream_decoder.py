@@ -103,7 +103,7 @@ class StreamDecoder:
     def finish(self, error: ErrorInfo | None = None, cancelled: bool = False) -> Outcome:
         """Returns the outcome; `failure` counts if no error is given."""
         if error is None and self.failure is not None:
-            error = ErrorInfo(self.failure.wire_code, str(self.failure), self.failure.whose)
+            error = ErrorInfo(self.failure.code, str(self.failure), self.failure.whose)
         return self._interface.finish(error=error, cancelled=cancelled)
 
     def _read(self, events: list[Event], ms: int, *, at_end: bool = False) -> list[Delta]:

@@ -201,4 +201,4 @@ def _decode_or_text(data: bytes) -> object:
 
 
 def _error_info(failure: UpstreamError) -> ErrorInfo:
-    return ErrorInfo(failure.wire_code, str(failure), failure.whose)
+    return ErrorInfo(failure.code, str(failure), failure.whose)

@@ -259,7 +259,7 @@ class ResponsesInterface:
         if cancelled:
             return "cancelled", None
         if self._error is not None:
-            return "failed", ErrorInfo(self._error.wire_code, str(self._error), self._error.whose)
+            return "failed", ErrorInfo(self._error.code, str(self._error), self._error.whose)
         if error is not None:
             return "failed", error
         if self._end is None:
