@@ -1,4 +1,4 @@
-"""The database of outcomes, for whoever reads there: what Redis has forgotten. Imported only where one is set."""
+"""Reads the database of outcomes, for requests that Redis no longer has. Imported only if `results_url` is set."""
 
 import asyncio
 
@@ -15,11 +15,11 @@ CLOSE_S = 2.0
 
 
 class Results:
-    """Outcomes by their requests. It connects when first asked.
+    """Outcomes by request id. Connects when it is first used.
 
     Args:
         url: `postgresql+asyncpg://...` or `sqlite+aiosqlite:///...`.
-        timeout_s: how long an answer may take, connecting included.
+        timeout_s: limit for each answer, including connecting.
 
     Raises:
         SettingsError: the URL cannot be used, or the extra for it is not installed.
@@ -38,10 +38,10 @@ class Results:
             raise SettingsError(f"results_url: {told}") from None  # others may quote it
 
     async def find(self, request_id: str) -> Stored | None:
-        """What a request came to; None where the database has nothing of it.
+        """The row of a request; None if there is none.
 
         Raises:
-            ResultsUnavailable: the database cannot be asked.
+            ResultsUnavailable: the database is unreachable, or it refuses.
         """
         try:
             async with asyncio.timeout(self._timeout_s), self._engine.connect() as connection:
@@ -55,6 +55,6 @@ class Results:
         return None if row is None else stored_of({str(name): value for name, value in row.items()})
 
     async def close(self) -> None:
-        """Closes every connection; one that hangs is left."""
+        """Closes every connection; does not wait for one that hangs."""
         closing = asyncio.wait_for(self._engine.dispose(), CLOSE_S)
         await asyncio.gather(closing, return_exceptions=True)

@@ -1,7 +1,7 @@
-"""Tokens that let a browser read one request, or also cancel it, until a certain time. Pure: secrets and time come in.
+"""Tokens with which a browser may read one request, or also cancel it, until a certain time. Pure.
 
-A token is `v1.<grant>.<HMAC-SHA256 of both>`, each part base64url without padding. It is signed, not secret: whoever
-holds it reads its own request's id, tenant and expiry in it, and nothing else.
+A token is `v1.<grant>.<HMAC-SHA256 of both>`, each part base64url without padding. It is signed, not encrypted: its
+holder can read the request's id, tenant and expiry in it.
 """
 
 import hmac
@@ -21,9 +21,9 @@ _TOKEN = re.compile(r"v1\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{43})\Z")
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """What a token allows: to read one request of one tenant until a time, and perhaps to cancel it.
+    """What a token allows: reading one request of one tenant until a time, and perhaps cancelling it.
 
-    The tenant stands in it because an id may be given out again once its request's lifetime is over.
+    It names the tenant because an id may be used again once the lifetime of its request is over.
     """
 
     request_id: str
@@ -36,13 +36,13 @@ _grant = msgspec.json.Decoder(Grant)
 
 
 class TokenSigner:
-    """Mints tokens with the first secret, and reads those of any: a new secret goes first, the old one stays a while.
+    """Signs tokens with the first secret, and accepts those of any: to rotate, put a new secret before the old one.
 
     Args:
         secrets: at least one, each of 32 characters or more.
 
     Raises:
-        SettingsError: there is none, or one is too short.
+        SettingsError: there is no secret, or one is too short.
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ class TokenSigner:
 
     @classmethod
     def from_setting(cls, text: str) -> "TokenSigner | None":
-        """A signer for secrets separated by commas, as the setting has them; None without any."""
+        """A signer for the setting's secrets, which are separated by commas; None if there are none."""
         secrets = [secret for part in text.split(",") if (secret := part.strip())]
         return cls(secrets) if secrets else None
 
@@ -74,14 +74,14 @@ class TokenSigner:
             now_s: seconds since 1970.
 
         Raises:
-            TokenInvalid: it allows nothing. The message repeats nothing of it.
+            TokenInvalid: it allows nothing. The message does not contain it.
         """
         match = _TOKEN.match(token) if len(token) <= MAX_TOKEN_CHARACTERS else None
         if match is None:
             raise TokenInvalid("this is not a token")
         signed = token[: match.end(1)]
         valid = False
-        for secret in self._secrets:  # all of them, so that the time taken says nothing
+        for secret in self._secrets:  # all of them, so that the time taken reveals nothing
             valid |= hmac.compare_digest(_mac(secret, signed), match[2])
         if not valid:
             raise TokenInvalid("the token's signature is not ours")

@@ -1,6 +1,6 @@
-"""The trace that a submit is part of, where the application has one: OpenTelemetry's current span.
+"""The trace of which a submit is part: OpenTelemetry's current span, if the application has one.
 
-Costs a look-up where the application does not use OpenTelemetry: nothing is imported for it.
+Imports nothing: an application that does not use OpenTelemetry pays for one look-up.
 """
 
 import sys
@@ -10,7 +10,7 @@ from tailrace.schemas.trace_context import TraceContext
 
 
 def current_traceparent() -> str | None:
-    """The current span as a request carries it; None where there is none."""
+    """The current span as a `traceparent`; None if there is none."""
     api: Any = sys.modules.get("opentelemetry.trace")
     if api is None:
         return None

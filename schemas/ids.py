@@ -1,4 +1,4 @@
-"""Request ids, entry ids and cursors: their forms and their order. Makes no random ids: those come in."""
+"""Request ids, entry ids and cursors: their forms and their order. Generates no ids. Pure."""
 
 import re
 from typing import NamedTuple, Self
@@ -11,7 +11,7 @@ _MESSAGE_ID_PREFIX = "message-"
 
 
 class EntryId(NamedTuple):
-    """`<attempt>-<seq>`: the id of an entry in a log, gapless within an attempt. Orders as Redis orders it."""
+    """`<attempt>-<seq>`: the id of an entry in a log, gapless within an attempt. Its order is that of Redis."""
 
     attempt: int
     seq: int
@@ -41,7 +41,7 @@ BEGINNING = EntryId(0, 0)
 """The cursor before the first entry: tailing from here replays everything."""
 
 ACCEPTED = EntryId(0, 1)
-"""The first entry of every log, written by submit."""
+"""The id of the first entry of every log, written by submit."""
 
 
 def check_request_id(request_id: str) -> str:

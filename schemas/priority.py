@@ -1,8 +1,8 @@
-"""The classes of priority in which requests wait."""
+"""Priority classes."""
 
 from typing import Literal
 
 Priority = Literal["high", "normal", "low"]
-"""A higher class is always served first."""
+"""Requests of a higher class are always served first."""
 
 DEFAULT_PRIORITY = "normal"

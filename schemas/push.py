@@ -1,7 +1,6 @@
-"""What is pushed beside the log to those who follow live. The log alone is the truth.
+"""The form of the messages that announce new entries to live readers. The log is authoritative.
 
-A push may be lost, doubled or late: a reader knows by the gapless entry ids, and reads from the log what it lacks.
-Sends and receives nothing itself.
+A push may be lost, duplicated or late: a reader notices by the gapless entry ids and reads the log. Pure.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ _decoder = msgspec.msgpack.Decoder(list[Push])
 
 
 def encode_pushes(pushes: Sequence[tuple[str, int, int, Sequence[bytes]]]) -> bytes:
-    """What one message on a channel says, of as many requests as there are; msgpack."""
+    """One message on a channel, with the entries of any number of requests; msgpack."""
     return _encoder.encode(pushes)
 
 
@@ -24,7 +23,7 @@ def decode_pushes(message: bytes) -> list[Push]:
     """Reads a message of a channel.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a message of this form.
     """
     try:
         return _decoder.decode(message)

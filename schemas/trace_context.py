@@ -1,4 +1,4 @@
-"""Which trace a request belongs to, as it travels with it: W3C Trace Context, `traceparent` of version 00. Pure.
+"""The trace of which a request is part: W3C Trace Context, `traceparent` of version 00. Pure.
 
 Source: https://www.w3.org/TR/trace-context/#traceparent-header
 """
@@ -12,19 +12,19 @@ SAMPLED = 1
 
 
 class TraceContext(NamedTuple):
-    """A span that others come under; `flags` as in the header, bit 0: it is recorded."""
+    """A parent span. `flags` are those of the header; bit 0 means that the span is recorded."""
 
     trace_id: int
     span_id: int
     flags: int
 
     def __str__(self) -> str:
-        """As the header has it."""
+        """The header's value."""
         return f"00-{self.trace_id:032x}-{self.span_id:016x}-{self.flags:02x}"
 
 
 def parse_traceparent(text: str) -> TraceContext:
-    """Reads a header.
+    """Parses the value of a `traceparent` header.
 
     Raises:
         ValueError: it has another form, or an id is zero.
@@ -38,9 +38,9 @@ def parse_traceparent(text: str) -> TraceContext:
 
 
 def ids_of(request_id: str) -> tuple[int, int]:
-    """Trace id and span id of a request, the same wherever they are asked for.
+    """Trace id and span id of a request without a trace, the same in every process.
 
-    Every worker that has a part in a request so puts its spans under the same one, also where the submit had no trace.
+    All workers that take part in a request thus put their spans under the same one.
     """
     digest = sha256(b"tailrace " + request_id.encode()).digest()
     return int.from_bytes(digest[:16]) or 1, int.from_bytes(digest[16:24]) or 1

@@ -1,6 +1,6 @@
-"""Dead letters for those who look after the system: what died, why, and another try.
+"""Dead letters for operators: listing them, retrying them, dropping them.
 
-Knows the order of steps of a retry. Knows nothing of Redis commands, and nothing of how requests come to die.
+Knows the order of steps of a retry. Knows nothing of Redis commands or of why requests become dead letters.
 """
 
 import hashlib
@@ -19,17 +19,17 @@ from tailrace.schemas.times import iso_of_ms
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A request, or a job that never was one, that could not be brought to a good end.
+    """A request that failed for good, or a job that is no request.
 
     Attributes:
-        id: of the job, and so of the request; any text, where somebody enqueued something else.
-        died_at: when its end was written, ISO 8601, UTC, by the server's clock.
+        id: the id of the job, which is that of the request; any text if somebody else enqueued the job.
+        died_at: when it became a dead letter, by the server's clock, ISO 8601, UTC.
         error: why.
         attempt: the last attempt begun.
         failures: attempts that failed.
-        crashes: workers that died or hung with it.
-        drains: workers that went and handed it back.
-        tenant: on whose behalf.
+        crashes: workers that died or hung while they ran it.
+        drains: workers that stopped and handed it back.
+        tenant: the request's tenant, if it has one.
     """
 
     id: str
@@ -43,11 +43,11 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetterContent(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is of a dead letter beside its reason.
+    """The content of a dead letter.
 
     Attributes:
-        request: as submitted, JSON-able; None where there is none, or none that can be read.
-        envelope: arq's, where the job had no record or its envelope could not be read. Cut at 256 KiB.
+        request: the request as submitted; None if there is none or it cannot be read.
+        envelope: arq's envelope, if the job had no record or its envelope could not be read; cut at 256 KiB.
     """
 
     request: dict[str, Any] | None
@@ -58,15 +58,15 @@ class LetterStore(Protocol):
     """What this needs of the store."""
 
     async def letters(self, limit: int) -> Sequence[tuple[str, Mapping[str, bytes]]]:
-        """The newest letters first, without their contents."""
+        """The dead letters without their contents, newest first."""
         ...
 
     async def letter(self, job_id: str) -> Mapping[str, bytes] | None:
-        """One letter, whole."""
+        """One dead letter with its content; None if there is none."""
         ...
 
     async def drop_letter(self, job_id: str) -> bool:
-        """Takes a letter out of the list; False when it was not there."""
+        """Removes a dead letter; False if there was none."""
         ...
 
 
@@ -74,7 +74,7 @@ class RecordStore(Protocol):
     """What this needs of records."""
 
     async def record(self, request_id: str, *fields: str) -> Mapping[str, bytes] | None:
-        """Fields of the record; None when there is no record."""
+        """Fields of the record; None if there is no record."""
         ...
 
 
@@ -82,9 +82,9 @@ class DeadLetters:
     """The dead-letter list: `client.dead`.
 
     Args:
-        store: where it stands.
-        records: where requests do, for one too large for a letter.
-        submit: how a request is submitted.
+        store: holds the list.
+        records: holds the requests, for one that is too large for a dead letter.
+        submit: submits a request.
     """
 
     def __init__(
@@ -102,11 +102,11 @@ class DeadLetters:
         return [_letter(job_id, fields) for job_id, fields in await self._store.letters(limit)]
 
     async def show(self, job_id: str) -> tuple[DeadLetter, DeadLetterContent]:
-        """One letter and its contents.
+        """One dead letter and its content.
 
         Raises:
-            UnknownRequest: it is not in the list, or not any more.
-            StoreError: Redis could not be asked.
+            UnknownRequest: the list does not contain it.
+            StoreError: Redis is unreachable, or it refuses.
         """
         fields = await self._fields(job_id)
         request = await self._request(job_id, fields)
@@ -114,21 +114,21 @@ class DeadLetters:
         return _letter(job_id, fields), DeadLetterContent(request=content, envelope=fields.get("envelope"))
 
     async def retry(self, job_id: str) -> Submission:
-        """Submits the same content as a new request that names the old one, and takes the letter out of the list.
+        """Submits the same content as a new request that names the old one, and removes the dead letter.
 
-        However often it is called, and by whomever, a letter is retried once: the new id follows from it.
+        A dead letter is retried once, however many callers do this at once: the new id is derived from it.
 
         Raises:
-            UnknownRequest: it is not in the list, or not any more.
-            RequestRejected: there is no request in it that could be run.
-            StoreError: Redis is away, full or refuses; call it again.
+            UnknownRequest: the list does not contain it.
+            RequestRejected: it has no request that can run.
+            StoreError: Redis is unreachable or full, or it refuses; call this again.
         """
         fields = await self._fields(job_id)
         request = await self._request(job_id, fields)
         if request is None:
             raise RequestRejected(
-                f"dead letter {job_id[:80]!r} holds no request that can be run, or it was too large to be kept: "
-                "submit it anew, and drop this one"
+                f"dead letter {job_id[:80]!r} has no request that can run, or the request was too large to be kept: "
+                "submit it again, and drop this one"
             )
         again = request.model_copy(update={"id": _retry_id(job_id, fields["died_ms"]), "retry_of": job_id[:256]})
         submitted = await self._submit(again)
@@ -136,11 +136,11 @@ class DeadLetters:
         return submitted
 
     async def drop(self, job_id: str) -> None:
-        """Takes a letter out of the list.
+        """Removes a dead letter.
 
         Raises:
-            UnknownRequest: it is not in the list.
-            StoreError: Redis is away or refuses.
+            UnknownRequest: the list does not contain it.
+            StoreError: Redis is unreachable, or it refuses.
         """
         if not await self._store.drop_letter(job_id):
             raise _no_letter(job_id)
@@ -152,7 +152,7 @@ class DeadLetters:
         return fields
 
     async def _request(self, job_id: str, fields: Mapping[str, bytes]) -> GenerationRequest | None:
-        """Out of the letter; out of the record, for one too large for letters; out of the job that carried it."""
+        """The request: from the dead letter, from the record if it is too large for that, or from the job."""
         packed = fields.get("request")
         if packed is None and (record := await self._records.record(job_id, "request")):
             packed = record.get("request")
@@ -165,7 +165,7 @@ class DeadLetters:
 
 
 def _carried(envelope: bytes) -> dict[str, Any]:
-    """The request that a job carries whole, as second argument. The envelope is anybody's: it may be anything."""
+    """The request that a job has as its second argument. Anybody may have written the envelope."""
     try:
         carried: Any = decode_job(envelope)["a"][1]
     except (msgspec.MsgspecError, LookupError, TypeError) as error:
@@ -180,7 +180,7 @@ def _retry_id(job_id: str, died_ms: bytes) -> str:
 
 
 def _no_letter(job_id: str) -> TailraceError:
-    return UnknownRequest(f"there is no dead letter {job_id[:80]!r}; `tailrace dead list` shows those there are")
+    return UnknownRequest(f"there is no dead letter {job_id[:80]!r}; `tailrace dead list` shows all of them")
 
 
 def _letter(job_id: str, fields: Mapping[str, bytes]) -> DeadLetter:

@@ -1,6 +1,6 @@
-"""What goes on just now: what waits, what runs, who works, what died. For those who watch; nothing hangs on it.
+"""The state of the queue and the workers, for operators. Nothing else depends on it.
 
-Reads what the store gives. Knows nothing of terminals or of how it is shown.
+Knows nothing of Redis commands or of how the overview is displayed.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from tailrace.schemas.worker_report import WorkerReport, decode_report
 LANES_MAX = 1_000
 WORKERS_MAX = 1_000
 SILENT_S = 15.0
-"""A worker that has not reported for so long has died, hangs, or cannot reach Redis."""
+"""A worker without a report for this long is dead, hangs, or cannot reach Redis."""
 
 RECORD_FIELDS = ("status", "model", "tenant", "priority", "submitted_ms", "started_ms", "failures")
 
@@ -28,7 +28,7 @@ RunState = Literal["running", "retrying", "handed_back", "unheld"]
 
 
 class WaitingLane(msgspec.Struct, frozen=True):
-    """What waits of one tenant in one class; `oldest_s`: how long the one that waits longest has."""
+    """The waiting requests of one tenant in one class; `oldest_s`: how long the oldest of them has waited."""
 
     priority: str
     tenant: str | None
@@ -37,7 +37,7 @@ class WaitingLane(msgspec.Struct, frozen=True):
 
 
 class SeenWorker(msgspec.Struct, frozen=True):
-    """A worker process; `silent_s`: since it said so."""
+    """A worker process; `silent_s`: how long ago it last reported."""
 
     name: str
     silent_s: float
@@ -46,24 +46,24 @@ class SeenWorker(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that has begun.
+    """A request that has started.
 
     Attributes:
         id: the request.
-        state: `running` under a lease; `retrying`, it pauses before its next attempt; `handed_back`, it waits for a
-            worker once more; `unheld`, its lease has run out and nobody has taken it over yet.
-        attempt: the last one that began.
-        model: what it asks.
-        tenant: whose it is.
-        priority: its class.
-        age_s: since it was submitted.
-        running_s: since the last attempt began.
-        entries: of the last attempt.
-        entries_per_s: of the last attempt, from its begin.
+        state: `running`; `retrying`: it pauses before its next attempt; `handed_back`: it waits for another worker;
+            `unheld`: its lease has expired and no worker has taken it over yet.
+        attempt: the last attempt begun.
+        model: the model it is for.
+        tenant: the request's tenant, if it has one.
+        priority: its priority class.
+        age_s: seconds since it was submitted.
+        running_s: seconds since the last attempt began.
+        entries: entries of the last attempt.
+        entries_per_s: average rate of the last attempt.
         failures: attempts that failed.
-        crashes: workers that died or hung with it.
+        crashes: workers that died or hung while they ran it.
         why: why it pauses.
-        until: when it goes on, ISO 8601.
+        until: when the next attempt starts, ISO 8601.
     """
 
     id: str
@@ -83,21 +83,21 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """How things stand.
+    """The state of the queue and the workers.
 
     Attributes:
-        at_ms: when, by the server's clock.
+        at_ms: the time of this overview, by the server's clock.
         waiting: requests that wait for a worker.
-        oldest_s: how long the one of them that waits longest has.
-        deferred: jobs that are due later and have not begun.
-        begun: requests that run or pause, all of them.
-        dead: how many stand in the dead-letter list.
+        oldest_s: how long the oldest of them has waited.
+        deferred: jobs that are due later and have not started.
+        begun: all requests that run or pause.
+        dead: how many dead letters there are.
         outbox: outcomes that wait for the database, or are being written.
-        outbox_oldest_s: how long the one of them that waits longest has.
-        outbox_refused: outcomes that the database could not take.
-        lanes: what waits, by class and tenant.
-        workers: who works.
-        runs: what has begun, up to `runs_max`, those whose lease or pause ends first.
+        outbox_oldest_s: how long the oldest of them has waited.
+        outbox_refused: outcomes that the database rejected.
+        lanes: the waiting requests, by class and tenant.
+        workers: the worker processes.
+        runs: requests that run or pause, up to `runs_max`; those whose lease or pause ends first.
     """
 
     at_ms: int
@@ -115,7 +115,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Held(NamedTuple):
-    """What the queue knows of one that has begun."""
+    """What the queue knows of a request that has started."""
 
     id: str
     is_held: bool
@@ -141,22 +141,22 @@ class RecordLook(Protocol):
 
 
 async def look(queue: QueueLook, records: RecordLook, *, runs_max: int) -> Overview:
-    """How things stand now.
+    """Reads the current state.
 
     Args:
-        queue: where to look.
-        records: where to look for what it names.
-        runs_max: of how many that have begun, at most, record and log are looked at.
+        queue: the queue.
+        records: records and logs of the requests in it.
+        runs_max: for how many started requests to read record and log.
 
     Raises:
-        StoreError: Redis could not be reached, or its user may not look at the queue.
+        StoreError: Redis is unreachable, or its user may not read the queue.
     """
     seen = await queue.overview(lanes_max=LANES_MAX, begun_max=runs_max, workers_max=WORKERS_MAX)
     return overview(seen, await records.request_states([one.id for one in held(seen)], RECORD_FIELDS))
 
 
 def held(seen: scripts.QueueOverview) -> list[Held]:
-    """Those that have begun."""
+    """The requests that have started."""
     return [
         Held(request_id.decode(errors="replace"), is_held == 1, is_handed_back == 1, attempt, crashes)
         for request_id, is_held, is_handed_back, attempt, crashes in seen.runs
@@ -164,7 +164,7 @@ def held(seen: scripts.QueueOverview) -> list[Held]:
 
 
 def overview(seen: scripts.QueueOverview, states: Sequence[RequestState]) -> Overview:
-    """Puts together what the queue says and what records and logs say.
+    """Combines what the queue, the records and the logs contain.
 
     Args:
         seen: the queue's part.

@@ -1,4 +1,4 @@
-"""An attempt read again up to a cursor, for views that cannot begin in its middle."""
+"""Reads an attempt from its start up to a cursor, for forms that cannot begin in its middle."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
@@ -20,12 +20,12 @@ class PageReader(Protocol):
 async def attempt_until(
     reader: PageReader, request_id: str, cursor: EntryId
 ) -> AsyncGenerator[tuple[str, LogEntry], None]:
-    """The entries of the cursor's attempt from its first to the one at the cursor, each with its own cursor.
+    """The entries of the cursor's attempt from the first to the one at the cursor, each with its cursor.
 
     Args:
         reader: the store.
-        request_id: whose log.
-        cursor: the last entry wanted.
+        request_id: the request whose log is read.
+        cursor: the last entry to read.
     """
     at = EntryId(cursor.attempt, 0)
     while at <= cursor and (entries := await reader.page(request_id, at, cursor)):

@@ -1,6 +1,6 @@
-"""A snapshot: what the deltas of a request's attempt add up to so far, and the cursor behind which others follow.
+"""A snapshot: the merged deltas of a request's current attempt, and the cursor from which a tail continues.
 
-It is made by the reader, from the log: whoever writes does nothing for it. Each entry is merged once.
+The reader makes it from the log; writers do nothing for it.
 """
 
 from collections.abc import Mapping
@@ -19,20 +19,19 @@ from tailrace.schemas.ids import BEGINNING, EntryId
 from tailrace.schemas.outcome import Outcome
 
 FORGOTTEN_SEQ = 2**53 - 1
-"""No log gets there, and JavaScript still counts so far."""
+"""Above every entry of a real log, and the largest integer that JavaScript represents exactly."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="message_type", tag="snapshot", kw_only=True):
-    """A reader's merged state.
+    """The merged state of a request.
 
     Attributes:
         v: format version.
-        cursor: the entries behind it go on from here.
-        attempt: the attempt whose state it is; 0 before the first.
-        started: the entry which that attempt began with.
-        deltas: of a request that runs, or whose outcome we may not read: its deltas so far, those of a kind and index
-            merged into one.
-        outcome: of a request that has ended, as it was persisted; its terminal is the one entry behind `cursor`.
+        cursor: the entries after it continue this state.
+        attempt: the current attempt; 0 before the first.
+        started: the first entry of that attempt.
+        deltas: the deltas so far, merged by kind and index; empty if there is an outcome.
+        outcome: the outcome of a request that has ended, as JSON; only the terminal comes after `cursor`.
     """
 
     v: int
@@ -47,11 +46,11 @@ class SnapshotReader(PageReader, Protocol):
     """What a snapshot needs of the store."""
 
     async def log_bounds(self, request_id: str, cursor: EntryId) -> LogBounds | None:
-        """One consistent look at a log; None when there is none."""
+        """One consistent read of a log's bounds; None if there is no log."""
         ...
 
     async def record(self, request_id: str, *fields: str) -> Mapping[str, bytes] | None:
-        """Fields of the record; None when there is no record."""
+        """Fields of the record; None if there is no record."""
         ...
 
 
@@ -61,11 +60,11 @@ async def snapshot(reader: SnapshotReader, request_id: str, *, merged: bool = Fa
     Args:
         reader: the store.
         request_id: the request.
-        merged: give deltas also where the request has ended, in place of its outcome; so does whoever may not read it.
+        merged: give deltas instead of the outcome if the request has ended.
 
     Raises:
-        UnknownRequest: no such id, or its lifetime is over.
-        StoreError: Redis cannot be asked.
+        UnknownRequest: no request has this id, or its lifetime is over.
+        StoreError: Redis is unreachable, or it refuses.
     """
     seen = await reader.log_bounds(request_id, BEGINNING)
     if seen is None:
@@ -91,7 +90,7 @@ async def snapshot(reader: SnapshotReader, request_id: str, *, merged: bool = Fa
 
 
 def snapshot_of(outcome: Outcome) -> Snapshot:
-    """The state of a request whose log is gone: its outcome. Behind the cursor there is `forgotten_terminal` alone."""
+    """The state of a request whose log is gone: its outcome. Only `forgotten_terminal` comes after the cursor."""
     terminal = forgotten_terminal(outcome)
     cursor = EntryId(terminal.attempt, terminal.seq - 1)
     stored = msgspec.Raw(encode_outcome(outcome))
@@ -99,14 +98,14 @@ def snapshot_of(outcome: Outcome) -> Snapshot:
 
 
 def forgotten_terminal(outcome: Outcome) -> EntryId:
-    """Where the terminal of a log that is gone is said to have been: behind whatever cursor a reader may have."""
+    """The cursor for the terminal of a log that is gone: after every cursor that a reader may have."""
     return EntryId(outcome.attempt or 0, FORGOTTEN_SEQ)
 
 
 async def _outcome(reader: SnapshotReader, request_id: str) -> msgspec.Raw | None:
     try:
         record = await reader.record(request_id, "outcome")
-    except StoreRefused:  # a user who reads logs alone; they have all that it shows
+    except StoreRefused:  # this Redis user may read logs only; the deltas show the same
         return None
     if record is None or "outcome" not in record:
         raise UnknownRequest.of(request_id)
@@ -114,7 +113,7 @@ async def _outcome(reader: SnapshotReader, request_id: str) -> msgspec.Raw | Non
 
 
 async def _entry_before(reader: SnapshotReader, request_id: str, terminal: EntryId) -> EntryId:
-    """The entry before a terminal. Whoever ends a request from outside begins an attempt with it."""
+    """The entry before a terminal. A terminal that no worker wrote begins an attempt of its own."""
     if terminal.seq > 0:
         return EntryId(terminal.attempt, terminal.seq - 1)
     before, at = BEGINNING, BEGINNING

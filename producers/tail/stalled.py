@@ -1,6 +1,6 @@
-"""Whether anybody works on a request to whose reader nothing comes: asks now and then, and says so once in a while.
+"""Reports to a reader that receives nothing when nobody works on its request.
 
-Never while a worker holds the request, however quiet the model is. Knows nothing of Redis.
+A request that a worker holds is never reported, however long the model is quiet. Knows nothing of Redis.
 """
 
 import time
@@ -13,18 +13,18 @@ from tailrace.schemas.errors import StoreError
 from tailrace.schemas.ids import EntryId
 
 LOOKS_PER_BOUND = 0.6
-"""A look every so many bounds: above the store's own wait for the next entry, which so is never cut off."""
+"""The time between two checks, as a share of `after_s`."""
 
 _PAUSE_MAX_S = 300.0
 
 
 class StallWatch:
-    """Watches for one reader.
+    """Watches one request for one reader.
 
     Args:
-        signs: asks whether any worker deals with the request; None when it has ended.
-        mend: enqueues a request that is nowhere.
-        after_s: nobody has worked on it for so long before it is said; then again at twice the time, and so on.
+        signs: asks what the queue knows of the request; None if it has ended.
+        mend: enqueues the request again when its job is lost.
+        after_s: how long nobody may work on the request before it is reported; the time doubles with each report.
         clock: monotonic seconds.
     """
 
@@ -46,22 +46,22 @@ class StallWatch:
         self.look_s = after_s * LOOKS_PER_BOUND
 
     async def judge(self, position: EntryId) -> Stalled | None:
-        """What the reader is to be told, if anything, when nothing has come for `look_s`.
+        """The event for a reader that has received nothing for `look_s`, if there is one.
 
-        A Redis that is away is not the request's fault: then nothing is said.
+        While Redis is unreachable, nothing is reported.
 
         Args:
-            position: how far it has come; where it has moved since the last time, somebody works on it.
+            position: the reader's position. If it has moved since the last call, somebody works on the request.
         """
         if position != self._position:
             self._position = position
-            self._begin_anew()
+            self._restart()
         try:
             signs = await self._signs()
         except StoreError:
             return None
         if signs is None or signs.status is SignsStatus.HELD:
-            self._begin_anew()
+            self._restart()
             return None
         now = self._clock()
         if self._since is None:
@@ -75,13 +75,13 @@ class StallWatch:
             await self._try_to_mend()
         return Stalled(for_ms=round(idle_s * 1000), why=_why(signs))
 
-    def _begin_anew(self) -> None:
+    def _restart(self) -> None:
         self._since, self._next_s = None, self._after_s
 
     async def _try_to_mend(self) -> None:
         try:
             await self._mend()
-        except StoreError:  # a reader need not have the right; the next look says whether it helped
+        except StoreError:  # a reader may lack the right to enqueue; the next check shows whether the job is back
             return
 
 

@@ -36,7 +36,7 @@ class Reader:
 
     def read(self, log: list[RawEntry]) -> bool:
         self.position = self.seen[-1].id if self.seen else self.position
-        entries = self.live.behind(self.position)
+        entries = self.live.entries_after(self.position)
         if entries is None:
             floor = self.live.floor
             entries = [entry for entry in log if entry.id > self.position][:PAGE]
@@ -108,7 +108,7 @@ def test_what_is_kept_for_one_who_does_not_come_is_bounded(commits: list[tuple[i
     for count, size in commits:
         live.push(1, seq, [b"x" * size] * count)
         seq += count
-        kept = live.behind(live.floor or BEGINNING) or ()
+        kept = live.entries_after(live.floor or BEGINNING) or ()
         assert len(kept) <= BUFFER_ENTRIES
         assert sum(len(entry.raw) for entry in kept) <= BUFFER_BYTES
         # what is kept reaches from its floor to the last without a hole
@@ -124,11 +124,11 @@ def test_what_every_reader_has_is_not_kept() -> None:
     for seq in range(1, 50):
         live.push(1, seq, [b"x"])
         assert one.read([])
-        assert len(live.behind(live.floor or BEGINNING) or ()) == seq  # the other has taken none yet
+        assert len(live.entries_after(live.floor or BEGINNING) or ()) == seq  # the other has taken none yet
     while other.read([]):
         pass
     live.push(1, 50, [b"x"])
-    assert [entry.id.seq for entry in live.behind(live.floor or BEGINNING) or ()] == [50]
+    assert [entry.id.seq for entry in live.entries_after(live.floor or BEGINNING) or ()] == [50]
 
 
 def test_who_waits_is_handed_what_comes_and_nothing_is_kept_for_it() -> None:
@@ -140,7 +140,7 @@ def test_who_waits_is_handed_what_comes_and_nothing_is_kept_for_it() -> None:
     assert not other.read([])
     live.push(1, 1, [b"x", b"y"])
     assert [entry.id.seq for entry in one.seen] == [entry.id.seq for entry in other.seen] == [1, 2]
-    assert not live.behind(live.floor or BEGINNING)
+    assert not live.entries_after(live.floor or BEGINNING)
     assert not one.read([])
     live.push(1, 2, [b"y", b"z"])  # a part of it is known; the other has not come back yet
     assert [entry.id.seq for entry in one.seen] == [1, 2, 3]

@@ -1,13 +1,12 @@
-"""All tails of a client on three connections: one hears what is pushed, two read what stands in the logs (of a cluster:
-two for each node).
+"""All tails of a client on three connections: one receives pushes, two read logs (on a cluster: two for each node).
 
-The log is the truth and the replay; the push channel brings the live part. A reader joins the live part where the log,
-read since its channel is subscribed, ends; it goes back to the log when a push is missing, which the gapless entry ids
-tell, or when it falls behind what is kept. What was pushed last may be missing with nothing behind it to tell: so the
-ends of quiet logs are looked at now and then, all in one go.
+The log is authoritative; pushes are how new entries arrive early. A reader first reads the log. Where the log ends, and
+if the channel was subscribed before that read, the reader goes on with the pushes. It returns to the log when a push is
+missing, which the gapless entry ids show, or when it falls behind the buffer. The last push of a log may be lost and
+no later one shows it, so the ends of quiet logs are checked at intervals, many in one round trip.
 
-Knows who waits for what. `live.py` knows how pushes join, `tail.py` what entries mean, `push_line.py` and
-`log_lines.py` their connections.
+Knows which reader waits for what. `live_log.py` knows how pushes continue a log, `log_tail.py` what entries mean,
+`push_line.py` and `log_lines.py` their connections.
 """
 
 import asyncio
@@ -40,16 +39,16 @@ _RETRY_PAUSE_S = 0.05
 _TICK_S = 0.25
 _SIGNS_FIELDS = ("attempt", "submitted_ms", "tenant", "priority")
 _LOOKS_AT_ONCE = 1_000
-"""Logs whose ends are asked for in one round trip."""
+"""How many logs are checked in one round trip."""
 
 
 class Following(NamedTuple):
     """How much a client follows.
 
     Attributes:
-        tails: readers.
-        requests: how many requests they read.
-        fell_behind: how often one was too slow for the live part and went on from the log, so far.
+        tails: how many tails are running.
+        requests: how many requests they follow.
+        fell_behind: how often a tail was too slow for the pushes so far, and went on from the log.
     """
 
     tails: int
@@ -61,7 +60,7 @@ class Fanout:
     """The tails of one client, in one event loop.
 
     Args:
-        store: whose Redis it is. Its `wait_s` is how long a log may be quiet before its end is looked at.
+        store: its Redis. Its `wait_s` is how long a log may be quiet before its end is checked.
     """
 
     def __init__(self, store: ProducerStore) -> None:
@@ -88,7 +87,7 @@ class Fanout:
         return len(self._lives)
 
     async def close(self) -> None:
-        """Ends everything; tails that still run end with an error."""
+        """Closes the connections; running tails fail."""
         self.ended = StoreError(CLOSED)
         tasks, self._tasks = self._tasks, []
         for task in tasks:
@@ -101,7 +100,7 @@ class Fanout:
             live.wake()
 
     def place(self, request_id: str) -> "Place":
-        """A reader of one log, as `tail.tail` wants one; before its first read it costs nothing."""
+        """A reader of one log for `log_tail.tail`; before its first read it costs nothing."""
         return Place(self, request_id)
 
     async def log_bounds(self, request_id: str, cursor: EntryId) -> LogBounds | None:
@@ -152,7 +151,7 @@ class Fanout:
         return answer
 
     async def record(self, request_id: str, *fields: str) -> dict[str, bytes] | None:
-        """As `ProducerStore.record`: fields that are set; None when there is no record."""
+        """As `ProducerStore.record`: the fields that are set; None if there is no record."""
         names = ("status", *fields)
         command = (b"HMGET", rec_key(request_id).encode(), *(name.encode() for name in names))
         (values,) = await self._ask([command], entries=1)
@@ -166,14 +165,14 @@ class Fanout:
         (answer,) = await self._ask([command], entries=PAGE_ENTRIES)
         return _entries(answer)
 
-    async def behind(self, request_id: str, after: EntryId) -> list[RawEntry]:
-        """Up to a page of entries behind `after`. Not asked again: who reads on has to know of a lost connection."""
+    async def entries_after(self, request_id: str, after: EntryId) -> list[RawEntry]:
+        """Up to a page of entries after `after`. Not retried: the tail has to know of a lost connection."""
         command = (b"XRANGE", log_key(request_id).encode(), b"(%d-%d" % after, b"+", b"COUNT", _PAGE)
         (answer,) = await self._lines.ask([command], entries=PAGE_ENTRIES)
         return _entries(answer)
 
     async def _ask(self, commands: Sequence[Sequence[bytes]], *, entries: int) -> list[Any]:
-        """Asks once more when the connection is lost: one that was idle may have been closed meanwhile."""
+        """Retries once if the connection is lost: an idle one may have been closed meanwhile."""
         try:
             return await self._lines.ask(commands, entries=entries)
         except StoreUnavailable:
@@ -181,7 +180,7 @@ class Fanout:
             return await self._lines.ask(commands, entries=entries)
 
     def join(self, request_id: str, place: "Place") -> Live:
-        """Begins to follow a request for a place."""
+        """Starts following a request for a place."""
         live = self._lives.get(request_id)
         if live is None:
             live = self._lives[request_id] = Live(push_shard(request_id))
@@ -194,25 +193,27 @@ class Fanout:
         return live
 
     def leave(self, request_id: str, place: "Place", live: Live) -> None:
-        """A place is no more; with the last one of its request, what was kept goes too."""
+        """Removes a place; the last one of a request removes its buffer too."""
         live.readers.remove(place)
         if not live.readers:
             del self._lives[request_id]
             self._push_line.unfollow_shard(live.shard)
 
     def hears(self, live: Live) -> bool:
-        """Whether everything that is pushed for this request from now on will be heard."""
+        """Whether every push for this request will be received from now on."""
         return self._push_line.is_subscribed(live.shard)
 
     def pushes_received(self, messages: Sequence[bytes]) -> None:
-        """Messages on channels: entries of requests, some of which may be followed here.
+        """Takes the messages of channels: entries of requests, some of which are followed here.
 
-        What all of them bring of one request is one run, and one wake-up of each of its readers.
+        Consecutive entries of one request are passed on as one run, which wakes each of its readers once.
         """
         lives = self._lives
         runs: dict[str, Push] = {}
         for message in messages:
-            with suppress(ValueError):  # somebody else's message: whoever it kept one from finds it in the log
+            with suppress(
+                ValueError
+            ):  # not one of our messages; if it replaced one, readers find the entries in the log
                 for push in decode_pushes(message):
                     request_id, attempt, seq, entries = push
                     if request_id not in lives:
@@ -229,21 +230,21 @@ class Fanout:
             lives[request_id].push(attempt, seq, entries)
 
     def shard_subscribed(self, number: int) -> None:
-        """A channel is subscribed: who waits for that may read the log and join."""
+        """Called when a channel is subscribed: its readers may now read the log and join."""
         self.ended = None
         for live in self._lives.values():
             if live.floor is None and live.shard == number:
                 live.wake()
 
     def push_line_lost(self, refusal: StoreRefused | None) -> None:
-        """Nothing is heard for now; what comes back may be another server. Every reader looks."""
+        """Called when the push connection is lost. Every reader checks its log: the next server may be another one."""
         self.ended = refusal
         for live in self._lives.values():
             live.lose()
             live.wake()
 
     async def _look_after_quiet(self) -> None:
-        """Looks at the ends of logs of which nothing was heard for a while, many in one round trip."""
+        """Checks the ends of logs for which no push came for a while, many in one round trip."""
         while True:
             await self._has_work(self._store.wait_s / 2)
             quiet = [(request_id, live) for request_id, live in self._lives.items() if not live.fresh]
@@ -253,7 +254,7 @@ class Fanout:
                 await self._look(quiet[start : start + _LOOKS_AT_ONCE])
 
     async def _tell_time(self) -> None:
-        """One clock for the waits of all readers: a timer for each would cost more than the delta it waits for."""
+        """One clock for the waits of all readers: a timer for each would cost more than the delta that it waits for."""
         while True:
             await self._has_work(self.tick_s)
             for live in tuple(self._lives.values()):
@@ -261,7 +262,7 @@ class Fanout:
                     place.tick()
 
     async def _has_work(self, pause_s: float) -> None:
-        """Pauses, and for as long as nobody follows anything."""
+        """Pauses, and waits while nothing is followed."""
         if not self._lives:
             self._busy.clear()
             await self._busy.wait()
@@ -269,7 +270,7 @@ class Fanout:
 
     async def _look(self, quiet: Sequence[tuple[str, Live]]) -> None:
         known = [live.seen for _, live in quiet]
-        # Where a log cannot be asked, every reader of it has to look for itself, and is told what is wrong.
+        # Where a log cannot be read, each of its readers looks for itself and gets the error.
         answers = await self._lines.ends([log_key(request_id).encode() for request_id, _ in quiet])
         for (_, live), seen, answer in zip(quiet, known, answers, strict=True):
             if live.fresh:
@@ -284,7 +285,7 @@ class Fanout:
 
 
 class Place:
-    """One tail's place: reads its request from the live part, and from the log what is not there."""
+    """The reader of one tail: takes entries from the pushes, and from the log what is missing there."""
 
     def __init__(self, fanout: Fanout, request_id: str) -> None:
         self._fanout = fanout
@@ -302,19 +303,19 @@ class Place:
         return await self._fanout.log_bounds(request_id, cursor)
 
     def leave(self) -> None:
-        """The tail is over."""
+        """Ends the reading."""
         live, self._live = self._live, None
         if live is not None:
             self._fanout.leave(self._request_id, self, live)
 
     def tick(self) -> None:
-        """Some time has passed."""
+        """Called at regular intervals."""
         self._ticks -= 1
         if self._ticks <= 0:
             self.wake()
 
     def hand(self, run: Sequence[RawEntry]) -> bool:
-        """Takes what follows on its position, if it waits; whether it did."""
+        """Gives it the entries that follow its position, if it waits for them; returns whether it did."""
         waiter, self._waiter = self._waiter, None
         if waiter is None or waiter.done():
             return False
@@ -322,14 +323,14 @@ class Place:
         return True
 
     def wake(self) -> None:
-        """There is something to look at."""
+        """Wakes it, if it waits, to look again."""
         self.hand(())
 
     async def read(self, request_id: str, after: EntryId, wait_s: float | None) -> Sequence[RawEntry] | None:
-        """The next entries behind `after`, waiting for them; words as of `tail.LogReader`.
+        """As `log_tail.LogReader.read`.
 
         Raises:
-            StoreError: Redis is away, refuses, or the client is closed.
+            StoreError: Redis is unreachable, or it refuses, or the client is closed.
         """
         self.position = after
         live = self._live
@@ -338,7 +339,7 @@ class Place:
             self._epoch = live.epoch
         self._ticks = inf if wait_s is None else wait_s / self._fanout.tick_s
         while self._epoch == live.epoch:
-            entries = live.behind(after)
+            entries = live.entries_after(after)
             if entries is None:
                 if self._is_live and live.floor is not None and live.floor.attempt == after.attempt:
                     self._fanout.fell_behind += 1
@@ -354,9 +355,9 @@ class Place:
         return ()
 
     async def _from_log(self, live: Live, after: EntryId) -> Sequence[RawEntry]:
-        """What the log has. Where it ends, the live part begins, if every push since was heard."""
+        """The entries in the log. Where it ends, the pushes continue it, if every push since then was received."""
         hears, epoch, floor = self._fanout.hears(live), live.epoch, live.floor
-        entries = await self._fanout.behind(self._request_id, after)
+        entries = await self._fanout.entries_after(self._request_id, after)
         if epoch == live.epoch and floor is live.floor:
             if hears and not entries:
                 live.start(after)
@@ -367,7 +368,7 @@ class Place:
         return entries
 
     def _news(self) -> asyncio.Future[Sequence[RawEntry]]:
-        """What is pushed next behind the position; nothing where it is time to look, or that of a read is over."""
+        """The next pushed entries after the position; empty if it is time to look, or the time of the read is over."""
         if self._fanout.ended is not None:
             raise self._fanout.ended.with_context()
         self._waiter = self._loop.create_future()

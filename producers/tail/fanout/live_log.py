@@ -1,6 +1,6 @@
-"""The live part of one log, as it is pushed: handed to readers that wait for it, kept within bounds for the others.
+"""The newest entries of one log, as they are pushed: handed to waiting readers, and buffered within bounds for others.
 
-Pure: no clock, no socket, no task. Says of a position what stands behind it here, or that the log has to be read.
+Pure: no clock, no socket, no task. For a position it gives the entries after it, or says that the log must be read.
 """
 
 from collections.abc import Sequence
@@ -11,37 +11,37 @@ from tailrace.schemas.ids import EntryId
 
 BUFFER_ENTRIES = 512
 BUFFER_BYTES = 256 * 1024
-"""What is kept for the slowest reader of a request. One that is further behind reads the log, and hinders nobody."""
+"""Bounds of the buffer. A reader that falls further behind reads the log, and does not slow down the others."""
 
 
 class Reader(Protocol):
-    """Who reads here: how far it has come, as it said when it last asked."""
+    """A reader; `position` is the last entry it had when it last asked."""
 
     position: EntryId
 
     def hand(self, run: Sequence[RawEntry]) -> bool:
-        """Takes what follows on its position, if it waits for that; whether it did."""
+        """Gives it the entries that follow its position, if it waits for them; returns whether it did."""
         ...
 
     def wake(self) -> None:
-        """There is something to look at, for one that waits."""
+        """Wakes it, if it waits, to look again."""
         ...
 
     def tick(self) -> None:
-        """Some time has passed."""
+        """Called at regular intervals."""
         ...
 
 
 class Live:
-    """Entries of one log behind `floor` up to `seen`, each there; both None while what is pushed does not join on.
+    """All entries of one log after `floor` up to `seen`; both are None while the pushes do not continue the log.
 
     Args:
-        shard: on whose channel it is pushed.
+        shard: the number of the channel on which the log is pushed.
 
     Attributes:
-        readers: those who follow the log; whoever makes one adds it.
-        epoch: grows whenever something may be amiss that a reader has to look into.
-        fresh: whether anything was pushed since this was set to False.
+        readers: the readers of the log; the fanout adds and removes them.
+        epoch: grows whenever readers must look at the log again.
+        fresh: whether anything was pushed since this was last set to False.
     """
 
     __slots__ = ("_bytes", "_entries", "epoch", "floor", "fresh", "readers", "seen", "shard")
@@ -56,8 +56,8 @@ class Live:
         self._entries: list[RawEntry] = []
         self._bytes = 0
 
-    def behind(self, position: EntryId) -> Sequence[RawEntry] | None:
-        """The entries behind a position, none when there are none yet; None when the log has to be read."""
+    def entries_after(self, position: EntryId) -> Sequence[RawEntry] | None:
+        """The entries after a position, empty if there are none yet; None if the log must be read."""
         if self.floor is None or position < self.floor:
             return None
         at = len(self._entries)
@@ -66,30 +66,30 @@ class Live:
         return self._entries[at:]
 
     def wake(self) -> None:
-        """Wakes every reader that waits."""
+        """Wakes every waiting reader."""
         for reader in self.readers:
             reader.wake()
 
     def start(self, position: EntryId) -> None:
-        """Begins here: whatever comes behind `position` will be pushed."""
+        """Starts at a position after which every entry will be pushed."""
         self.floor = self.seen = position
         self._entries, self._bytes = [], 0
 
     def detach(self) -> None:
-        """Something behind `seen` was not pushed: readers have to read the log."""
+        """Notes that an entry after `seen` was not pushed: readers must read the log."""
         self.floor = self.seen = None
         self._entries, self._bytes = [], 0
 
     def lose(self) -> None:
-        """As `detach`; and readers have to look whether the log is still the same."""
+        """As `detach`; and readers must check whether the log is still the same."""
         self.detach()
         self.epoch += 1
 
     def push(self, attempt: int, seq: int, entries: Sequence[bytes]) -> None:
-        """Takes entries that follow one another from `<attempt>-<seq>` on, and sees to it that every reader gets them.
+        """Takes pushed entries that follow one another from `<attempt>-<seq>` on, and passes them to the readers.
 
-        What does not follow on `seen` begins a new run: a reader before it reads from the log what lies between. So
-        does each new attempt, since nothing says where the one before has ended.
+        Entries that do not follow `seen` begin a new run: a reader before it reads the missing ones from the log. Each
+        attempt begins a new run, since a push does not tell where the attempt before it ended.
         """
         self.fresh = True
         seen = self.seen
@@ -110,10 +110,10 @@ class Live:
             self.wake()
 
     def _pass_on(self, run: list[RawEntry], seen: EntryId) -> None:
-        """Hands a run that follows on `seen` to whoever waits there, and keeps it where one does not."""
+        """Hands a run that follows `seen` to the readers that wait there, and buffers it if another reader does not."""
         last = run[-1].id
         others = False
-        for reader in self.readers:  # neither all() nor any(): this is done for each delta
+        for reader in self.readers:  # a plain loop is faster than all() or any(), and this runs for each delta
             if reader.position != seen or not reader.hand(run):
                 others = True
         if not others:
@@ -122,7 +122,7 @@ class Live:
                 self._entries, self._bytes = [], 0
             return
         if self._entries and self._is_read(seen):
-            self.start(seen)  # nobody needs what was kept
+            self.start(seen)  # no reader needs what is buffered
         self._keep(run)
         self.wake()
 
@@ -141,7 +141,7 @@ class Live:
         return True
 
     def _shrink(self) -> None:
-        """Lets go of the older half, and of more while that is too much."""
+        """Drops the older half, and more while the rest is too large."""
         count = len(self._entries) // 2
         size = self._bytes - sum(len(entry.raw) for entry in self._entries[:count])
         while size > BUFFER_BYTES and count < len(self._entries):
