@@ -1,4 +1,4 @@
-"""A collector of OpenTelemetry's: takes OTLP over HTTP, as protobuf, and keeps what came."""
+"""A collector for OpenTelemetry: accepts OTLP over HTTP, as protobuf, and keeps what it receives."""
 
 import gzip
 import threading
@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class Collector:
-    """What came, in its raw form and read."""
+    """The exports it has received, raw and parsed."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -20,8 +20,8 @@ class Collector:
         self._traces: list[ExportTraceServiceRequest] = []
         self._metrics: list[ExportMetricsServiceRequest] = []
 
-    def take(self, path: str, body: bytes) -> None:
-        """One export."""
+    def add_export(self, path: str, body: bytes) -> None:
+        """Keeps one export."""
         self.bodies.append(body)
         if path == "/v1/traces":
             self._traces.append(ExportTraceServiceRequest.FromString(body))
@@ -31,7 +31,7 @@ class Collector:
 
     @property
     def spans(self) -> list[Any]:
-        """All spans so far."""
+        """All spans received so far."""
         return [
             span
             for export in tuple(self._traces)
@@ -42,12 +42,12 @@ class Collector:
 
     @property
     def services(self) -> set[str]:
-        """Who they are of."""
+        """The names of the services that sent spans."""
         resources = [resource.resource for export in self._traces for resource in export.resource_spans]
         return {str(attributes(resource.attributes)["service.name"]) for resource in resources}
 
     def points(self, name: str) -> list[Any]:
-        """The points of a histogram, in the last export that has it."""
+        """The points of a histogram in the last export that contains it."""
         found: list[Any] = []
         for export in tuple(self._metrics):
             for resource in export.resource_metrics:
@@ -59,7 +59,7 @@ class Collector:
 
 
 def attributes(pairs: Sequence[Any]) -> dict[str, Any]:
-    """Attributes by name; a list as a list."""
+    """Attributes by name; an array becomes a list."""
     return {pair.key: _value(pair.value) for pair in pairs}
 
 
@@ -72,19 +72,21 @@ def _value(value: Any) -> Any:
 
 @contextmanager
 def collector() -> Generator[Collector]:
-    """A collector that listens."""
+    """A running collector."""
     kept = Collector()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            kept.take(self.path, gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
+            kept.add_export(
+                self.path, gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body
+            )
             self.send_response(200)
             self.send_header("content-length", "0")
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         kept.url = f"http://127.0.0.1:{server.server_address[1]}"

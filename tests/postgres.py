@@ -1,4 +1,4 @@
-"""A private PostgreSQL for tests: of Debian's package, in a folder of its own, behind a Unix socket."""
+"""A private PostgreSQL for tests, from Debian's package, in a folder of its own and behind a Unix socket."""
 
 import os
 import shutil
@@ -16,13 +16,13 @@ _USER = "postgres"
 
 
 def binaries() -> Path | None:
-    """Where the server's programs are."""
+    """The folder of the server's programs; None if PostgreSQL is not installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
     return found[-1].parent if found else None
 
 
 class EmbeddedPostgres:
-    """A server, from `with` on. It keeps its database over `stop` and `start`."""
+    """A server that runs inside a `with` block. It keeps its database over `stop` and `start`."""
 
     def __init__(self) -> None:
         programs = binaries()
@@ -49,34 +49,34 @@ class EmbeddedPostgres:
 
     @property
     def pid(self) -> int:
-        """Of its first process."""
+        """The id of its main process."""
         return int((self._cluster / "postmaster.pid").read_text().split()[0])
 
     def start(self) -> None:
-        """Returns when it takes connections."""
+        """Starts it, and returns when it accepts connections."""
         options = f"-c listen_addresses= -c unix_socket_directories={self._folder}"
         self._call("pg_ctl", "start", "-w", "-t", WAIT_S, "-D", str(self._cluster), "-o", options, "-l", self._log)
 
     def stop(self) -> None:
-        """At once, as a crash does: connections break, transactions under way are gone."""
+        """Stops it at once, as a crash does: connections break and open transactions are lost."""
         if (self._cluster / "postmaster.pid").exists():
             self._call("pg_ctl", "stop", "-m", "immediate", "-w", "-t", WAIT_S, "-D", str(self._cluster))
 
     def freeze(self) -> None:
-        """It and those who serve its connections do nothing any more, until `thaw`."""
+        """Suspends all its processes until `thaw`."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """It goes on."""
+        """Resumes it."""
         self._signal(signal.SIGCONT)
 
     def ask(self, statement: str) -> str:
-        """What psql says to a statement, unaligned."""
+        """The output of psql for a statement, unaligned."""
         connection = ["-h", str(self._folder), "-U", _USER, "-d", "postgres"]
         return self._call("psql", "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", *connection, "-c", statement)
 
     def log(self) -> str:
-        """What the server has logged."""
+        """The log of the server."""
         return Path(self._log).read_text(errors="replace")
 
     @property

@@ -1,4 +1,4 @@
-"""Databases of outcomes for tests: made, and looked into by somebody who has nothing to do with those who write."""
+"""Databases of outcomes for tests, and a reader of them that shares no code with the writer."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ async def migrated_database(url: str) -> AsyncGenerator[Database]:
 
 @asynccontextmanager
 async def engine_of(url: str) -> AsyncGenerator[AsyncEngine]:
-    """For a look at what stands there."""
+    """An engine to read the database with."""
     engine = create_async_engine(url, **engine_options(url, timeout_s=10, connections=1))
     try:
         yield engine
@@ -33,7 +33,7 @@ async def engine_of(url: str) -> AsyncGenerator[AsyncEngine]:
 
 
 async def stored_outcomes(engine: AsyncEngine) -> dict[str, Stored]:
-    """Every outcome in the database, by its request."""
+    """All outcomes in the database, by request id."""
     async with engine.connect() as connection:
         rows = (await connection.execute(select(results))).mappings().all()
     return {row["request_id"]: stored_of(dict(row)) for row in rows}

@@ -1,4 +1,4 @@
-"""Outcomes on their way into the database, while who carries them is killed, and while it hangs or dies itself."""
+"""Writing outcomes while workers and sinks are killed, and while the database hangs or dies."""
 
 import asyncio
 import os
@@ -41,7 +41,7 @@ async def settled(redis: Redis) -> bool:
 
 @asynccontextmanager
 async def doomed(command: str, place: str, environment: dict[str, str]) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """A command that dies at that place."""
+    """Runs a command that kills itself at this place."""
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, PROGRAM, command, place),
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
@@ -65,11 +65,11 @@ async def killed(child: asyncio.subprocess.Process) -> None:
 
 
 @pytest.mark.parametrize("place", ["acknowledge", "commit", "settle"])
-async def test_a_worker_that_is_killed_on_the_way_loses_and_doubles_nothing(
+async def test_a_killed_worker_loses_and_duplicates_no_outcome(
     redis_url: str, redis: Redis, results_url: str, place: str
 ) -> None:
-    # given a worker that dies between the end and the outbox, before the commit, or after it, expect the next one to
-    # bring every outcome into the database, as it was, once
+    # given a worker that dies between the end and the outbox, before the commit, or after it, expect the next worker to
+    # write every outcome once, unchanged
     async with Simulator(key=KEY) as simulator, migrated_database(results_url), engine_of(results_url) as engine:
         settings = {"TAILRACE_RESULTS_URL": results_url, "TAILRACE_LEASE_S": "1.5", **FAST}
         environment = {
@@ -98,10 +98,10 @@ async def test_a_worker_that_is_killed_on_the_way_loses_and_doubles_nothing(
 
 
 @pytest.mark.parametrize("place", ["commit", "settle"])
-async def test_a_sink_that_is_killed_loses_and_doubles_nothing(
+async def test_a_killed_sink_loses_and_duplicates_no_outcome(
     redis_url: str, redis: Redis, results_url: str, place: str
 ) -> None:
-    # given a sink alone that dies with a batch, expect another one to write it, once, and to end in good order
+    # given a sink that dies with a batch, expect another sink to write that batch once, and to exit properly
     environment = {"TAILRACE_REDIS_URL": redis_url, "TAILRACE_RESULTS_URL": results_url, **FAST}
     async with Simulator(key=KEY) as simulator, migrated_database(results_url), engine_of(results_url) as engine:
         async with client_of(redis_url) as client, worker_process(redis_url, simulator):
@@ -109,18 +109,18 @@ async def test_a_sink_that_is_killed_loses_and_doubles_nothing(
                 ids = [(await client.submit(request_for(TEXT))).id for _ in range(20)]
                 outcomes = [await client.result(request_id, wait_s=WAIT_S) for request_id in ids]
                 await killed(child)
-            heir = await asyncio.create_subprocess_exec(
+            second = await asyncio.create_subprocess_exec(
                 *(Path(sys.executable).with_name("tailrace"), "sink"),
                 env={"PATH": os.environ["PATH"], **environment},
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
             )
             await until(lambda: settled(redis), WAIT_S)
-            heir.terminate()
+            second.terminate()
             async with asyncio.timeout(WAIT_S):
-                said, told = await heir.communicate()
+                said, told = await second.communicate()
         found = {request_id: stored.outcome for request_id, stored in (await stored_outcomes(engine)).items()}
-    assert (heir.returncode, b"outcomes written" in said) == (0, True)
+    assert (second.returncode, b"outcomes written" in said) == (0, True)
     assert found == {one.request_id: one for one in outcomes if isinstance(one, Outcome)}
     assert len(found) == 20
     assert b"no log may show" not in told
@@ -128,11 +128,11 @@ async def test_a_sink_that_is_killed_loses_and_doubles_nothing(
 
 
 @pytest.mark.parametrize("fault", ["freeze", "stop"])
-async def test_a_database_that_hangs_or_dies_among_batches(
+async def test_a_database_that_hangs_or_dies_between_batches(
     redis_url: str, redis: Redis, own_postgres: EmbeddedPostgres, fault: str
 ) -> None:
-    # given a stream of requests, if the database hangs or dies among them again and again, expect them served all the
-    # while, every outcome in it at the end, once, and few log lines, none with a text
+    # given a stream of requests, if the database hangs or dies repeatedly, expect all requests to complete, every
+    # outcome written once at the end, and few log lines, none with a text
     url = own_postgres.url
     async with Simulator(key=KEY) as simulator, migrated_database(url), engine_of(url) as engine:
         async with client_of(redis_url) as client:

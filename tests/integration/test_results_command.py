@@ -1,4 +1,4 @@
-"""`tailrace results`: makes tables, prunes, and says in one line what is wrong."""
+"""`tailrace results` and `tailrace sink --check`: migration, pruning, and errors on one line."""
 
 import asyncio
 import os
@@ -30,29 +30,29 @@ async def call(url: str, *arguments: str, command: str = "results", redis_url: s
     return asked.returncode, out.decode(), err.decode()
 
 
-async def test_tables_are_made_and_old_outcomes_deleted(tmp_path: Path) -> None:
-    # given an empty database, expect its tables made once; given outcomes, expect the old ones counted, then gone
+async def test_tables_are_created_and_old_outcomes_deleted(tmp_path: Path) -> None:
+    # given an empty database, expect its tables created once; given outcomes, expect old ones counted, then deleted
     url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
-    code, said, _ = await call(url, "migrate")
-    assert (code, said) == (0, f"sqlite:///{tmp_path}/results.db: migrated from version 0 to 1\n")
-    code, said, _ = await call(url, "migrate")
-    assert "up to date, version 1" in said
+    code, out, _ = await call(url, "migrate")
+    assert (code, out) == (0, f"sqlite:///{tmp_path}/results.db: migrated from version 0 to 1\n")
+    code, out, _ = await call(url, "migrate")
+    assert "up to date, version 1" in out
     database = Database(url, timeout_s=10)
     for number, days in enumerate((100, 99, 1)):
         at = (datetime.now(UTC) - timedelta(days=days)).isoformat()
         outcome = replace(ENDED, request_id=f"r{number}", finished_at=at)
         stored = Stored(outcome=outcome, tenant=None, priority="normal", deadline_ms=1_767_226_500_000)
         assert await database.write([row_of(stored)]) == []
-    code, said, _ = await call(url, "prune", "--older-than", "90d", "--dry-run")
-    assert (code, "2 outcomes would be deleted" in said, await database.count()) == (0, True, 3)
-    code, said, progress = await call(url, "prune", "--older-than", "90d")
-    assert (code, "2 outcomes deleted" in said, await database.count()) == (0, True, 1)
+    code, out, _ = await call(url, "prune", "--older-than", "90d", "--dry-run")
+    assert (code, "2 outcomes would be deleted" in out, await database.count()) == (0, True, 3)
+    code, out, progress = await call(url, "prune", "--older-than", "90d")
+    assert (code, "2 outcomes deleted" in out, await database.count()) == (0, True, 1)
     assert progress == "deleted 2 of 2\n"
     await database.close()
 
 
-async def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
-    # given no tables, no URL, one of another kind, and arguments that do not go together, expect a line for each
+async def test_an_error_is_one_line(tmp_path: Path) -> None:
+    # given no tables, no URL, an unsupported URL, and arguments that conflict, expect one line for each
     url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
     for where, arguments, wanted in (
         (url, ("prune", "--older-than", "90d"), "run `tailrace results migrate`"),
@@ -62,25 +62,25 @@ async def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
         (url, ("prune",), "--older-than"),
         (url, ("prune", "--older-than", "90"), "is not an age"),
     ):
-        code, said, told = await call(where, *arguments)
-        assert (code != 0, said, len(told.splitlines())) == (True, "", 1), told
-        assert wanted in told
-        assert "hidden-word" not in told
+        code, out, err = await call(where, *arguments)
+        assert (code != 0, out, len(err.splitlines())) == (True, "", 1), err
+        assert wanted in err
+        assert "hidden-word" not in err
 
 
-async def test_whether_a_sink_could_work_is_told(tmp_path: Path, redis_url: str, redis: Redis) -> None:
-    # given no tables, then no outbox, then no Redis, expect a health check to fail and say so; given all, to pass
+async def test_the_check_of_a_sink(tmp_path: Path, redis_url: str, redis: Redis) -> None:
+    # given no tables, then no outbox, then no Redis, expect the health check to fail with a message; given all, to pass
     url = f"sqlite+aiosqlite:///{tmp_path}/results.db"
 
     async def check(where: str) -> tuple[int | None, str]:
-        code, said, told = await call(url, "--check", command="sink", redis_url=where)
-        return code, said + told
+        code, out, err = await call(url, "--check", command="sink", redis_url=where)
+        return code, out + err
 
     assert (await check(redis_url))[0] == 1
     await call(url, "migrate")
-    code, told = await check(redis_url)
-    assert (code, "no outbox" in told) == (1, True)
+    code, message = await check(redis_url)
+    assert (code, "no outbox" in message) == (1, True)
     await redis.xadd(OUTBOX, {"id": "x"})
     assert (await check(redis_url))[0] == 0
-    code, told = await check("redis://127.0.0.1:1/0")
-    assert (code, told.count("\n")) == (1, 1)
+    code, message = await check("redis://127.0.0.1:1/0")
+    assert (code, message.count("\n")) == (1, 1)

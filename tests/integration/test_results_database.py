@@ -1,4 +1,4 @@
-"""The database of outcomes, on a real PostgreSQL and on SQLite alike: tables, upsert, odd rows, pruning."""
+"""The database of outcomes, on PostgreSQL and SQLite: tables, upsert, invalid rows, pruning."""
 
 import asyncio
 import threading
@@ -71,25 +71,25 @@ LEAST = Stored(
 
 @pytest.fixture
 async def database(results_url: str) -> AsyncIterator[Database]:
-    """One with tables."""
+    """A database with tables."""
     async with migrated_database(results_url) as opened:
         yield opened
 
 
 @pytest.fixture
 async def engine(results_url: str) -> AsyncIterator[AsyncEngine]:
-    """For a look at what stands there."""
+    """An engine to read the database with."""
     async with engine_of(results_url) as opened:
         yield opened
 
 
-async def test_an_outcome_comes_back_as_it_was(database: Database, engine: AsyncEngine) -> None:
-    # given one with everything in it and one with next to nothing, expect both back, nothing missing or changed
+async def test_an_outcome_is_read_as_it_was_written(database: Database, engine: AsyncEngine) -> None:
+    # given an outcome with every field and one with few, expect both read back unchanged
     assert await database.write([row_of(STORED), row_of(LEAST)]) == []
     assert await stored_outcomes(engine) == {"one": STORED, "least": LEAST}
 
 
-async def test_what_is_written_again_is_one_row_and_the_newest_wins(database: Database, engine: AsyncEngine) -> None:
+async def test_a_request_has_one_row_and_the_newest_outcome_wins(database: Database, engine: AsyncEngine) -> None:
     # given the same outcome twice, an older attempt, a later one, and a later run under the same id, expect the newest
     def of(**changes: object) -> Stored:
         return replace(STORED, outcome=replace(WHOLE, **changes))
@@ -108,8 +108,8 @@ async def test_what_is_written_again_is_one_row_and_the_newest_wins(database: Da
         assert await stored_outcomes(engine) == {"one": wanted}
 
 
-async def test_what_no_database_holds_is_replaced_and_said(database: Database, engine: AsyncEngine) -> None:
-    # given NUL and half a surrogate pair in text, in arguments and in metadata, expect U+FFFD there, and a note
+async def test_characters_that_databases_cannot_store_are_replaced(database: Database, engine: AsyncEngine) -> None:
+    # given NUL and lone surrogates in text, arguments and metadata, expect U+FFFD in their place, and a note
     odd = replace(
         WHOLE, content="a\0b", metadata={"k\0": ["\ud800", 1]}, tool_calls=(ToolCall("c", "t", "\0", complete=True),)
     )
@@ -123,8 +123,8 @@ async def test_what_no_database_holds_is_replaced_and_said(database: Database, e
     assert found.notes == (*WHOLE.notes, NUL_NOTE)
 
 
-async def test_a_row_that_none_can_take_holds_no_other_up(database: Database, engine: AsyncEngine) -> None:
-    # given a row among others that the database refuses, expect the others written, and it named without its text
+async def test_a_refused_row_does_not_block_others(database: Database, engine: AsyncEngine) -> None:
+    # given a row that the database refuses among others, expect the others written, and its id returned without text
     bad = {**row_of(LEAST), "request_id": "bad", "attempt": 2**70, "content": "a secret text"}
     worse = {**row_of(LEAST), "request_id": "worse", "model": None, "status": None, "content": "a secret text"}
     refused = await database.write([row_of(STORED), bad, worse, row_of(LEAST)])
@@ -133,8 +133,8 @@ async def test_a_row_that_none_can_take_holds_no_other_up(database: Database, en
     assert await stored_outcomes(engine) == {"one": STORED, "least": LEAST}
 
 
-async def test_who_is_refused_for_another_reason_waits(database: Database, engine: AsyncEngine) -> None:
-    # given tables that are gone, or of another version, expect nothing refused for good, and one line on what to do
+async def test_a_schema_mismatch_is_an_outage(database: Database, engine: AsyncEngine) -> None:
+    # given tables that are missing or of another version, expect no row refused, and one line with advice
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE tailrace_schema SET version = 99"))
     with pytest.raises(ResultsUnavailable, match=r"newer Tailrace \(version 99"):
@@ -148,10 +148,8 @@ async def test_who_is_refused_for_another_reason_waits(database: Database, engin
         await database.write([row_of(STORED)])
 
 
-async def test_a_table_that_vanishes_between_two_batches_is_no_fault_of_a_row(
-    database: Database, engine: AsyncEngine
-) -> None:
-    # given a batch that was written, if the tables go then, expect an outage, and all well once they are made again
+async def test_a_table_dropped_between_two_batches_is_an_outage(database: Database, engine: AsyncEngine) -> None:
+    # given a batch that was written, if the tables are dropped, expect an outage, and success once they exist again
     await database.write([row_of(STORED)])
     async with engine.begin() as connection:
         for table in ("tailrace_schema", "tailrace_results"):
@@ -162,8 +160,8 @@ async def test_a_table_that_vanishes_between_two_batches_is_no_fault_of_a_row(
     assert await database.write([row_of(LEAST)]) == []
 
 
-async def test_the_tables_made_are_those_that_programs_know(database: Database, engine: AsyncEngine) -> None:
-    # given the tables as the SQL files make them, expect columns, what may be missing, key and indexes as defined
+async def test_the_sql_files_match_the_table_definition(database: Database, engine: AsyncEngine) -> None:
+    # given tables made by the SQL files, expect the columns, nullability, key and indexes of the definition
     def compare(connection: Connection) -> None:
         seen = inspect(connection)
         columns = {column["name"]: column["nullable"] for column in seen.get_columns(results.name)}
@@ -176,8 +174,8 @@ async def test_the_tables_made_are_those_that_programs_know(database: Database, 
         await connection.run_sync(compare)
 
 
-async def test_several_who_migrate_at_once_make_the_tables_once(results_url: str) -> None:
-    # given an empty database and five who migrate it together, expect one to make the tables, all to succeed
+async def test_concurrent_migrations_create_the_tables_once(results_url: str) -> None:
+    # given an empty database and five concurrent migrations, expect one to create the tables, and all to succeed
     several = [Database(results_url, timeout_s=20) for _ in range(5)]
     try:
         done = await asyncio.gather(*(one.migrate() for one in several))
@@ -188,8 +186,8 @@ async def test_several_who_migrate_at_once_make_the_tables_once(results_url: str
             await one.close()
 
 
-async def test_a_file_that_is_being_switched_by_another_is_no_failure(tmp_path: Path) -> None:
-    # given many fresh files, each opened by eight at once, who all want its write-ahead log, expect all to succeed
+async def test_concurrent_opening_of_an_sqlite_file_succeeds(tmp_path: Path) -> None:
+    # given new files, each opened by eight at once that all switch it to a write-ahead log, expect all to succeed
     for number in range(20):
         several = [Database(f"sqlite+aiosqlite:///{tmp_path}/{number}.db", timeout_s=20) for _ in range(8)]
         try:
@@ -200,8 +198,8 @@ async def test_a_file_that_is_being_switched_by_another_is_no_failure(tmp_path: 
         assert sorted(done) == [(0, 1), *[(1, 1)] * 7]
 
 
-async def test_pruning_takes_what_ended_long_ago_the_oldest_first(database: Database, engine: AsyncEngine) -> None:
-    # given outcomes of different ages, expect those older than asked counted, then gone batch by batch, the others kept
+async def test_pruning_deletes_old_outcomes_the_oldest_first(database: Database, engine: AsyncEngine) -> None:
+    # given outcomes of different ages, expect the old ones counted, then deleted batch by batch, and the others kept
     now = datetime.now(UTC)
     for number, age_days in enumerate((200, 100, 91, 89, 1)):
         at = (now - timedelta(days=age_days)).isoformat()
@@ -215,30 +213,30 @@ async def test_pruning_takes_what_ended_long_ago_the_oldest_first(database: Data
     assert sorted(await stored_outcomes(engine)) == ["r3", "r4"]
 
 
-async def test_a_database_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
-    # given URLs of servers and files that are not there, expect an error with the place, and nothing of the password
+async def test_an_unavailable_database_is_named_without_its_password(tmp_path: Path) -> None:
+    # given URLs of servers and files that do not exist, expect an error with the place and without the password
     for url in (
         "postgresql+asyncpg://user:hidden-word@127.0.0.1:1/db?application_name=hidden-word",
         f"sqlite+aiosqlite:///{tmp_path}/no/folder.db",
         "postgresql+asyncpg://user:hidden-word@/db?host=/nowhere",
     ):
         away = Database(url, timeout_s=5)
-        with pytest.raises(ResultsUnavailable) as told:
+        with pytest.raises(ResultsUnavailable) as raised:
             await away.write([row_of(STORED)])
-        assert "hidden-word" not in str(told.value)
-        assert "Hello" not in f"{told.value!r} {told.value.__cause__!r}"
+        assert "hidden-word" not in str(raised.value)
+        assert "Hello" not in f"{raised.value!r} {raised.value.__cause__!r}"
         await away.close()
-    # the driver's thread of a connection that failed speaks to the loop once more, which has to be there then
+    # the driver's thread of a failed connection calls the event loop once more, so the loop must still run then
     await until(lambda: not any("_connection_worker_thread" in thread.name for thread in threading.enumerate()))
 
 
-def test_a_url_that_can_be_no_database_is_refused() -> None:
+def test_an_invalid_url_is_refused() -> None:
     with pytest.raises(SettingsError, match="TAILRACE_RESULTS_URL"):
         Database("nonsense+driver://user:hidden-word@/x", timeout_s=1)
 
 
-def test_times_without_a_zone_are_utc_wherever_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    # given a row as SQLite gives it, without zones, and a reader in another zone, expect the times that were written
+def test_times_without_a_zone_are_read_as_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a row from SQLite, which has no zones, and a reader in another zone, expect the times that were written
     row = {name: at.replace(tzinfo=None) if isinstance(at, datetime) else at for name, at in row_of(STORED).items()}
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()

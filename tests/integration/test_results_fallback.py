@@ -1,4 +1,4 @@
-"""What Redis has forgotten is had from the database of outcomes: by the client, the commands and the gateway."""
+"""Client, commands and gateway read an outcome from the database when Redis no longer has it."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ AWAY = "postgresql+asyncpg://tailrace:hidden-word@127.0.0.1:1/tailrace"
 
 @pytest.fixture
 async def forgotten(redis_url: str, redis: Redis, results_url: str) -> AsyncIterator[Outcome]:
-    """A request of tenant acme that has ended, is in the database, and of which Redis knows nothing any more."""
+    """An ended request of tenant acme that is in the database and no longer in Redis."""
     async with migrated_database(results_url), engine_of(results_url) as engine:
         async with rig(redis_url, results_url=results_url) as at:
             request_id = await at.submit(tenant="acme", priority="high", metadata={"k": "v"})
@@ -43,9 +43,9 @@ async def forgotten(redis_url: str, redis: Redis, results_url: str) -> AsyncIter
         yield outcome
 
 
-async def test_the_client_has_it_from_there(redis_url: str, results_url: str, forgotten: Outcome) -> None:
-    # given a request that Redis has forgotten, expect outcome, status, snapshot, and that there is nothing to cancel;
-    # given an id that nobody ever had, or no database, expect it to be unknown
+async def test_the_client_reads_the_database(redis_url: str, results_url: str, forgotten: Outcome) -> None:
+    # given a request that only the database has, expect outcome, status and snapshot, and nothing to cancel; given an
+    # unused id, or no database, expect `UnknownRequest`
     request_id = forgotten.request_id or ""
     async with Client(redis_url, ClientOptions(results_url=results_url)) as client:
         assert await client.result(request_id) == forgotten
@@ -66,14 +66,14 @@ async def test_the_client_has_it_from_there(redis_url: str, results_url: str, fo
             await without.result(request_id)
 
 
-def test_synchronous_code_has_it_too(redis_url: str, results_url: str, forgotten: Outcome) -> None:
+def test_the_sync_client_reads_the_database(redis_url: str, results_url: str, forgotten: Outcome) -> None:
     with SyncClient(redis_url, ClientOptions(results_url=results_url)) as client:
         assert client.result(forgotten.request_id or "") == forgotten
 
 
-async def test_a_database_that_is_away_is_not_taken_for_ignorance(redis_url: str) -> None:
-    # given a database that is away, expect an error that says so, without its password, where Redis knows nothing; and
-    # none where Redis does
+async def test_an_unavailable_database_does_not_mean_an_unknown_request(redis_url: str) -> None:
+    # given a database that is unavailable, expect `ResultsUnavailable` without its password for a request that is not
+    # in Redis, and no error for one that is
     async with Client(redis_url, ClientOptions(results_url=AWAY)) as client:
         with pytest.raises(ResultsUnavailable) as told:
             await client.result("one")
@@ -84,8 +84,8 @@ async def test_a_database_that_is_away_is_not_taken_for_ignorance(redis_url: str
         await Client(redis_url, ClientOptions(results_url="mysql://x/y")).__aenter__()
 
 
-async def test_a_database_that_hangs_is_not_taken_for_ignorance_either(redis_url: str, unused_tcp_port: int) -> None:
-    # given a database that takes connections and says nothing, expect an error in time
+async def test_a_database_that_hangs_is_unavailable(redis_url: str, unused_tcp_port: int) -> None:
+    # given a database that accepts connections and never answers, expect an error within the time limit
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
@@ -97,7 +97,7 @@ async def test_a_database_that_hangs_is_not_taken_for_ignorance_either(redis_url
             await client.result("one")
 
 
-async def test_the_commands_have_it_from_there(redis_url: str, results_url: str, forgotten: Outcome) -> None:
+async def test_the_commands_read_the_database(redis_url: str, results_url: str, forgotten: Outcome) -> None:
     # given the database in the environment, expect `result` and `status` to find it
     environment = {"PATH": os.environ["PATH"], "TAILRACE_REDIS_URL": redis_url, "TAILRACE_RESULTS_URL": results_url}
     for command in (["result"], ["status", "--json"]):
@@ -108,7 +108,7 @@ async def test_the_commands_have_it_from_there(redis_url: str, results_url: str,
         assert (asked.returncode, json.loads(said)["status"]) == (0, "completed")
 
 
-async def test_the_gateway_has_it_from_there(
+async def test_the_gateway_reads_the_database(
     redis_url: str, results_url: str, forgotten: Outcome, tmp_path: Path
 ) -> None:
     # given the tenant's own key, expect status, outcome and an event stream that ends for good; given another tenant's
@@ -138,7 +138,7 @@ async def _status(served: Served, path: str, cursor: str) -> int:
     return (await served.http.get(path, headers={"last-event-id": cursor} if cursor else {})).status_code
 
 
-async def test_the_gateway_without_its_database(redis_url: str, tmp_path: Path) -> None:
+async def test_the_gateway_while_its_database_is_unavailable(redis_url: str, tmp_path: Path) -> None:
     # given a database that is away, expect a gateway that is ready, that says of the unknown to try again, and to a
     # browser's event stream to come back; and nothing of it in what waits
     async with gateway(redis_url, tmp_path, results_url=AWAY) as served:
@@ -148,7 +148,7 @@ async def test_the_gateway_without_its_database(redis_url: str, tmp_path: Path) 
         assert await _status(served, submitted["links"]["self"], "") == 200
 
 
-async def test_an_outcome_that_still_waits_is_had_from_its_record(redis_url: str, redis: Redis, tmp_path: Path) -> None:
+async def test_an_outcome_in_the_outbox_is_read_from_its_record(redis_url: str, redis: Redis, tmp_path: Path) -> None:
     # given a log whose retention is over, and a record that stays for a database that is away, expect the outcome still
     async with rig(redis_url, results_url=AWAY) as at:
         request_id = await at.submit(tenant="acme")

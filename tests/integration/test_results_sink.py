@@ -1,4 +1,4 @@
-"""From the outbox into the database: every end gets there once, and waits where the database is away."""
+"""The sink: every outcome is written once, and waits while the database is unavailable."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -33,7 +33,7 @@ RETENTION_S = 60.0
 
 
 async def settled(redis: Redis) -> bool:
-    """Whether nothing runs, and nothing that has ended waits or is in anybody's hands."""
+    """Whether no job is queued or running, and the outbox is empty."""
     async with redis.pipeline(transaction=True) as at_once:
         at_once.zcard(keys.QUEUE)
         at_once.xlen(keys.OUTBOX)
@@ -42,7 +42,7 @@ async def settled(redis: Redis) -> bool:
 
 @asynccontextmanager
 async def running_sink(redis: Redis, database: Database, claim_s: float = 30.0) -> AsyncGenerator[Sink]:
-    """A sink that runs in this process."""
+    """Runs a sink in this process."""
     outbox = OutcomeOutbox(redis, redis, claim_s=claim_s)
     sink = Sink(outbox, database, unsettled_s=claim_s / 3)
     task = asyncio.create_task(sink.run())
@@ -55,7 +55,7 @@ async def running_sink(redis: Redis, database: Database, claim_s: float = 30.0) 
 
 
 async def of_every_kind(at: Rig) -> list[str]:
-    """Requests that end in every way there is; their ids."""
+    """Submits requests that end in every way; returns their ids."""
     done = await at.submit({"steps": [{"kind": "text", "chunks": 3}]}, tenant="acme", metadata={"k": "v"})
     failed = await at.submit(REFUSED)
     stopped = await at.submit(SLOW, priority="low")
@@ -69,9 +69,9 @@ async def _runs(at: Rig, request_id: str) -> bool:
     return (await at.client.status(request_id)).status == "running"
 
 
-async def test_every_end_gets_into_the_database(redis_url: str, redis: Redis, results_url: str) -> None:
-    # given requests that complete, fail, are cancelled and come too late, expect each in the database as Redis has it,
-    # nothing in the outbox, and records that stay no longer than others
+async def test_outcomes_of_every_kind_are_written(redis_url: str, redis: Redis, results_url: str) -> None:
+    # given requests that complete, fail, are cancelled and expire, expect each in the database as in Redis, an empty
+    # outbox, and records with their usual lifetime
     async with migrated_database(results_url), engine_of(results_url) as engine:
         async with rig(redis_url, results_url=results_url, retention_s=RETENTION_S) as at:
             ids = await of_every_kind(at)
@@ -91,8 +91,8 @@ async def test_every_end_gets_into_the_database(redis_url: str, redis: Redis, re
     assert 0 < await redis.ttl(keys.OUTBOX) <= keys.OUTBOX_LIFETIME_S
 
 
-async def test_a_cancel_of_one_that_waits_gets_there_too(redis_url: str, redis: Redis, results_url: str) -> None:
-    # given no worker, only a sink: one of a lane and one of the queue, cancelled while they wait, expect both there
+async def test_a_request_cancelled_while_it_waits_is_written(redis_url: str, redis: Redis, results_url: str) -> None:
+    # given a sink and no worker, and a request in a lane and one in the queue that are cancelled, expect both written
     async with (
         migrated_database(results_url) as database,
         engine_of(results_url) as engine,
@@ -113,8 +113,8 @@ async def _is_open(redis: Redis) -> bool:
     return bool(await redis.exists(keys.OUTBOX))
 
 
-async def test_who_dies_in_the_middle_of_a_cancel_loses_nothing(redis_url: str, redis: Redis, results_url: str) -> None:
-    # given a canceller that ends a request and dies before anything else, expect whoever meets its job to mend it
+async def test_a_client_that_dies_during_a_cancel_loses_nothing(redis_url: str, redis: Redis, results_url: str) -> None:
+    # given a client that ends a request and dies before its next step, expect the worker that claims it to go on
     async with migrated_database(results_url), engine_of(results_url) as engine, Client(redis_url) as client:
         submitted = await client.submit(request_for())
         outcome = Outcome(
@@ -132,8 +132,8 @@ async def _stands(engine: object, request_id: str) -> bool:
     return request_id in await stored_outcomes(engine)  # pyright: ignore[reportArgumentType] - an engine
 
 
-async def test_without_a_sink_nothing_is_collected(redis_url: str, redis: Redis) -> None:
-    # given no database anywhere, expect no outbox, and records with the life they always had
+async def test_without_a_database_there_is_no_outbox(redis_url: str, redis: Redis) -> None:
+    # given no database, expect no outbox, and records with their usual lifetime
     async with rig(redis_url, retention_s=RETENTION_S) as at:
         request_id = await at.submit()
         await at.outcome(request_id)
@@ -149,11 +149,11 @@ async def _unqueued(redis: Redis) -> bool:
     return not await redis.zcard(keys.QUEUE)
 
 
-async def test_a_database_that_is_away_costs_no_worker_anything(
+async def test_workers_run_on_while_the_database_is_unavailable(
     redis_url: str, redis: Redis, postgres: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # given a database that stops, if requests go on, expect them served, their outcomes kept in Redis for long, few
-    # lines on it; given it comes back, expect all of them written once, and let go
+    # given a database that stops, if more requests are submitted, expect them to complete, their outcomes kept in Redis
+    # for a week, and few log lines; given it starts again, expect all written once, and their usual lifetime
     postgres.ask("DROP TABLE IF EXISTS tailrace_results, tailrace_schema")
     async with migrated_database(postgres.url), engine_of(postgres.url) as engine:
         async with rig(redis_url, results_url=postgres.url, retention_s=RETENTION_S, results_timeout_s=1) as at:
@@ -185,10 +185,10 @@ async def _waits(redis: Redis, count: int) -> bool:
     return await redis.xlen(keys.OUTBOX) == count
 
 
-async def test_tables_that_are_not_there_yet_are_waited_for(
+async def test_a_sink_waits_for_missing_tables(
     redis_url: str, redis: Redis, results_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # given a database without tables, expect the worker to serve, to say what to do, and all to be well once it is done
+    # given a database without tables, expect the worker to run, to log what to do, and to write once the tables exist
     async with rig(redis_url, results_url=results_url) as at:
         request_id = await at.submit()
         await at.outcome(request_id)
@@ -198,11 +198,11 @@ async def test_tables_that_are_not_there_yet_are_waited_for(
             assert list(await stored_outcomes(engine)) == [request_id]
 
 
-async def test_an_outcome_that_cannot_be_written_holds_no_other_up(
+async def test_a_refused_outcome_does_not_block_others(
     redis_url: str, redis: Redis, results_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # given among three an outcome that cannot be read, and one that the database cannot take, expect the third written,
-    # the two named apart and without their text; mended and put back, expect them written too
+    # given three outcomes, one that cannot be read and one that the database refuses, expect the third written, and the
+    # two listed as refused without their text; repaired and put back, expect them written too
     async with migrated_database(results_url) as database, engine_of(results_url) as engine:
         outbox = OutcomeOutbox(redis, redis, claim_s=30)
         await outbox.open()
@@ -235,7 +235,7 @@ async def test_an_outcome_that_cannot_be_written_holds_no_other_up(
 
 
 async def test_several_sinks_share_the_work(redis_url: str, redis: Redis, results_url: str) -> None:
-    # given more outcomes than a batch and two sinks, one of which is stopped on its way, expect each outcome once
+    # given more outcomes than a batch and two sinks, one of which is stopped, expect each outcome once
     async with (
         migrated_database(results_url) as first,
         migrated_database(results_url) as second,
@@ -256,8 +256,8 @@ async def _written(engine: object, at_least: int) -> bool:
     return len(await stored_outcomes(engine)) >= at_least  # pyright: ignore[reportArgumentType] - an engine
 
 
-async def test_an_outbox_that_redis_has_lost_is_made_anew(redis_url: str, redis: Redis, results_url: str) -> None:
-    # given a Redis that lost the outbox, as after a failover, expect it there again soon, and what ends then written
+async def test_a_lost_outbox_is_created_again(redis_url: str, redis: Redis, results_url: str) -> None:
+    # given a Redis that lost the outbox, as after a failover, expect it created again, and later outcomes written
     async with migrated_database(results_url), engine_of(results_url) as engine:
         async with rig(redis_url, results_url=results_url) as at:
             await redis.delete(keys.OUTBOX)
@@ -268,8 +268,8 @@ async def test_an_outbox_that_redis_has_lost_is_made_anew(redis_url: str, redis:
             assert (await stored_outcomes(engine))[request_id].outcome == outcome
 
 
-async def test_what_has_no_outcome_leaves_the_outbox(redis_url: str, redis: Redis, results_url: str) -> None:
-    # given ids of a request whose end was lost, and of none at all, expect them gone, and nothing written
+async def test_entries_without_an_outcome_are_removed(redis_url: str, redis: Redis, results_url: str) -> None:
+    # given the ids of a request whose end was lost and of no request, expect them removed, and nothing written
     async with (
         migrated_database(results_url) as database,
         engine_of(results_url) as engine,
@@ -284,9 +284,9 @@ async def test_what_has_no_outcome_leaves_the_outbox(redis_url: str, redis: Redi
         assert await redis.hlen(keys.OUTBOX_REFUSED) == 0
 
 
-async def test_who_knows_of_no_outbox_keeps_outcomes_as_long_as_others(redis_url: str, redis: Redis) -> None:
-    # given a worker and a web tier that began before there was an outbox, expect what they end first to wait in it, and
-    # its record to stay as long as it may have to
+async def test_processes_older_than_the_outbox_use_it(redis_url: str, redis: Redis) -> None:
+    # given a worker and a web tier that started before there was an outbox, expect the first requests that they end to
+    # wait in it, with records that are kept for the database
     async with rig(redis_url, retention_s=RETENTION_S) as at:
         await OutcomeOutbox(redis, redis, claim_s=30).open()
         ran = await at.submit()
@@ -300,7 +300,7 @@ async def test_who_knows_of_no_outbox_keeps_outcomes_as_long_as_others(redis_url
         assert await redis.ttl(keys.rec_key(request_id)) > keys.OUTBOX_LIFETIME_S - 100
 
 
-async def test_a_record_stays_whose_outcome_another_attempt_has_replaced(redis_url: str, redis: Redis) -> None:
+async def test_a_record_is_kept_if_another_attempt_replaced_its_outcome(redis_url: str, redis: Redis) -> None:
     # given an outcome that was written while, after a failover, the request runs or has ended once more, expect its
     # record to stay: the outcome that counts is not in the database yet
     store = Store(redis, patience_s=0)

@@ -1,4 +1,4 @@
-"""`tailrace worker` as real processes: what it says, how it ends, how a fleet lives on, every way it cannot start."""
+"""`tailrace worker` as real processes: output, draining, fleets, and every reason not to start."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ SLOW = {"steps": [{"kind": "text", "text": TEXT}], "pace": {"chunks_per_s": 20}}
 
 
 class Command:
-    """A `tailrace` command that runs; stdout line by line, stderr to the end."""
+    """A running `tailrace` command: stdout by line, stderr as a whole."""
 
     def __init__(self, child: asyncio.subprocess.Process) -> None:
         assert child.stdout is not None
@@ -36,12 +36,12 @@ class Command:
         self._stderr = asyncio.create_task(child.stderr.read())
 
     async def line(self) -> str:
-        """The next line of stdout."""
+        """Reads the next line of stdout."""
         async with asyncio.timeout(WAIT_S):
             return (await self._stdout.readline()).decode()
 
     async def ended(self) -> tuple[int, str]:
-        """Exit code and stderr."""
+        """Waits for the end; returns the exit code and stderr."""
         async with asyncio.timeout(WAIT_S):
             return await self.child.wait(), (await self._stderr).decode()
 
@@ -74,7 +74,7 @@ def pid_of(ready: str) -> int:
     return int(ready.split("pid ")[1].split(",")[0])
 
 
-async def test_it_says_when_it_is_ready_works_and_drains(redis_url: str) -> None:
+async def test_a_worker_announces_itself_runs_requests_and_drains(redis_url: str) -> None:
     """given: SIGTERM while a request runs / expect: it ends, one log line an event, exit code 0."""
     async with (
         Simulator() as simulator,
@@ -98,7 +98,7 @@ async def test_it_says_when_it_is_ready_works_and_drains(redis_url: str) -> None
     assert TEXT not in said
 
 
-async def test_what_does_not_end_in_its_grace_period_is_handed_back(redis_url: str) -> None:
+async def test_a_request_that_outlasts_the_grace_period_is_handed_back(redis_url: str) -> None:
     async with (
         Simulator() as simulator,
         Client(redis_url) as client,
@@ -123,7 +123,7 @@ async def test_what_does_not_end_in_its_grace_period_is_handed_back(redis_url: s
     assert (outcome.status, outcome.content) == ("completed", TEXT)
 
 
-async def test_a_fleet_replaces_what_dies_and_ends_with_its_parent(redis_url: str) -> None:
+async def test_a_fleet_replaces_dead_processes_and_ends_with_its_parent(redis_url: str) -> None:
     async with (
         Simulator() as simulator,
         Client(redis_url) as client,
@@ -150,8 +150,8 @@ async def test_a_fleet_replaces_what_dies_and_ends_with_its_parent(redis_url: st
 
 
 async def test_a_fleet_whose_parent_is_killed_drains(redis_url: str) -> None:
-    # given a fleet with a request that runs, if the parent is killed, expect the children to drain, not to live on: the
-    # request handed back, and stdout, which they have from their parent, at its end
+    # given a fleet with a running request, if the parent is killed, expect the children to drain and exit: the request
+    # is handed back, and their stdout, which they inherit from the parent, is closed
     async with (
         Simulator() as simulator,
         Client(redis_url) as client,
@@ -175,7 +175,7 @@ async def test_a_fleet_whose_parent_is_killed_drains(redis_url: str) -> None:
 
 
 async def refused(*arguments: str, environment: Mapping[str, str] = MappingProxyType({})) -> str:
-    """The one line with which a command refuses to start."""
+    """Runs a command that refuses to start; returns its only line on stderr."""
     async with command(*arguments, environment=environment) as worker:
         code, said = await worker.ended()
     assert code != 0
@@ -185,7 +185,7 @@ async def refused(*arguments: str, environment: Mapping[str, str] = MappingProxy
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-async def test_a_redis_that_is_not_there(processes: str) -> None:
+async def test_redis_is_unavailable(processes: str) -> None:
     url = "redis://user:secret-word@127.0.0.1:1/0"
     line = await refused("worker", "--processes", processes, environment=settings(url))
     assert "127.0.0.1:1" in line
@@ -193,7 +193,7 @@ async def test_a_redis_that_is_not_there(processes: str) -> None:
     assert "secret-word" not in line
 
 
-async def test_a_missing_key(redis_url: str) -> None:
+async def test_the_key_is_missing(redis_url: str) -> None:
     for processes in ("1", "2"):
         line = await refused(
             "worker", "--processes", processes, environment={**settings(redis_url), "OPENAI_API_KEY": ""}
@@ -201,16 +201,16 @@ async def test_a_missing_key(redis_url: str) -> None:
         assert "OPENAI_API_KEY" in line
 
 
-async def test_a_wrong_base_url(redis_url: str) -> None:
+async def test_the_base_url_is_invalid(redis_url: str) -> None:
     line = await refused("worker", environment={**settings(redis_url), "OPENAI_BASE_URL": "localhost"})
     assert "OPENAI_BASE_URL" in line
 
 
-async def test_an_unknown_setting(redis_url: str) -> None:
+async def test_a_setting_is_unknown(redis_url: str) -> None:
     assert "TAILRACE_MAX_JOB" in await refused("worker", environment=settings(redis_url, TAILRACE_MAX_JOB="3"))
 
 
-async def test_a_replica(redis_url: str, valkey: EmbeddedValkey) -> None:
+async def test_redis_is_a_replica(redis_url: str, valkey: EmbeddedValkey) -> None:
     valkey.ask("REPLICAOF 127.0.0.1 1")
     try:
         line = await refused("worker", environment=settings(redis_url))
@@ -219,7 +219,7 @@ async def test_a_replica(redis_url: str, valkey: EmbeddedValkey) -> None:
     assert "read-only replica" in line
 
 
-async def test_a_user_who_may_not_write(redis_url: str, valkey: EmbeddedValkey) -> None:
+async def test_the_redis_user_may_not_write(redis_url: str, valkey: EmbeddedValkey) -> None:
     valkey.ask("ACL SETUSER reader on >pass ~* &* +@all -@write")
     try:
         line = await refused("worker", environment=settings(redis_url.replace("//", "//reader:pass@")))
@@ -230,13 +230,13 @@ async def test_a_user_who_may_not_write(redis_url: str, valkey: EmbeddedValkey) 
     assert "pass@" not in line
 
 
-async def test_a_wrong_password(redis_url: str) -> None:
+async def test_the_password_is_wrong(redis_url: str) -> None:
     line = await refused("worker", environment=settings(redis_url.replace("//", "//nobody:wrong@")))
     assert "TAILRACE_REDIS_URL" in line
     assert "wrong@" not in line
 
 
-async def test_a_full_redis(redis_url: str, valkey: EmbeddedValkey) -> None:
+async def test_redis_is_full(redis_url: str, valkey: EmbeddedValkey) -> None:
     valkey.ask("CONFIG SET maxmemory 1")
     try:
         line = await refused("worker", environment=settings(redis_url))
@@ -245,7 +245,7 @@ async def test_a_full_redis(redis_url: str, valkey: EmbeddedValkey) -> None:
     assert "out of memory" in line
 
 
-async def test_a_redis_that_evicts_is_warned_of(redis_url: str, valkey: EmbeddedValkey) -> None:
+async def test_a_redis_that_evicts_causes_a_warning(redis_url: str, valkey: EmbeddedValkey) -> None:
     valkey.ask("CONFIG SET maxmemory-policy allkeys-lru")
     try:
         async with command("worker", environment=settings(redis_url)) as worker:
@@ -258,7 +258,7 @@ async def test_a_redis_that_evicts_is_warned_of(redis_url: str, valkey: Embedded
 
 
 @pytest.mark.parametrize("arguments", [("--processes", "0"), ("--max-jobs", "x"), ("--nonsense",)])
-async def test_wrong_arguments(arguments: tuple[str, ...]) -> None:
+async def test_invalid_arguments(arguments: tuple[str, ...]) -> None:
     async with command("worker", *arguments) as worker:
         code, said = await worker.ended()
     assert code == 2
@@ -266,7 +266,7 @@ async def test_wrong_arguments(arguments: tuple[str, ...]) -> None:
     assert said.count("\n") == 1
 
 
-async def test_the_check_tells_whether_a_worker_lives(redis_url: str) -> None:
+async def test_the_check_reports_whether_a_worker_is_alive(redis_url: str) -> None:
     async with command("worker", "--check", environment=settings(redis_url)) as check:
         code, said = await check.ended()
         assert code == 1

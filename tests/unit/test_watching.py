@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules, held against the table of metrics; the rules also against Prometheus' own tool."""
+"""The dashboard and the alert rules match the table of metrics; promtool also tests the rules."""
 
 import json
 import re
@@ -17,7 +17,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus/rules.yml"
 DASHBOARD = DEPLOY / "grafana/tailrace.json"
 
-_OF_SCRAPES = {"instance", "job"}
+_SCRAPE_LABELS = {"instance", "job"}
 _WORDS = {
     *("sum", "max", "min", "count", "by", "and", "or", "ignoring", "group_left", "offset", "rate", "increase"),
     *("histogram_quantile", "absent", "label_values", "m"),
@@ -27,44 +27,43 @@ NAMES = {metric.name + suffix: metric for metric in METRICS for suffix in _SUFFI
 
 
 def rules() -> list[tuple[str, str, dict[str, Any]]]:
-    """Alert, expression, the whole rule."""
+    """The name and expression of each alert, and the whole rule."""
     groups = yaml.safe_load(RULES.read_text())["groups"]
     return [(rule["alert"], rule["expr"], rule) for group in groups for rule in group["rules"]]
 
 
 def panels() -> list[tuple[str, str]]:
-    """Title and expression of every target of every panel, and those of the variables."""
+    """The title and expression of every target of every panel, and of the variables."""
     board = json.loads(DASHBOARD.read_text())
     found = [(panel["title"], target["expr"]) for panel in board["panels"] for target in panel.get("targets", ())]
-    asked = [
+    variables = [
         (variable["name"], variable["definition"])
         for variable in board["templating"]["list"]
         if "definition" in variable
     ]
-    return found + asked
+    return found + variables
 
 
 EXPRESSIONS = [(name, expression) for name, expression, _ in rules()] + panels()
 
 
 def faults(expression: str) -> Iterator[str]:
-    """What in a PromQL expression names something that we do not have.
+    """The names in a PromQL expression that are not in the table of metrics.
 
-    Read by words, without PromQL's grammar: a name before a brace, labels inside braces and in lists of labels. A word
-    that is neither a metric's name, nor a label of one of those, nor one of the language that we use is a fault, so a
-    name cannot escape by being unknown.
+    It splits the expression into words, without PromQL's grammar: a name before a brace, labels inside braces and in
+    lists of labels. Every word must be a metric, a label of one, or a known word of PromQL, so no name is skipped.
     """
     bare = re.sub(r'"[^"]*"', '""', expression)
     used = set(re.findall(r"\btailrace_\w+", bare))
     yield from (f"no metric: {name}" for name in used - NAMES.keys())
-    labels = {label for name in used & NAMES.keys() for label in NAMES[name].all_labels} | _OF_SCRAPES
+    labels = {label for name in used & NAMES.keys() for label in NAMES[name].all_labels} | _SCRAPE_LABELS
     if any(name.endswith("_bucket") for name in used):
         labels.add("le")
     for name, inside in re.findall(r"(\w+)\{([^}]*)\}", bare):
-        own = {*NAMES[name].all_labels, *_OF_SCRAPES} if name in NAMES else set[str]()
+        own = {*NAMES[name].all_labels, *_SCRAPE_LABELS} if name in NAMES else set[str]()
         yield from (f"{name} has no label {label}" for label in re.findall(r"(\w+)\s*[=!]", inside) if label not in own)
     words = set(re.findall(r"\b[a-z][a-z_]*\b", re.sub(r"\$\w+|\[[^\]]*\]|\b\d\w*", "", bare)))
-    yield from (f"neither metric, label nor word: {word}" for word in words - used - labels - _WORDS)
+    yield from (f"neither a metric, a label nor a word of PromQL: {word}" for word in words - used - labels - _WORDS)
 
 
 @pytest.mark.parametrize(
@@ -86,12 +85,12 @@ def test_every_name_and_label_is_in_the_table(name: str, expression: str) -> Non
         "sum(trailrace_starts_total)",
     ],
 )
-def test_what_is_not_in_the_table_is_found(wrong: str) -> None:
+def test_names_outside_the_table_are_found(wrong: str) -> None:
     assert list(faults(wrong)) != []
 
 
 @pytest.mark.parametrize(("alert", "rule"), [(alert, rule) for alert, _, rule in rules()])
-def test_an_alert_says_what_and_what_to_do(alert: str, rule: dict[str, Any]) -> None:
+def test_an_alert_has_a_summary_and_an_action(alert: str, rule: dict[str, Any]) -> None:
     assert alert.startswith("Tailrace")
     assert rule["labels"]["severity"] in ("warning", "critical")
     assert set(rule["annotations"]) == {"summary", "action"}
@@ -104,7 +103,7 @@ def test_every_metric_is_on_the_dashboard() -> None:
     assert {metric.name for metric in METRICS} - shown == set()
 
 
-def test_panels_do_not_overlap_and_have_ids_of_their_own() -> None:
+def test_panels_do_not_overlap_and_have_unique_ids() -> None:
     drawn = json.loads(DASHBOARD.read_text())["panels"]
     assert len({panel["id"] for panel in drawn}) == len(drawn)
     taken: set[tuple[int, int]] = set()
@@ -116,7 +115,7 @@ def test_panels_do_not_overlap_and_have_ids_of_their_own() -> None:
         taken |= cells
 
 
-def test_prometheus_takes_the_rules_and_each_alert_fires_when_it_should_and_only_then() -> None:
+def test_promtool_accepts_the_rules_and_alerts_fire_only_when_they_should() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed (Debian: prometheus)")
