@@ -1,1 +1,1 @@
-"""The way to Redis that workers and producers share: connections, keys, scripts, errors. Knows neither side."""
+"""Access to Redis, shared by workers and producers: connections, keys, scripts, errors. Knows neither of the two."""

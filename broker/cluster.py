@@ -1,7 +1,7 @@
 """A Redis Cluster: which node has a key, and a client whose commands go there.
 
-Each command has keys of one slot, or none. Knows nothing of what is asked. What happens while slots move or nodes
-fail: `MOVED` and `ASK` are followed, and the map is asked for anew once a node did not answer.
+Each command has keys of one slot, or none. `MOVED` and `ASK` are followed, and the map of slots is read again after a
+node did not answer. Knows nothing of what the commands are for.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from tailrace.broker.slots import SLOTS, slot_of
 from tailrace.schemas.redis_url import Node, parse_redis_url
 
 LOOK_S = 1.0
-"""How long one node may take to say which has which slots; then the next is asked."""
+"""How long one node may take to return the map of slots; then the next one is asked."""
 
 _REDIRECTS = 5
 _ANYWHERE = frozenset({"PING", "INFO", "TIME", "PUBLISH", "PUBSUB", "CLUSTER", "ROLE", "CONFIG"})
@@ -27,7 +27,7 @@ _AWAY = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
 
 
 class Redirect(NamedTuple):
-    """What a node says of a key that it does not have: who has it, for good or (`asking`) while its slot moves."""
+    """Which node has a key that the asked one does not have: for good, or (`asking`) while its slot moves."""
 
     slot: int
     node: Node
@@ -35,7 +35,7 @@ class Redirect(NamedTuple):
 
 
 def redirect_of(error: object, of: Node) -> Redirect | None:
-    """What a refusal by a node says of that; None where it is another refusal, or none."""
+    """The redirect that an error reply of a node contains; None if it contains none."""
     read = _REDIRECT.match(str(error)) if isinstance(error, redis_errors.ResponseError) else None
     return Redirect(int(read[2]), (read[3] or of[0], int(read[4])), read[1] == "ASK") if read else None
 
@@ -46,15 +46,15 @@ def is_cluster(url: str) -> bool:
 
 
 class Nodes:
-    """The map of slots, learned from whoever answers.
+    """The map of slots, read from any node that answers.
 
     Args:
         url: `redis+cluster://` or `rediss+cluster://`.
         connect_s: how long connecting may take.
-        reply_s: how long an answer may take; None where the caller sets a limit.
+        reply_s: how long an answer may take; None if the caller sets a limit.
 
     Attributes:
-        known: all that were heard of; who answered last is first.
+        known: all known nodes; the one that answered last is first.
         options: what redis-py's pools take for connections to any of them.
     """
 
@@ -67,11 +67,11 @@ class Nodes:
         self._learning = asyncio.Lock()
 
     def of(self, slot: int) -> Node | None:
-        """Which node has a slot, as far as is known."""
+        """The node that has a slot, as far as is known."""
         return self._of_slots[slot]
 
     async def find(self, slot: int) -> Node:
-        """Which node has a slot.
+        """The node that has a slot.
 
         Raises:
             ConnectionError: no node can be asked, or none has it.
@@ -84,24 +84,24 @@ class Nodes:
         return node
 
     def primaries(self) -> list[Node]:
-        """Every node that has slots."""
+        """All nodes that have slots."""
         return sorted({node for node in self._of_slots if node is not None})
 
     @property
     def uncovered(self) -> int:
-        """How many slots no node has."""
+        """The number of slots that no node has."""
         return self._of_slots.count(None)
 
     def doubt(self) -> None:
-        """A node did not answer: who looks for one next asks for the map anew."""
+        """A node did not answer: the next `find` reads the map again."""
         self._in_doubt = True
 
     def moved(self, redirect: Redirect) -> None:
-        """A node has said who has a slot now."""
+        """A node has reported which node has a slot now."""
         self._of_slots[redirect.slot] = redirect.node
 
     async def learn(self) -> None:
-        """Asks for the map anew. Who comes while another asks takes what that one learns.
+        """Reads the map again. Concurrent calls share one read.
 
         Raises:
             ConnectionError: no node can be asked.
@@ -141,7 +141,7 @@ class Nodes:
 
 
 class ClusterRedis(Redis):
-    """A client of a cluster. What has no key is asked of any node; channels are heard, and pushed, cluster-wide.
+    """A client of a cluster. Commands without a key go to any node; channels are cluster-wide.
 
     Args:
         nodes: the map.
@@ -155,7 +155,7 @@ class ClusterRedis(Redis):
         self._clients: dict[Node, Redis] = {}
 
     def at(self, node: Node) -> Redis:
-        """A client of one node; it is closed with this one."""
+        """A client of one node, which is closed with this one."""
         if node not in self._clients:
             self._clients[node] = Redis(connection_pool=self._pool_of(at_node(self.nodes.options, node)))
         return self._clients[node]
@@ -167,18 +167,18 @@ class ClusterRedis(Redis):
         await super().aclose(close_connection_pool=close_connection_pool)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """As `Redis.execute_command`, by the node that has the key."""
+        """As `Redis.execute_command`, sent to the node that has the key."""
         slot = _slot(args)
         if slot is None:
             return await super().execute_command(*args, **options)
         return await self._follow(slot, lambda redis, asking: _ask(redis, asking, args, options))
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        """Commands for several nodes; those of a transaction are for one."""
+        """Commands for several nodes; those of a transaction go to one."""
         return _ClusterPipeline(self, transaction)
 
     async def together(self, commands: Sequence["Command"]) -> list[Any]:
-        """The answers to commands, in their order, each node asked once; an answer may be an exception."""
+        """The replies to commands, in their order, in one round trip per node; a reply may be an exception."""
         answers: list[Any] = [None] * len(commands)
         places: dict[Node, list[int]] = {}
         for place, (args, _) in enumerate(commands):
@@ -204,7 +204,7 @@ class ClusterRedis(Redis):
         return answers
 
     async def transact(self, commands: Sequence["Command"]) -> list[Any]:
-        """The answers to a transaction on keys of one slot. It is not sent on: who asks again finds the node."""
+        """The replies to a transaction on keys of one slot. It is not redirected: the next call finds the node."""
         node = await self.nodes.find(_slot(commands[0][0]) or 0)
         try:
             return await self._pipe(node, commands, transaction=True)
@@ -240,7 +240,7 @@ class ClusterRedis(Redis):
                 if (found := await self.nodes.find(slot)) == node:
                     raise
                 node, asking = found, False
-            except BaseException:  # also a cancel: by whoever waited long enough
+            except BaseException:  # also a cancel, by a caller's time limit
                 self.nodes.doubt()
                 raise
         raise redis_errors.ConnectionError(f"the nodes do not agree on who has slot {slot}")

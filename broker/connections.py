@@ -20,12 +20,12 @@ _NODES_NAMED = 3
 
 
 def connection_options(url: str, *, connect_s: float, reply_s: float | None) -> dict[str, Any]:
-    """What redis-py's pools take, for any URL of ours.
+    """The options that redis-py's pools take, for any URL that `schemas/redis_url.py` reads.
 
     Args:
         url: of Redis; its options win over the others.
         connect_s: how long connecting may take.
-        reply_s: how long an answer may take; None where the caller sets a limit.
+        reply_s: how long an answer may take; None if the caller sets a limit.
 
     Raises:
         ValueError: the URL, or one of its options, cannot be used.
@@ -74,13 +74,13 @@ def at_node(options: Mapping[str, Any], node: Node) -> dict[str, Any]:
 
 
 class PrimaryConnection(Connection):
-    """A connection to whoever is the primary, as Sentinels say each time it connects, and as that one says itself.
+    """A connection to the current primary: Sentinels name it at each connect, and the server must confirm it.
 
     Source: Redis, "Guidelines for Redis clients with support for Redis Sentinel".
 
     Args:
-        sentinels: host and port of each; who has answered is asked first the next time.
-        service: what they call the primary.
+        sentinels: host and port of each; one that answered is asked first the next time.
+        service: their name for the primary.
         sentinel_options: how to connect to them.
         options: as of `Connection`.
     """
@@ -98,7 +98,7 @@ class PrimaryConnection(Connection):
         await super()._connect()
 
     async def on_connect(self) -> None:
-        """Greets, and asks what it is: a Sentinel that was cut off may not know."""
+        """Does the handshake and asks for the role: a Sentinel that was cut off may name an old primary."""
         await super().on_connect()
         await self.send_command("ROLE")
         role = await self.read_response()
@@ -106,7 +106,7 @@ class PrimaryConnection(Connection):
             raise redis_errors.ConnectionError(f"{self.host}:{self.port} is no primary any more")
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
-        """As `Connection.read_response`; the answer of a primary that has become a replica ends the connection."""
+        """As `Connection.read_response`; closes the connection when the primary has become a replica."""
         try:
             return await super().read_response(*args, **options)
         except redis_errors.ReadOnlyError as error:
@@ -135,10 +135,10 @@ class PrimaryTlsConnection(PrimaryConnection, SSLConnection):
 
 
 class AnyNodeConnection(Connection):
-    """A connection to whichever node of a cluster answers; each time it connects it may be another.
+    """A connection to any node of a cluster that answers; at each connect it may be another one.
 
     Args:
-        nodes: host and port of each; who has answered is asked first the next time, who has not is asked last.
+        nodes: host and port of each; one that answered is asked first the next time, one that did not is asked last.
         options: as of `Connection`.
     """
 
@@ -158,7 +158,7 @@ class AnyNodeConnection(Connection):
         raise why
 
     async def on_connect(self) -> None:
-        """Greets; who hangs, or is not ready, does not get to the end of it."""
+        """Does the handshake. A node that hangs or is not ready does not complete it."""
         await super().on_connect()
         self._move(0)
 

@@ -1,4 +1,4 @@
-"""Which of a Redis Cluster's slots has a key.
+"""The slot of a key in a Redis Cluster.
 
 Source: Redis, "Redis cluster specification" (key distribution model, hash tags).
 """
@@ -9,7 +9,7 @@ SLOTS = 16_384
 
 
 def slot_of(key: bytes) -> int:
-    """The slot of a key: CRC16 (XMODEM) of what stands in its first braces, or of all of it where nothing does."""
+    """The slot of a key: CRC16 (XMODEM) of the text in its first braces, or of all of it if that is empty."""
     start = key.find(b"{") + 1
     end = key.find(b"}", start)
     return crc_hqx(key[start:end] if start and end > start else key, 0) % SLOTS

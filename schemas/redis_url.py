@@ -1,7 +1,4 @@
-"""What the URL of a Redis says: one server, the Sentinels that know which is the primary, or nodes of a Cluster.
-
-Knows forms. Opens nothing.
-"""
+"""Reads the URL of a Redis: one server, the Sentinels that name a primary, or nodes of a cluster. Opens nothing."""
 
 import re
 from collections.abc import Sequence
@@ -32,14 +29,14 @@ Node = tuple[str, int]
 
 
 class RedisUrl(NamedTuple):
-    """A URL, read.
+    """A URL in its parts.
 
     Attributes:
-        plain: what a client for one server takes: of the server, or of the first that is named, with user, password,
+        plain: a URL for a client of one server: of the server, or of the first that is named, with user, password,
             database and options.
-        place: where it points to, without user, password and options: fit for messages.
+        place: the server or servers, without user, password and options: fit for messages.
         sentinels: host and port of each; empty for one server.
-        service: what Sentinels call the primary.
+        service: the Sentinels' name for the primary.
         nodes: some nodes of a Redis Cluster; empty for anything else.
     """
 
@@ -113,7 +110,7 @@ def _nodes(netloc: str, port: int, called: str) -> tuple[Node, ...]:
 
 
 def _plain(url: str, path: str) -> str:
-    """The URL of the first that is named."""
+    """The URL of the first server that is named."""
     parts = urlsplit(url)
     user, at, hosts = parts.netloc.rpartition("@")
     first = f"{user}{at}{hosts.split(',')[0]}"
@@ -126,7 +123,7 @@ def named(nodes: Sequence[Node]) -> str:
 
 
 def _checking_names(url: str) -> str:
-    """Where a certificate is checked, its name is checked, too, unless the URL says otherwise: redis-py would not."""
+    """Adds the check of a certificate's name where the certificate is checked: redis-py leaves it out."""
     parts = urlsplit(url)
     options = parse_qs(parts.query)
     if parts.scheme != "rediss" or "ssl_check_hostname" in options or options.get("ssl_cert_reqs") == ["none"]:

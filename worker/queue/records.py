@@ -1,6 +1,6 @@
-"""What the queue's side of a worker asks of records: cancels, and whether an end still stands. They may be elsewhere.
+"""What a worker's queue reads of records, which may be on another server: cancels, and lost ends of requests.
 
-Every call is bounded in time. Nothing is tried again here. Knows nothing of leases' times.
+Every call is bounded in time. Nothing is tried again here. Knows nothing of when leases end.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 CONNECTIONS = 4
 CHANNEL_CHECK_S = 5.0
-"""A cancel channel that was silent for so long is asked for a sign of life, and given up when it is silent again."""
+"""After so long without a message the cancel channel is pinged; if nothing comes then, it is given up."""
 
 
 class Records:
@@ -41,9 +41,9 @@ class Records:
         await self._channel.aclose(close_connection_pool=True)
 
     async def asked_to_cancel(self, leases: Sequence[Lease]) -> frozenset[str]:
-        """Which of these requests somebody wants cancelled, by their records, each in a slot of its own.
+        """Those of these requests that are to be cancelled, by their records.
 
-        Where only some can be looked up the others wait for the next look.
+        On a cluster some may fail to be read; they are read with the next look.
         """
 
         async def marks() -> list[bytes | Exception | None]:
@@ -62,7 +62,7 @@ class Records:
         )
 
     async def has_lost_end(self, request_id: str) -> bool:
-        """Whether a request that has ended stands as one that has not: a failover may have lost what came last."""
+        """Whether the record of an ended request has not ended: a failover may have lost its last writes."""
         status = await self._look(lambda: self._looks.hget(keys.rec_key(request_id), "status"))
         return status is not None and status.decode() not in ENDED
 
@@ -77,7 +77,7 @@ class Records:
                     message = await channel.get_message(timeout=CHANNEL_CHECK_S)
                 if message is None:
                     if asked:
-                        raise StoreUnavailable("the connection that hears cancels does not answer")
+                        raise StoreUnavailable("the connection for cancels does not answer")
                     async with asking(self._channel):
                         await channel.ping()
                 elif message["type"] == "subscribe":
