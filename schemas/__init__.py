@@ -1,1 +1,1 @@
-"""The contract between web tier, worker and client. Pure: opens no socket, starts no task, reads no clock."""
+"""The contract between web tier, worker and client. Pure: it opens no socket, starts no task and reads no clock."""

@@ -1,4 +1,4 @@
-"""Bytes to structs and back: entries and outcomes as JSON, job payloads as msgpack. Checks format versions, alone."""
+"""Encodes and decodes entries and outcomes as JSON, and job payloads as msgpack. It alone checks format versions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,10 +24,10 @@ class _Named(msgspec.Struct):
 _named = msgspec.json.Decoder(_Named)
 
 READABLE_VERSIONS = frozenset({FORMAT_VERSION})
-"""Readers accept the version before as well, once there is one."""
+"""Readers also accept the previous version, once there is one."""
 
 _VERSIONED = (Accepted, AttemptStarted)
-"""What says its version. A tuple made once: `A | B` would be made anew for each entry."""
+"""Entries with a version. A tuple, because `A | B` would be built again for each entry."""
 
 encode_job = _msgpack.encode
 """arq's job serializer. Never pickle: a payload must not be able to run code."""
@@ -46,7 +46,7 @@ def decode_entry(raw: bytes) -> LogEntry:
     """Reads an entry.
 
     Raises:
-        TailError: when it is no entry of a version we read.
+        TailError: it is not an entry of a readable version.
     """
     try:
         entry = _entry.decode(raw)
@@ -58,12 +58,12 @@ def decode_entry(raw: bytes) -> LogEntry:
 
 
 def message_type(raw: bytes) -> bytes:
-    """The `message_type` of an entry, taken from the front of its bytes.
+    """The `message_type` of an entry, read from the start of its bytes.
 
-    Entries that others wrote may have it elsewhere; only those are decoded.
+    Only an entry that starts differently, because another program wrote it, is decoded.
 
     Raises:
-        TailError: when there is none.
+        TailError: there is none.
     """
     if raw.startswith(_FIRST_MEMBER):
         end = raw.find(b'"', len(_FIRST_MEMBER))
@@ -84,7 +84,7 @@ def decode_outcome(raw: bytes) -> Outcome:
     """Reads an outcome.
 
     Raises:
-        TailError: when it is no outcome of a version we read.
+        TailError: it is not an outcome of a readable version.
     """
     try:
         outcome = _outcome.decode(raw)

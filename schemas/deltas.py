@@ -1,7 +1,7 @@
-"""Entries: deltas, lifecycle and terminals, as they stand on the wire, one JSON object each, `message_type` first.
+"""The entries of a log: deltas, lifecycle entries and terminals. Each is one JSON object, `message_type` first.
 
-The structs are the format; `docs/wire.md` says the same for those who read it from other languages.
-Knows nothing of Redis and nothing of how deltas are made.
+The structs define the format; `docs/wire.md` describes it for readers in other languages. Knows nothing of Redis, and
+not how deltas are made.
 """
 
 from typing import Literal
@@ -18,7 +18,7 @@ StalledWhy = Literal["no_worker", "busy", "lost"]
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Tokens as the provider counted them; None where it did not say."""
+    """Tokens as the provider counted them; None if it did not send a count."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -27,7 +27,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ErrorInfo(msgspec.Struct, frozen=True):
-    """An error as clients see it: a stable code, a sentence, and whose move is next."""
+    """An error as clients see it: a stable code, a message, and who has to act (`caller`, `operator`, `provider`)."""
 
     code: str
     message: str
@@ -35,7 +35,7 @@ class ErrorInfo(msgspec.Struct, frozen=True):
 
 
 class ToolCallPart(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A piece of a tool call: first the name with the call id, then pieces of the arguments."""
+    """A piece of a tool call: first its name with the call id, then pieces of its arguments."""
 
     name: str | None = None
     arguments: str | None = None
@@ -43,20 +43,20 @@ class ToolCallPart(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class MessageIds(msgspec.Struct, frozen=True):
-    """The two message ids of an attempt, `message-<uuid4>` each (SEED: A and T)."""
+    """The two message ids of an attempt, each `message-<uuid4>`."""
 
     assistant: str
     tool: str
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="message_type"):
-    """Root of all that stands in a log."""
+    """The base of everything in a log."""
 
 
 class ReasoningDelta(Entry, frozen=True, tag="reasoning_message"):
-    """A piece of the model's reasoning. `source` stands only in the first of a run.
+    """A piece of the model's reasoning. Only the first delta of a run has a `source`.
 
-    `call`, left out where it is 0, says which tool call it was taken out of, or follows: calls may be interleaved.
+    `call`, left out if it is 0, is the tool call that it was taken out of, or follows: calls may be interleaved.
     """
 
     i: int
@@ -67,7 +67,7 @@ class ReasoningDelta(Entry, frozen=True, tag="reasoning_message"):
 
 
 class ToolCallDelta(Entry, frozen=True, tag="tool_call_message"):
-    """A piece of tool call number `call` of the response, from 0; below 0, of a tool that the provider runs itself."""
+    """A piece of a tool call. `call` counts the calls from 0; it is negative for tools that the provider runs."""
 
     i: int
     ms: int
@@ -76,7 +76,7 @@ class ToolCallDelta(Entry, frozen=True, tag="tool_call_message"):
 
 
 class AssistantDelta(Entry, frozen=True, tag="assistant_message"):
-    """A piece of the text for the user, or of a refusal; one of the two is set. `call` as in `ReasoningDelta`."""
+    """A piece of the text for the user or of a refusal; one of them is set. `call` as in `ReasoningDelta`."""
 
     i: int
     ms: int
@@ -86,7 +86,7 @@ class AssistantDelta(Entry, frozen=True, tag="assistant_message"):
 
 
 class Accepted(Entry, frozen=True, tag="accepted"):
-    """The first entry of a log: the request stands and is enqueued."""
+    """The first entry of a log: the request is stored and enqueued."""
 
     v: int
     at: str
@@ -95,7 +95,7 @@ class Accepted(Entry, frozen=True, tag="accepted"):
 
 
 class AttemptStarted(Entry, frozen=True, tag="attempt_started"):
-    """A worker began attempt number `attempt`; all deltas of earlier attempts are void."""
+    """A worker started attempt number `attempt`; all deltas of earlier attempts are discarded."""
 
     v: int
     attempt: int
@@ -105,7 +105,7 @@ class AttemptStarted(Entry, frozen=True, tag="attempt_started"):
 
 
 class RetryScheduled(Entry, frozen=True, tag="retry_scheduled"):
-    """Attempt `attempt` failed and another follows: why, and not before when."""
+    """Attempt `attempt` failed for `reason`; the next one does not start before `until`."""
 
     ms: int
     attempt: int
@@ -114,7 +114,7 @@ class RetryScheduled(Entry, frozen=True, tag="retry_scheduled"):
 
 
 class Completed(Entry, frozen=True, tag="completed"):
-    """Terminal: the model came to its end."""
+    """Terminal: the model ended normally."""
 
     ms: int
     finish_reason: str | None = None
@@ -122,7 +122,7 @@ class Completed(Entry, frozen=True, tag="completed"):
 
 
 class Incomplete(Entry, frozen=True, tag="incomplete"):
-    """Terminal: the model was cut off, by the length limit or a content filter."""
+    """Terminal: the length limit or a content filter cut the answer off."""
 
     ms: int
     finish_reason: str | None = None
@@ -130,7 +130,7 @@ class Incomplete(Entry, frozen=True, tag="incomplete"):
 
 
 class Failed(Entry, frozen=True, tag="failed"):
-    """Terminal: no whole answer could be had; what there is stands in the outcome."""
+    """Terminal: there is no whole answer; the outcome has what there is."""
 
     ms: int
     error: ErrorInfo
@@ -139,7 +139,7 @@ class Failed(Entry, frozen=True, tag="failed"):
 
 
 class Cancelled(Entry, frozen=True, tag="cancelled"):
-    """Terminal: somebody asked to stop; what there is stands in the outcome."""
+    """Terminal: the request was cancelled; the outcome has what there is."""
 
     ms: int
     finish_reason: str | None = None
@@ -147,17 +147,17 @@ class Cancelled(Entry, frozen=True, tag="cancelled"):
 
 
 class Gap(Entry, frozen=True, tag="gap"):
-    """Made by readers, without entry id: entries between `after` and `before` are lost, the log goes on."""
+    """Made by readers, without an entry id: entries between `after` and `before` are lost, and the log continues."""
 
     after: str
     before: str
 
 
 class Stalled(Entry, frozen=True, tag="stalled"):
-    """Made by readers, without entry id: nobody has worked on the request for `for_ms`.
+    """Made by readers, without an entry id: no worker has worked on the request for `for_ms`.
 
-    `why`: `no_worker` gives a sign of life; all are `busy`, or the tenant has as many running as it may; or the job
-    was `lost`, and enqueued again.
+    `why`: `no_worker` is alive; all are `busy`, or the tenant has reached its limit; or the job was `lost` and has been
+    enqueued again.
     """
 
     for_ms: int

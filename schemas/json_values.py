@@ -1,4 +1,4 @@
-"""What has a JSON form (RFC 8259) and what has not. Knows nothing of requests."""
+"""Finds values without a JSON form (RFC 8259). Knows nothing of requests."""
 
 import math
 from typing import Any, cast
@@ -7,16 +7,16 @@ _PLAIN = frozenset({str, int, bool, type(None)})
 
 
 def find_fault(value: Any) -> str | None:
-    """Where a value has no JSON form, and why, such as `messages.0.content: bytes has no JSON form`; None if it has.
+    """Describes the first value without a JSON form, such as `messages.0.content: bytes has no JSON form`; else None.
 
-    Stricter than our encoders, which would write bytes, times or sets in forms that a model's server does not expect.
+    It is stricter than our encoders, which would write bytes, times or sets in forms that no model's server expects.
     """
     fault = _fault(value)
     return None if fault is None else fault.removeprefix(".").removeprefix(": ")
 
 
 def _fault(value: Any) -> str | None:
-    """The fault as `.member.member: reason`. Places are put together on the way back: without fault there are none."""
+    """The fault as `.member.member: reason`. The place is built on the way back, so it costs nothing without a fault."""
     if type(value) in _PLAIN:
         return None
     if isinstance(value, dict):
@@ -31,7 +31,7 @@ def _fault(value: Any) -> str | None:
 def _fault_in_object(members: dict[Any, Any]) -> str | None:
     for name, member in members.items():
         if not isinstance(name, str):
-            return f": the key {name!r} is no text"
+            return f": the key {name!r} is not a string"
         if type(member) not in _PLAIN and (fault := _fault(member)):
             return f".{name}{fault}"
     return None

@@ -1,4 +1,4 @@
-"""The Letta form of a delta (`id`, `date`, `otid`, ...), derived from what is on the wire and nothing else."""
+"""The Letta form of a delta (`id`, `date`, `otid`, ...), derived only from the entries of the log."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,10 +11,10 @@ class LettaView:
     """Turns the deltas of one attempt into the full messages of a Letta server.
 
     Args:
-        attempt: the attempt's first entry (`N-0` of the log): it has the two message ids and the time.
+        attempt: the attempt's first entry (`N-0` of the log), with the two message ids and the time.
 
-    Deltas are given in the order of the log. `source`, which the wire carries only in the first delta of a run,
-    stands in each message; a view that starts in the middle of a run leaves it out until the next run.
+    Pass the deltas in the order of the log. Each message has the `source`, which only the first delta of a run carries;
+    a view that starts in the middle of a run leaves it out until the next run.
     """
 
     def __init__(self, attempt: AttemptStarted) -> None:
@@ -24,7 +24,7 @@ class LettaView:
         self._source: ReasoningSource | None = None
 
     def message(self, delta: Delta) -> dict[str, Any]:
-        """The full message for one delta, JSON-able, without nulls. A refusal is assistant content."""
+        """The full message for one delta, without nulls and ready for JSON. A refusal becomes assistant content."""
         if delta.i != self._run:
             self._run, self._source = delta.i, None
         of_message = self._ids.assistant if isinstance(delta, AssistantDelta) else self._ids.tool

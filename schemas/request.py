@@ -1,4 +1,7 @@
-"""What a producer submits. Checks what would break streaming or us, and leaves the rest to the model's server."""
+"""The request that a producer submits.
+
+It checks what would break streaming or Tailrace, and leaves everything else to the model's server.
+"""
 
 import hashlib
 import re
@@ -36,10 +39,10 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 _ALWAYS_STREAMED = "leave it out: Tailrace always streams"
 _REFUSED: dict[str, str] = {
     "stream": _ALWAYS_STREAMED,
-    "n": "leave it out or give 1: one request has one answer; submit several requests for several answers",
-    "background": "leave it out: a request runs in the background as it is, on a worker",
-    "audio": "leave it out: audio is not streamed, only reasoning, tool calls and text",
-    "extra_headers": "leave it out: headers may carry keys, and keys never go into a job; set them on the worker",
+    "n": "leave it out or give 1: a request has one answer; submit several requests for several answers",
+    "background": "leave it out: every request runs in the background, on a worker",
+    "audio": "leave it out: only reasoning, tool calls and text are streamed",
+    "extra_headers": "leave it out: headers may contain keys, which never go into a job; set them on the worker",
     "extra_query": "leave it out: set it in the worker's OPENAI_BASE_URL",
     "api_key": "leave it out: keys never go into a job; set OPENAI_API_KEY where the worker runs",
 }
@@ -53,7 +56,7 @@ def _accept_mapping(source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
 
 
 class SharedParameters(BaseModel):
-    """Parameters that both APIs have under the same name."""
+    """Parameters that have the same name in both APIs."""
 
     model: str = Field(min_length=1, max_length=512)
     tools: list[JsonObject] | None = None
@@ -72,7 +75,7 @@ class SharedParameters(BaseModel):
 
 
 class ChatParameters(BaseModel):
-    """Parameters of Chat Completions alone. Source: OpenAI API reference, `POST /chat/completions`."""
+    """Parameters of Chat Completions only. Source: OpenAI API reference, `POST /chat/completions`."""
 
     messages: list[JsonObject] | None = None
     response_format: JsonObject | None = None
@@ -95,7 +98,7 @@ class ChatParameters(BaseModel):
 
 
 class ResponsesParameters(BaseModel):
-    """Parameters of the Responses API alone. Source: OpenAI API reference, `POST /responses`."""
+    """Parameters of the Responses API only. Source: OpenAI API reference, `POST /responses`."""
 
     input: str | list[JsonObject] | None = None
     instructions: str | None = None
@@ -124,19 +127,20 @@ _OURS = frozenset(
 class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
     """One request for one streamed answer.
 
-    Attributes (beside the parameters of the API chosen, under their own names):
+    Attributes (in addition to the parameters of the chosen API, under their own names):
         api: `chat` (Chat Completions) or `responses`.
-        id: caller-chosen id, 1 to 64 of `A-Z a-z 0-9 _ -`: submitting it again is then idempotent.
+        id: an id chosen by the caller, 1 to 64 of `A-Z a-z 0-9 _ -`, which makes submitting again idempotent.
         interface: how the answer becomes deltas.
-        tenant: on whose behalf, 1 to 64 of `A-Z a-z 0-9 _ . -`: tenants take turns, and each may have a cap.
-        priority: `high` goes before `normal`, `normal` before `low`, always.
+        tenant: the tenant, 1 to 64 of `A-Z a-z 0-9 _ . -`. Tenants are served in turn, and each may have a limit.
+        priority: `high` is always served before `normal`, and `normal` before `low`.
         metadata: kept with the outcome, never sent to the model's server.
-        timeout_s: seconds from submit to the end at the latest; the worker's default when left out.
-        on_failure: when the model's server fails after the first delta: `restart` begins a new attempt, which voids
-            what was shown, `fail` ends the request with what there is. Before the first delta it is always tried again.
-        extra_body: a vendor's own parameters, sent as they are, as in the SDK.
+        timeout_s: the longest time from submit to the end, in seconds; the worker's default if left out.
+        on_failure: what happens if the model's server fails after the first delta. `restart` starts a new attempt,
+            which discards what was shown; `fail` ends the request with what there is. A failure before the first delta
+            is always retried.
+        extra_body: a vendor's own parameters, sent unchanged, as in the SDK.
         retry_of: the id of the dead request that this one retries; `tailrace dead retry` sets it.
-        traceparent: the span that submits it (W3C Trace Context), for traces alone; the client sets it where
+        traceparent: the span that submits the request (W3C Trace Context), used only for traces; the client sets it if
             OpenTelemetry has a current span.
     """
 
@@ -217,7 +221,7 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
                 raise ValueError(f"extra_body.{name}: give it under its own name, beside extra_body")
 
     def upstream_parameters(self) -> JsonObject:
-        """What goes to the model's server: the parameters given, without ours and without nulls."""
+        """The parameters for the model's server: those given, without Tailrace's own and without nulls."""
         return {
             name: value
             for name in type(self).model_fields
@@ -225,11 +229,11 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
         }
 
     def encoded(self) -> bytes:
-        """The request as msgpack, as it is stored and as its size is counted.
+        """The request as msgpack, in which form it is stored and its size is counted.
 
         Raises:
-            RequestTooLarge: above `MAX_REQUEST_BYTES`.
-            RequestRejected: when a value has no JSON form.
+            RequestTooLarge: it is larger than `MAX_REQUEST_BYTES`.
+            RequestRejected: a value has no JSON form.
         """
         try:
             content = self.model_dump(exclude_none=True)
@@ -246,22 +250,22 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
         return packed
 
     def digest(self) -> str:
-        """Hex SHA-256 over the content without the id: the same in any order of keys, a default said or not.
+        """Hex SHA-256 of the content without the id. The order of keys and explicit defaults do not change it.
 
-        A submit that is repeated is the same request under another span.
+        `traceparent` is left out too, since a repeated submit is the same request under another span.
         """
-        content = self.model_dump(exclude_defaults=True, exclude={"id", "n", "traceparent"})  # n says 1 or nothing
+        content = self.model_dump(exclude_defaults=True, exclude={"id", "n", "traceparent"})  # n is 1 or absent
         return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
 
 
 def check_tenant(tenant: str) -> str:
-    """Returns the name if it can be a tenant's.
+    """Returns the name if it is a valid tenant.
 
     Raises:
-        ValueError: when it has another form than `[A-Za-z0-9_.-]{1,64}`.
+        ValueError: it does not match `[A-Za-z0-9_.-]{1,64}`.
     """
     if TENANT_PATTERN.match(tenant) is None:
-        raise ValueError(f"{tenant[:80]!r} cannot be a tenant: take 1 to 64 characters out of A-Z a-z 0-9 _ . and -")
+        raise ValueError(f"{tenant[:80]!r} cannot be a tenant: use 1 to 64 of the characters A-Z a-z 0-9 _ . -")
     return tenant
 
 
@@ -269,8 +273,8 @@ def parse_request(given: bytes | str | JsonObject) -> GenerationRequest:
     """Reads a request from JSON text or a dict.
 
     Raises:
-        RequestTooLarge: the JSON text is above `MAX_REQUEST_BYTES`.
-        RequestRejected: anything else is wrong with it; the message names the parameter and what to do.
+        RequestTooLarge: the JSON text is too long.
+        RequestRejected: anything else is wrong; the message names the parameter and what to do.
     """
     try:
         if isinstance(given, dict):
@@ -283,10 +287,10 @@ def parse_request(given: bytes | str | JsonObject) -> GenerationRequest:
 
 
 def decode_request(packed: bytes) -> GenerationRequest:
-    """Reads a request as `encoded` wrote it.
+    """Reads a request that `encoded` wrote.
 
     Raises:
-        RequestRejected: it is not one.
+        RequestRejected: it is not a request.
     """
     try:
         return GenerationRequest.model_validate(msgspec.msgpack.decode(packed))
@@ -306,14 +310,14 @@ def _check_size(name: str, value: JsonObject | None, limit_bytes: int) -> None:
 
 
 def _sentence(error: ValidationError) -> str:
-    """One line out of pydantic's report: the first three findings, each with its place."""
+    """One line from pydantic's report: the first three errors, each with its place."""
     findings = error.errors(include_url=False, include_input=False)
-    told: list[str] = []
+    sentences: list[str] = []
     for finding in findings[:3]:
         place = ".".join(str(part) for part in finding["loc"])
         reason = finding["msg"].removeprefix("Value error, ")
         if finding["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             reason = "unknown parameter; a vendor's own parameters go into extra_body"
-        told.append(f"{place}: {reason}" if place and not reason.startswith(f"{place}:") else reason)
+        sentences.append(f"{place}: {reason}" if place and not reason.startswith(f"{place}:") else reason)
     more = f" (and {len(findings) - 3} more)" if len(findings) > 3 else ""
-    return "; ".join(told) + more
+    return "; ".join(sentences) + more

@@ -210,7 +210,7 @@ def test_whatever_json_can_say_is_kept(value: Any) -> None:
         (b"x", "bytes has no JSON form"),
         ({"a": [1, {"b": {1, 2}}]}, "a.1.b: set has no JSON form"),
         ([float("nan")], "0: nan has no JSON form"),
-        ({"a": {1: 2}}, "a: the key 1 is no text"),
+        ({"a": {1: 2}}, "a: the key 1 is not a string"),
         ({"a": (1, object())}, "a.1: object has no JSON form"),
     ],
 )
