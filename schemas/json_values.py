@@ -16,7 +16,7 @@ def find_fault(value: Any) -> str | None:
 
 
 def _fault(value: Any) -> str | None:
-    """The fault as `.member.member: reason`. The place is built on the way back, so it costs nothing without a fault."""
+    """The fault as `.member.member: reason`. The place is built on the way back: without a fault it costs nothing."""
     if type(value) in _PLAIN:
         return None
     if isinstance(value, dict):

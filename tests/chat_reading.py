@@ -1,4 +1,4 @@
-"""Chat Completions for tests: chunks made, bodies read in any pieces, deltas joined."""
+"""Chat Completions for tests: makes chunks, reads bodies in pieces, and joins deltas."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -23,25 +23,25 @@ def chunk(*, finish_reason: str | None = None, choice: JsonObject | None = None,
 
 
 def call(index: int | None = 0, arguments: Any = None, *, name: Any = None, call_id: Any = None) -> JsonObject:
-    """A chunk with one fragment of a tool call; what is None is left out."""
+    """A chunk with one fragment of a tool call; None is left out."""
     return chunk(tool_calls=[call_part(index, arguments, name=name, call_id=call_id)])
 
 
 def call_part(index: int | None = 0, arguments: Any = None, *, name: Any = None, call_id: Any = None) -> JsonObject:
-    """One fragment of a tool call; what is None is left out."""
+    """One fragment of a tool call; None is left out."""
     function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None}
     given = {"index": index, "id": call_id, "function": function}
     return {key: value for key, value in given.items() if value is not None}
 
 
 def sse(chunks: Iterable[JsonObject], *, done: bool = True) -> bytes:
-    """The chunks as a body of events."""
+    """A body with the chunks as events."""
     events = b"".join(b"data: " + json.dumps(given).encode() + b"\n\n" for given in chunks)
     return events + (DONE if done else b"")
 
 
 def in_pieces(body: bytes, cuts: Iterable[int]) -> list[bytes]:
-    """The body, cut at these places."""
+    """The body in pieces, cut at these places."""
     places = sorted({cut % (len(body) + 1) for cut in cuts} | {0, len(body)})
     return [body[start:end] for start, end in pairwise(places)]
 
@@ -57,7 +57,7 @@ def read(pieces: bytes | Sequence[bytes], options: InterfaceOptions | None = Non
 
 
 def joined(deltas: Iterable[Delta]) -> Joined:
-    """The texts of deltas, joined by what they are and, for tool calls, which call."""
+    """The texts of deltas, joined by kind and, for tool calls, by call."""
     texts: Joined = {}
     for delta in deltas:
         for key, text in _texts(delta):
@@ -66,7 +66,7 @@ def joined(deltas: Iterable[Delta]) -> Joined:
 
 
 def shown(deltas: Iterable[Delta]) -> list[str]:
-    """Each delta in a word: `r:` reasoning, `c:` content, `f:` refusal, `n:` name, `a:` arguments."""
+    """Each delta as a short text: `r:` reasoning, `c:` content, `f:` refusal, `n:` name, `#:` id, `a:` arguments."""
     letters = {"reasoning": "r", "content": "c", "refusal": "f", "name": "n", "id": "#", "arguments": "a"}
     return [f"{letters[key]}:{text}" for delta in deltas for (key, _), text in _texts(delta)]
 
@@ -87,7 +87,7 @@ def _texts(delta: Delta) -> list[tuple[tuple[str, int | None], str]]:
 
 
 def check_indexes(deltas: Sequence[Delta]) -> None:
-    """The message index grows by one whenever the type changes, and only then; names come before arguments."""
+    """Checks that the message index grows exactly when the type changes, and that names come before arguments."""
     index, before = -1, None
     named: set[int] = set()
     for delta in deltas:

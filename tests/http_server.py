@@ -1,4 +1,4 @@
-"""A server of HTTP that answers as a test says, byte by byte. Knows nothing of the API."""
+"""An HTTP server whose responses a test controls byte by byte. Knows nothing of the API."""
 
 import asyncio
 import re
@@ -7,12 +7,17 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-Answer = Callable[["Caller"], Awaitable[None]]
+Respond = Callable[["Caller"], Awaitable[None]]
 
 
 @dataclass
 class Caller:
-    """One connection, as its server sees it."""
+    """One connection, from the server's side.
+
+    Attributes:
+        sent: how many bytes were sent.
+        gone: whether the client has closed the connection.
+    """
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -20,7 +25,7 @@ class Caller:
     gone: bool = False
 
     async def request(self) -> bytes:
-        """The next request: its head, and its body where that says its length."""
+        """The next request: its head, and its body if the head has its length."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"content-length: (\d+)", head.lower())
         return head + (await self.reader.readexactly(int(length[1])) if length else b"")
@@ -31,8 +36,8 @@ class Caller:
             await self.writer.drain()
             self.sent += len(part)
 
-    async def leaves(self) -> None:
-        """Waits until the client has closed."""
+    async def wait_until_closed(self) -> None:
+        """Waits until the client has closed the connection."""
         try:
             while await self.reader.read(1 << 16):
                 pass
@@ -43,20 +48,20 @@ class Caller:
 
 @dataclass
 class Server:
-    """A server that answers as a test says; `callers` are its connections, one after another."""
+    """A server that is running; `callers` are its connections in order."""
 
     url: str
     callers: list[Caller] = field(default_factory=list[Caller])
 
 
 @asynccontextmanager
-async def serving(answer: Answer, context: ssl.SSLContext | None = None) -> AsyncGenerator[Server]:
-    """A server of which each connection runs `answer` once, and closes after it."""
+async def serving(respond: Respond, context: ssl.SSLContext | None = None) -> AsyncGenerator[Server]:
+    """Runs a server that calls `respond` once per connection and then closes it."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(caller: Caller) -> None:
         try:
-            await answer(caller)
+            await respond(caller)
         except (ConnectionError, asyncio.IncompleteReadError):
             caller.gone = True
         finally:
@@ -81,11 +86,11 @@ async def serving(answer: Answer, context: ssl.SSLContext | None = None) -> Asyn
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def saying(*parts: bytes) -> Answer:
-    """Answers the first request so, and closes."""
+def responding_with(*parts: bytes) -> Respond:
+    """Responds to the first request with these bytes."""
 
-    async def answer(caller: Caller) -> None:
+    async def respond(caller: Caller) -> None:
         await caller.request()
         await caller.send(*parts)
 
-    return answer
+    return respond

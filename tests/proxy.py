@@ -1,4 +1,4 @@
-"""A TCP proxy that misbehaves on command: cuts, lost replies, halved requests, stalls. Knows no protocol."""
+"""A TCP proxy that causes faults: cut connections, lost replies, halved requests, stalls. Knows no protocol."""
 
 import asyncio
 from types import TracebackType
@@ -24,18 +24,18 @@ class Proxy:
         self._lose_reply_to: bytes | None = None
         self._halve: bytes | None = None
         self.refusing = False
-        self.delay_s = 0.0  # held back before each piece, in each direction
+        self.delay_s = 0.0  # before each piece, in each direction
         self.connections = 0
 
     @property
     def url(self) -> str:
-        """The server's URL, by way of the proxy."""
-        assert self._server is not None, "the proxy does not run"
+        """The URL of the server through the proxy."""
+        assert self._server is not None, "the proxy is not running"
         port: int = self._server.sockets[0].getsockname()[1]
         return f"{self._scheme}://{HOST}:{port}{self._path}"
 
     def lead_to(self, url: str) -> None:
-        """From now on new connections go to this server."""
+        """Directs new connections to this server."""
         parts = urlsplit(url)
         self._scheme, self._path = parts.scheme, parts.path
         self._target = (parts.hostname or HOST, parts.port or 0)
@@ -46,15 +46,15 @@ class Proxy:
             link.cancel()
 
     def lose_reply(self, to: bytes) -> None:
-        """The next request with these bytes reaches the server whole; its reply is dropped, the connection cut."""
+        """Delivers the next request with these bytes whole, drops its reply and cuts the connection."""
         self._lose_reply_to = to
 
     def halve_request(self, having: bytes) -> None:
-        """Of the next request with these bytes only the first half reaches the server; the connection is cut."""
+        """Delivers only half of the next request with these bytes and cuts the connection."""
         self._halve = having
 
     def stall(self) -> None:
-        """Nothing passes until `resume`; connections stay."""
+        """Holds all bytes back until `resume`; connections stay open."""
         self._flowing.clear()
 
     def resume(self) -> None:
@@ -62,14 +62,14 @@ class Proxy:
         self._flowing.set()
 
     def mend(self) -> None:
-        """No more delay, stall or refusal, and no fault to come."""
+        """Ends delays, stalls and refusals, and cancels pending faults."""
         self.delay_s, self.refusing = 0.0, False
         self._lose_reply_to = self._halve = None
         self.resume()
 
     @property
     def fault_pending(self) -> bool:
-        """Whether a fault that was asked for has not happened yet."""
+        """Whether a requested fault has not happened yet."""
         return self._lose_reply_to is not None or self._halve is not None
 
     async def __aenter__(self) -> Self:
@@ -93,12 +93,12 @@ class Proxy:
         link = asyncio.create_task(self._link(reader, writer))
         self._links.add(link)
         link.add_done_callback(self._links.discard)
-        link.add_done_callback(lambda _: writer.transport.abort())  # also when it is cut before it has begun
+        link.add_done_callback(lambda _: writer.transport.abort())  # also if it is cut before it has started
 
     async def _link(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         try:
             server, to_server = await asyncio.open_connection(*self._target)
-        except OSError:  # the server is away: so are we
+        except OSError:  # the server cannot be reached
             return
         directions = {
             asyncio.create_task(self._requests(client, to_server, to_client)),
@@ -110,7 +110,7 @@ class Proxy:
             for direction in directions:
                 direction.cancel()
             to_client.transport.abort()
-            to_server.close()  # before anything is waited for: a second cut may end the waiting
+            to_server.close()  # before any await, which a second cut may cancel
             await asyncio.gather(*directions, return_exceptions=True)
 
     async def _pass(self) -> None:
@@ -132,7 +132,7 @@ class Proxy:
                 self._lose_reply_to = None
                 to_client.transport.abort()
                 to_server.write(piece)
-                to_server.write_eof()  # the server answers all it was sent, then closes: only then the link ends
+                to_server.write_eof()  # the link ends once the server has replied and closed
                 await asyncio.Event().wait()
             to_server.write(piece)
             await to_server.drain()

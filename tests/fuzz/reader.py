@@ -1,14 +1,14 @@
-"""Coverage-guided fuzzing of the reader: a program for libFuzzer's Python front, not a test of the suite.
+"""Coverage-guided fuzzing of the stream decoder, with Atheris. It is a program, not part of the test suite.
 
-It mutates bodies by their structure (events and the JSON in them) as well as by bytes, and holds each against what must
-be true of any body at all: see `check`. A finding becomes a fixture or a test. Atheris is no dependency of the project:
+It mutates bodies by their structure (events and the JSON in them) as well as by bytes, and checks what must be true of
+any body: see `check`. A finding becomes a fixture or a test. Atheris is not a dependency of the project:
 
     python -m venv fuzz && fuzz/bin/pip install atheris msgspec
     PYTHONPATH=. fuzz/bin/python tests/fuzz/reader.py chat -max_total_time=300 -timeout=10 CORPUS tests/fixtures/chat
     PYTHONPATH=. fuzz/bin/python tests/fuzz/reader.py responses ...
 
-New inputs go into CORPUS, an empty folder to begin with. Which options, which form and which cuts an input is read
-with follows from its checksum, so that an input alone tells all about a finding.
+New inputs are saved in CORPUS, a folder that is empty at first. The checksum of an input determines its options, form
+and cuts, so that an input alone reproduces a finding.
 """
 
 import importlib
@@ -20,9 +20,9 @@ import zlib
 from itertools import pairwise
 from typing import Any, cast
 
-atheris: Any = importlib.import_module("atheris")  # installed by whoever runs this: no types of it here
+atheris: Any = importlib.import_module("atheris")  # not in the project's environment, so there are no types
 
-with atheris.instrument_imports(include=["worker", "schemas"]):
+with atheris.instrument_imports(include=["tailrace.worker", "tailrace.schemas"]):
     from tailrace.schemas.codec import decode_outcome, encode_entry, encode_outcome
     from tailrace.schemas.deltas import Api, AssistantDelta, Delta, ReasoningDelta
     from tailrace.schemas.interface_options import InterfaceOptions
@@ -31,37 +31,37 @@ with atheris.instrument_imports(include=["worker", "schemas"]):
     from tailrace.worker.interface.responses import responses_interface as responses
     from tailrace.worker.interface.stream_decoder import Form, StreamDecoder
 
-INSTRUMENTED = (chat, responses)  # the reader imports them when it needs them, which would be too late
+INSTRUMENTED = (chat, responses)  # the decoder would import them later, without instrumentation
 WORDS = "x <think> </think> {} send_message inner_thoughts stop length error null call_1 function".split()
 VALUES: tuple[Any, ...] = (
     *(None, True, 0, 1, -1, 2**70, 1.5, "", " ", "\ud83d", "\ude00", '{"inner_thoughts":', *WORDS),
     *([], {}, [[]], [{}], [None], {"error": {"message": "m", "code": 429}}, {"text": "t"}),
     [{"type": "text", "text": "t"}],
 )
-SECONDS, SECONDS_PER_BYTE = 0.5, 0.0005  # instrumented code on a shared machine; what grows quadratically is far above
+SECONDS, SECONDS_PER_BYTE = 0.5, 0.0005  # generous, for instrumented code; quadratic time is far above
 
 
 def read(api: Api, options: InterfaceOptions, form: Form, pieces: list[bytes]) -> tuple[list[Delta], Outcome]:
     """All deltas and the outcome of a body."""
-    reader = StreamDecoder(api, options, form)
-    deltas = [delta for piece in pieces for delta in reader.feed(piece)]
-    deltas += reader.close()
-    return deltas, reader.finish()
+    decoder = StreamDecoder(api, options, form)
+    deltas = [delta for piece in pieces for delta in decoder.feed(piece)]
+    deltas += decoder.close()
+    return deltas, decoder.finish()
 
 
 def texts(deltas: list[Delta]) -> dict[str, str]:
-    """What the deltas add up to."""
+    """The joined texts of deltas."""
     found: dict[str, str] = {}
     for delta in deltas:
         if isinstance(delta, ReasoningDelta):
-            said = {"reasoning": delta.reasoning}
+            parts = {"reasoning": delta.reasoning}
         elif isinstance(delta, AssistantDelta):
-            said = {"content": delta.content, "refusal": delta.refusal}
+            parts = {"content": delta.content, "refusal": delta.refusal}
         else:
             part = delta.tool_call
-            said = {f"name {delta.call}": part.name, f"id {delta.call}": part.tool_call_id}
-            said[f"arguments {delta.call}"] = part.arguments
-        for key, text in said.items():
+            parts = {f"name {delta.call}": part.name, f"id {delta.call}": part.tool_call_id}
+            parts[f"arguments {delta.call}"] = part.arguments
+        for key, text in parts.items():
             if text:
                 found[key] = found.get(key, "") + text
     return found
@@ -71,8 +71,8 @@ def check(api: Api, given: bytes) -> None:
     """Reads a body at once and in pieces.
 
     Raises:
-        AssertionError: cutting changed what comes out, the deltas are not what the outcome says, something cannot be
-            written as JSON, or it took too long for its size.
+        AssertionError: cutting changed the result, the deltas do not add up to the outcome, a result cannot be encoded
+            as JSON, or decoding took too long for the size.
     """
     rng = random.Random(zlib.crc32(given))  # noqa: S311 - the same choices for the same input
     options = InterfaceOptions(
@@ -102,12 +102,12 @@ def check(api: Api, given: bytes) -> None:
         if api == "chat":
             assert said.get(key) == told, key
         elif options.think_tags == "keep" and not any("differ" in note for note in outcome.notes):
-            # messages may interleave, and the joints of reasoning fall elsewhere then; no character is lost
+            # with interleaved messages the joints of reasoning move, but no character is lost
             assert _characters(said.get(key)) == _characters(told), key
 
 
 def mutate(given: bytes, max_size: int, seed: int) -> bytes:
-    """An event, or a value anywhere in its JSON, changed, repeated, left out or moved; at times the bytes."""
+    """Changes, repeats, removes or moves an event or a value in its JSON; sometimes it mutates the bytes."""
     rng = random.Random(seed)  # noqa: S311 - libFuzzer's own choice
     if rng.random() < 0.3:
         return atheris.Mutate(given, max_size)
@@ -160,7 +160,7 @@ def _mutated(value: Any, rng: random.Random) -> Any:
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Every place in a JSON value: what holds it, and its key there."""
+    """Every place in a JSON value: its container, and its key there."""
     found: list[tuple[Any, Any]] = []
     waiting = [value]
     while waiting:

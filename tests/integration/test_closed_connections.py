@@ -1,4 +1,4 @@
-"""Connections that close in the moment they are used: the model's, which must close at once, and Redis's, which may."""
+"""Connections that close while they are used: the model's, which must close at once, and those to Redis."""
 
 import asyncio
 import contextlib
@@ -18,8 +18,8 @@ LONG = {"kind": "text", "chunks": 2000}
 
 
 @pytest.mark.parametrize("kind", ["garbage", "error"])
-async def test_a_stream_that_failed_is_closed_before_the_next_is_opened(redis_url: str, kind: str) -> None:
-    # given an answer that fails in its middle and would go on for long, expect its call closed before the next begins
+async def test_a_failed_stream_is_closed_before_the_next_is_opened(redis_url: str, kind: str) -> None:
+    # given an answer that fails halfway and would continue for long, expect its connection closed before the next opens
     scenario = {
         "key": "one",
         "steps": [LONG],
@@ -35,14 +35,14 @@ async def test_a_stream_that_failed_is_closed_before_the_next_is_opened(redis_ur
 
 
 def closed_meanwhile() -> RuntimeError:
-    """What uvloop raises when something is written to a connection that has just been closed."""
+    """The error that uvloop raises for a write to a connection that has just been closed."""
 
     async def write() -> None:
         server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
         async with server:
             _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             writer.transport.abort()
-            while True:  # the handle is closed a turn of the loop later
+            while True:  # the handle is closed one iteration of the event loop later
                 writer.transport.writelines([b"x", b"y"])
                 await asyncio.sleep(0)
 
@@ -52,7 +52,7 @@ def closed_meanwhile() -> RuntimeError:
 
 
 def test_a_write_to_a_closed_connection_is_a_lost_connection() -> None:
-    # given uvloop's own error for it, expect ours for a Redis that is away; any other of its kind stays as it is
+    # given uvloop's own error for it, expect our error for a lost connection; other errors of its type are unchanged
     error = closed_meanwhile()
     assert isinstance(error, FAILURES)
     assert isinstance(store_error(error, "place"), StoreUnavailable)
@@ -60,8 +60,12 @@ def test_a_write_to_a_closed_connection_is_a_lost_connection() -> None:
         store_error(RuntimeError("something else"), "place")
 
 
-async def test_a_verb_outlives_a_write_to_a_closed_connection(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # given a connection that closes in the moment a verb is sent, expect the verb sent again
+async def test_a_script_is_sent_again_after_a_write_to_a_closed_connection(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a connection that closes while a script is sent, expect the script to be sent again
     error = await asyncio.to_thread(closed_meanwhile)
     failures = [error]
     async with Redis.from_url(redis_url) as redis:
@@ -78,8 +82,8 @@ async def test_a_verb_outlives_a_write_to_a_closed_connection(redis_url: str, mo
     assert failures == []
 
 
-async def test_a_producer_hears_that_redis_is_away(redis_url: str) -> None:
-    # given the same error in a producer's loop, expect it told as every lost connection is
+async def test_a_producer_gets_the_error_of_a_lost_connection(redis_url: str) -> None:
+    # given the same error in a producer's loop, expect the error of a lost connection
     error = await asyncio.to_thread(closed_meanwhile)
     store = await ProducerStore.connect(redis_url, timeout_s=5.0)
     try:

@@ -1,6 +1,6 @@
-"""Every recorded oddity over the whole path: a server that sends it in pieces, worker, log, tail, outcome.
+"""Every fixture over the whole path: a server that sends it in pieces, worker, log, tail and outcome.
 
-What comes out must be what the reader alone makes of the body; what that has to be, the tests of the fixtures say.
+The result must be that of the stream decoder alone, which other tests compare with the fixture.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
 OF_ANSWER = (
     "status finish_reason content refusal reasoning reasoning_source tool_calls usage api model upstream_id "
-    "upstream_sequence error items notes"
+    "upstream_sequence error items notes message_extra output"
 ).split()
 LARGEST_PIECE = 60
 AT_ONCE = 20
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answers one request with the fixture that its `model` names, cut at arbitrary bytes."""
+    """Responds to one request with the fixture that its `model` names, cut at arbitrary bytes."""
     head = await reader.readuntil(b"\r\n\r\n")
     lengths = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     name: str = json.loads(await reader.readexactly(int(lengths[0])))["model"]
@@ -61,24 +61,24 @@ async def fixture_rig(redis_url: str) -> AsyncGenerator[Rig]:
 async def _served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         await serve(reader, writer)
-    except ConnectionError:  # the worker leaves as soon as it knows the end
+    except ConnectionError:  # the worker closes as soon as the answer has ended
         writer.close()
 
 
 def of_answer(outcome: Outcome) -> dict[str, Any]:
-    """The fields of an outcome that come from the answer, not from the request and its way."""
+    """The fields of an outcome that depend on the answer alone."""
     return {field: getattr(outcome, field) for field in OF_ANSWER}
 
 
 def alone(api: Api, path: Path) -> tuple[Joined, dict[str, Any]]:
-    """What the reader makes of a body."""
-    reader = StreamDecoder(api, InterfaceOptions())
-    deltas = reader.feed(path.read_bytes()) + reader.close()
-    return joined(deltas), of_answer(reader.finish())
+    """The result of the decoder alone."""
+    decoder = StreamDecoder(api, InterfaceOptions())
+    deltas = decoder.feed(path.read_bytes()) + decoder.close()
+    return joined(deltas), of_answer(decoder.finish())
 
 
 async def over_the_path(parts: Rig, api: Api, name: str) -> tuple[Joined, dict[str, Any]]:
-    """What a tail shows of a request that is answered with this body, and its outcome."""
+    """The deltas in a tail and the outcome of a request that gets this body."""
     asked = {"messages": [{"role": "user", "content": "hello"}]} if api == "chat" else {"input": "hello"}
     accepted = await parts.client.submit({"model": name, "api": api, **asked})
     entries = await parts.entries(accepted.id)
@@ -89,7 +89,7 @@ async def over_the_path(parts: Rig, api: Api, name: str) -> tuple[Joined, dict[s
 
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
-async def test_the_whole_path_gives_what_the_reader_gives(redis_url: str, api: Api) -> None:
+async def test_the_whole_path_gives_the_result_of_the_decoder(redis_url: str, api: Api) -> None:
     # given: a server that sends each fixture in pieces of any size
     paths = sorted((FIXTURES / api).glob("*.sse"))
     assert len(paths) > 40
@@ -101,5 +101,5 @@ async def test_the_whole_path_gives_what_the_reader_gives(redis_url: str, api: A
                 came = await over_the_path(parts, api, f"{api}/{path.name}")
             return None if came == alone(api, path) else path.stem
 
-        # if: a request is answered with it; expect: deltas and outcome of the reader, fed the body at once
+        # if: a request gets it as response; expect: deltas and outcome of the decoder that reads it at once
         assert [name for name in await asyncio.gather(*map(check, paths)) if name] == []

@@ -1,4 +1,4 @@
-"""What an answer leaves to the garbage collector: nothing for a delta, so that pauses do not grow with the answer."""
+"""A delta leaves no garbage in cycles, so that pauses of the garbage collector do not grow with the answer."""
 
 import gc
 from collections.abc import Generator
@@ -16,12 +16,12 @@ from tailrace.worker.publish.publisher import Publisher
 
 FEW, MANY = 200, 2_000
 PIECES = 20
-"""So many commits, however long the answer: what a commit leaves must not count as a delta's."""
+"""The number of commits, however long the answer: garbage of a commit must not count as that of a delta."""
 
 
 @contextmanager
 def uncollected() -> Generator[list[int]]:
-    """How many objects what happens inside leaves in cycles."""
+    """Counts the objects that its body leaves in cycles."""
     found: list[int] = []
     gc.collect()
     gc.disable()
@@ -33,7 +33,7 @@ def uncollected() -> Generator[list[int]]:
 
 
 async def left_by(publisher: Publisher, redis: Redis, kind: Kind, chunks: int) -> int:
-    """What an answer of so many chunks leaves, from its bytes to the log."""
+    """The garbage of an answer of this many chunks, from its bytes to the log."""
     events = kind.make(chunks).events
     request_id = f"r{chunks}"
     await redis.xadd(log_key(request_id), {"e": "begun"}, id="1-0")
@@ -53,9 +53,9 @@ async def left_by(publisher: Publisher, redis: Redis, kind: Kind, chunks: int) -
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 async def test_a_delta_leaves_no_cycle(kind: Kind, redis: Redis, redis_url: str) -> None:
-    # given the collector switched off, if a short answer and one ten times as long are published, expect no more left
+    # given the collector off, if a short answer and one ten times as long are published, expect as much garbage
     line = CommitLine(redis_url)
     async with Publisher(line, buffer_bytes=1 << 30, max_entries=1 << 20, max_bytes=1 << 30) as publisher:
-        await left_by(publisher, redis, kind, 100)  # connects, and fills caches
+        await left_by(publisher, redis, kind, 100)  # connects and fills caches
         few, many = [await left_by(publisher, redis, kind, chunks) for chunks in (FEW, MANY)]
     assert many - few < MANY * 0.01

@@ -1,4 +1,4 @@
-"""`OpenAIStreamingInterface` on real streams of the SDK, from the simulator; its messages against the seed's rules."""
+"""`OpenAIStreamingInterface` on streams of the SDK from the simulator; its messages follow the rules of Letta's."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def arguments_of(messages: list[Message]) -> str:
     return "".join(message["tool_call"].get("arguments", "") for message in messages if "tool_call" in message)
 
 
-def check_seed_rules(interface: OpenAIStreamingInterface, messages: list[Message]) -> None:
-    """Ids by type, and an otid that is the id with its low 7 bits the number of the run, from 0."""
+def check_message_rules(interface: OpenAIStreamingInterface, messages: list[Message]) -> None:
+    """Checks the ids by type, and each otid: the id with the number of the run, from 0, in its low 7 bits."""
     runs = [list(run) for _, run in groupby(messages, key=lambda message: message["message_type"])]
     for number, run in enumerate(runs):
         for message in run:
@@ -67,18 +67,18 @@ def check_seed_rules(interface: OpenAIStreamingInterface, messages: list[Message
             assert datetime.fromisoformat(message["date"]).utcoffset() is not None
 
 
-async def test_a_letta_call_with_the_seeds_constructor(client: AsyncOpenAI) -> None:
+async def test_a_call_of_send_message_in_assistant_mode(client: AsyncOpenAI) -> None:
     # given: assistant mode, and a call of send_message
     interface = OpenAIStreamingInterface(True, True)
     stream = await stream_of(client, "sim-letta")
     # if: it is read to its end
     messages = [message async for message in interface.process(stream)]
-    # expect: reasoning and the decoded text, and the whole call for the loop
+    # expect: reasoning, the decoded text, and the whole call for the agent loop
     thoughts = 'A new face. I greet them "warmly" and ask for a name.'
     assert text_of(messages, "reasoning") == interface.get_reasoning_content() == thoughts
     assert text_of(messages, "content") == "Hello! I am glad you came. \N{WATER WAVE}\nWhat is your name?"
     assert {message["message_type"] for message in messages} == {"reasoning_message", "assistant_message"}
-    check_seed_rules(interface, messages)
+    check_message_rules(interface, messages)
     call = interface.get_tool_call_object()
     assert call is not None
     assert call.complete
@@ -101,10 +101,10 @@ async def test_a_tool_call(client: AsyncOpenAI) -> None:
     assert first["name"] == "get_weather"
     assert "arguments" not in first
     assert {message["source"] for message in messages if "reasoning" in message} == {"non_reasoner_model"}
-    check_seed_rules(interface, messages)
+    check_message_rules(interface, messages)
 
 
-async def test_nothing_but_text(client: AsyncOpenAI) -> None:
+async def test_an_answer_of_text_only(client: AsyncOpenAI) -> None:
     interface = OpenAIStreamingInterface()
     messages = [message async for message in interface.process(await stream_of(client, "sim-unicode"))]
     assert text_of(messages, "content") == interface.outcome.content
@@ -112,7 +112,7 @@ async def test_nothing_but_text(client: AsyncOpenAI) -> None:
     assert interface.get_reasoning_content() == ""
 
 
-async def test_a_call_cut_off_says_so(client: AsyncOpenAI) -> None:
+async def test_a_call_that_was_cut_off_is_not_complete(client: AsyncOpenAI) -> None:
     interface = OpenAIStreamingInterface()
     messages = [message async for message in interface.process(await stream_of(client, "sim-length"))]
     call = interface.get_tool_call_object()
@@ -122,7 +122,7 @@ async def test_a_call_cut_off_says_so(client: AsyncOpenAI) -> None:
     assert arguments_of(messages) == '{"city": "Vien'
 
 
-async def test_an_error_in_the_stream_is_raised_after_what_was_held(client: AsyncOpenAI) -> None:
+async def test_an_error_in_the_stream_is_raised_after_held_back_messages(client: AsyncOpenAI) -> None:
     # given: a call that is still held back when the error comes
     scenario = {
         "steps": [{"kind": "tool_call", "name": "get_weather", "arguments": '{"q": 1, "inner'}],
@@ -131,7 +131,7 @@ async def test_an_error_in_the_stream_is_raised_after_what_was_held(client: Asyn
     interface = OpenAIStreamingInterface()
     stream = await stream_of(client, "sim", scenario)
     messages: list[Message] = []
-    # expect: the SDK's error as it is, and nothing lost before it
+    # expect: the SDK's error unchanged, and no message lost before it
     with pytest.raises(openai.APIError):
         await read_into(messages, interface, stream)
     assert any(message.get("tool_call", {}).get("name") == "get_weather" for message in messages)
@@ -152,7 +152,7 @@ async def test_a_stream_that_is_left_is_closed(client: AsyncOpenAI) -> None:
     assert interface.outcome.content
 
 
-async def test_ids_and_times_may_be_given(client: AsyncOpenAI) -> None:
+async def test_ids_and_times_can_be_injected(client: AsyncOpenAI) -> None:
     ids = iter([uuid.UUID(int=1 << 100), uuid.UUID(int=1 << 101)])
     seconds = iter([10.0] + [10.5] * 1000)
     interface = OpenAIStreamingInterface(
@@ -170,8 +170,8 @@ async def test_ids_and_times_may_be_given(client: AsyncOpenAI) -> None:
     }
 
 
-async def test_an_error_that_the_sdk_does_not_notice_says_what_happened() -> None:
-    # given: a server that tells of its error inside a choice (OpenRouter), and then ends the stream
+async def test_an_error_that_the_sdk_does_not_detect_is_in_the_outcome() -> None:
+    # given: a server that sends its error inside a choice (OpenRouter) and then ends the stream
     wrong = {"index": 0, "delta": {}, "error": {"code": 502, "message": "the mill stands still"}}
     body = (
         b"data: " + json.dumps({"id": "c-1", "object": "chat.completion.chunk", "choices": [wrong]}).encode() + b"\n\n"
@@ -190,6 +190,6 @@ async def test_an_error_that_the_sdk_does_not_notice_says_what_happened() -> Non
     async with server, AsyncOpenAI(base_url=f"http://127.0.0.1:{port}", api_key="any", max_retries=0) as client:
         # if: it is read through the SDK
         await read_into([], interface, await stream_of(client, "m"))
-    # expect: that error, not merely that there was no end
+    # expect: that error, not a truncation
     assert interface.outcome.error is not None
     assert "the mill stands still" in interface.outcome.error.message

@@ -1,4 +1,4 @@
-"""Where the model's server is: Azure by its own names in the environment, proxies, compressed answers."""
+"""Servers and ways to them: Azure by its environment variables, compatible servers, proxies, compressed responses."""
 
 import asyncio
 import gzip
@@ -15,7 +15,7 @@ from tailrace.worker.upstream.response_body import UpstreamTimeouts
 from tailrace.worker.upstream.sdk_client import TransportName
 from tailrace.worker.upstream.upstream_client import UpstreamClient
 from tests.certificates import made_in
-from tests.http_server import Caller, saying, serving
+from tests.http_server import Caller, responding_with, serving
 
 EVENTS = b"data: {}\n\ndata: [DONE]\n\n"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(EVENTS) + EVENTS
@@ -50,7 +50,7 @@ async def body(upstream: UpstreamClient, request: dict[str, Any]) -> bytes:
 
 
 class Heard:
-    """What a server was asked; it answers with `EVENTS`."""
+    """Collects the requests of a server that responds with `EVENTS`."""
 
     def __init__(self) -> None:
         self.requests: list[bytes] = []
@@ -62,7 +62,7 @@ class Heard:
 
 
 async def test_azure(transport: TransportName) -> None:
-    # given Azure's names, expect its paths, its version and its way to show the key
+    # given Azure's variables, expect its paths, its version and its header for the key
     heard = Heard()
     async with serving(heard.answer) as server:
         environment = {
@@ -76,12 +76,12 @@ async def test_azure(transport: TransportName) -> None:
     chat, responses = heard.requests
     assert chat.startswith(b"POST /openai/deployments/gpt-4o%20eu/chat/completions?api-version=2024-10-21 HTTP/1.1\r\n")
     assert responses.startswith(b"POST /openai/responses?api-version=2024-10-21 HTTP/1.1\r\n")
-    for said in (chat, responses):
-        assert b"\r\napi-key: k\r\n" in said.lower()
-        assert b"authorization" not in said.lower()
+    for request in (chat, responses):
+        assert b"\r\napi-key: k\r\n" in request.lower()
+        assert b"authorization" not in request.lower()
 
 
-async def test_openai_and_all_who_speak_as_it_does(transport: TransportName) -> None:
+async def test_openai_and_compatible_servers(transport: TransportName) -> None:
     heard = Heard()
     async with serving(heard.answer) as server:
         environment = {"OPENAI_BASE_URL": server.url + "/v1", "OPENAI_API_KEY": "k", "OPENAI_ORG_ID": "org"}
@@ -104,32 +104,34 @@ async def test_openai_and_all_who_speak_as_it_does(transport: TransportName) -> 
         ({"OPENAI_BASE_URL": "http://h/v1"}, "OPENAI_BASE_URL"),
     ],
 )
-async def test_what_azure_lacks_is_named(transport: TransportName, environment: dict[str, str], named: str) -> None:
+async def test_a_missing_variable_for_azure_is_named(
+    transport: TransportName, environment: dict[str, str], named: str
+) -> None:
     whole = {"AZURE_OPENAI_ENDPOINT": "http://h", "AZURE_OPENAI_API_KEY": "k", "OPENAI_API_VERSION": "v"}
     with pytest.raises(SettingsError, match=named):
         async with asking(whole | environment, transport):
             pass
 
 
-async def test_a_compressed_answer(transport: TransportName) -> None:
+async def test_a_compressed_response(transport: TransportName) -> None:
     whole = gzip.compress(EVENTS)
     head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(whole)
-    async with serving(saying(head, whole[:7], whole[7:])) as server:
+    async with serving(responding_with(head, whole[:7], whole[7:])) as server:
         environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "k"}
         async with asking(environment, transport) as upstream:
             assert await body(upstream, CHAT) == EVENTS
 
 
 async def forward(caller: Caller) -> None:
-    """A proxy for one request: by CONNECT, or with the whole URL in the request's line (RFC 9110, 9.3.6 and 7.6)."""
-    said = await caller.request()
-    found = re.match(rb"(CONNECT |\w+ http://)([^:/]+):(\d+)", said)
-    assert found is not None, said
+    """A proxy for one request: by CONNECT, or with the whole URL in the request line (RFC 9110, 9.3.6 and 7.6)."""
+    request = await caller.request()
+    found = re.match(rb"(CONNECT |\w+ http://)([^:/]+):(\d+)", request)
+    assert found is not None, request
     reader, writer = await asyncio.open_connection(found[2].decode(), int(found[3]))
     if found[1] == b"CONNECT ":
         await caller.send(b"HTTP/1.1 200 OK\r\n\r\n")
     else:
-        writer.write(said.replace(b"http://%b:%b" % (found[2], found[3]), b"", 1))
+        writer.write(request.replace(b"http://%b:%b" % (found[2], found[3]), b"", 1))
 
     async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while piece := await source.read(65536):
@@ -141,10 +143,10 @@ async def forward(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "http_proxy", "ALL_PROXY"])
-async def test_a_proxy_of_the_environment(
+async def test_a_proxy_from_the_environment(
     transport: TransportName, variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    # given a proxy for the server, expect every request by it; given that the server needs none, expect none by it
+    # given a proxy for the server, expect every request through it; given NO_PROXY for the server, expect none
     certificates = made_in(tmp_path_factory.mktemp("tls"))
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
     context = None if variable == "http_proxy" else certificates.server
@@ -159,4 +161,4 @@ async def test_a_proxy_of_the_environment(
         async with asking(environment, transport) as upstream:
             assert await body(upstream, CHAT) == EVENTS
         assert len(proxy.callers) == 1
-    assert [said.partition(b" HTTP")[0] for said in heard.requests] == [b"POST /v1/chat/completions"] * 2
+    assert [request.partition(b" HTTP")[0] for request in heard.requests] == [b"POST /v1/chat/completions"] * 2

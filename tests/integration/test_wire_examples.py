@@ -1,4 +1,4 @@
-"""The examples of docs/wire.md, taken from the page and run against a real gateway and a real Valkey."""
+"""Runs the examples of docs/wire.md against a real gateway and a real Valkey."""
 
 import asyncio
 import json
@@ -22,18 +22,18 @@ NODE = str(Path(executable.ROOT_DIR) / "bin" / "node")  # in the lock, since pyr
 TEXT = 20 * 'Größe: 3 µm, 水車 🌊 "quoted" \\ and\nlines. '
 SCENARIO = {"steps": [{"kind": "text", "text": TEXT}], "pace": {"chunks_per_s": 100}}
 SLOWLY = {**SCENARIO, "pace": {"chunks_per_s": 40}}
-ENDS_WITHIN_S = 60.0  # Go's compiler takes its time on a busy machine
+ENDS_WITHIN_S = 60.0  # Go's compiler is slow on a busy machine
 
 
 def examples(fence: str) -> list[str]:
-    """Every block of the page with this fence."""
+    """The blocks of the page with this fence."""
     found = re.findall(rf"^```{fence}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     assert found, f"the page has no example in {fence}"
     return found
 
 
 def program(name: str) -> str:
-    """Where it is; the test is skipped where it is not (not so in CI: .ci/run installs it)."""
+    """The path of the program. Without it the test is skipped, except in CI, where .ci/run installs it."""
     found = shutil.which(name)
     if found is None:
         pytest.skip(f"{name} is not on this machine")
@@ -41,7 +41,7 @@ def program(name: str) -> str:
 
 
 async def run(command: Sequence[str], **environment: str) -> str:
-    """Runs an example to its end, which must be a good one; what it printed."""
+    """Runs an example, which must succeed; returns its output."""
     child = await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,
@@ -62,7 +62,7 @@ async def run(command: Sequence[str], **environment: str) -> str:
 
 
 def asks(served: Served, submitted: dict[str, Any]) -> dict[str, str]:
-    """What the examples over HTTP need to know."""
+    """The environment of the examples over HTTP."""
     return {"GATEWAY": served.url, "ID": submitted["id"], "TOKEN": submitted["token"]}
 
 
@@ -95,7 +95,7 @@ async def test_redis_cli_follows_a_log_to_its_terminal(redis_url: str) -> None:
         assert joined(entries) == TEXT
 
 
-async def test_redis_cli_gives_up_where_there_is_no_log(redis_url: str) -> None:
+async def test_redis_cli_exits_if_there_is_no_log(redis_url: str) -> None:
     program("redis-cli")
     (script,) = examples("sh redis-cli")
     soon = script.replace("BLOCK 5000", "BLOCK 10")
@@ -104,17 +104,17 @@ async def test_redis_cli_gives_up_where_there_is_no_log(redis_url: str) -> None:
         await run(["sh", "-c", soon], REDIS_URL=redis_url, ID="nothing")
 
 
-async def test_the_commands_by_hand_answer_what_the_page_says(redis_url: str) -> None:
+async def test_the_commands_print_what_the_page_shows(redis_url: str) -> None:
     program("redis-cli")
     lines = re.findall(r"^\$ (redis-cli .*?) +#", PAGE, re.MULTILINE)
     async with rig(redis_url) as tailrace:
         await tailrace.client.submit(request_for(SCENARIO, id="one"))
         outcome = await tailrace.outcome("one")
-        said = [
+        outputs = [
             await run(["sh", "-c", line.replace("redis-cli", 'redis-cli -u "$URL"', 1)], URL=redis_url)
             for line in lines
         ]
-        everything, behind, status, persisted = said
+        everything, behind, status, persisted = outputs
         ids = await tailrace.ids("one")
         assert [line for line in everything.splitlines() if line in ids] == ids
         assert [line for line in behind.splitlines() if line in ids] == ids[ids.index("1-17") + 1 :][:100]
@@ -122,7 +122,7 @@ async def test_the_commands_by_hand_answer_what_the_page_says(redis_url: str) ->
         assert json.loads(persisted)["content"] == outcome.content == TEXT
 
 
-async def test_curl_shows_the_stream_and_goes_on_behind_a_cursor(redis_url: str, tmp_path: Path) -> None:
+async def test_curl_shows_the_stream_and_resumes_after_a_cursor(redis_url: str, tmp_path: Path) -> None:
     program("curl")
     (script,) = examples("sh curl")
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path) as served:
@@ -157,7 +157,7 @@ async def test_go_has_the_text_over_a_broken_connection(redis_url: str, tmp_path
     go = program("go")
     (source,) = examples("go")
     (tmp_path / "main.go").write_text(source)
-    # no module, and nothing fetched from anywhere
+    # no module, so that nothing is downloaded
     quiet = {"GO111MODULE": "off", "GOPROXY": "off", "HOME": str(tmp_path)}
     await run([go, "build", "-o", str(tmp_path / "follow"), str(tmp_path / "main.go")], **quiet)
     async with rig(redis_url) as tailrace, gateway(redis_url, tmp_path) as served:
@@ -167,7 +167,7 @@ async def test_go_has_the_text_over_a_broken_connection(redis_url: str, tmp_path
         assert out == TEXT + "\n"
 
 
-async def test_the_go_example_is_written_as_gofmt_would() -> None:
+async def test_the_go_example_is_formatted_by_gofmt() -> None:
     program("go")
     (source,) = examples("go")
     gofmt = shutil.which("gofmt")

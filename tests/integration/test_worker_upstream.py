@@ -1,4 +1,4 @@
-"""The adapter against a real HTTP server: connections, time limits, and every way an answer does not come."""
+"""The upstream client against a real HTTP server: connections, timeouts, and every way in which a response fails."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -22,7 +22,7 @@ TEXT = {"steps": [{"kind": "text", "text": "An answer of some length, in more th
 
 
 class Open(Protocol):
-    """Makes an adapter over one of the transports."""
+    """Makes an upstream client over one of the transports."""
 
     def __call__(
         self, url: str, *, first_byte_s: float = 10.0, idle_s: float = 10.0, key: str = KEY, streams: int = 10
@@ -31,7 +31,7 @@ class Open(Protocol):
 
 @pytest.fixture(params=TRANSPORTS)
 def upstream(request: pytest.FixtureRequest) -> Open:
-    """What every test here is run with: the adapter, over each transport."""
+    """Makes upstream clients; every test runs over each transport."""
     transport: TransportName = request.param
 
     @asynccontextmanager
@@ -40,11 +40,11 @@ def upstream(request: pytest.FixtureRequest) -> Open:
     ) -> AsyncGenerator[UpstreamClient]:
         limits = UpstreamTimeouts(2.0, first_byte_s, idle_s)
         environment = {"OPENAI_API_KEY": key, "OPENAI_BASE_URL": url}
-        adapter = UpstreamClient.from_environment(environment, limits, streams, transport)
+        client = UpstreamClient.from_environment(environment, limits, streams, transport)
         try:
-            yield adapter
+            yield client
         finally:
-            await adapter.close()
+            await client.close()
 
     return opened
 
@@ -53,80 +53,80 @@ def asks(scenario: Mapping[str, object]) -> GenerationRequest:
     return parse_request(request_for(scenario))
 
 
-async def body(adapter: UpstreamClient, request: GenerationRequest) -> bytes:
+async def body(client: UpstreamClient, request: GenerationRequest) -> bytes:
     """The whole body."""
     pieces: list[bytes] = []
-    async with adapter.open_response(request) as answer:
+    async with client.open_response(request) as answer:
         while piece := await answer.read():
             pieces.append(piece)
     return b"".join(pieces)
 
 
-async def test_pieces_can_be_handed_on_as_they_come(upstream: Open) -> None:
-    async with Simulator(key=KEY) as simulator, upstream(simulator.url) as adapter:
+async def test_pieces_are_delivered_as_they_come(upstream: Open) -> None:
+    async with Simulator(key=KEY) as simulator, upstream(simulator.url) as client:
         pieces: list[bytes] = []
 
-        def take(piece: bytes) -> bool:
+        def receive(piece: bytes) -> bool:
             pieces.append(piece)
             return len(pieces) % 2 == 0
 
-        async with adapter.open_response(asks(TEXT)) as answer:
-            while await answer.deliver_to(take):
+        async with client.open_response(asks(TEXT)) as answer:
+            while await answer.deliver_to(receive):
                 pass
             assert answer.ended
     assert pieces[0].startswith(b"data: {")
     assert b"".join(pieces).endswith(b"data: [DONE]\n\n")
 
 
-async def test_who_is_handed_pieces_hears_what_is_wrong(upstream: Open) -> None:
-    """given: a server that falls silent or breaks off after some pieces / expect: the error that `read` raises."""
-    async with Simulator() as simulator, upstream(simulator.url, idle_s=0.3) as adapter:
+async def test_a_delivery_raises_the_errors_of_read(upstream: Open) -> None:
+    """given: a server that stops sending or breaks off after some pieces / expect: the error that `read` raises."""
+    async with Simulator() as simulator, upstream(simulator.url, idle_s=0.3) as client:
         for fault, code in (("stall", "upstream_timeout"), ("cut", "upstream_truncated")):
             pieces: list[bytes] = []
 
-            def take(piece: bytes, pieces: list[bytes] = pieces) -> bool:
+            def receive(piece: bytes, pieces: list[bytes] = pieces) -> bool:
                 pieces.append(piece)
                 return True
 
-            async def deliver_to(fault: str, take: Callable[[bytes], bool]) -> None:
-                async with adapter.open_response(asks({**TEXT, "faults": [{"kind": fault, "after": 5}]})) as answer:
-                    while await answer.deliver_to(take):
+            async def deliver(fault: str, receive: Callable[[bytes], bool]) -> None:
+                async with client.open_response(asks({**TEXT, "faults": [{"kind": fault, "after": 5}]})) as answer:
+                    while await answer.deliver_to(receive):
                         pass
 
             with pytest.raises(UpstreamUnavailable) as raised:
-                await deliver_to(fault, take)
+                await deliver(fault, receive)
             assert raised.value.code == code
             assert pieces
 
 
-async def error_of(adapter: UpstreamClient, scenario: Mapping[str, object]) -> UpstreamError:
+async def error_of(client: UpstreamClient, scenario: Mapping[str, object]) -> UpstreamError:
     with pytest.raises(UpstreamError) as raised:
-        await body(adapter, asks(scenario))
+        await body(client, asks(scenario))
     return raised.value
 
 
-async def test_the_bytes_come_as_they_were_sent(upstream: Open) -> None:
-    async with Simulator(key=KEY) as simulator, upstream(simulator.url) as adapter:
-        received = await body(adapter, asks(TEXT))
+async def test_bytes_are_read_unchanged(upstream: Open) -> None:
+    async with Simulator(key=KEY) as simulator, upstream(simulator.url) as client:
+        received = await body(client, asks(TEXT))
     assert received.startswith(b"data: {")
     assert received.endswith(b"data: [DONE]\n\n")
 
 
-async def test_one_connection_serves_request_after_request(upstream: Open) -> None:
+async def test_one_connection_serves_several_requests(upstream: Open) -> None:
     """given: readers that stop at the end of the answer, before the end of the body / expect: no new connection."""
-    async with Simulator() as simulator, Proxy(simulator.url) as proxy, upstream(proxy.url) as adapter:
+    async with Simulator() as simulator, Proxy(simulator.url) as proxy, upstream(proxy.url) as client:
         for _ in range(5):
-            async with adapter.open_response(asks(TEXT)) as answer:
+            async with client.open_response(asks(TEXT)) as answer:
                 seen = b""
                 while b"[DONE]" not in seen:
                     seen += await answer.read()
-            await until(lambda: adapter.ending == 0)
+            await until(lambda: client.ending == 0)
         assert proxy.connections == 1
 
 
-async def test_whoever_is_cancelled_closes_the_connection_at_once(upstream: Open) -> None:
-    async with Simulator() as simulator, upstream(simulator.url) as adapter:
-        reading = asyncio.create_task(body(adapter, asks({**TEXT, "pace": {"chunks_per_s": 5}})))
+async def test_cancelling_closes_the_connection_at_once(upstream: Open) -> None:
+    async with Simulator() as simulator, upstream(simulator.url) as client:
+        reading = asyncio.create_task(body(client, asks({**TEXT, "pace": {"chunks_per_s": 5}})))
         await until(lambda: simulator.ledger.entries() != [] and simulator.ledger.entries()[0].chunks_sent > 1)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -135,40 +135,40 @@ async def test_whoever_is_cancelled_closes_the_connection_at_once(upstream: Open
         assert simulator.open_connections == 0
 
 
-async def test_a_server_that_never_ends_the_body_does_not_keep_the_connection_for_ever(upstream: Open) -> None:
+async def test_a_body_that_never_ends_does_not_keep_the_connection_open(upstream: Open) -> None:
     async with Simulator() as simulator:
-        async with upstream(simulator.url) as adapter:
+        async with upstream(simulator.url) as client:
             scenario = {**TEXT, "faults": [{"kind": "stall", "after": 5}]}
-            async with adapter.open_response(asks(scenario)) as answer:
+            async with client.open_response(asks(scenario)) as answer:
                 await answer.read()
             await until(lambda: simulator.open_connections == 0)
 
 
-async def test_as_many_streams_as_jobs(upstream: Open) -> None:
-    """given: a stream for each of many jobs, all open at once / expect: none waits for another's connection."""
-    async with Simulator() as simulator, upstream(simulator.url, streams=120) as adapter:
+async def test_there_is_a_connection_for_each_job(upstream: Open) -> None:
+    """given: a stream for each of many jobs, all open at once / expect: none waits for the connection of another."""
+    async with Simulator() as simulator, upstream(simulator.url, streams=120) as client:
         scenario = {**TEXT, "faults": [{"kind": "stall", "after": 1}]}
-        tasks = [asyncio.create_task(body(adapter, asks(scenario))) for _ in range(120)]
+        tasks = [asyncio.create_task(body(client, asks(scenario))) for _ in range(120)]
         await until(lambda: sum(entry.chunks_sent > 0 for entry in simulator.ledger.entries()) == 120)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_the_first_byte_has_one_limit_for_headers_and_body(upstream: Open) -> None:
-    async with Simulator() as simulator, upstream(simulator.url, first_byte_s=0.2) as adapter:
+async def test_the_first_byte_timeout_covers_headers_and_body(upstream: Open) -> None:
+    async with Simulator() as simulator, upstream(simulator.url, first_byte_s=0.2) as client:
         late: Mapping[str, object] = {**TEXT, "pace": {"first_byte_delay_s": 30}}
         for scenario in ({"faults": [{"kind": "hang"}]}, late):
-            error = await error_of(adapter, scenario)
+            error = await error_of(client, scenario)
             assert isinstance(error, UpstreamUnavailable)
             assert error.code == "upstream_first_byte_timeout"
         await until(lambda: simulator.open_connections == 0)
 
 
-async def test_a_pause_in_the_reader_is_not_the_servers(upstream: Open) -> None:
-    """given: a reader that pauses for longer than the idle limit, as back-pressure makes it / expect: no error."""
-    async with Simulator() as simulator, upstream(simulator.url, idle_s=0.1) as adapter:
-        async with adapter.open_response(asks(TEXT)) as answer:
+async def test_a_pause_of_the_reader_does_not_count_as_idle(upstream: Open) -> None:
+    """given: a reader that pauses for longer than the idle limit, as backpressure causes / expect: no error."""
+    async with Simulator() as simulator, upstream(simulator.url, idle_s=0.1) as client:
+        async with client.open_response(asks(TEXT)) as answer:
             seen = await answer.read()
             await asyncio.sleep(0.25)
             while piece := await answer.read():
@@ -176,22 +176,22 @@ async def test_a_pause_in_the_reader_is_not_the_servers(upstream: Open) -> None:
     assert b"[DONE]" in seen
 
 
-async def test_what_the_server_asks_for_is_kept(upstream: Open) -> None:
-    async with Simulator() as simulator, upstream(simulator.url) as adapter:
-        error = await error_of(adapter, {"faults": [{"kind": "status", "status": 429, "retry_after_s": 1.5}]})
+async def test_the_servers_retry_after_is_kept(upstream: Open) -> None:
+    async with Simulator() as simulator, upstream(simulator.url) as client:
+        error = await error_of(client, {"faults": [{"kind": "status", "status": 429, "retry_after_s": 1.5}]})
     assert (error.code, error.status, error.retry_after_s) == ("upstream_429", 429, 1.5)
 
 
 async def test_the_sdk_does_not_retry_by_itself(upstream: Open) -> None:
-    async with Simulator() as simulator, upstream(simulator.url) as adapter:
-        await error_of(adapter, {"faults": [{"kind": "status", "status": 500}]})
+    async with Simulator() as simulator, upstream(simulator.url) as client:
+        await error_of(client, {"faults": [{"kind": "status", "status": 500}]})
         assert len(simulator.ledger.entries()) == 1
 
 
-async def test_a_masked_key_does_not_get_through(upstream: Open) -> None:
-    said = "Incorrect API key provided: sk-test-****************6789."
-    async with Simulator() as simulator, upstream(simulator.url) as adapter:
-        error = await error_of(adapter, {"faults": [{"kind": "status", "status": 401, "message": said}]})
+async def test_a_masked_key_is_removed(upstream: Open) -> None:
+    message = "Incorrect API key provided: sk-test-****************6789."
+    async with Simulator() as simulator, upstream(simulator.url) as client:
+        error = await error_of(client, {"faults": [{"kind": "status", "status": 401, "message": message}]})
     assert isinstance(error, UpstreamRefused)
     assert error.whose == "operator"
     assert "6789" not in str(error)
@@ -212,7 +212,7 @@ async def test_a_masked_key_does_not_get_through(upstream: Open) -> None:
         (b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\nabcd", "upstream_malformed"),
     ],
 )
-async def test_a_server_that_speaks_broken_http(upstream: Open, raw: bytes, code: str) -> None:
+async def test_a_server_that_sends_invalid_http(upstream: Open, raw: bytes, code: str) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(raw)
@@ -221,7 +221,7 @@ async def test_a_server_that_speaks_broken_http(upstream: Open, raw: bytes, code
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port: int = server.sockets[0].getsockname()[1]
-    async with server, upstream(f"http://127.0.0.1:{port}/v1") as adapter:
-        error = await error_of(adapter, TEXT)
+    async with server, upstream(f"http://127.0.0.1:{port}/v1") as client:
+        error = await error_of(client, TEXT)
     assert error.code == code
     assert str(error).strip()

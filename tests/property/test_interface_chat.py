@@ -1,6 +1,6 @@
-"""Right in SEED's sense: however a response is cut, the same texts come out, and they are the true ones.
+"""However a response is cut, the same texts come out, and they are the right ones.
 
-The truth is had from the uncut response by an independent reading: whole members found with `json`'s own decoder.
+An independent oracle reads the uncut response: it finds whole members with the decoder of `json`.
 """
 
 import json
@@ -18,7 +18,7 @@ from tests.chat_reading import Joined, call_part, check_indexes, chunk, in_piece
 KEY = "inner_thoughts"
 TOOL, ASSISTANT = "find_ferry", "send_message"
 
-# ---------------------------------------------------------------- the truth
+# ---------------------------------------------------------------- the oracle
 
 
 @dataclass
@@ -34,7 +34,7 @@ _decoder = json.JSONDecoder(strict=False)
 
 
 def members_of(text: str) -> list[Member]:
-    """The members of the top level, each with its place in the text."""
+    """The members of the top level, each with its position in the text."""
     found: list[Member] = []
     at = skip(text, text.index("{") + 1)
     while text[at] != "}":
@@ -55,7 +55,7 @@ def skip(text: str, at: int) -> int:
 
 
 def without_thoughts(text: str) -> str:
-    """The text with the members cut out, from the first on."""
+    """The text without the members, cut out in order."""
     while True:
         members = members_of(text)
         ours = [number for number, member in enumerate(members) if member.key == KEY]
@@ -75,7 +75,7 @@ def strings_of(text: str, key: str) -> list[str]:
 
 
 def message_of(text: str) -> str:
-    """The texts of `message`; what is no string is the JSON it is, but null is no text."""
+    """The texts of `message`; a value that is not a string is its JSON, except null, which has no text."""
     values = [member for member in members_of(text) if member.key == "message" and member.value is not None]
     return "".join(member.value if isinstance(member.value, str) else member.raw for member in values)
 
@@ -88,7 +88,7 @@ blanks = st.text(" \n\t\r", max_size=2)
 
 @st.composite
 def json_strings(draw: st.DrawFn) -> str:
-    """A JSON string of which each character may be escaped."""
+    """A JSON string in which each character may be escaped."""
     return '"' + "".join(draw(st.sampled_from(_spellings(c))) for c in draw(plain)) + '"'
 
 
@@ -117,7 +117,7 @@ keys = st.sampled_from(
 
 @st.composite
 def objects(draw: st.DrawFn) -> str:
-    """A JSON object with blanks anywhere, and our key anywhere, any number of times."""
+    """A JSON object with blanks anywhere, and with our key anywhere, any number of times."""
     members = [
         draw(blanks) + draw(keys) + draw(blanks) + ":" + draw(blanks) + draw(values) + draw(blanks)
         for _ in range(draw(st.integers(0, 5)))
@@ -134,7 +134,7 @@ class Call:
 
 @dataclass
 class Response:
-    """A logical response: what the model said, in this order."""
+    """A logical response: the texts and calls of the model, in this order."""
 
     reasoning: str
     content: str
@@ -144,7 +144,7 @@ class Response:
 
 
 def pieces_of(data: st.DataObject, text: str) -> list[str]:
-    """The text cut anywhere; mostly into few pieces, sometimes into characters."""
+    """The text cut anywhere, mostly into few pieces, sometimes into characters."""
     if data.draw(st.booleans()):
         return list(text)
     places = sorted({0, len(text), *data.draw(st.lists(st.integers(0, len(text)), max_size=4))})
@@ -161,17 +161,17 @@ def logical_responses(draw: st.DrawFn) -> Response:
 
 
 def cut_into_chunks(data: st.DataObject, response: Response) -> list[dict[str, Any]]:
-    """Deltas, each with one fragment or several neighbours."""
+    """Deltas, each with one or several neighbouring fragments."""
     deltas: list[dict[str, Any]] = []
     for key, text in (("reasoning", response.reasoning), ("content", response.content), ("refusal", response.refusal)):
         deltas += [{key: piece} for piece in pieces_of(data, text)]
-    for index, told in enumerate(response.calls):
-        parts = [call_part(index, name=piece) for piece in pieces_of(data, told.name)]
-        ids = [call_part(index, call_id=piece) for piece in pieces_of(data, told.call_id)]
+    for index, tool_call in enumerate(response.calls):
+        parts = [call_part(index, name=piece) for piece in pieces_of(data, tool_call.name)]
+        ids = [call_part(index, call_id=piece) for piece in pieces_of(data, tool_call.call_id)]
         parts = parts + ids if data.draw(st.booleans()) else ids + parts
-        of_arguments = [call_part(index, piece) for piece in pieces_of(data, told.arguments)]
-        if data.draw(st.booleans()):  # the id later than the arguments
-            parts = [call_part(index, name=told.name), *of_arguments, call_part(index, call_id=told.call_id)]
+        of_arguments = [call_part(index, piece) for piece in pieces_of(data, tool_call.arguments)]
+        if data.draw(st.booleans()):  # the id comes after the arguments
+            parts = [call_part(index, name=tool_call.name), *of_arguments, call_part(index, call_id=tool_call.call_id)]
         else:
             parts += of_arguments
         while parts:
@@ -182,7 +182,7 @@ def cut_into_chunks(data: st.DataObject, response: Response) -> list[dict[str, A
 
 
 def body_of(data: st.DataObject, response: Response) -> list[bytes]:
-    """The response as a body, cut into chunks and the body cut into pieces."""
+    """The response as chunks, in a body that is cut into pieces."""
     line_end = data.draw(st.sampled_from(["\n", "\r\n", "\r"]))
     ascii_only = data.draw(st.booleans())
     chunks = [chunk(**delta) for delta in cut_into_chunks(data, response)]
@@ -194,22 +194,22 @@ def body_of(data: st.DataObject, response: Response) -> list[bytes]:
 
 
 def or_empty(arguments: str) -> str:
-    """Arguments that never came are `{}`."""
+    """Missing arguments become `{}`."""
     return arguments if arguments.strip() else arguments + "{}"
 
 
 def truth(response: Response, options: InterfaceOptions) -> Joined:
     texts: Joined = {("reasoning", None): response.reasoning, ("content", None): response.content}
     texts["refusal", None] = response.refusal
-    for number, told in enumerate(response.calls):
-        arguments = or_empty(told.arguments)
+    for number, tool_call in enumerate(response.calls):
+        arguments = or_empty(tool_call.arguments)
         takes_out = options.put_inner_thoughts_in_kwarg
         if takes_out:
             texts["reasoning", None] += "".join(strings_of(arguments, KEY))
-        if options.use_assistant_message and told.name == ASSISTANT:
+        if options.use_assistant_message and tool_call.name == ASSISTANT:
             texts["content", None] += message_of(arguments)
         else:
-            texts["name", number], texts["id", number] = told.name, told.call_id
+            texts["name", number], texts["id", number] = tool_call.name, tool_call.call_id
             texts["arguments", number] = without_thoughts(arguments) if takes_out else arguments
     return {key: text for key, text in texts.items() if text}
 
@@ -224,7 +224,7 @@ OPTIONS = [
 
 @settings(max_examples=400, deadline=None)
 @given(st.data(), logical_responses(), st.sampled_from(OPTIONS))
-def test_any_cutting_gives_the_true_texts_and_outcome(
+def test_any_cutting_gives_the_texts_and_outcome_of_the_oracle(
     data: st.DataObject, response: Response, options: InterfaceOptions
 ) -> None:
     pieces = body_of(data, response)
@@ -257,7 +257,7 @@ def test_a_call_cut_off_anywhere_is_the_same_for_every_cutting(
 
     deltas, outcome = read(body_of(data, response), options)
 
-    # given the same text in one piece, expect the same texts, and a call that is not to be run
+    # given the same text in one piece, expect the same texts, and a call that is not complete
     deltas_at_once, outcome_at_once = read(at_once, options)
     assert joined(deltas) == joined(deltas_at_once)
     assert outcome.tool_calls == outcome_at_once.tool_calls
@@ -268,7 +268,7 @@ def test_a_call_cut_off_anywhere_is_the_same_for_every_cutting(
 @settings(max_examples=200, deadline=None)
 @given(objects(), st.text(st.sampled_from('{}[]",:\\u0 abx'), max_size=40), st.integers(0, 60), st.data())
 def test_text_that_is_not_json_is_never_lost(arguments: str, garbage: str, at: int, data: st.DataObject) -> None:
-    """Without our key in it, what is shown is what came, to the byte, however broken."""
+    """Text without our key is shown byte for byte, however broken it is."""
     broken = (arguments[:at] + garbage + arguments[at:]).replace("\\u005f", "-").replace("thoughts", "thinking")
     response = Response("", "", "", [Call("kz_0", TOOL, broken)], "stop")
 
@@ -281,12 +281,12 @@ def test_text_that_is_not_json_is_never_lost(arguments: str, garbage: str, at: i
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), st.lists(objects(), min_size=2, max_size=3))
-def test_interleaved_calls_are_told_apart(data: st.DataObject, arguments: list[str]) -> None:
+def test_interleaved_calls_are_kept_apart(data: st.DataObject, arguments: list[str]) -> None:
     calls = [Call(f"kz_{n}", TOOL, text) for n, text in enumerate(arguments)]
     queues = [
-        [call_part(n, name=told.name, call_id=told.call_id)]
-        + [call_part(n, piece) for piece in pieces_of(data, told.arguments)]
-        for n, told in enumerate(calls)
+        [call_part(n, name=tool_call.name, call_id=tool_call.call_id)]
+        + [call_part(n, piece) for piece in pieces_of(data, tool_call.arguments)]
+        for n, tool_call in enumerate(calls)
     ]
     parts = [queue.pop(0) for queue in queues]
     while remaining := [queue for queue in queues if queue]:
@@ -298,10 +298,10 @@ def test_interleaved_calls_are_told_apart(data: st.DataObject, arguments: list[s
     texts = joined(deltas)
     assert [texts["arguments", n] for n in range(len(calls))] == [without_thoughts(text) for text in arguments]
     assert [call.arguments for call in outcome.tool_calls] == arguments
-    said = ["".join(strings_of(text, KEY)) for text in arguments]
+    expected = ["".join(strings_of(text, KEY)) for text in arguments]
     thoughts = dict.fromkeys(range(len(calls)), "")
     for delta in deltas:
         if isinstance(delta, ReasoningDelta):
             thoughts[delta.call or 0] += delta.reasoning
-    assert list(thoughts.values()) == said
-    assert (outcome.reasoning or "") == "".join(said)
+    assert list(thoughts.values()) == expected
+    assert (outcome.reasoning or "") == "".join(expected)

@@ -1,4 +1,4 @@
-"""Whatever a server sends: never an exception, never a hang, never lost text that came before."""
+"""Whatever a server sends, there is no exception, no hang, and no earlier text is lost."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ anything = st.recursive(
 
 
 def mutated(given: Any, data: st.DataObject) -> Any:
-    """The value with one of its parts, at any depth, made anything."""
+    """The value with one of its parts, at any depth, replaced by another value."""
     if not data.draw(st.integers(0, 3)):
         return data.draw(anything)
     if isinstance(given, dict) and given:
@@ -46,7 +46,7 @@ def mutated(given: Any, data: st.DataObject) -> Any:
 
 
 def check(deltas: list[Delta], outcome: Outcome) -> None:
-    """Everything can be published and persisted, and the deltas are the outcome's texts."""
+    """Everything can be published and persisted, and the deltas add up to the outcome's texts."""
     for delta in deltas:
         encode_entry(delta)
     assert decode_outcome(encode_outcome(outcome)) == outcome
@@ -82,9 +82,7 @@ def test_random_json(values: list[Any], options: InterfaceOptions, ascii_only: b
 
 @settings(max_examples=400, deadline=None)
 @given(st.data(), OPTIONS)
-def test_a_chunk_of_the_wrong_shape_loses_nothing_that_came_before(
-    data: st.DataObject, options: InterfaceOptions
-) -> None:
+def test_a_chunk_of_the_wrong_shape_loses_no_earlier_text(data: st.DataObject, options: InterfaceOptions) -> None:
     model: JsonObject = chunk(
         content="later", reasoning="later", tool_calls=[call_part(0, '{"q":1}', name="find", call_id="kz_0")]
     ) | {"usage": {"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}}
@@ -110,8 +108,8 @@ def test_truncated_at_every_byte(path: Path) -> None:
 
         check(deltas, outcome)
         for key, text in joined(deltas).items():
-            if key[0] != "arguments":  # half a member that is taken out later, or `{}` for none, stand there
-                assert whole.get(key, "").startswith(text.removesuffix("\ufffd"))  # or half a pair
+            if key[0] != "arguments":  # they may end with half a member that is taken out later, or be `{}`
+                assert whole.get(key, "").startswith(text.removesuffix("\ufffd"))  # or with half a pair
         if outcome.status == "failed":
             assert not any(call.complete for call in outcome.tool_calls)
 
@@ -128,14 +126,14 @@ def test_split_at_every_byte(path: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(FIXTURES), min_size=1, max_size=2), st.binary(max_size=12), st.integers(0, 4000))
-def test_a_body_with_bytes_in_between(paths: list[Path], noise: bytes, at: int) -> None:
+def test_a_body_with_random_bytes_inserted(paths: list[Path], noise: bytes, at: int) -> None:
     body = b"".join(path.read_bytes() for path in paths)
 
     check(*read(body[:at] + noise + body[at:]))
 
 
-def test_the_outcome_of_anything_is_json() -> None:
-    """Given halves of pairs everywhere, expect an outcome that can be written as UTF-8."""
+def test_every_outcome_is_json() -> None:
+    """Given halves of pairs everywhere, expect an outcome that can be encoded as UTF-8."""
     half = "\ud83d"
     given = chunk(content=half, refusal=half, reasoning=half, tool_calls=[call_part(0, half, name=half, call_id=half)])
     given |= {"model": half, "id": half, "usage": {half: half}}

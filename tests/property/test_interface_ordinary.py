@@ -1,7 +1,7 @@
-"""What is done for odd servers must not touch ordinary streams: there the answer is the fragments, joined.
+"""The rules for odd servers must not change ordinary streams, whose answer is the joined fragments.
 
-The truth is a plain accumulation, by index, as the SDK has it. Fragments are few and repeat, and some look like what
-the rules for odd servers look for.
+The oracle accumulates by index, as the SDK does. There are few different fragments, which repeat, and some of them look
+like cases of the rules for odd servers.
 """
 
 import json
@@ -50,7 +50,7 @@ def calls_of(body: bytes) -> list[Call]:
 @given(texts=st.lists(st.tuples(st.sampled_from(KINDS), fragments), max_size=12), at=cuts)
 @settings(max_examples=60)
 def test_texts_are_the_fragments_joined(texts: list[tuple[str, str]], at: list[int]) -> None:
-    # given: fragments that repeat, equal to all so far among them; the reasoning under one name or under two
+    # given: fragments that repeat or equal the text so far; the reasoning in one field or in two
     for twice in (False, True):
         chunks: list[JsonObject] = []
         for kind, text in texts:
@@ -60,21 +60,21 @@ def test_texts_are_the_fragments_joined(texts: list[tuple[str, str]], at: list[i
             chunks.append({"choices": [{"index": 0, "delta": delta}]})
         # if: the stream is read
         deltas, outcome = read(in_pieces(sse([*chunks, chunk(finish_reason="stop")]), at), PLAIN)
-        # expect: every fragment, once, in the outcome and in the deltas
-        for kind, told in (
+        # expect: every fragment once, in the outcome and in the deltas
+        for kind, text in (
             ("content", outcome.content),
             ("refusal", outcome.refusal),
             ("reasoning", outcome.reasoning),
         ):
             true = "".join(text for of_kind, text in texts if of_kind == kind)
-            assert (told or "") == joined(deltas).get((kind, None), "") == true
+            assert (text or "") == joined(deltas).get((kind, None), "") == true
         assert not outcome.notes
 
 
 @given(given_arguments=st.lists(arguments, min_size=1, max_size=4), data=st.data())
 @settings(max_examples=80)
-def test_parallel_calls_are_told_apart_by_index(given_arguments: list[str], data: st.DataObject) -> None:
-    # given: calls with the same name and often the same arguments, each begun by a chunk with id and name
+def test_parallel_calls_are_kept_apart_by_index(given_arguments: list[str], data: st.DataObject) -> None:
+    # given: calls with the same name and often the same arguments, each started by a chunk with id and name
     chunks: list[JsonObject] = []
     streams: list[list[JsonObject]] = []
     for index, text in enumerate(given_arguments):
@@ -86,14 +86,14 @@ def test_parallel_calls_are_told_apart_by_index(given_arguments: list[str], data
             rest = rest[size:]
         begin = call(index, "", name="find_ferry", call_id=f"call_{index}")
         streams.append([begin, *(call(index, piece) for piece in [*pieces, rest] if piece)])
-    # if: they come one after the other, or interleaved
+    # if: they come one after the other or interleaved
     if data.draw(st.booleans()):
         while any(streams):
             chunks.append(data.draw(st.sampled_from([stream for stream in streams if stream])).pop(0))
     else:
         chunks = [each for stream in streams for each in stream]
     body = sse([*chunks, chunk(finish_reason="tool_calls")])
-    # expect: the calls as they were made
+    # expect: the same calls
     true = {(f"call_{index}", "find_ferry", text) for index, text in enumerate(given_arguments)}
     assert set(calls_of(body)) == true
     assert len(calls_of(body)) == len(true)
@@ -167,13 +167,13 @@ NOT_REPEATED: dict[str, tuple[list[JsonObject], list[Call]]] = {
 
 @pytest.mark.parametrize("case", NOT_REPEATED)
 def test_calls_that_look_like_one_call(case: str) -> None:
-    # given: calls that differ in one thing alone; expect: each of them
+    # given: calls that differ in one member only; expect: each of them
     chunks, expected = NOT_REPEATED[case]
     assert calls_of(sse([*chunks, chunk(finish_reason="tool_calls")])) == expected
 
 
 def test_input_of_a_custom_tool_is_free_text() -> None:
-    # given: a custom tool's input in which a fragment that looks like whole arguments comes twice
+    # given: a custom tool's input with a fragment that looks like whole arguments and comes twice
     def part(text: str, **begin: Any) -> JsonObject:
         return chunk(tool_calls=[{"index": 0, "custom": {"input": text} | begin}])
 

@@ -1,4 +1,4 @@
-"""Whatever a server sends in place of a Responses stream: nothing raises, and text that came before stays."""
+"""Whatever a server sends in place of a Responses stream, nothing raises and no earlier text is lost."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ item_types: st.SearchStrategy[str] = st.sampled_from(
 
 @st.composite
 def shapes(draw: st.DrawFn) -> dict[str, Any]:
-    """An object that looks like an item, a part or a response."""
+    """An object that resembles an item, a part or a response."""
     return draw(st.dictionaries(keys, anything, max_size=6)) | {"type": draw(item_types)}
 
 
@@ -100,14 +100,14 @@ def line(event: Any) -> bytes:
 
 
 def read(body: bytes, options: InterfaceOptions, size: int) -> tuple[list[Delta], dict[str, Any]]:
-    reader = StreamDecoder("responses", options)
+    decoder = StreamDecoder("responses", options)
     deltas: list[Delta] = []
     for start in range(0, len(body), size):
-        deltas += reader.feed(body[start : start + size])
-    deltas += reader.close()
+        deltas += decoder.feed(body[start : start + size])
+    deltas += decoder.close()
     for delta in deltas:
         encode_entry(delta)
-    raw = encode_outcome(reader.finish())
+    raw = encode_outcome(decoder.finish())
     decode_outcome(raw)
     return deltas, msgspec.json.decode(raw)
 
@@ -128,11 +128,11 @@ BEFORE = [
 
 @given(st.lists(events | anything, max_size=8), st.none() | ends, st.sampled_from(OPTIONS), st.integers(1, 400))
 def test_json_of_any_shape(given: list[Any], end: Any, options: InterfaceOptions, size: int) -> None:
-    # given: a message that is finished, then events of any shape, and perhaps an end
+    # given: a finished message, then events of any shape, and perhaps an end
     body = b"".join(line(event) for event in [*BEFORE, *given, *([end] if end else [])])
     # if: it is read
     deltas, outcome = read(body, options, size)
-    # expect: deltas and an outcome that can be written, with the message in both
+    # expect: deltas and an outcome that can be encoded, with the message in both
     assert text_of(deltas).startswith("The wheel turns.")
     assert (outcome["content"] or "").startswith("The wheel turns.")
 
@@ -154,7 +154,7 @@ def test_truncated_at_every_byte(name: str) -> None:
     for end in range(len(body)):
         # if: it ends early
         deltas, outcome = read(body[:end], InterfaceOptions(), len(body))
-        # expect: what came, as a beginning of the whole, in the deltas and in the outcome
+        # expect: a prefix of the whole text, in the deltas and in the outcome
         for kind in ("content", "reasoning", "refusal"):
             assert (whole[kind] or "").startswith(outcome[kind] or "")
         assert text_of(deltas) == (outcome["content"] or "")
@@ -162,14 +162,14 @@ def test_truncated_at_every_byte(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["summary_parts", "interleaved_calls", "custom_tool", "half_characters"])
 def test_split_at_every_byte(name: str) -> None:
-    # given: a body, and what it comes to
+    # given: a body and its outcome
     body = (FIXTURES / f"{name}.sse").read_bytes()
     _, whole = read(body, InterfaceOptions(), len(body))
     for at in range(1, len(body)):
         # if: it comes in two pieces
-        reader = StreamDecoder("responses", InterfaceOptions())
-        reader.feed(body[:at])
-        reader.feed(body[at:])
-        reader.close()
+        decoder = StreamDecoder("responses", InterfaceOptions())
+        decoder.feed(body[:at])
+        decoder.feed(body[at:])
+        decoder.close()
         # expect: the same outcome
-        assert msgspec.json.decode(encode_outcome(reader.finish())) == whole
+        assert msgspec.json.decode(encode_outcome(decoder.finish())) == whole

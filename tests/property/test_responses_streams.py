@@ -1,6 +1,6 @@
-"""Any response, streamed in any way and cut anywhere, comes out as what it says.
+"""Any response, streamed in any style and cut anywhere, gives the right deltas and outcome.
 
-The oracle knows the response before it is made into events, and shares no code with the interface.
+The oracle knows the response before it is turned into events, and shares no code with the interface.
 """
 
 import json
@@ -25,14 +25,14 @@ words = st.text(alphabet="abcdefgh_", min_size=1, max_size=8)
 
 @dataclass
 class Item:
-    """One item of a response as it was meant."""
+    """One item of the response that the server means to send."""
 
     kind: str
     parts: list[str]  # texts, or summary parts, or the one text of a call
     cuts: list[int]
     name: str = ""
     thoughts: str = ""
-    shown: str = ""  # a call's arguments as a client shall see them
+    shown: str = ""  # a call's arguments as a client must see them
     refuses: bool = False
     number: int = 0  # output index
 
@@ -73,15 +73,15 @@ class Style:
     done_events: bool = True
     finished_items: bool = True
     output: bool = True
-    last_delta: bool = True  # False: the last piece of each text comes with the whole value alone
+    last_delta: bool = True  # False: the last piece of each text comes only with the final value
     fields: bool = True
     line_end: str = "\n"
-    extras: bool = False  # comments, keep-alives and events nobody knows
+    extras: bool = False  # comments, keep-alives and unknown events
 
 
 @dataclass
-class Said:
-    """What deltas add up to, or what an outcome says."""
+class Joined:
+    """The texts and calls of deltas or of an outcome."""
 
     content: str = ""
     refusal: str = ""
@@ -162,7 +162,7 @@ def pieces(text: str, at: list[int]) -> list[str]:
 
 
 def events_of(item: Item, style: Style) -> Iterator[Event]:
-    """One item in a server's style. What it does not announce it must name at the end."""
+    """One item in a server's style. What it does not announce it must send at the end."""
     place: Event = {"output_index": item.number, "item_id": item.id}
     if style.announced:
         yield {"type": "response.output_item.added", "output_index": item.number, "item": item.empty()}
@@ -195,37 +195,37 @@ def body_of(events: list[Event], items: list[Item], style: Style) -> bytes:
     return style.line_end.join([*lines, ""]).encode()
 
 
-def truth(items: list[Item]) -> Said:
-    """The oracle: what the response says, item after item."""
-    said = Said()
+def truth(items: list[Item]) -> Joined:
+    """The oracle: the texts and calls of the response, item after item."""
+    result = Joined()
     native = 0
     for item in items:
         if item.kind == "message" and item.refuses:
-            said.refusal += "".join(item.parts)
+            result.refusal += "".join(item.parts)
         elif item.kind == "message":
-            said.content += "".join(item.parts)
+            result.content += "".join(item.parts)
         elif item.kind == "reasoning":
             for part in item.parts:
-                said.reasoning += ("\n\n" if native else "") + part
+                result.reasoning += ("\n\n" if native else "") + part
                 native += 1
         elif item.kind != "web_search_call":
-            said.reasoning += item.thoughts
-            said.arguments[len(said.calls)] = item.shown
-            said.calls.append((item.call_id, item.name, item.parts[0], True))
-    return said
+            result.reasoning += item.thoughts
+            result.arguments[len(result.calls)] = item.shown
+            result.calls.append((item.call_id, item.name, item.parts[0], True))
+    return result
 
 
-def read(body: bytes, at: list[int]) -> tuple[Said, Said, dict[str, Any]]:
-    """What the deltas add up to, what the outcome says, and the outcome itself, for a body cut at these places."""
-    reader = StreamDecoder("responses", InterfaceOptions())
+def read(body: bytes, at: list[int]) -> tuple[Joined, Joined, dict[str, Any]]:
+    """The texts of the deltas, those of the outcome, and the outcome, for a body cut at these places."""
+    decoder = StreamDecoder("responses", InterfaceOptions())
     deltas: list[Delta] = []
     ends = sorted({cut % (len(body) + 1) for cut in at})
     for start, end in zip([0, *ends], [*ends, len(body)], strict=True):
-        deltas += reader.feed(body[start:end])
-    deltas += reader.close()
-    outcome: dict[str, Any] = msgspec.json.decode(encode_outcome(reader.finish()))
+        deltas += decoder.feed(body[start:end])
+    deltas += decoder.close()
+    outcome: dict[str, Any] = msgspec.json.decode(encode_outcome(decoder.finish()))
     calls: list[dict[str, Any]] = outcome["tool_calls"]
-    told = Said(
+    told = Joined(
         outcome["content"] or "",
         outcome["refusal"] or "",
         outcome["reasoning"] or "",
@@ -234,17 +234,17 @@ def read(body: bytes, at: list[int]) -> tuple[Said, Said, dict[str, Any]]:
     return add_up(deltas), told, outcome
 
 
-def add_up(deltas: list[Delta]) -> Said:
-    said = Said()
+def add_up(deltas: list[Delta]) -> Joined:
+    result = Joined()
     for delta in deltas:
         if isinstance(delta, AssistantDelta):
-            said.content += delta.content or ""
-            said.refusal += delta.refusal or ""
+            result.content += delta.content or ""
+            result.refusal += delta.refusal or ""
         elif isinstance(delta, ReasoningDelta):
-            said.reasoning += delta.reasoning
+            result.reasoning += delta.reasoning
         elif delta.call >= 0:
-            said.arguments[delta.call] = said.arguments.get(delta.call, "") + (delta.tool_call.arguments or "")
-    return said
+            result.arguments[delta.call] = result.arguments.get(delta.call, "") + (delta.tool_call.arguments or "")
+    return result
 
 
 def numbered(items: list[Item]) -> list[Item]:
@@ -262,7 +262,7 @@ def test_item_after_item_in_any_style_cut_anywhere(items: list[Item], style: Sty
     meant = truth(items)
     for cut in ([], at):
         shown, told, outcome = read(body, cut)
-        # expect: outcome and deltas say what was meant
+        # expect: outcome and deltas as the oracle has them
         assert (told.content, told.refusal, told.reasoning) == (meant.content, meant.refusal, meant.reasoning)
         assert told.calls == meant.calls
         assert (shown.content, shown.refusal, shown.reasoning) == (meant.content, meant.refusal, meant.reasoning)
@@ -277,7 +277,7 @@ def test_item_after_item_in_any_style_cut_anywhere(items: list[Item], style: Sty
 
 @given(responses, styles, st.randoms(use_true_random=False), st.lists(st.integers(0, 1 << 16), max_size=12))
 def test_items_that_interleave(items: list[Item], style: Style, order: Any, at: list[int]) -> None:
-    # given: a response whose items stream at the same time, each announced in its turn
+    # given: a response whose items stream at the same time, each announced in turn
     items = numbered(items)
     style.announced = True
     queues = [list(events_of(item, style)) for item in items]
@@ -288,7 +288,7 @@ def test_items_that_interleave(items: list[Item], style: Style, order: Any, at: 
     # if: it is read, at once and in pieces
     meant = truth(items)
     shown, told, _ = read(body, [])
-    # expect: the outcome item after item; each call's arguments whole; the same deltas wherever the body is cut
+    # expect: an outcome with one item after another, whole arguments, and the same deltas wherever the body is cut
     assert (told.content, told.refusal, told.reasoning) == (meant.content, meant.refusal, meant.reasoning)
     assert told.calls == meant.calls
     assert shown.arguments == meant.arguments
@@ -297,14 +297,14 @@ def test_items_that_interleave(items: list[Item], style: Style, order: Any, at: 
 
 
 @given(responses, styles, st.integers(0, 1 << 16))
-def test_what_is_cut_off_keeps_what_came(items: list[Item], style: Style, at: int) -> None:
+def test_a_body_that_is_cut_off_keeps_its_text(items: list[Item], style: Style, at: int) -> None:
     # given: a body that ends early
     items = numbered(items)
     body = body_of([event for item in items for event in events_of(item, style)], items, style)
     part = body[: at % (len(body) + 1)]
     # if: it is read
     shown, told, outcome = read(part, [])
-    # expect: a beginning of what was meant, the same in deltas and outcome; what is not whole says so
+    # expect: a prefix of the response, the same in deltas and outcome, and unfinished calls are not complete
     meant = truth(items)
     assert meant.content.startswith(told.content)
     assert meant.refusal.startswith(told.refusal)
@@ -317,7 +317,7 @@ def test_what_is_cut_off_keeps_what_came(items: list[Item], style: Style, at: in
 
 
 def has_ended(part: bytes) -> bool:
-    """Whether the terminal event is there with its last line: an event needs no blank line at the end of a body."""
+    """Whether the last line of the terminal event has come: an event needs no blank line at the end of a body."""
     last = part.rpartition(b"data: ")[2].strip()
     try:
         return json.loads(last)["type"] == "response.completed"

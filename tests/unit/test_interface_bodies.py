@@ -1,4 +1,4 @@
-"""Bodies that are no event stream, and where the decoder stops."""
+"""Bodies that are not an event stream, and where the decoder stops."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_lines_or_one_document(lead: bytes, body: bytes, events: list[bytes]) ->
 
 
 def test_nothing_is_read_after_done() -> None:
-    # given: events after [DONE]; expect: the decoder says that it needs no more, and reads no more
+    # given: events after [DONE]; expect: the decoder is done and ignores them
     decoder = StreamDecoder("chat", InterfaceOptions())
     deltas = decoder.feed(sse([chunk(content="a", finish_reason="stop")]) + sse([chunk(content="b")]))
     assert decoder.done
@@ -37,7 +37,7 @@ def test_nothing_is_read_after_done() -> None:
     assert decoder.finish().content == "a"
 
 
-def test_nothing_is_read_after_a_failure_and_what_was_held_is_shown() -> None:
+def test_nothing_is_read_after_a_failure_and_held_back_deltas_are_shown() -> None:
     decoder = StreamDecoder("chat", InterfaceOptions())
     held = chunk(tool_calls=[{"index": 0, "function": {"name": "find", "arguments": "{"}}])
     assert decoder.feed(sse([held, {"error": {"message": "no", "code": 500}}, chunk(content="b")], done=False)) == []
@@ -57,7 +57,7 @@ def test_an_event_without_end_is_a_failure() -> None:
     assert decoder.failure.code == "upstream_malformed"
 
 
-def test_a_page_is_told_by_its_text() -> None:
+def test_the_error_for_a_page_shows_its_text() -> None:
     page = b"<html><script>var a;</script><body>\n<h1>502</h1> Bad   gateway " + b"<p></p>" * 2000
     for pieces in ([page], [page[at : at + 9] for at in range(0, len(page), 9)]):
         _, outcome = read(pieces)
@@ -71,7 +71,7 @@ def test_an_empty_body() -> None:
     assert (outcome.error.code, outcome.error.message) == ("upstream_truncated", "the body is empty")
 
 
-def test_cancelled_keeps_what_came() -> None:
+def test_a_cancelled_answer_keeps_its_text_so_far() -> None:
     decoder = StreamDecoder("chat", InterfaceOptions())
     decoder.feed(sse([chunk(content="a")], done=False))
     decoder.close()

@@ -1,6 +1,6 @@
-"""One recorded oddity a test: a body in `tests/fixtures/chat`, and beside it what it must come to.
+"""One oddity of servers per test: a body in `tests/fixtures/chat`, and beside it the expected outcome.
 
-The text of each fixture is our own; its shape is one that servers send. `oddity` says which.
+The text of each fixture is our own; real servers send its shape, which `oddity` describes.
 """
 
 import json
@@ -19,7 +19,7 @@ NAMES = sorted(path.stem for path in FIXTURES.glob("*.sse"))
 
 
 def add_up(deltas: list[Delta]) -> dict[str, Any]:
-    """What a client that follows the deltas has in the end."""
+    """What a client has at the end if it joins the deltas."""
     texts = joined(deltas)
     sums: dict[str, Any] = {key: texts.get((key, None)) for key in ("content", "refusal", "reasoning")}
     for key in ("name", "id", "arguments"):
@@ -27,8 +27,8 @@ def add_up(deltas: list[Delta]) -> dict[str, Any]:
     return sums
 
 
-def told_by(outcome: dict[str, Any]) -> dict[str, Any]:
-    """What the deltas must add up to, unless the fixture says otherwise."""
+def expected_sums(outcome: dict[str, Any]) -> dict[str, Any]:
+    """What the deltas must add up to, unless the fixture has other values."""
     sums: dict[str, Any] = {key: outcome[key] for key in ("content", "refusal", "reasoning")}
     for key in ("name", "id", "arguments"):
         sums[key] = {str(number): call[key] for number, call in enumerate(outcome["tool_calls"]) if call[key]}
@@ -36,7 +36,7 @@ def told_by(outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_body_comes_out_as_a_careful_reading_of_it(name: str) -> None:
+def test_a_body_gives_the_expected_outcome_and_deltas(name: str) -> None:
     # given: a body with one oddity
     body = (FIXTURES / f"{name}.sse").read_bytes()
     expected = json.loads((FIXTURES / f"{name}.json").read_text())
@@ -44,16 +44,16 @@ def test_a_body_comes_out_as_a_careful_reading_of_it(name: str) -> None:
     for size in (len(body), 11):
         deltas, result = read([body[start : start + size] for start in range(0, len(body), size)])
         outcome: dict[str, Any] = msgspec.json.decode(encode_outcome(result), type=dict[str, Any])
-        # expect: the outcome written down beside it, and deltas that add up to it
+        # expect: the outcome of the fixture, and deltas that add up to it
         wanted: dict[str, Any] = {"notes": []} | expected["outcome"]
         assert {key: outcome.get(key) for key in wanted} == wanted
         assert (result.error.code if result.error else None) == expected.get("error_code")
-        assert add_up(deltas) == told_by(wanted) | expected.get("deltas", {})
+        assert add_up(deltas) == expected_sums(wanted) | expected.get("deltas", {})
         check_indexes(deltas)
 
 
-def test_each_fixture_says_which_oddity_it_shows() -> None:
-    # given: the fixtures; expect: both halves of each, and no two of the same kind
+def test_each_fixture_names_its_oddity() -> None:
+    # expect: both files of each fixture, and no two with the same oddity
     assert {path.stem for path in FIXTURES.glob("*.json")} == set(NAMES)
     oddities = [json.loads((FIXTURES / f"{name}.json").read_text())["oddity"] for name in NAMES]
     assert all(oddities)

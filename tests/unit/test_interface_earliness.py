@@ -1,4 +1,4 @@
-"""SEED's third rule: a character is shown with the chunk that makes its meaning certain, and no later."""
+"""A character is shown with the chunk that makes its meaning certain, and not later."""
 
 import pytest
 
@@ -21,17 +21,17 @@ NAMED = ["n:find", "#:c1"]
 Case = tuple[list[str], list[list[str]]]
 
 CASES: list[Case] = [
-    # the name waits for the first key, as far as it may be ours
+    # the name waits until the first key cannot be `inner_thoughts`
     (["{", '"', "q", '":1}'], [[], [], [], [*NAMED, 'a:{"q'], ['a:":1}'], []]),
     (["{", '"inner_', "x"], [[], [], [], [*NAMED, 'a:{"inner_x'], []]),
     (['{"inner_thoughts', "_"], [[], [], [*NAMED, 'a:{"inner_thoughts_'], []]),
-    # reasoning comes as it comes, then the name with all that is certain
+    # reasoning is shown as it comes, then the name with everything that is certain
     (['{"inner_thoughts":"', "I l", "ook", '"'], [[], [], ["r:I l"], ["r:ook"], [*NAMED, "a:{"], []]),
     (['{"inner_thoughts":', "1", "2", ',"q'], [[], [], [*NAMED, "a:{"], [], ['a:"q'], []]),
     # a comma waits for the key after it
     (['{"q":1', ",", " ", '"r', '":2', "}"], [[], [*NAMED, 'a:{"q":1'], [], [], ['a:, "r'], ['a:":2'], ["a:}"], []]),
     (['{"q":1', ', "inner_thoughts":"x"', "}"], [[], [*NAMED, 'a:{"q":1'], ["r:x"], ["a:}"], []]),
-    # values never wait, whatever is in them
+    # values never wait, whatever they contain
     (
         ['{"q":"a', "\\", "u00", "e9", "\\", '"'],
         [[], [*NAMED, 'a:{"q":"a'], ["a:\\"], ["a:u00"], ["a:e9"], ["a:\\"], ['a:"'], []],
@@ -40,9 +40,9 @@ CASES: list[Case] = [
         ['{"q":{"inner_thoughts":', '"x"', ",", "1"],
         [[], [*NAMED, 'a:{"q":{"inner_thoughts":'], ['a:"x"'], ["a:,"], ["a:1"], []],
     ),
-    # what is no JSON never waits
+    # text that is not JSON never waits
     (["go", " north"], [[], [*NAMED, "a:go"], ["a: north"], []]),
-    # the end shows what was held
+    # the end shows what was held back
     (['{"q":1', ',"inner'], [[], [*NAMED, 'a:{"q":1'], [], ['a:,"inner']]),
     ([], [[], [*NAMED, "a:{}"]]),
     (["{}"], [[], [*NAMED, "a:{}"], []]),
@@ -73,39 +73,39 @@ def test_assistant_mode(pieces: list[str], expected: list[list[str]]) -> None:
     assert after_each(pieces, "send_message", InterfaceOptions(use_assistant_message=True)) == expected
 
 
-def test_nothing_is_held_where_inner_thoughts_stay_in() -> None:
+def test_nothing_is_held_back_if_inner_thoughts_are_not_taken_out() -> None:
     pieces = ['{"inner_thoughts":', ' "x" ', ","]
     expected = [NAMED, ['a:{"inner_thoughts":'], ['a: "x" '], ["a:,"], []]
     assert after_each(pieces, options=InterfaceOptions(put_inner_thoughts_in_kwarg=False)) == expected
 
 
-def test_a_name_that_may_become_the_assistants_waits() -> None:
+def test_a_name_that_may_become_that_of_the_assistant_tool_waits() -> None:
     # given: assistant mode, and arguments before the name is whole
     interface = ChatInterface(InterfaceOptions(use_assistant_message=True))
     given = [call(0, name="send"), call(0, '{"message":"a'), call(0, name="_message"), call(0, 'b"}')]
     # expect: shown as text as soon as the name is certain
     assert [shown(interface.feed(chunk_from_json(one))) for one in given] == [[], [], ["c:a"], ["c:b"]]
-    # given: a tool that only begins alike
+    # given: a tool whose name only starts like it
     interface = ChatInterface(InterfaceOptions(use_assistant_message=True))
     given = [call(0, name="sender"), call(0, '{"message":"a')]
     assert [shown(interface.feed(chunk_from_json(one))) for one in given] == [[], ["n:sender", 'a:{"message":"a']]
 
 
-def test_a_name_longer_than_the_assistants_is_a_tool() -> None:
+def test_a_name_longer_than_that_of_the_assistant_tool_is_a_tool() -> None:
     interface = ChatInterface(InterfaceOptions(use_assistant_message=True))
     given = [call(0, name="send_message"), call(0, name="_later"), call(0, '{"message":1}')]
     found = [shown(interface.feed(chunk_from_json(one))) for one in given]
     assert found == [[], [], ["n:send_message_later", 'a:{"message":1}']]
 
 
-def test_repeated_names_and_ids_are_repetitions_others_go_on() -> None:
+def test_equal_name_and_id_fragments_are_repetitions_and_others_continue() -> None:
     interface = ChatInterface(InterfaceOptions())
     given = [call(0, "{", name="fi", call_id="c"), call(0, name="nd", call_id="c"), call(0, '"q":1}', name="find")]
     outcome = [shown(interface.feed(chunk_from_json(one))) for one in given]
     assert outcome == [[], [], ["n:find", "#:c", 'a:{"q":1}']]
 
 
-def test_think_tags_become_reasoning_where_asked() -> None:
+def test_think_tags_become_reasoning_if_requested() -> None:
     interface = ChatInterface(InterfaceOptions(think_tags="reasoning"))
     pieces = ["<", "think", ">I l", "ook</th", "ink>It is", " <b>", "six.<thin"]
     found = [shown(interface.feed(chunk_from_json(chunk(content=piece)))) for piece in pieces]
@@ -113,7 +113,7 @@ def test_think_tags_become_reasoning_where_asked() -> None:
     assert shown(interface.drain()) == ["c:<thin"]
 
 
-def test_reasoning_carries_its_source_once_a_run() -> None:
+def test_the_first_delta_of_a_run_carries_its_source() -> None:
     interface = ChatInterface(InterfaceOptions())
     given = [chunk(reasoning="a"), chunk(reasoning="b"), call(0, '{"inner_thoughts":"c"', name="f"), chunk(content="d")]
     deltas = [delta for one in given for delta in interface.feed(chunk_from_json(one))]

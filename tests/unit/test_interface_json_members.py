@@ -1,4 +1,4 @@
-"""The scanner of members and the decoder of strings, by example and against `json`."""
+"""The member scanner and the string decoder, by examples and against `json`."""
 
 import json
 from itertools import pairwise
@@ -11,7 +11,7 @@ from tailrace.worker.interface.calls.json_members import JSONStringDecoder, Memb
 
 
 def tokens_of(*pieces: str) -> list[tuple[str, str]]:
-    """Names and texts of the tokens; neighbours of one kind are joined, but for quotes."""
+    """Names and texts of the tokens; neighbours of one kind are joined, except quotes."""
     scanner, found = MemberScanner(), list[tuple[str, str]]()
     for piece in pieces:
         for token, text in scanner.feed(piece):
@@ -67,7 +67,7 @@ def test_members_of_every_kind() -> None:
         ('{"a":"x"y', "y"),
     ],
 )
-def test_what_is_not_json_is_broken_from_there_on(text: str, broken: str) -> None:
+def test_text_is_broken_from_the_first_character_that_is_not_json(text: str, broken: str) -> None:
     for tokens in (tokens_of(text), tokens_of(*text)):
         assert tokens[-1] == (Token.BROKEN.name, broken)
 
@@ -107,7 +107,7 @@ def test_strings_decode_as_json_does(text: str, ascii_only: bool) -> None:
         ("a\nb", "a\nb"),
     ],
 )
-def test_strings_that_are_not_right(body: str, text: str) -> None:
+def test_invalid_strings(body: str, text: str) -> None:
     for pieces in ([body], list(body)):
         decoder = JSONStringDecoder()
         assert "".join(map(decoder.feed, pieces)) + decoder.close() == text

@@ -1,4 +1,4 @@
-"""`tailrace replay` as a program: what it prints and how it ends."""
+"""`tailrace replay` as a program: its output and exit codes."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ def replay(*argv: str, given: bytes = b"") -> tuple[int, list[dict[str, Any]], s
     return run.returncode, [json.loads(line) for line in run.stdout.splitlines()], run.stderr.decode()
 
 
-def test_lines_are_deltas_as_published_and_last_the_outcome(tmp_path: Path) -> None:
+def test_the_output_is_the_published_deltas_and_then_the_outcome(tmp_path: Path) -> None:
     path = tmp_path / "answer.sse"
     path.write_bytes(BODY)
     code, lines, errors = replay(str(path))
@@ -65,7 +65,7 @@ def test_chunks_as_json_lines(line_end: str) -> None:
     assert (code, lines[-1]["outcome"]["content"]) == (0, "ab")
 
 
-def test_a_broken_file_gives_what_came_before() -> None:
+def test_a_broken_file_gives_the_deltas_before_the_break() -> None:
     code, lines, errors = replay("-", given=sse([chunk(content="a")], done=False) + b'data: {"cho')
     assert (code, errors) == (1, "")
     assert lines[0]["content"] == "a"
@@ -74,7 +74,7 @@ def test_a_broken_file_gives_what_came_before() -> None:
 
 
 @pytest.mark.parametrize("path", ["no-such-file", "."])
-def test_a_file_that_cannot_be_read_is_one_line(path: str) -> None:
+def test_a_file_that_cannot_be_read_gives_a_one_line_error(path: str) -> None:
     code, lines, errors = replay(path)
     assert (code, lines) == (1, [])
     assert errors.startswith(f"tailrace replay: {path}: ")
@@ -87,7 +87,7 @@ def test_help_has_an_example() -> None:
     assert "example:" in run.stdout
 
 
-def test_it_starts_without_the_heavy_parts() -> None:
+def test_heavy_dependencies_are_not_imported() -> None:
     script = (
         "import sys; from tailrace.worker.replay import replay; replay(sys.argv[1:]);"
         "print(*sys.modules, file=sys.stderr)"

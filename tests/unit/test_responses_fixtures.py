@@ -1,6 +1,6 @@
-"""One recorded oddity a test: a body in `tests/fixtures/responses`, and beside it what it must come to.
+"""One oddity of servers per test: a body in `tests/fixtures/responses`, and beside it the expected outcome.
 
-The text of each fixture is our own; its shape is one that servers send. `oddity` says which.
+The text of each fixture is our own; real servers send its shape, which `oddity` describes.
 """
 
 import json
@@ -29,7 +29,7 @@ def read_in_pieces(body: bytes, size: int) -> tuple[list[Delta], dict[str, Any]]
 
 
 def add_up(deltas: list[Delta]) -> dict[str, Any]:
-    """What a client that follows the deltas has in the end."""
+    """What a client has at the end if it joins the deltas."""
     sums: dict[str, Any] = {"content": "", "refusal": "", "reasoning": "", "arguments": {}, "names": {}}
     for delta in deltas:
         if isinstance(delta, AssistantDelta):
@@ -46,8 +46,8 @@ def add_up(deltas: list[Delta]) -> dict[str, Any]:
     return sums
 
 
-def told_by(outcome: dict[str, Any]) -> dict[str, Any]:
-    """What the deltas must add up to, unless the fixture says otherwise."""
+def expected_sums(outcome: dict[str, Any]) -> dict[str, Any]:
+    """What the deltas must add up to, unless the fixture has other values."""
     made: list[dict[str, Any]] = outcome["tool_calls"]
     calls = list(enumerate(made))
     return {
@@ -61,20 +61,20 @@ def told_by(outcome: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("size", [1, 7, 1 << 20], ids=["byte by byte", "sevens", "at once"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_body_comes_out_as_a_careful_reading_of_it(name: str, size: int) -> None:
-    # given: a body with one oddity, in pieces of some size
+def test_a_body_gives_the_expected_outcome_and_deltas(name: str, size: int) -> None:
+    # given: a body with one oddity, in pieces of one size
     body = (FIXTURES / f"{name}.sse").read_bytes()
     expected = json.loads((FIXTURES / f"{name}.json").read_text())
     # if: it is read
     deltas, outcome = read_in_pieces(body, size)
-    # expect: the outcome written down beside it, and deltas that add up to it
+    # expect: the outcome of the fixture, and deltas that add up to it
     wanted = expected["outcome"]
     assert {key: outcome.get(key) for key in wanted} == wanted
-    assert add_up(deltas) == told_by(wanted) | expected.get("deltas", {})
+    assert add_up(deltas) == expected_sums(wanted) | expected.get("deltas", {})
 
 
-def test_each_fixture_says_which_oddity_it_shows() -> None:
-    # given: the fixtures; expect: both halves of each, and no two of the same kind
+def test_each_fixture_names_its_oddity() -> None:
+    # expect: both files of each fixture, and no two with the same oddity
     assert {path.stem for path in FIXTURES.glob("*.json")} == set(NAMES)
     oddities = [json.loads((FIXTURES / f"{name}.json").read_text())["oddity"] for name in NAMES]
     assert all(oddities)
@@ -82,6 +82,6 @@ def test_each_fixture_says_which_oddity_it_shows() -> None:
 
 
 def test_the_page_on_providers_has_each_oddity() -> None:
-    # given: the page for those who wonder what we do; expect: each fixture's name on it
+    # expect: the name of each fixture on docs/providers.md
     page = (FIXTURES.parents[2] / "docs" / "providers.md").read_text()
     assert [name for name in NAMES if f"`{name}`" not in page] == []

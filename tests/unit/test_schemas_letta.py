@@ -1,4 +1,4 @@
-"""The Letta form, held against an independent model of the seed's rules: ids, dates, otids, payloads."""
+"""The Letta form against an independent model of its rules: ids, dates, otids and payloads."""
 
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -33,21 +33,21 @@ texts = st.text(max_size=5)
 reasoning = st.tuples(st.just("reasoning_message"), texts, st.sampled_from(["non_reasoner_model", "reasoner_model"]))
 calls = st.tuples(st.just("tool_call_message"), texts, st.sampled_from(["name", "arguments"]))
 content = st.tuples(st.just("assistant_message"), texts, st.sampled_from(["content", "refusal"]))
-said = st.lists(st.tuples(st.one_of(reasoning, calls, content), st.integers(0, 10_000)), max_size=40)
+piece_lists = st.lists(st.tuples(st.one_of(reasoning, calls, content), st.integers(0, 10_000)), max_size=40)
 
 Piece = tuple[tuple[str, str, str], int]
 
 
 def on_the_wire(pieces: list[Piece]) -> list[Delta]:
-    """What a worker publishes for these pieces: `i` counts runs of one type, `source` stands only where it is new."""
+    """What a worker publishes for these pieces: `i` counts runs of one type, and only a new `source` is set."""
     deltas: list[Delta] = []
-    run, before, told = -1, "", ""
+    run, before, known = -1, "", ""
     for (kind, text, detail), ms in pieces:
         if kind != before:
-            run, before, told = run + 1, kind, ""
+            run, before, known = run + 1, kind, ""
         if kind == "reasoning_message":
-            source: Any = None if detail == told else detail
-            told = detail
+            source: Any = None if detail == known else detail
+            known = detail
             deltas.append(ReasoningDelta(run, ms, text, source))
         elif kind == "tool_call_message":
             part = ToolCallPart(name=text, tool_call_id="call_1") if detail == "name" else ToolCallPart(arguments=text)
@@ -58,8 +58,8 @@ def on_the_wire(pieces: list[Piece]) -> list[Delta]:
     return deltas
 
 
-def as_the_seed_would(pieces: list[Piece]) -> list[dict[str, Any]]:
-    """SEED's rules again, from the pieces alone."""
+def expected_messages(pieces: list[Piece]) -> list[dict[str, Any]]:
+    """The rules of Letta messages, applied to the pieces alone."""
     messages: list[dict[str, Any]] = []
     index = 0
     for position, ((kind, text, detail), ms) in enumerate(pieces):
@@ -84,15 +84,15 @@ def as_the_seed_would(pieces: list[Piece]) -> list[dict[str, Any]]:
     return messages
 
 
-@given(said)
-def test_the_view_says_what_the_seed_would(pieces: list[Piece]) -> None:
+@given(piece_lists)
+def test_the_view_makes_the_expected_messages(pieces: list[Piece]) -> None:
     view = LettaView(ATTEMPT)
     messages: list[dict[str, Any]] = []
     for delta in on_the_wire(pieces):
         read = decode_entry(encode_entry(delta))
         assert isinstance(read, ReasoningDelta | ToolCallDelta | AssistantDelta)
         messages.append(view.message(read))
-    assert messages == as_the_seed_would(pieces)
+    assert messages == expected_messages(pieces)
 
 
 def test_dates_are_utc_with_an_offset() -> None:
@@ -103,7 +103,7 @@ def test_dates_are_utc_with_an_offset() -> None:
 def test_a_view_in_the_middle_of_a_run_leaves_the_source_out() -> None:
     view = LettaView(ATTEMPT)
     assert "source" not in view.message(ReasoningDelta(3, 0, "so"))
-    # but says it from the next run on, and does not carry it over into another run
+    # but has it from the next run on, and does not carry it into another run
     source: ReasoningSource = "reasoner_model"
     assert view.message(ReasoningDelta(4, 0, "so", source))["source"] == source
     assert view.message(ReasoningDelta(4, 0, "on"))["source"] == source

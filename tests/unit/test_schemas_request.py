@@ -1,4 +1,4 @@
-"""What a producer may submit: every refusal names the parameter and what to do; what is accepted arrives unchanged."""
+"""What a producer may submit: every refusal names the parameter and what to do; accepted requests are unchanged."""
 
 import json
 from typing import Any
@@ -65,14 +65,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given_", "said"), WRONG)
-def test_what_is_wrong_is_refused_by_name(given_: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("given_", "message"), WRONG)
+def test_a_wrong_parameter_is_refused_by_name(given_: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestRejected) as caught:
         parse_request(given_)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "pydantic" not in str(caught.value)
-    # as JSON the same
+    # as JSON too
     with pytest.raises(RequestRejected):
         parse_request(json.dumps(given_))
 
@@ -84,25 +84,25 @@ def test_a_key_given_by_mistake_is_not_repeated_in_the_error() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "NaN", "{}x", b"\xff\xfe", b"\x00"])
-def test_what_is_no_json_object_is_refused(text: str | bytes) -> None:
+def test_text_that_is_not_a_json_object_is_refused(text: str | bytes) -> None:
     with pytest.raises(RequestRejected):
         parse_request(text)
 
 
-def test_too_long_a_text_is_refused_before_it_is_parsed() -> None:
+def test_a_text_that_is_too_long_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(RequestTooLarge, match="the limit is 8,388,608"):
         parse_request(b" " * (2 * MAX_REQUEST_BYTES + 1))
 
 
-def test_the_size_that_counts_is_that_of_what_is_stored() -> None:
-    # given a request whose JSON is twice as long as what is stored
+def test_the_limit_applies_to_the_stored_size() -> None:
+    # given a request whose JSON is twice as long as its stored form
     fits = parse_request(json.dumps({**HELLO, "user": "é" * (MAX_REQUEST_BYTES // 4)}))
     assert len(fits.encoded()) < MAX_REQUEST_BYTES
     with pytest.raises(RequestTooLarge, match="send large files by URL"):
         parse_request({**HELLO, "user": "x" * MAX_REQUEST_BYTES}).encoded()
 
 
-def test_nested_too_deep_is_refused() -> None:
+def test_a_value_nested_too_deeply_is_refused() -> None:
     deep: list[Any] = []
     for _ in range(10_000):
         deep = [deep]
@@ -112,7 +112,7 @@ def test_nested_too_deep_is_refused() -> None:
         parse_request('{"model":"m","messages":[{"role":"user","content":' + "[" * 10_000 + "]" * 10_000 + "}]}")
 
 
-def test_parameters_reach_the_models_server_as_they_were_given() -> None:
+def test_parameters_reach_the_models_server_unchanged() -> None:
     request = parse_request(
         {
             **HELLO,
@@ -138,7 +138,7 @@ def test_parameters_reach_the_models_server_as_they_were_given() -> None:
     assert request.extra_body == {"top_k": 5}
 
 
-def test_a_request_goes_there_and_back() -> None:
+def test_a_stored_request_is_read_back_equal() -> None:
     for content in (HELLO, ASK, {**HELLO, "id": "mine", "metadata": {"a": [1, None, 0.5, "é"]}, "timeout_s": 5.0}):
         request = parse_request(content)
         assert decode_request(request.encoded()) == request
@@ -153,12 +153,12 @@ def test_interface_options_are_one_object_from_request_to_interface() -> None:
 
 
 @pytest.mark.parametrize("packed", [b"", b"\xc1", b"\x80", b"\x93\x01\x02\x03"])
-def test_what_was_not_stored_by_us_is_refused(packed: bytes) -> None:
+def test_bytes_that_are_not_a_stored_request_are_refused(packed: bytes) -> None:
     with pytest.raises(RequestRejected, match="cannot be read"):
         decode_request(packed)
 
 
-def test_the_digest_is_that_of_the_content() -> None:
+def test_the_digest_depends_on_the_content_alone() -> None:
     digest = parse_request(HELLO).digest()
     same: list[dict[str, Any]] = [
         dict(reversed(HELLO.items())),
@@ -188,7 +188,7 @@ json_values = st.recursive(
     | st.booleans()
     | st.integers(-(2**63), 2**64 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
-    # lone surrogates have no UTF-8, so no JSON either
+    # lone surrogates cannot be encoded as UTF-8
     | st.text(st.characters(exclude_categories=["Cs"])),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
     max_leaves=12,
@@ -196,7 +196,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_whatever_json_can_say_is_kept(value: Any) -> None:
+def test_every_json_value_is_kept(value: Any) -> None:
     assert find_fault(value) is None
     if isinstance(value, dict):
         request = parse_request({**HELLO, "extra_body": {"x": value}})
@@ -214,11 +214,11 @@ def test_whatever_json_can_say_is_kept(value: Any) -> None:
         ({"a": (1, object())}, "a.1: object has no JSON form"),
     ],
 )
-def test_what_json_cannot_say_is_found(value: Any, fault: str) -> None:
+def test_values_without_a_json_form_are_found(value: Any, fault: str) -> None:
     assert find_fault(value) == fault
 
 
-def test_a_request_cannot_be_changed_behind_our_back() -> None:
+def test_a_request_is_immutable() -> None:
     request = GenerationRequest(**HELLO)
     with pytest.raises(ValueError, match="frozen"):
         request.model = "other"
@@ -236,7 +236,7 @@ def test_a_request_cannot_be_changed_behind_our_back() -> None:
         "rediss+sentinel://user:p%40ss@[::1]:26379/main-1/2?ssl_ca_certs=/ca.pem",
     ],
 )
-def test_urls_that_can_be(url: str) -> None:
+def test_valid_redis_urls(url: str) -> None:
     assert Settings.from_environment({"TAILRACE_REDIS_URL": url}).redis_url == url
 
 
@@ -256,7 +256,7 @@ def test_urls_that_can_be(url: str) -> None:
         *("redis+sentinel://h", "redis+sentinel://h/0/0/0", "redis+sentinel://h:0/m", "redis+sentinel://a,,b/m"),
     ],
 )
-def test_urls_that_cannot_be(url: str) -> None:
+def test_invalid_redis_urls(url: str) -> None:
     with pytest.raises(SettingsError, match=r"^TAILRACE_REDIS_URL: "):
         Settings.from_environment({"TAILRACE_REDIS_URL": url})
 
@@ -269,7 +269,7 @@ def test_settings_out_of_range_are_named(name: str, value: str) -> None:
         Settings.from_environment({f"TAILRACE_{name}": value})
 
 
-def test_settings_that_do_not_exist_are_named_and_others_ignored() -> None:
+def test_unknown_settings_are_named_and_other_variables_ignored() -> None:
     with pytest.raises(SettingsError, match="TAILRACE_LEASE is not a setting"):
         Settings.from_environment({"TAILRACE_LEASE": "5"})
     assert Settings.from_environment({"LEASE_S": "x", "OPENAI_API_KEY": "k"}) == Settings()

@@ -1,4 +1,4 @@
-"""Ids, entries, outcomes, job payloads and scripts: their forms on the wire, there and back, and what is refused."""
+"""The wire forms of ids, entries, outcomes, job payloads and scripts: encoded, decoded, and refused."""
 
 import json
 import re
@@ -90,18 +90,18 @@ def test_an_entry_on_the_wire(entry: LogEntry | ReaderEvent, raw: str) -> None:
 
 
 @pytest.mark.parametrize("raw", [raw for entry, raw in ENTRIES if isinstance(entry, Gap | Stalled)])
-def test_what_readers_say_is_no_log_entry(raw: str) -> None:
+def test_entries_made_by_readers_are_not_log_entries(raw: str) -> None:
     with pytest.raises(TailError):
         codec.decode_entry(raw.encode())
 
 
-def test_an_entry_with_a_field_that_came_later_is_still_read() -> None:
+def test_an_entry_with_an_unknown_field_is_read() -> None:
     raw = b'{"message_type":"assistant_message","i":2,"ms":801,"content":"Hello","mood":"good"}'
     assert codec.decode_entry(raw) == AssistantDelta(2, 801, "Hello")
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"{}", b'{"message_type":"new"}', b"\xff", b'{"message_type":7}'])
-def test_what_is_no_entry_is_refused(raw: bytes) -> None:
+def test_bytes_that_are_not_an_entry_are_refused(raw: bytes) -> None:
     with pytest.raises(TailError, match="cannot be read"):
         codec.decode_entry(raw)
 
@@ -114,7 +114,7 @@ def test_another_format_version_is_refused(version: int) -> None:
         codec.decode_outcome(codec.encode_outcome(Outcome(v=version, status="completed")))
 
 
-def test_text_of_any_kind_goes_there_and_back() -> None:
+def test_any_text_is_read_back_equal() -> None:
     for text in ("\x00\x1f", '"\\/', "é𝄞\u2028", "\n\r\t", "</script>"):
         raw = codec.encode_entry(AssistantDelta(0, 0, text))
         assert b"\n" not in raw
@@ -142,28 +142,28 @@ OUTCOME = Outcome(
 )
 
 
-def test_an_outcome_goes_there_and_back() -> None:
+def test_an_outcome_is_read_back_equal() -> None:
     assert codec.decode_outcome(codec.encode_outcome(OUTCOME)) == OUTCOME
 
 
-def test_an_outcome_names_every_field_also_the_empty_ones() -> None:
-    said = json.loads(codec.encode_outcome(Outcome(status="completed")))
+def test_an_encoded_outcome_has_every_field_even_if_it_is_empty() -> None:
+    fields = json.loads(codec.encode_outcome(Outcome(status="completed")))
     for name in ("status", "finish_reason", "content", "refusal", "reasoning", "tool_calls", "usage", "model", "error"):
-        assert name in said
+        assert name in fields
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b'{"kind":"outcome"}', b'{"kind":"other","status":"completed"}'])
-def test_what_is_no_outcome_is_refused(raw: bytes) -> None:
+def test_bytes_that_are_not_an_outcome_are_refused(raw: bytes) -> None:
     with pytest.raises(TailError, match="cannot be read"):
         codec.decode_outcome(raw)
 
 
 @pytest.mark.parametrize("status", ["completed", "incomplete", "failed", "cancelled"])
-def test_the_terminal_has_the_outcomes_word(status: Any) -> None:
+def test_the_terminals_type_is_the_outcomes_status(status: Any) -> None:
     terminal = terminal_of(Outcome(status=status, finish_reason="stop", usage=Usage(1)), 7)
-    said = json.loads(codec.encode_entry(terminal))
-    assert (said["message_type"], said["ms"], said["usage"]) == (status, 7, {"input_tokens": 1})
-    assert ("error" in said) == (status == "failed")
+    fields = json.loads(codec.encode_entry(terminal))
+    assert (fields["message_type"], fields["ms"], fields["usage"]) == (status, 7, {"input_tokens": 1})
+    assert ("error" in fields) == (status == "failed")
 
 
 def test_job_payloads_are_msgpack_and_never_pickle() -> None:
@@ -171,11 +171,11 @@ def test_job_payloads_are_msgpack_and_never_pickle() -> None:
     packed = codec.encode_job(job)
     assert codec.decode_job(packed) == {**job, "a": ["one"]}
     with pytest.raises(msgspec.MsgspecError):
-        codec.decode_job(b"\x80\x04\x95\x00")  # how a pickle begins
+        codec.decode_job(b"\x80\x04\x95\x00")  # the start of a pickle
 
 
 @given(st.integers(0, 10**18), st.integers(0, 10**18))
-def test_entry_ids_go_there_and_back(attempt: int, seq: int) -> None:
+def test_entry_ids_are_read_back_equal(attempt: int, seq: int) -> None:
     entry_id = EntryId(attempt, seq)
     assert EntryId.parse(str(entry_id)) == EntryId.parse(str(entry_id).encode()) == entry_id
     assert entry_id < entry_id.next() < EntryId(attempt + 1, 0)
@@ -190,13 +190,13 @@ def test_ids_order_as_redis_orders_them() -> None:
 @pytest.mark.parametrize(
     "text", ["", "1", "1-", "-1", "1-1-1", "a-b", "1-1\n", "+1-1", "1 -1", "1_0-1", "1" * 20 + "-1"]
 )
-def test_what_is_no_entry_id_is_refused(text: str) -> None:
+def test_text_that_is_not_an_entry_id_is_refused(text: str) -> None:
     with pytest.raises(CursorInvalid):
         EntryId.parse(text)
 
 
 @given(st.text())
-def test_an_id_is_taken_or_refused_and_never_changed(text: str) -> None:
+def test_an_entry_id_is_read_unchanged_or_refused(text: str) -> None:
     fits = re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text, re.ASCII) is not None
     if fits:
         assert check_request_id(text) == text
@@ -206,12 +206,12 @@ def test_an_id_is_taken_or_refused_and_never_changed(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["a" * 64, "A-Z_0", "-", "_"])
-def test_ids_that_fit(text: str) -> None:
+def test_valid_request_ids(text: str) -> None:
     assert check_request_id(text) == text
 
 
 @pytest.mark.parametrize("text", ["", "a" * 65, "a b", "a}b", "a\n", "é", "a:b", "a/b", "\u0661"])
-def test_ids_that_do_not_fit(text: str) -> None:
+def test_invalid_request_ids(text: str) -> None:
     with pytest.raises(RequestRejected):
         check_request_id(text)
 
@@ -221,7 +221,7 @@ _EXAMPLES = [line for block in re.findall(r"```json\n(.*?)```", _PAGE, re.DOTALL
 
 
 @pytest.mark.parametrize("raw", _EXAMPLES)
-def test_an_example_of_the_page_is_what_we_write(raw: str) -> None:
+def test_an_example_of_the_page_has_the_wire_form(raw: str) -> None:
     assert codec.encode_entry(codec.decode_entry(raw.encode())).decode() == raw
 
 
@@ -229,5 +229,5 @@ def test_the_page_shows_every_entry_and_the_outcome() -> None:
     shown = {json.loads(raw)["message_type"] for raw in _EXAMPLES}
     assert shown == {type(entry).__struct_config__.tag for entry, _ in ENTRIES if not isinstance(entry, Gap | Stalled)}
     [outcome] = re.findall(r"```outcome\n(.*?)\n```", _PAGE)
-    said = json.loads(codec.encode_outcome(codec.decode_outcome(outcome.encode())))
-    assert set(json.loads(outcome)) <= set(said)
+    fields = json.loads(codec.encode_outcome(codec.decode_outcome(outcome.encode())))
+    assert set(json.loads(outcome)) <= set(fields)

@@ -1,4 +1,4 @@
-"""Server-sent events out of bytes, cut anywhere."""
+"""Decoding server-sent events from bytes that are cut anywhere."""
 
 import pytest
 
@@ -46,8 +46,8 @@ def test_events(body: bytes, events: list[Event]) -> None:
         assert events_of([body[:at], body[at:]]) == events
 
 
-def test_an_event_is_there_with_the_byte_that_ends_it() -> None:
-    # given: a CR that ends the blank line, and the LF only in the next piece
+def test_an_event_is_returned_with_the_byte_that_ends_it() -> None:
+    # given: a CR that ends the blank line, and its LF in the next piece
     decoder = SSEDecoder()
     assert decoder.feed(b"data: a\r\n\r") == [("", b"a")]
     assert decoder.feed(b"\ndata: b\r\n\r\n") == [("", b"b")]

@@ -1,4 +1,4 @@
-"""Responses out of bytes, cut anywhere, and what is none."""
+"""Parsing responses from bytes that are cut anywhere, and bytes that are not a response."""
 
 from itertools import pairwise
 
@@ -27,7 +27,7 @@ TO_THE_CLOSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + B
 
 
 def read(*pieces: bytes, method: str = "POST", eof: bool = False) -> ResponseParser:
-    """What has come of these bytes."""
+    """A parser that was fed these bytes."""
     reader = ResponseParser(method)
     for piece in pieces:
         reader.feed(piece)
@@ -52,7 +52,7 @@ def test_a_response_at_once_and_byte_by_byte(case: str, length: int) -> None:
 
 
 @given(st.sampled_from(sorted(WHOLE)), st.lists(st.integers(0, 200)))
-def test_wherever_it_is_cut(case: str, cuts: list[int]) -> None:
+def test_a_response_cut_anywhere(case: str, cuts: list[int]) -> None:
     raw = WHOLE[case]
     bounds = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
     reader = read(*(raw[start:end] for start, end in pairwise(bounds)))
@@ -60,7 +60,7 @@ def test_wherever_it_is_cut(case: str, cuts: list[int]) -> None:
 
 
 @given(st.sampled_from(sorted(WHOLE)), st.integers(0, 300))
-def test_an_end_too_early_is_always_noticed(case: str, cut: int) -> None:
+def test_a_truncated_response_is_an_error(case: str, cut: int) -> None:
     raw = WHOLE[case]
     reader = read(raw[: min(cut, len(raw) - 1)])
     assert not reader.ended
@@ -100,8 +100,8 @@ def test_a_response_without_a_body(raw: bytes, method: str) -> None:
         WHOLE["chunked"] + b"\x00",
     ],
 )
-def test_a_connection_that_cannot_serve_again(raw: bytes) -> None:
-    # given a server that says it closes, or sends what nobody asked for, expect the response whole all the same
+def test_a_connection_that_cannot_be_used_again(raw: bytes) -> None:
+    # given a server that announces a close or sends unexpected bytes, expect the whole response all the same
     reader = read(raw)
     assert (body(reader), reader.ended, reader.reusable) == (BODY, True, False)
 
@@ -117,7 +117,7 @@ def test_a_connection_that_cannot_serve_again(raw: bytes) -> None:
         (CHUNKED + b"b\r\ndata: one\n\n\r\nZZ\r\n", b"data: one\n\n"),
     ],
 )
-def test_what_is_no_response(raw: bytes, before: bytes) -> None:
+def test_bytes_that_are_not_a_response(raw: bytes, before: bytes) -> None:
     reader = ResponseParser("POST")
     with pytest.raises(httpx2.RemoteProtocolError):
         reader.feed(raw)
@@ -136,13 +136,13 @@ def test_what_is_no_response(raw: bytes, before: bytes) -> None:
     ],
 )
 def test_headers_without_end_are_refused(first: bytes, again: bytes) -> None:
-    # given a head, trailers or the parameters of a chunk that go on for ever, expect an end to it
+    # given an endless head, trailer or chunk parameter, expect an error
     pieces = [first, *[again] * (MAX_HEADER_BYTES // len(again) + 1)]
     with pytest.raises(httpx2.RemoteProtocolError):
         read(*pieces)
 
 
-def test_a_long_body_is_no_head() -> None:
+def test_the_limit_of_headers_does_not_apply_to_a_body() -> None:
     reader = read(b"HTTP/1.1 200 OK\r\n\r\n")
     for _ in range(10):
         reader.feed(b"a" * MAX_HEADER_BYTES)

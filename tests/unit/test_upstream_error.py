@@ -1,4 +1,4 @@
-"""Error objects of all shapes, as providers write them."""
+"""Error objects in all the shapes that providers send."""
 
 from typing import Any
 
@@ -36,18 +36,18 @@ CASES: list[tuple[Any, int | None, type[UpstreamError], str, str]] = [
 
 
 @pytest.mark.parametrize(("given", "status", "kind", "code", "whose"), CASES)
-def test_the_class_says_whether_another_try_may_help(
+def test_the_class_depends_on_whether_another_try_may_help(
     given: Any, status: int | None, kind: type[UpstreamError], code: str, whose: str
 ) -> None:
-    # given: an error object, perhaps with the status of an HTTP answer; if: it is read
+    # given: an error object, with or without an HTTP status; if: it is read
     error = parse_upstream_error(given, status)
-    # expect: class, wire code and whose move is next
+    # expect: class, wire code and who has to act
     assert (type(error), error.code, error.whose, error.status) == (kind, code, whose, status)
     assert str(error)
 
 
-def test_the_message_is_the_providers_with_its_word_for_it() -> None:
-    # given: errors with and without a message; expect: something that can be told to people
+def test_the_message_is_the_providers_with_its_error_word() -> None:
+    # given: errors with and without a message; expect: a readable message
     assert str(parse_upstream_error({"code": "server_error", "message": "The mill stopped."})) == (
         "The mill stopped. (server_error)"
     )
@@ -56,16 +56,16 @@ def test_the_message_is_the_providers_with_its_word_for_it() -> None:
     assert str(parse_upstream_error({})) == NO_MESSAGE
 
 
-def test_keys_are_taken_out_of_messages_and_long_ones_are_cut() -> None:
-    # given: a provider that quotes the key it was given
+def test_keys_are_removed_from_messages_and_long_messages_are_cut() -> None:
+    # given: a provider that quotes the key
     error = parse_upstream_error({"message": "Incorrect API key provided: sk-proj-abcdef**********1234."}, 401)
     # expect: no part of it
     assert "abcdef" not in str(error)
     assert "1234" not in str(error)
-    # given: a page in place of a message; expect: its beginning
+    # given: a page in place of a message; expect: its start
     assert len(str(parse_upstream_error({"message": "x" * 100_000}))) == MAX_MESSAGE_CHARACTERS
 
 
-def test_a_message_with_half_a_character_can_be_written_down() -> None:
-    # given: a server that cut its message in the middle of a pair; expect: one that is valid UTF-8
+def test_a_message_with_half_a_character_can_be_encoded() -> None:
+    # given: a message that the server cut inside a surrogate pair; expect: valid UTF-8
     assert str(parse_upstream_error({"message": "No room \ud83d"})) == "No room \ufffd"

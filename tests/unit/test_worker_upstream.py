@@ -1,4 +1,4 @@
-"""What the adapter makes of a request and of headers, without a server."""
+"""The upstream client without a server: request bodies, headers, keys and settings."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ LIMITS = UpstreamTimeouts(1.0, 2.0, 3.0)
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
-def test_always_streamed_and_with_usage() -> None:
+def test_a_request_is_always_streamed_and_has_usage() -> None:
     assert request_body(parse_request(CHAT)) == {
         **CHAT,
         "stream": True,
@@ -24,19 +24,19 @@ def test_always_streamed_and_with_usage() -> None:
     }
 
 
-def test_the_request_may_say_otherwise_of_usage() -> None:
-    said = request_body(parse_request({**CHAT, "stream_options": {"include_usage": False, "x": 1}}))
-    assert said["stream_options"] == {"include_usage": False, "x": 1}
+def test_a_request_may_turn_usage_off() -> None:
+    body = request_body(parse_request({**CHAT, "stream_options": {"include_usage": False, "x": 1}}))
+    assert body["stream_options"] == {"include_usage": False, "x": 1}
 
 
-def test_ours_stay_here_and_a_vendors_own_go_into_the_body() -> None:
+def test_only_the_models_and_a_vendors_parameters_are_sent() -> None:
     given = {**CHAT, "id": "a", "timeout_s": 5, "metadata": {"a": 1}, "extra_body": {"top_k": 3}, "temperature": 0.0}
-    said = request_body(parse_request(given))
-    assert said.keys() == {"model", "messages", "temperature", "top_k", "stream", "stream_options"}
-    assert said["top_k"] == 3
+    body = request_body(parse_request(given))
+    assert body.keys() == {"model", "messages", "temperature", "top_k", "stream", "stream_options"}
+    assert body["top_k"] == 3
 
 
-def test_responses_has_no_usage_option() -> None:
+def test_the_responses_api_has_no_usage_option() -> None:
     assert request_body(parse_request({"api": "responses", "model": "m", "input": "hi"})) == {
         "model": "m",
         "input": "hi",
@@ -45,7 +45,7 @@ def test_responses_has_no_usage_option() -> None:
 
 
 async def sent(request: GenerationRequest) -> Any:
-    """The JSON that leaves the process."""
+    """The JSON that is sent."""
     bodies: list[bytes] = []
 
     def answer(asked: httpx2.Request) -> httpx2.Response:
@@ -70,7 +70,7 @@ FULL: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", FULL)
-async def test_what_is_sent_is_the_body_and_nothing_else(case: str) -> None:
+async def test_exactly_the_body_is_sent(case: str) -> None:
     request = parse_request(FULL[case])
     assert await sent(request) == request_body(request)
 
@@ -104,20 +104,20 @@ async def test_what_is_sent_is_the_body_and_nothing_else(case: str) -> None:
         ({"retry-after": "1", "x-ratelimit-reset-tokens": "50s"}, 1.0),
     ],
 )
-def test_how_long_the_server_asks_us_to_wait(headers: dict[str, str], seconds: float | None) -> None:
+def test_the_servers_wait_is_read_from_its_headers(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after_s(headers, now=10.0) == (None if seconds is None else pytest.approx(seconds))
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("message", "cleaned"),
     [
         ("Incorrect API key provided: my-secret-key.", "Incorrect API key provided: ***."),
         ("Incorrect API key provided: sk-proj-****************wxyz. See", "Incorrect API key provided: *** See"),
         ("two ** stars", "two ** stars"),
     ],
 )
-def test_no_key_is_passed_on(said: str, told: str) -> None:
-    assert without_key(said, "my-secret-key") == told
+def test_a_key_is_removed_from_messages(message: str, cleaned: str) -> None:
+    assert without_key(message, "my-secret-key") == cleaned
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What stands here runs on either event loop: workers run on uvloop, where there is one."""
+"""Runs the tests of this folder on both event loops, since workers use uvloop where it exists."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -10,5 +10,5 @@ import uvloop
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Event loops by name, asked for by pytest-asyncio."""
+    """The event loops by name; pytest-asyncio calls this hook."""
     return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}

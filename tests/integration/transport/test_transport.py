@@ -1,4 +1,4 @@
-"""Our transport and the SDK's side by side, on both event loops, against servers that do as a test says."""
+"""Our transport and httpx2's, on both event loops, against servers whose bytes a test controls."""
 
 import asyncio
 import gzip
@@ -14,7 +14,7 @@ import pytest
 from tailrace.worker.upstream.transport import BODY_EXTENSION, ConnectionBody, Transport, connect
 from tailrace.worker.upstream.transport.connection import MAX_UNREAD_BYTES, PIECE_BYTES
 from tests.certificates import Certificates, made_in
-from tests.http_server import Caller, saying, serving
+from tests.http_server import Caller, responding_with, serving
 from tests.until import until
 
 EVENTS = b"data: an event\n\n" * 1000
@@ -27,7 +27,7 @@ IMPATIENT = httpx2.Timeout(10.0, connect=0.2, read=0.2, write=0.2)
 
 @pytest.fixture
 async def ours() -> AsyncIterator[httpx2.AsyncClient]:
-    """httpx2's client over our transport, for what its own does not do."""
+    """httpx2's client over our transport, for features that its own does not have."""
     async with httpx2.AsyncClient(transport=Transport()) as made:
         yield made
 
@@ -45,7 +45,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 async def each(caller: Caller) -> None:
-    """Answers every request, until the client goes."""
+    """Responds to every request until the client closes."""
     while True:
         await caller.request()
         await caller.send(OK)
@@ -61,27 +61,27 @@ async def each(caller: Caller) -> None:
         [b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n", gzip.compress(EVENTS)],
     ],
 )
-async def test_a_body_however_it_is_framed(client: httpx2.AsyncClient, parts: list[bytes]) -> None:
-    async with serving(saying(*parts)) as server:
+async def test_a_body_in_every_framing(client: httpx2.AsyncClient, parts: list[bytes]) -> None:
+    async with serving(responding_with(*parts)) as server:
         response = await client.post(server.url, json={"a": "b"})
     assert (response.status_code, response.reason_phrase, response.content) == (200, "OK", EVENTS)
 
 
-async def test_a_head_and_an_answer_without_a_body(client: httpx2.AsyncClient) -> None:
-    async with serving(saying(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n")) as server:
+async def test_a_head_request_and_a_response_without_a_body(client: httpx2.AsyncClient) -> None:
+    async with serving(responding_with(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n")) as server:
         assert (await client.head(server.url)).headers["content-length"] == "5"
-    async with serving(saying(b"HTTP/1.1 204 No Content\r\n\r\n")) as server:
+    async with serving(responding_with(b"HTTP/1.1 204 No Content\r\n\r\n")) as server:
         assert (await client.post(server.url)).status_code == 204
 
 
-async def test_what_is_sent_is_what_was_asked(client: httpx2.AsyncClient) -> None:
-    # given bodies of known and of unknown length, expect them whole; the answer repeats what came
+async def test_a_request_is_sent_whole(client: httpx2.AsyncClient) -> None:
+    # given bodies of known and of unknown length, expect the server to receive them whole
     async def echo(caller: Caller) -> None:
         for _ in range(2):
-            said = await caller.request()
-            if b"chunked" in said:
-                said += await caller.reader.readuntil(b"0\r\n\r\n")
-            await caller.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(said), said)
+            request = await caller.request()
+            if b"chunked" in request:
+                request += await caller.reader.readuntil(b"0\r\n\r\n")
+            await caller.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(request), request)
 
     async def parts() -> AsyncGenerator[bytes]:
         yield b"01234"
@@ -97,7 +97,7 @@ async def test_what_is_sent_is_what_was_asked(client: httpx2.AsyncClient) -> Non
     assert in_parts.content.endswith(b"\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n")
 
 
-async def test_a_value_that_would_end_its_line_is_not_sent(client: httpx2.AsyncClient) -> None:
+async def test_a_header_value_with_a_line_end_is_not_sent(client: httpx2.AsyncClient) -> None:
     async with serving(each) as server:
         for value in (b"a\r\nx-other: b", b"a\nb", b"a\0b"):
             with pytest.raises(httpx2.LocalProtocolError):
@@ -115,21 +115,24 @@ async def test_a_value_that_would_end_its_line_is_not_sent(client: httpx2.AsyncC
         [b"SSH-2.0-OpenSSH\r\n"],
     ],
 )
-async def test_an_answer_that_breaks_off_is_no_answer(client: httpx2.AsyncClient, parts: list[bytes]) -> None:
-    async with serving(saying(*parts)) as server:
+async def test_a_response_that_breaks_off_is_an_error(client: httpx2.AsyncClient, parts: list[bytes]) -> None:
+    async with serving(responding_with(*parts)) as server:
         with pytest.raises(httpx2.RemoteProtocolError):
             await client.post(server.url)
 
 
-async def test_what_came_before_the_break_is_read(client: httpx2.AsyncClient) -> None:
-    async with serving(saying(CHUNKED + b"4\r\nless\r\n")) as server, client.stream("POST", server.url) as response:
+async def test_pieces_before_a_break_are_read(client: httpx2.AsyncClient) -> None:
+    async with (
+        serving(responding_with(CHUNKED + b"4\r\nless\r\n")) as server,
+        client.stream("POST", server.url) as response,
+    ):
         pieces = response.aiter_raw()
         assert await anext(pieces) == b"less"
         with pytest.raises(httpx2.RemoteProtocolError):
             await anext(pieces)
 
 
-async def test_a_reset(client: httpx2.AsyncClient) -> None:
+async def test_a_connection_reset(client: httpx2.AsyncClient) -> None:
     async def answer(caller: Caller) -> None:
         await caller.request()
         own = caller.writer.get_extra_info("socket")
@@ -141,7 +144,7 @@ async def test_a_reset(client: httpx2.AsyncClient) -> None:
             await client.post(server.url)
 
 
-async def test_nobody_there(client: httpx2.AsyncClient) -> None:
+async def test_a_port_that_nothing_listens_on(client: httpx2.AsyncClient) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(httpx2.ConnectError, match=r"."):
@@ -150,7 +153,7 @@ async def test_nobody_there(client: httpx2.AsyncClient) -> None:
         await client.get("ftp://127.0.0.1")
 
 
-async def test_each_wait_has_its_limit(client: httpx2.AsyncClient) -> None:
+async def test_each_wait_has_its_timeout(client: httpx2.AsyncClient) -> None:
     async def silent(caller: Caller) -> None:
         await asyncio.Event().wait()
 
@@ -171,8 +174,8 @@ async def test_each_wait_has_its_limit(client: httpx2.AsyncClient) -> None:
             await response.aread()
 
 
-async def test_a_wait_is_as_short_as_it_is_asked_for(ours: httpx2.AsyncClient) -> None:
-    # given a wait with a long limit that ended before it, expect the next one's short limit to be kept
+async def test_a_short_timeout_after_a_long_one_is_kept(ours: httpx2.AsyncClient) -> None:
+    # given a wait that ended before its long timeout, expect the short timeout of the next wait to be kept
     goes_on = asyncio.Event()
 
     async def answer(caller: Caller) -> None:
@@ -180,7 +183,7 @@ async def test_a_wait_is_as_short_as_it_is_asked_for(ours: httpx2.AsyncClient) -
         await caller.send(CHUNKED)
         await goes_on.wait()
         await caller.send(b"4\r\nmore\r\n")
-        await caller.leaves()
+        await caller.wait_until_closed()
 
     loop = asyncio.get_running_loop()
     async with serving(answer) as server, ours.stream("GET", server.url, timeout=None) as response:
@@ -194,8 +197,8 @@ async def test_a_wait_is_as_short_as_it_is_asked_for(ours: httpx2.AsyncClient) -
         assert isinstance(short.exception(), TimeoutError)
 
 
-async def test_pieces_are_handed_on_in_the_call_that_brings_them(ours: httpx2.AsyncClient) -> None:
-    # given one who takes pieces while its task waits, expect each as it came, and that no task runs for it
+async def test_pieces_are_delivered_in_the_callback_that_receives_them(ours: httpx2.AsyncClient) -> None:
+    # given a task that waits in `deliver_to`, expect each piece as it came, without a task switch
     async def answer(caller: Caller) -> None:
         await caller.request()
         await caller.send(CHUNKED)
@@ -203,7 +206,7 @@ async def test_pieces_are_handed_on_in_the_call_that_brings_them(ours: httpx2.As
             await caller.send(b"3\r\n%b\r\n" % piece)
             await until(partial(is_last, piece))
         await caller.send(b"0\r\n\r\n")
-        await caller.leaves()
+        await caller.wait_until_closed()
 
     def is_last(piece: bytes) -> bool:
         return taken[-1:] == [piece]
@@ -218,18 +221,18 @@ async def test_pieces_are_handed_on_in_the_call_that_brings_them(ours: httpx2.As
     async with serving(answer) as server, ours.stream("GET", server.url) as response:
         body: ConnectionBody = response.extensions[BODY_EXTENSION]
         assert not await body.deliver_to(take, 10.0)
-        assert not await body.deliver_to(take, 10.0), "after the end there is no more"
+        assert not await body.deliver_to(take, 10.0), "there is nothing after the end"
     assert taken == PIECES
-    assert by[1:] == [None, None], "the first may have come with the headers"
+    assert by[1:] == [None, None], "the first piece may have come with the headers"
 
 
-async def test_who_has_enough_is_handed_no_more(ours: httpx2.AsyncClient) -> None:
-    # given a body larger than is read ahead, and one who takes a piece at a time, expect all of it, and no more at once
+async def test_a_receiver_that_has_enough_gets_no_more(ours: httpx2.AsyncClient) -> None:
+    # given a body larger than the buffer and a receiver of one piece at a time, expect all pieces, one per call
     async def answer(caller: Caller) -> None:
         await caller.request()
         await caller.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % MANY)
         await caller.send(bytes(MANY))
-        await caller.leaves()
+        await caller.wait_until_closed()
 
     def take(piece: bytes) -> bool:
         taken.append(len(piece))
@@ -246,8 +249,8 @@ async def test_who_has_enough_is_handed_no_more(ours: httpx2.AsyncClient) -> Non
     assert max(taken) <= PIECE_BYTES
 
 
-async def test_what_ends_handing_on_before_the_end(ours: httpx2.AsyncClient) -> None:
-    # given a server that stops, one that falls silent, and one who cannot take a piece, expect what came and the reason
+async def test_what_ends_a_delivery_early(ours: httpx2.AsyncClient) -> None:
+    # given a server that closes, one that stops sending, and a receiver that fails, expect the pieces and the error
     async def stops(caller: Caller) -> None:
         await caller.request()
         await caller.send(CHUNKED)
@@ -255,7 +258,7 @@ async def test_what_ends_handing_on_before_the_end(ours: httpx2.AsyncClient) -> 
 
     async def silent(caller: Caller) -> None:
         await stops(caller)
-        await caller.leaves()
+        await caller.wait_until_closed()
 
     def take(piece: bytes) -> bool:
         taken.append(piece)
@@ -277,8 +280,8 @@ async def test_what_ends_handing_on_before_the_end(ours: httpx2.AsyncClient) -> 
         assert taken == ([b"one"] if by is take else [])
 
 
-async def test_a_pause_is_counted_from_the_last_piece(ours: httpx2.AsyncClient) -> None:
-    # given pieces that come for longer than the longest pause, each before it is over, expect all of them
+async def test_a_pause_starts_with_the_last_piece(ours: httpx2.AsyncClient) -> None:
+    # given pieces over a longer time than the timeout, each within it, expect all of them
     async def answer(caller: Caller) -> None:
         await caller.request()
         await caller.send(CHUNKED)
@@ -286,7 +289,7 @@ async def test_a_pause_is_counted_from_the_last_piece(ours: httpx2.AsyncClient) 
             await caller.send(b"1\r\n.\r\n")
             await asyncio.sleep(0.1)
         await caller.send(b"0\r\n\r\n")
-        await caller.leaves()
+        await caller.wait_until_closed()
 
     def take(piece: bytes) -> bool:
         taken.append(piece)
@@ -299,11 +302,11 @@ async def test_a_pause_is_counted_from_the_last_piece(ours: httpx2.AsyncClient) 
     assert b"".join(taken) == b"." * 8
 
 
-async def test_a_refusal_before_all_was_sent_is_heard(ours: httpx2.AsyncClient) -> None:
+async def test_a_refusal_before_the_request_is_sent_is_read(ours: httpx2.AsyncClient) -> None:
     async def refuse(caller: Caller) -> None:
         await caller.request()
         await caller.send(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n")
-        await caller.leaves()
+        await caller.wait_until_closed()
 
     async def parts() -> AsyncGenerator[bytes]:
         for _ in range(1024):
@@ -313,11 +316,11 @@ async def test_a_refusal_before_all_was_sent_is_heard(ours: httpx2.AsyncClient) 
     async with serving(refuse) as server:
         assert (await ours.post(server.url, content=parts())).status_code == 413
         assert (await ours.post(server.url)).status_code == 413
-        assert len(server.callers) == 2, "what comes after half a request would be taken for its rest"
+        assert len(server.callers) == 2, "a second request would be read as the rest of the first"
         await until(lambda: server.callers[0].gone)
 
 
-async def test_one_connection_serves_request_after_request(client: httpx2.AsyncClient) -> None:
+async def test_one_connection_serves_several_requests(client: httpx2.AsyncClient) -> None:
     async with serving(each) as server:
         for _ in range(5):
             assert (await client.post(server.url)).content == b"ok"
@@ -327,8 +330,8 @@ async def test_one_connection_serves_request_after_request(client: httpx2.AsyncC
 
 
 async def test_a_connection_that_the_server_has_closed_is_not_used(client: httpx2.AsyncClient) -> None:
-    # given a server that closes after each answer, once without a word and once said before, expect a new connection
-    async with serving(saying(OK)) as server:
+    # given a server that closes after each response, announced or not, expect a new connection
+    async with serving(responding_with(OK)) as server:
         for number in range(1, 4):
             assert (await client.post(server.url)).content == b"ok"
             await until(lambda: all(caller.writer.is_closing() for caller in server.callers))
@@ -337,7 +340,7 @@ async def test_a_connection_that_the_server_has_closed_is_not_used(client: httpx
     async def closing(caller: Caller) -> None:
         await caller.request()
         await caller.send(OK.replace(b"OK\r\n", b"OK\r\nconnection: close\r\n"))
-        await caller.leaves()
+        await caller.wait_until_closed()
 
     async with serving(closing) as server:
         for _ in range(3):
@@ -346,11 +349,11 @@ async def test_a_connection_that_the_server_has_closed_is_not_used(client: httpx
         await until(lambda: all(caller.gone for caller in server.callers))
 
 
-async def test_bytes_after_an_answer_are_not_the_next(ours: httpx2.AsyncClient) -> None:
+async def test_bytes_after_a_response_are_not_the_next_response(ours: httpx2.AsyncClient) -> None:
     async def answer(caller: Caller) -> None:
         await caller.request()
         await caller.send(OK + OK.replace(b"ok", b"no"))
-        await caller.leaves()
+        await caller.wait_until_closed()
 
     async with serving(answer) as server:
         for _ in range(2):
@@ -358,11 +361,11 @@ async def test_bytes_after_an_answer_are_not_the_next(ours: httpx2.AsyncClient) 
         assert len(server.callers) == 2
 
 
-async def test_whoever_leaves_a_body_closes_the_connection(client: httpx2.AsyncClient) -> None:
+async def test_leaving_a_body_closes_the_connection(client: httpx2.AsyncClient) -> None:
     async def endless(caller: Caller) -> None:
         await caller.request()
         await caller.send(CHUNKED, b"4\r\nmore\r\n")
-        await caller.leaves()
+        await caller.wait_until_closed()
 
     async with serving(endless) as server:
         async with client.stream("POST", server.url) as response:
@@ -375,10 +378,10 @@ async def test_whoever_leaves_a_body_closes_the_connection(client: httpx2.AsyncC
         await until(lambda: server.callers[1].gone)
 
 
-async def test_whoever_waits_for_the_answer_and_is_cancelled(client: httpx2.AsyncClient) -> None:
+async def test_cancelling_a_request_closes_the_connection(client: httpx2.AsyncClient) -> None:
     async def silent(caller: Caller) -> None:
         await caller.request()
-        await caller.leaves()
+        await caller.wait_until_closed()
 
     async with serving(silent) as server:
         asking = asyncio.create_task(client.post(server.url))
@@ -387,8 +390,8 @@ async def test_whoever_waits_for_the_answer_and_is_cancelled(client: httpx2.Asyn
         await until(lambda: server.callers[0].gone)
 
 
-async def test_a_reader_that_does_not_read_holds_the_server_back(client: httpx2.AsyncClient) -> None:
-    # given much more than the sockets' buffers hold, expect the server stuck until it is read, and then all of it
+async def test_a_slow_reader_pauses_the_server(client: httpx2.AsyncClient) -> None:
+    # given more bytes than the socket buffers hold, expect the server to wait until they are read, and then all of them
     part = b"%x\r\n" % 65536 + b"a" * 65536 + b"\r\n"
     count = MANY // 65536
 
@@ -413,17 +416,17 @@ async def test_a_reader_that_does_not_read_holds_the_server_back(client: httpx2.
     assert received == MANY
 
 
-async def test_a_server_whose_authority_nobody_trusts(client: httpx2.AsyncClient, certificates: Certificates) -> None:
+async def test_a_certificate_of_an_unknown_authority(client: httpx2.AsyncClient, certificates: Certificates) -> None:
     async with serving(each, certificates.server) as server:
         with pytest.raises(httpx2.ConnectError, match="certificate"):
             await client.get(server.url)
 
 
 @pytest.mark.parametrize("transport", ["tailrace", "httpx"])
-async def test_tls_of_a_trusted_server(
+async def test_a_trusted_certificate(
     transport: str, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # given SSL_CERT_FILE, expect connections that serve again, the name told, HTTP/1.1 agreed on; none to other names
+    # given SSL_CERT_FILE, expect persistent connections with SNI and HTTP/1.1, and none to another name
     names: list[str | None] = []
     certificates.server.set_alpn_protocols(["h2", "http/1.1"])
     certificates.server.sni_callback = lambda _, name, __: names.append(name)
@@ -454,10 +457,10 @@ async def test_tls_of_a_trusted_server(
             await client.get(server.url)
 
 
-async def test_an_address_that_does_not_answer_keeps_nobody(
+async def test_an_address_that_does_not_answer_delays_little(
     ours: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given a host with an address that refuses and one that is silent before the one that answers, expect an answer
+    # given a host whose first addresses refuse or do not answer, expect a response from the next
     async with serving(each) as server:
         port = int(server.url.rpartition(":")[2])
         with silent_at("127.0.0.2", port):
@@ -473,7 +476,7 @@ async def test_an_address_that_does_not_answer_keeps_nobody(
 
 @contextmanager
 def silent_at(host: str, port: int) -> Generator[None]:
-    """An address where the system takes no more connections and says nothing: its backlog is full."""
+    """An address that does not answer connection attempts, since its backlog is full."""
     with ExitStack() as stack:
         stack.enter_context(socket.create_server((host, port), backlog=0))
         for _ in range(4):
