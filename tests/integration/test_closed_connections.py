@@ -63,8 +63,6 @@ def test_a_write_to_a_closed_connection_is_a_lost_connection() -> None:
 async def test_a_script_is_sent_again_after_a_write_to_a_closed_connection(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
     # given a connection that closes while a script is sent, expect the script to be sent again
     error = await asyncio.to_thread(closed_meanwhile)
     failures = [error]
