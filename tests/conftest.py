@@ -1,4 +1,4 @@
-"""What every test stands on: a private Valkey, an environment free of the developer's settings, Hypothesis profiles."""
+"""Shared by all tests: a private Valkey, an environment without the developer's settings, Hypothesis profiles."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from tailrace.demo.simulator import Simulator
 from tailrace.demo.valkey import EmbeddedValkey
 from tests.postgres import EmbeddedPostgres
 
-# Bounded and the same everywhere. A deadline would time the machine, not the code; `long` is for a search on demand.
+# The same bounds everywhere. A deadline would measure the machine, not the code; `long` is for a search on demand.
 settings.register_profile("default", deadline=None, max_examples=100)
 settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True, print_blob=True, database=None)
 settings.register_profile("long", deadline=None, max_examples=5_000)
@@ -22,7 +22,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment() -> Iterator[None]:
-    """No key, URL or setting of the developer's reaches a test or a program that a test starts."""
+    """Keeps the developer's keys, URLs and settings away from tests and the programs that they start."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(("TAILRACE_", "OPENAI_")):
@@ -32,7 +32,7 @@ def _clean_environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
-    """A shell starts what runs in its background deaf to Ctrl-C, and programs that a test starts would inherit that."""
+    """Restores Ctrl-C: a shell starts background jobs with SIGINT ignored, and programs of tests would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -58,14 +58,14 @@ def redis_url(valkey: EmbeddedValkey) -> str:
 
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    """A client of that server, for a look at what stands there."""
+    """A client of that server, to inspect its data."""
     async with Redis.from_url(redis_url) as client:
         yield client
 
 
 @pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
-    """A simulated model's server, which answers and fails as a request asks it to."""
+    """A simulated model server, which answers and fails as a request asks it to."""
     async with Simulator() as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""Submit on a real Valkey: once however often, mended where it broke, refused without a trace."""
+"""Submit on a real Valkey: it is idempotent, repairs what a failure left, and rejects without leaving anything."""
 
 import asyncio
 import string
@@ -44,7 +44,7 @@ async def queued(redis: Redis) -> list[bytes]:
     return await redis.zrange(keys.QUEUE, 0, -1)
 
 
-async def test_a_request_stands_whole_and_queued(client: Client, redis: Redis) -> None:
+async def test_a_submitted_request_is_recorded_and_queued(client: Client, redis: Redis) -> None:
     # given a request with metadata and a limit of its own / if it is submitted
     submitted = await client.submit({**HELLO, "metadata": {"thread": 7}, "timeout_s": 50.0})
 
@@ -92,7 +92,7 @@ async def test_generated_ids_cannot_be_guessed(client: Client) -> None:
     assert all(len({id_[place] for id_ in ids}) >= 12 for place in range(32))
 
 
-async def test_the_three_ways_to_give_a_request_are_one(client: Client) -> None:
+async def test_the_three_ways_to_pass_a_request_are_equivalent(client: Client) -> None:
     by_name = await client.submit(**HELLO, id="one")
     as_dict = await client.submit({**HELLO, "id": "one"})
     as_object = await client.submit(GenerationRequest(**HELLO, id="one"))
@@ -101,7 +101,7 @@ async def test_the_three_ways_to_give_a_request_are_one(client: Client) -> None:
         await client.submit(HELLO, model="m")
 
 
-async def test_submitted_again_it_stands_and_is_not_doubled(client: Client, redis: Redis) -> None:
+async def test_submitting_again_does_not_duplicate_the_request(client: Client, redis: Redis) -> None:
     first = await client.submit({**HELLO, "id": "mine"})
     before = await redis.hgetall(keys.rec_key("mine"))
     # if the same content comes again, its keys in another order
@@ -130,7 +130,7 @@ async def test_many_submits_at_once_make_one_request(redis_url: str, redis: Redi
     assert await queued(redis) == [b"mine"]
 
 
-async def test_a_repeated_submit_mends_a_missing_enqueue(client: Client, redis: Redis) -> None:
+async def test_a_repeated_submit_enqueues_a_request_whose_job_is_missing(client: Client, redis: Redis) -> None:
     # given a submit that broke off between record and queue
     await client.submit({**HELLO, "id": "mine"})
     await redis.delete(keys.QUEUE, keys.job_key("mine"))
@@ -151,7 +151,7 @@ async def test_a_producers_clock_neither_delays_nor_prefers(
     assert await redis.zscore(keys.QUEUE, "mine") == int(await redis.hget(keys.rec_key("mine"), "submitted_ms") or 0)
 
 
-async def test_a_mended_job_stands_as_long_as_its_request(redis_url: str, redis: Redis) -> None:
+async def test_a_job_that_is_enqueued_again_lives_as_long_as_its_request(redis_url: str, redis: Redis) -> None:
     # given a request with more time than requests usually have, whose job was lost, if a reader mends that, expect the
     # job to have as much time, and its old place
     async with Client(redis_url, ClientOptions(run_limit_s=1, retention_s=1)) as client:
@@ -165,7 +165,7 @@ async def test_a_mended_job_stands_as_long_as_its_request(redis_url: str, redis:
     assert await redis.zscore(keys.QUEUE, "mine") == before
 
 
-async def test_a_queue_entry_that_was_lost_alone_is_mended(client: Client, redis: Redis) -> None:
+async def test_a_lost_queue_entry_is_restored(client: Client, redis: Redis) -> None:
     # given a request whose envelope stands, but not its place in the queue, if it is submitted again, expect it back
     await client.submit({**HELLO, "id": "mine"})
     before = await redis.zscore(keys.QUEUE, "mine")
@@ -183,7 +183,7 @@ async def test_a_request_that_has_ended_is_not_queued_again(client: Client, redi
 
 
 @pytest.mark.parametrize("step", [scripts.SUBMIT, scripts.ENQUEUE], ids=lambda step: step.name)
-async def test_a_reply_lost_at_any_step_costs_nothing(step: Script[Any], redis_url: str, redis: Redis) -> None:
+async def test_a_submit_survives_a_lost_reply_at_any_step(step: Script[Any], redis_url: str, redis: Redis) -> None:
     # given a connection that drops the reply to one step of submit / if a request is submitted
     async with Proxy(redis_url) as proxy, Client(proxy.url) as client:
         await client.submit(HELLO)
@@ -233,14 +233,16 @@ async def test_a_submit_that_breaks_before_the_queue_names_its_id(redis_url: str
         {"model": "m", "messages": [{"role": "user", "content": {1: 2}}]},
     ],
 )
-async def test_what_is_wrong_is_refused_and_leaves_nothing(wrong: dict[str, Any], client: Client, redis: Redis) -> None:
+async def test_an_invalid_request_is_rejected_and_leaves_nothing(
+    wrong: dict[str, Any], client: Client, redis: Redis
+) -> None:
     with pytest.raises(RequestRejected) as caught:
         await client.submit(wrong)
     assert "\n" not in str(caught.value)
     assert await redis.keys() == []
 
 
-async def test_too_large_is_refused_and_leaves_nothing(client: Client, redis: Redis) -> None:
+async def test_a_request_that_is_too_large_is_rejected_and_leaves_nothing(client: Client, redis: Redis) -> None:
     with pytest.raises(RequestTooLarge, match="8,388,608"):
         await client.submit(model="m", messages=[{"role": "user", "content": "x" * MAX_REQUEST_BYTES}])
     assert await redis.keys() == []
@@ -267,19 +269,19 @@ async def test_an_option_that_redis_py_does_not_have_is_refused(redis_url: str) 
         await Client(f"{redis_url}?surprise=1").__aenter__()
 
 
-async def test_no_redis_is_told_at_once(unused_tcp_port: int) -> None:
+async def test_an_unreachable_redis_is_an_error_at_once(unused_tcp_port: int) -> None:
     with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{unused_tcp_port} cannot be reached"):
         await Client(f"redis://127.0.0.1:{unused_tcp_port}/0").__aenter__()
 
 
-async def test_a_redis_that_never_answers_is_told_in_time(redis_url: str) -> None:
+async def test_a_redis_that_never_answers_is_an_error_within_the_timeout(redis_url: str) -> None:
     async with Proxy(redis_url) as proxy:
         proxy.stall()
         with pytest.raises(StoreUnavailable, match="did not answer"):
             await Client(proxy.url, ClientOptions(timeout_s=0.2)).__aenter__()
 
 
-async def test_what_is_no_redis_is_told() -> None:
+async def test_a_server_that_is_not_redis_is_an_error() -> None:
     async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -292,7 +294,7 @@ async def test_what_is_no_redis_is_told() -> None:
             await Client(f"redis://127.0.0.1:{port}/0").__aenter__()
 
 
-async def test_a_redis_that_refuses_or_is_full_is_told_and_takes_nothing() -> None:
+async def test_a_redis_that_refuses_or_is_full_is_an_error_and_stores_nothing() -> None:
     with EmbeddedValkey(options={"requirepass": "s3cret"}) as valkey:
         with pytest.raises(StoreRefused, match="refuses"):
             await Client(valkey.url).__aenter__()
@@ -317,7 +319,7 @@ async def test_a_redis_that_refuses_or_is_full_is_told_and_takes_nothing() -> No
             assert await redis.keys() == []
 
 
-async def test_a_lost_connection_is_made_good_without_an_error(redis_url: str, redis: Redis) -> None:
+async def test_a_lost_connection_is_restored_without_an_error(redis_url: str, redis: Redis) -> None:
     async with Proxy(redis_url) as proxy, Client(proxy.url) as client:
         for _ in range(5):
             await client.submit(HELLO)

@@ -1,4 +1,4 @@
-"""SyncClient on a real Valkey: from many threads, before and after a fork, left in the middle."""
+"""SyncClient on a real Valkey: many threads, a fork, interrupts."""
 
 import asyncio
 import signal
@@ -41,7 +41,7 @@ def answer(redis_url: str, request_id: str) -> None:
 
 
 def followers(redis_url: str, request_id: str = "one") -> int:
-    """How many connections hear what is pushed for a request."""
+    """How many connections are subscribed to the channel of a request."""
 
     async def count() -> int:
         async with Redis.from_url(redis_url) as redis:
@@ -58,7 +58,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_every_verb_works_without_a_loop(client: SyncClient, redis_url: str) -> None:
+def test_every_method_works_without_a_loop(client: SyncClient, redis_url: str) -> None:
     submitted = client.submit(id="one", model="m", messages=HELLO)
     assert (submitted.id, client.status("one").status, client.result("one")) == ("one", "queued", None)
     answer(redis_url, "one")
@@ -72,7 +72,7 @@ def test_every_verb_works_without_a_loop(client: SyncClient, redis_url: str) -> 
     assert client.cancel("one") == ("finished", "completed")
 
 
-def test_the_dead_are_looked_after_without_a_loop(client: SyncClient, redis_url: str) -> None:
+def test_dead_letters_work_without_a_loop(client: SyncClient, redis_url: str) -> None:
     # given a dead request and a job that never was one, expect both listed and shown, the one tried again, once, the
     # other dropped
     client.submit(id="one", model="m", messages=HELLO)
@@ -127,7 +127,7 @@ def test_a_tail_that_is_not_entered_raises_with_its_first_item(client: SyncClien
         client.submit(model="m")
 
 
-def test_it_connects_when_it_is_used_and_says_when_it_cannot(unused_tcp_port: int) -> None:
+def test_it_connects_when_it_is_used_and_raises_when_it_cannot(unused_tcp_port: int) -> None:
     url = f"redis://127.0.0.1:{unused_tcp_port}/0"
     client = SyncClient(url)
     with pytest.raises(StoreUnavailable):
@@ -155,7 +155,7 @@ def test_many_threads_share_one(redis_url: str) -> None:
     client.close()
 
 
-def test_a_tail_that_is_left_is_followed_no_more(client: SyncClient, redis_url: str) -> None:
+def test_closing_a_tail_ends_its_subscription(client: SyncClient, redis_url: str) -> None:
     client.submit(id="one", model="m", messages=HELLO)
     items = client.tail("one")
     assert next(items).cursor == "0-1"
@@ -177,7 +177,7 @@ def test_used_again_after_close_it_connects_again(client: SyncClient) -> None:
     assert client.status("one").status == "queued"
 
 
-def test_beside_a_running_loop_it_does_not_disturb(redis_url: str) -> None:
+def test_it_works_beside_a_running_loop(redis_url: str) -> None:
     async def both() -> None:
         async with Client(redis_url) as client:
             await client.submit(id="one", model="m", messages=HELLO)
@@ -224,7 +224,7 @@ print("fine")
 """
 
 
-def test_a_fork_may_use_it_on_both_sides(redis_url: str) -> None:
+def test_parent_and_child_of_a_fork_may_use_it(redis_url: str) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-c", _FORKING, redis_url],
         capture_output=True,

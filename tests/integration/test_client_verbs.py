@@ -33,7 +33,7 @@ async def client(redis_url: str) -> AsyncIterator[Client]:
         yield connected
 
 
-async def test_a_result_that_is_not_there_yet_is_none(client: Client, redis: Redis) -> None:
+async def test_the_result_of_an_unfinished_request_is_none(client: Client, redis: Redis) -> None:
     assert await client.result(ID) is None
     assert await client.result(ID, wait_s=0.05) is None
     await Scribe(redis, ID).begin()
@@ -42,7 +42,7 @@ async def test_a_result_that_is_not_there_yet_is_none(client: Client, redis: Red
 
 @pytest.mark.parametrize("wait_s", [10.0, None])
 async def test_a_result_is_waited_for(wait_s: float | None, client: Client, redis: Redis) -> None:
-    # given somebody who waits for the outcome / if the answer is written, piece by piece
+    # given a call that waits for the outcome / if the answer is written, piece by piece
     async with asyncio.timeout(20):
         waiting = asyncio.create_task(client.result(ID, wait_s=wait_s))
         scribe = Scribe(redis, ID)
@@ -99,7 +99,7 @@ async def test_a_result_is_waited_for_over_a_cut_connection(redis_url: str, redi
         assert (await waiting) is not None
 
 
-async def test_cancelled_while_it_waits_it_ends_at_once(client: Client, redis: Redis) -> None:
+async def test_a_waiting_request_ends_when_it_is_cancelled(client: Client, redis: Redis) -> None:
     assert await client.cancel(ID) == CancelResult("ended", "cancelled")
     # expect a terminal in an attempt of its own, and an outcome that knows whose it is
     items = [item async for item in client.tail(ID)]
@@ -119,7 +119,7 @@ async def test_cancelled_while_it_waits_it_ends_at_once(client: Client, redis: R
     assert (await client.status(ID)).status == "cancelled"
 
 
-async def test_cancelled_while_a_worker_takes_it_the_job_is_left_to_the_worker(client: Client, redis: Redis) -> None:
+async def test_a_cancel_leaves_a_claimed_job_to_the_worker(client: Client, redis: Redis) -> None:
     # given a worker that has claimed the job and not begun
     await redis.set(keys.lease_key(ID), b"token", ex=5)
     assert (await client.cancel(ID)).verdict == "ended"
@@ -128,7 +128,7 @@ async def test_cancelled_while_a_worker_takes_it_the_job_is_left_to_the_worker(c
     assert (await Scribe(redis, ID).begin()).status == "ended"
 
 
-async def test_cancelled_between_two_attempts_it_ends_in_the_next(client: Client, redis: Redis) -> None:
+async def test_a_cancel_between_two_attempts_ends_the_request_in_the_next(client: Client, redis: Redis) -> None:
     # given a request that was handed back after its second attempt
     scribe = Scribe(redis, ID, attempt=2)
     await scribe.begin()
@@ -142,7 +142,7 @@ async def test_cancelled_between_two_attempts_it_ends_in_the_next(client: Client
     assert outcome.attempt == 3
 
 
-async def test_cancelled_while_it_runs_its_worker_is_told(client: Client, redis: Redis) -> None:
+async def test_a_cancel_of_a_running_request_signals_its_worker(client: Client, redis: Redis) -> None:
     async with redis.pubsub() as hearing:
         await hearing.subscribe(keys.CANCEL_CHANNEL)
         await hearing.get_message(timeout=5)
@@ -163,7 +163,9 @@ async def test_cancelled_while_it_runs_its_worker_is_told(client: Client, redis:
 
 
 @pytest.mark.parametrize("ended", ["completed", "incomplete", "failed", "cancelled"])
-async def test_cancel_of_what_has_ended_changes_nothing(ended: OutcomeStatus, client: Client, redis: Redis) -> None:
+async def test_a_cancel_of_a_finished_request_changes_nothing(
+    ended: OutcomeStatus, client: Client, redis: Redis
+) -> None:
     scribe = Scribe(redis, ID)
     await scribe.begin()
     await scribe.finish(ended)
@@ -173,14 +175,14 @@ async def test_cancel_of_what_has_ended_changes_nothing(ended: OutcomeStatus, cl
     assert await redis.xlen(keys.log_key(ID)) == 3
 
 
-async def test_cancelled_by_many_at_once_it_ends_once(client: Client, redis: Redis) -> None:
+async def test_concurrent_cancels_end_the_request_once(client: Client, redis: Redis) -> None:
     verdicts = await asyncio.gather(*(client.cancel(ID) for _ in range(20)))
     assert sorted(verdict.verdict for verdict in verdicts) == ["ended"] + ["finished"] * 19
     assert {verdict.status for verdict in verdicts} == {"cancelled"}
     assert await redis.xlen(keys.log_key(ID)) == 2
 
 
-async def test_cancel_wins_or_loses_against_begin_and_never_half(client: Client, redis: Redis) -> None:
+async def test_a_race_of_cancel_and_begin_has_one_winner(client: Client, redis: Redis) -> None:
     for number in range(30):
         request_id = f"r{number}"
         await client.submit(id=request_id, model="m", messages=HELLO)
@@ -188,7 +190,7 @@ async def test_cancel_wins_or_loses_against_begin_and_never_half(client: Client,
         assert (verdict.verdict, begun.status) in {("ended", "ended"), ("signalled", "begun")}
 
 
-async def test_a_metadata_that_looks_like_our_fields_is_left_alone(client: Client) -> None:
+async def test_metadata_that_looks_like_our_fields_is_not_changed(client: Client) -> None:
     metadata = {"attempt": None, "finished_at": "", "submitted_at": "", "x": '"attempt":null'}
     await client.submit(id="sly", model='"attempt":null', messages=HELLO, metadata=metadata)
     await client.cancel("sly")
@@ -197,7 +199,7 @@ async def test_a_metadata_that_looks_like_our_fields_is_left_alone(client: Clien
     assert (outcome.metadata, outcome.model, outcome.attempt) == (metadata, '"attempt":null', 1)
 
 
-async def test_status_tells_where_a_request_stands(client: Client, redis: Redis) -> None:
+async def test_status_describes_the_request(client: Client, redis: Redis) -> None:
     waiting = await client.status(ID)
     assert (waiting.status, waiting.attempt, waiting.api, waiting.model) == ("queued", 0, "chat", "m")
     assert (waiting.started_at, waiting.finished_at, waiting.cancel_requested) == (None, None, False)
@@ -215,7 +217,7 @@ async def test_status_tells_where_a_request_stands(client: Client, redis: Redis)
     assert waiting.submitted_at <= ended.started_at <= ended.finished_at
 
 
-async def test_every_verb_says_that_redis_is_away(redis_url: str) -> None:
+async def test_every_method_raises_when_redis_is_unreachable(redis_url: str) -> None:
     async with Proxy(redis_url) as proxy, Client(proxy.url, ClientOptions(timeout_s=0.5)) as client:
         await client.submit(id=ID, model="m", messages=HELLO)
         proxy.refusing = True
@@ -237,7 +239,7 @@ async def test_the_letta_form_is_the_same_wherever_it_is_resumed(redis_url: str,
         await second.write(ANSWER)
         await second.finish()
         whole = [item async for item in client.tail(ID).letta()]
-        # if it is resumed behind any entry / expect the very same messages
+        # if it is resumed after any entry / expect the very same messages
         for position, item in enumerate(whole):
             assert [rest async for rest in client.tail(ID, after=item.cursor).letta()] == whole[position + 1 :]
     # deltas are Letta messages, source in each, and all else is the entry itself

@@ -1,4 +1,4 @@
-"""Many tails on few connections: what they cost, what they share, when they leave, and what is not pushed to them."""
+"""Many tails on few connections: their cost, what they share, how they end, and missing pushes."""
 
 import asyncio
 import gc
@@ -31,7 +31,7 @@ ALL = ["0-1", *(f"1-{seq}" for seq in range(len(ANSWER) + 2))]
 
 @pytest.fixture
 async def producer(redis_url: str) -> AsyncIterator[Client]:
-    """Submits; its connections are no tails'."""
+    """A client that submits; its connections are not those of tails."""
     async with Client(redis_url) as client:
         await client.submit(id=ID, model="m", messages=HELLO)
         yield client
@@ -54,7 +54,7 @@ async def heard_channels(redis: Redis) -> set[str]:
 
 
 async def hears(redis: Redis, *request_ids: str) -> None:
-    """Waits until the channels of exactly these requests are heard."""
+    """Waits until the channels of exactly these requests are subscribed."""
 
     async def so() -> bool:
         return await heard_channels(redis) == {push_channel(push_shard(request_id)) for request_id in request_ids}
@@ -94,7 +94,7 @@ async def test_500_tails_have_three_connections(client: Client, producer: Client
     for reader in readers:
         assert await reader.to_its_end() == ALL
     assert all(await asyncio.gather(*results))
-    # the outcomes are asked for by the client's own verbs, on connections beside those of tails
+    # the client's own methods read the outcomes, on connections besides those of tails
     assert await connections(redis) <= 3 + len(results)
 
 
@@ -122,7 +122,7 @@ async def reads_of_logs(redis: Redis) -> int:
     return (await redis.info("commandstats")).get("cmdstat_xrange", {}).get("calls", 0)
 
 
-async def test_what_is_pushed_to_tails_that_wait_is_read_from_no_log(client: Client, redis: Redis) -> None:
+async def test_pushed_entries_are_not_read_from_the_log(client: Client, redis: Redis) -> None:
     readers = [Reader(client) for _ in range(3)]
     scribe = Scribe(redis, ID)
     await scribe.begin()
@@ -139,7 +139,7 @@ async def test_what_is_pushed_to_tails_that_wait_is_read_from_no_log(client: Cli
     assert [await reader.to_its_end() for reader in readers] == [["0-1", *(f"1-{n}" for n in range(32))]] * 3
 
 
-async def test_only_channels_that_have_tails_are_heard(client: Client, producer: Client, redis: Redis) -> None:
+async def test_only_channels_that_have_tails_are_subscribed(client: Client, producer: Client, redis: Redis) -> None:
     await producer.submit(id="two", model="m", messages=HELLO)
     assert push_shard("two") != push_shard(ID)
     one, two = Reader(client, ID), Reader(client, "two")
@@ -154,7 +154,7 @@ async def test_only_channels_that_have_tails_are_heard(client: Client, producer:
 
 
 @pytest.mark.parametrize("leaving", ["aclose", "cancel", "garbage"])
-async def test_whoever_leaves_costs_nothing_any_more(leaving: str, client: Client, redis: Redis) -> None:
+async def test_a_tail_that_ends_early_is_unsubscribed(leaving: str, client: Client, redis: Redis) -> None:
     reader = Reader(client)
     await hears(redis, ID)
     items = client.tail(ID)
@@ -174,13 +174,13 @@ async def test_whoever_leaves_costs_nothing_any_more(leaving: str, client: Clien
     await hears(redis)
 
 
-async def test_one_that_never_begins_leaves_nothing(client: Client, redis: Redis) -> None:
+async def test_a_tail_that_is_never_read_subscribes_to_nothing(client: Client, redis: Redis) -> None:
     async with client.tail(ID):
         await asyncio.sleep(0)
         assert await heard_channels(redis) == set()
 
 
-async def test_a_slow_reader_hinders_nobody_and_misses_nothing(client: Client, redis: Redis) -> None:
+async def test_a_slow_reader_delays_nobody_and_misses_nothing(client: Client, redis: Redis) -> None:
     # given a reader that takes one item and then nothing, and one that takes all
     slow = client.tail(ID)
     assert (await anext(slow)).cursor == "0-1"
@@ -199,7 +199,7 @@ async def test_a_slow_reader_hinders_nobody_and_misses_nothing(client: Client, r
     async with asyncio.timeout(20):
         slow_has += [item.cursor async for item in slow]
     assert ["0-1", *slow_has] == whole == ["0-1", *(f"1-{seq}" for seq in range(count + 2))]
-    # and that it fell behind is counted once, not for each page it then reads
+    # falling behind is counted once, not for each page that it then reads
     assert client.following == (0, 0, 1)
 
 
@@ -248,7 +248,7 @@ async def test_pushes_that_come_twice_late_or_in_disorder_are_seen_once(client: 
     assert await reader.to_its_end() == ALL
 
 
-async def test_what_else_comes_on_a_channel_is_ignored(client: Client, redis: Redis) -> None:
+async def test_other_messages_on_a_channel_are_ignored(client: Client, redis: Redis) -> None:
     reader = Reader(client)
     await hears(redis, ID)
     for rubbish in (b"", b"hello", b"\x91\x94", b"\x91\x93\xa3one\x01\x02", b"\xc1"):
@@ -257,7 +257,7 @@ async def test_what_else_comes_on_a_channel_is_ignored(client: Client, redis: Re
     assert await reader.to_its_end() == ALL
 
 
-async def test_without_the_right_to_hear_it_says_which(redis_url: str, producer: Client, redis: Redis) -> None:
+async def test_a_missing_channel_permission_is_named(redis_url: str, producer: Client, redis: Redis) -> None:
     url = redis_url.replace("redis://", "redis://deaf:pw@")
     await redis.execute_command("ACL", "SETUSER", "deaf", "on", ">pw", "~*", "+@all", "resetchannels")
     async with Client(url, ClientOptions(quiet_log_s=0.2)) as client:
@@ -271,7 +271,7 @@ async def test_without_the_right_to_hear_it_says_which(redis_url: str, producer:
     await redis.execute_command("ACL", "DELUSER", "deaf")
 
 
-async def test_closing_the_client_ends_its_tails_with_a_word(redis_url: str, producer: Client, redis: Redis) -> None:
+async def test_closing_the_client_ends_its_tails_with_an_error(redis_url: str, producer: Client, redis: Redis) -> None:
     client = Client(redis_url)
     readers = [Reader(client) for _ in range(3)]
     await hears(redis, ID)
@@ -282,7 +282,7 @@ async def test_closing_the_client_ends_its_tails_with_a_word(redis_url: str, pro
             await reader.to_its_end()
 
 
-async def test_joined_at_every_moment_of_a_growing_log_it_gives_all_of_it(client: Client, redis: Redis) -> None:
+async def test_a_tail_begun_at_any_moment_of_a_growing_log_gives_all_of_it(client: Client, redis: Redis) -> None:
     # given a log that is written entry by entry / if tails begin before and after each, from every cursor there is
     scribe = Scribe(redis, ID)
     readers: list[tuple[str, Reader]] = []

@@ -1,4 +1,4 @@
-"""The collapsed view: what a tail adds up to is the outcome, whatever was void in between, wherever it is resumed."""
+"""The collapsed view: it equals the outcome at the end, after discarded attempts and from any cursor."""
 
 from collections.abc import AsyncGenerator, Sequence
 from io import BytesIO
@@ -39,7 +39,7 @@ RETRIED = RetryScheduled(5, 1, "upstream_500", "2026-01-01T00:00:00.000Z")
 
 
 def equals(state: Collapsed, outcome: Outcome) -> bool:
-    """Whether a state says what the outcome says."""
+    """Whether a state equals the outcome."""
     return (
         (state.reasoning or None, state.content or None, state.refusal or None, state.attempt)
         == (outcome.reasoning, outcome.content, outcome.refusal, outcome.attempt)
@@ -53,8 +53,8 @@ def equals(state: Collapsed, outcome: Outcome) -> bool:
 
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
-async def test_over_failed_attempts_it_comes_to_the_outcome(redis_url: str, api: str) -> None:
-    # given an answer that is cut off twice, each time further on, expect no void text at the end, from any cursor
+async def test_after_failed_attempts_the_state_equals_the_outcome(redis_url: str, api: str) -> None:
+    # given an answer that is cut off twice, each time further on, expect no discarded text at the end, from any cursor
     faults = [{"kind": "cut", "after": 6, "calls": 1}, {"kind": "cut", "after": 9, "calls": 2}]
     request = request_for({**WHOLE, "key": "k", "faults": faults}, api=api)
     if api == "responses":
@@ -139,7 +139,7 @@ def test_only_the_last_attempt_counts(attempts: list[list[Delta]]) -> None:
     assert not state.is_final
 
 
-def test_a_hosted_call_is_no_call_to_run() -> None:
+def test_a_hosted_call_is_not_a_call_to_run() -> None:
     hosted = ToolCallDelta(0, 0, -1, ToolCallPart(name="web_search", tool_call_id="ws_1"))
     own = ToolCallDelta(1, 0, 0, ToolCallPart(name="search", tool_call_id="call_1"))
     state = told(attempt(1, [hosted, own]))
@@ -147,7 +147,7 @@ def test_a_hosted_call_is_no_call_to_run() -> None:
     assert state.hosted_calls == [CollapsedCall("ws_1", "web_search", "")]
 
 
-def test_what_comes_late_of_a_name_or_an_id_belongs_to_it() -> None:
+def test_pieces_of_a_name_or_an_id_are_joined() -> None:
     # given a server that sends them in pieces, over two messages, expect them whole, as the outcome has them
     parts = [ToolCallPart(name="sea", tool_call_id="call_"), ToolCallPart(tool_call_id="1"), ToolCallPart(name="rch")]
     first, second, third = (ToolCallDelta(i, 0, 0, part) for i, part in zip((0, 0, 2), parts, strict=True))
@@ -155,12 +155,12 @@ def test_what_comes_late_of_a_name_or_an_id_belongs_to_it() -> None:
     assert state.tool_calls == [CollapsedCall("call_1", "search", "")]
 
 
-def test_a_request_that_somebody_ended_while_it_waited_has_no_text() -> None:
+def test_a_request_that_was_cancelled_while_it_waited_has_no_text() -> None:
     state = told(attempt(1, [AssistantDelta(0, 0, "void")]), [("2-0", Cancelled(0))])
     assert (state.content, state.attempt, state.is_final) == ("", 2, True)
 
 
-def test_waiting_and_stalled_are_told_until_something_comes() -> None:
+def test_waiting_and_stalled_are_set_until_the_next_entry() -> None:
     state = told(attempt(1, [AssistantDelta(0, 0, "void"), RETRIED]))
     assert (state.waiting, state.content) == (RETRIED, "void")
     state.apply_entry(None, Stalled(10_000, "no_worker"))
@@ -173,7 +173,7 @@ def test_waiting_and_stalled_are_told_until_something_comes() -> None:
 @pytest.mark.parametrize(
     ("before", "whole"), [("1-5", False), ("2-3", False)], ids=["in the attempt", "at the next one's beginning"]
 )
-def test_what_was_lost_is_not_passed_over(before: str, whole: bool) -> None:
+def test_lost_entries_are_noted(before: str, whole: bool) -> None:
     state = told(attempt(1, [AssistantDelta(0, 0, "a")]))
     state.apply_entry(None, Gap("1-1", before))
     state.apply_entry(before, AssistantDelta(0, 0, "z"))
@@ -184,8 +184,8 @@ def test_what_was_lost_is_not_passed_over(before: str, whole: bool) -> None:
     assert state.whole
 
 
-def test_an_attempt_whose_number_was_given_out_anew_and_entries_told_again() -> None:
-    # given a failover that lost an attempt's beginning, or its last entries, expect the new one alone, and no doubles
+def test_a_reused_attempt_number_and_repeated_entries() -> None:
+    # given a failover that lost an attempt's beginning, or its last entries, expect the new one alone, nothing twice
     first, other = attempt(1, [AssistantDelta(0, 0, "old")]), attempt(1, [AssistantDelta(0, 0, "new")])
     assert told(first, other).content == "new"
     assert told(first, first[1:]).content == "old"
@@ -202,7 +202,7 @@ def shown(items: Sequence[tuple[str | None, LogEntry | ReaderEvent]]) -> list[by
     return out.getvalue().splitlines()
 
 
-def test_nothing_void_is_printed() -> None:
+def test_no_discarded_text_is_printed() -> None:
     items: list[tuple[str | None, LogEntry | ReaderEvent]] = [
         *attempt(1, [AssistantDelta(0, 0, "void"), RETRIED]),
         (None, Stalled(10_000, "busy")),

@@ -51,9 +51,7 @@ async def text_of(client: Client, after: str | None = None) -> list[str]:
         return [piece async for piece in client.tail(ID, after).text()]
 
 
-async def test_entering_tells_an_unknown_request_and_a_wrong_cursor_before_the_first_item(
-    client: Client, redis: Redis
-) -> None:
+async def test_entering_raises_for_an_unknown_request_and_a_wrong_cursor(client: Client, redis: Redis) -> None:
     with pytest.raises(UnknownRequest):
         async with client.tail("nobody"):
             pytest.fail("entered")
@@ -203,7 +201,7 @@ async def test_text_that_is_discarded_is_an_error_and_begins_anew_after_its_curs
         await text_of(client, after="1-1")
 
 
-async def test_an_attempt_that_gave_no_text_is_replaced_in_silence(client: Client, redis: Redis) -> None:
+async def test_an_attempt_without_text_is_replaced_without_an_error(client: Client, redis: Redis) -> None:
     first, second = Scribe(redis, ID, 1), Scribe(redis, ID, 2)
     await first.begin()
     await first.write(ANSWER[:6])
@@ -214,7 +212,7 @@ async def test_an_attempt_that_gave_no_text_is_replaced_in_silence(client: Clien
     assert await text_of(client, after="1-0") == ["right"]
 
 
-async def test_text_with_a_hole_is_an_error(client: Client, redis: Redis) -> None:
+async def test_text_with_lost_entries_is_an_error(client: Client, redis: Redis) -> None:
     await Scribe(redis, ID).answer()
     await redis.xdel(log_key(ID), "1-8")
     with pytest.raises(TextDiscarded, match="are lost") as raised:
@@ -275,7 +273,7 @@ async def test_the_same_stream_again_gives_all_of_it_again(client: Client, redis
         assert "".join([piece async for piece in stream.text()]) == "Hello"
 
 
-async def test_a_stream_says_what_is_wrong_with_its_request(client: Client) -> None:
+async def test_a_stream_raises_for_an_invalid_request(client: Client) -> None:
     with pytest.raises(RequestRejected, match="messages"):
         client.stream(model="m")
     with pytest.raises(RequestConflict):

@@ -1,4 +1,4 @@
-"""Tails on a real Valkey: every entry once, in order, from every cursor, to the end; what is wrong is said at once."""
+"""Tails on a real Valkey: every entry once, in order, from every cursor, to the end; errors come at once."""
 
 import asyncio
 import random
@@ -40,7 +40,7 @@ def cursors(items: list[Tailed]) -> list[str | None]:
     return [item.cursor for item in items]
 
 
-async def test_resumed_from_every_cursor_it_gives_exactly_the_rest(client: Client, redis: Redis) -> None:
+async def test_a_tail_resumed_from_any_cursor_gives_exactly_the_rest(client: Client, redis: Redis) -> None:
     # given an attempt that was lost, one that answered, and numbers that skip
     first = Scribe(redis, ID, attempt=1)
     await first.begin()
@@ -56,13 +56,13 @@ async def test_resumed_from_every_cursor_it_gives_exactly_the_rest(client: Clien
     assert len(whole) == 1 + 5 + 11
     assert isinstance(whole[-1].entry, Completed)
     assert [item.raw for item in whole] == [fields[b"e"] for _, fields in await redis.xrange(log_key(ID))]
-    # if it is resumed behind each entry / expect what follows, nothing twice, nothing left out
+    # if it is resumed after each entry / expect what follows, nothing twice, nothing left out
     for position, item in enumerate(whole):
         assert await all_of(client, after=item.cursor) == whole[position + 1 :]
     assert await all_of(client, after="0-0") == whole
 
 
-async def test_it_follows_live_and_tells_of_a_new_attempt(client: Client, redis: Redis) -> None:
+async def test_a_live_tail_gives_the_entries_of_a_new_attempt(client: Client, redis: Redis) -> None:
     # given a tail that waits on a request that nobody has begun
     following = asyncio.create_task(all_of(client))
     first, second = Scribe(redis, ID, 1), Scribe(redis, ID, 2)
@@ -181,7 +181,7 @@ async def test_an_outcome_is_never_seen_without_its_terminal(client: Client, red
 
 
 @pytest.mark.parametrize("unknown", ["nobody", "", "x" * 65, "a}b", "ä", "one\n"])
-async def test_an_unknown_id_is_told_at_once(unknown: str, client: Client) -> None:
+async def test_an_unknown_id_is_an_error_at_once(unknown: str, client: Client) -> None:
     async with asyncio.timeout(2):
         with pytest.raises(UnknownRequest, match="no request has the id"):
             await anext(client.tail(unknown))
@@ -200,7 +200,7 @@ async def test_an_unknown_id_is_told_at_once(unknown: str, client: Client) -> No
 @pytest.mark.parametrize(
     "garbage", ["", "x", "1", "1-", "-1", "1-2-3", "1-x", " 1-0", "1-0 ", "$", "0", "1.0", "\u0661-\u0661"]
 )
-async def test_garbage_is_no_cursor(garbage: str, client: Client) -> None:
+async def test_a_malformed_cursor_is_an_error(garbage: str, client: Client) -> None:
     with pytest.raises(CursorInvalid, match="is not a cursor"):
         await anext(client.tail(ID, after=garbage))
 
@@ -213,7 +213,7 @@ async def test_a_cursor_that_the_log_cannot_have_is_refused(cursor: str, client:
             await anext(client.tail(ID, after=cursor))
 
 
-async def test_behind_the_terminal_there_is_nothing(client: Client, redis: Redis) -> None:
+async def test_nothing_comes_after_the_terminal(client: Client, redis: Redis) -> None:
     await Scribe(redis, ID).answer()
     async with asyncio.timeout(2):
         assert await all_of(client, after="1-10") == []
@@ -244,12 +244,12 @@ async def test_an_expired_request_is_unknown(redis_url: str, redis: Redis) -> No
             await anext(client.tail("brief"))
 
 
-async def test_entries_that_are_missing_are_told_as_a_gap(client: Client, redis: Redis) -> None:
+async def test_missing_entries_are_reported_as_a_gap(client: Client, redis: Redis) -> None:
     # given a log that lost two entries of an attempt
     await Scribe(redis, ID).answer()
     await redis.xdel(log_key(ID), "1-3", "1-4")
     items = await all_of(client)
-    # expect a gap in their place, without a cursor of its own, and the rest behind it
+    # expect a gap in their place, without a cursor of its own, and the rest after it
     assert cursors(items) == ["0-1", "1-0", "1-1", "1-2", None, "1-5", "1-6", "1-7", "1-8", "1-9", "1-10"]
     gap = items[4]
     assert gap.entry == Gap(after="1-2", before="1-5")
@@ -261,7 +261,7 @@ async def test_entries_that_are_missing_are_told_as_a_gap(client: Client, redis:
     assert cursors(await all_of(client, after="1-4"))[:1] == ["1-5"]
 
 
-async def test_a_trimmed_log_is_told_as_a_gap(client: Client, redis: Redis) -> None:
+async def test_a_trimmed_log_is_reported_as_a_gap(client: Client, redis: Redis) -> None:
     await Scribe(redis, ID).answer()
     await redis.xtrim(log_key(ID), minid="1-5", approximate=False)
     for after, known in ((None, "0-0"), ("0-1", "0-1"), ("1-2", "1-2")):
@@ -270,7 +270,7 @@ async def test_a_trimmed_log_is_told_as_a_gap(client: Client, redis: Redis) -> N
         assert cursors(items)[1:] == ["1-5", "1-6", "1-7", "1-8", "1-9", "1-10"]
 
 
-async def test_a_new_attempt_whose_beginning_is_lost_is_told_as_a_gap(client: Client, redis: Redis) -> None:
+async def test_a_lost_beginning_of_an_attempt_is_reported_as_a_gap(client: Client, redis: Redis) -> None:
     first, second = Scribe(redis, ID, 1), Scribe(redis, ID, 2)
     await first.begin()
     await first.write(ANSWER[:2])

@@ -184,7 +184,7 @@ async def test_a_restart_of_the_server_is_survived() -> None:
             assert await reader.to_its_end() == ALL
 
 
-async def test_a_restart_that_forgets_everything_is_told() -> None:
+async def test_a_restart_that_loses_all_data_is_an_error() -> None:
     with EmbeddedValkey() as valkey:
         client = Client(valkey.url, ClientOptions(timeout_s=2.0, quiet_log_s=0.2, away_limit_s=20))
         async with client:

@@ -1,4 +1,4 @@
-"""A late joiner's tail: one merged state first, then the deltas behind its cursor; together they are the answer."""
+"""Snapshots: the merged state and the deltas after its cursor are together the answer."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -47,7 +47,7 @@ def added_up(deltas: Iterable[object]) -> tuple[str, str, str, str]:
 
 
 async def joined(client: Client) -> tuple[Snapshot, list[Tailed]]:
-    """What a late joiner gets, to the end."""
+    """What a tail with a snapshot gives, to the end."""
     async with asyncio.timeout(20):
         first, *rest = [item async for item in client.tail(ID).with_snapshot()]
     assert isinstance(first, Snapshot)
@@ -55,7 +55,7 @@ async def joined(client: Client) -> tuple[Snapshot, list[Tailed]]:
 
 
 async def test_joined_at_every_moment_state_and_deltas_are_the_answer(client: Client, redis: Redis) -> None:
-    # given an attempt that is void, and one that answers / if somebody joins after each of its entries
+    # given an attempt that is discarded, and one that answers / if somebody joins after each of its entries
     lost = Scribe(redis, ID, attempt=1)
     await lost.begin()
     await lost.write(ANSWER[:5])
@@ -83,7 +83,7 @@ async def test_joined_at_every_moment_state_and_deltas_are_the_answer(client: Cl
         assert added_up([*state.deltas, *rest]) == WHOLE
 
 
-async def test_of_a_request_that_has_ended_the_outcome_is_the_state(client: Client, redis: Redis) -> None:
+async def test_the_snapshot_of_a_finished_request_is_its_outcome(client: Client, redis: Redis) -> None:
     await Scribe(redis, ID).answer()
     state, rest = await joined(client)
     assert isinstance(state.outcome, msgspec.Raw)
@@ -97,7 +97,7 @@ async def test_with_a_cursor_it_is_an_ordinary_tail(client: Client, redis: Redis
     assert items == [item async for item in client.tail(ID, after="1-3")]
 
 
-async def test_of_an_unknown_request_there_is_none(client: Client) -> None:
+async def test_an_unknown_request_has_no_snapshot(client: Client) -> None:
     with pytest.raises(UnknownRequest):
         await anext(client.tail("nobody").with_snapshot())
 

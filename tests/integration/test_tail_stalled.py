@@ -1,4 +1,4 @@
-"""A reader of a request that nobody works on is told, and of one that somebody works on never, however quiet it is."""
+"""Stalls: readers get a report if nobody works on a request, and none while somebody does, however quiet it is."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -35,7 +35,7 @@ async def client(redis_url: str) -> AsyncGenerator[Client]:
 
 
 class Reader:
-    """A tail in a task, with what it was told."""
+    """A tail in a task, with the reports it got."""
 
     def __init__(self) -> None:
         self.seen: list[Tailed] = []
@@ -76,10 +76,10 @@ async def ended(reader: Reader) -> None:
     await until(lambda: bool(reader.seen) and type(reader.seen[-1].entry).__name__ == "Completed")
 
 
-# Told
+# Reported
 
 
-async def test_without_any_worker_it_is_told_again_and_again_ever_more_seldom(client: Client) -> None:
+async def test_a_stall_is_reported_at_growing_intervals(client: Client) -> None:
     async with reading(client, await submitted(client)) as reader:
         await until(lambda: len(reader.stalls) >= 3)
     assert {stall.why for stall in reader.stalls} == {"no_worker"}
@@ -89,13 +89,13 @@ async def test_without_any_worker_it_is_told_again_and_again_ever_more_seldom(cl
     assert all(item.cursor is None for item in reader.seen if isinstance(item.entry, Stalled))
 
 
-async def test_where_all_workers_are_busy_it_says_so(client: Client, redis: Redis) -> None:
+async def test_the_report_says_that_all_workers_are_busy(client: Client, redis: Redis) -> None:
     await redis.set(keys.HEALTH, "alive", ex=60)
     async with reading(client, await submitted(client)) as reader:
         await until(lambda: reader.told("busy"))
 
 
-async def test_one_who_comes_late_is_told_how_long_it_has_waited(client: Client, redis: Redis) -> None:
+async def test_a_late_reader_gets_the_whole_waiting_time(client: Client, redis: Redis) -> None:
     request_id = await submitted(client)
     await redis.hincrby(keys.rec_key(request_id), "submitted_ms", -60_000)
     async with reading(client, request_id) as reader:
@@ -113,7 +113,7 @@ async def test_a_worker_that_died_and_none_after_it(client: Client, redis: Redis
 
 
 @pytest.mark.parametrize("more", [{}, {"tenant": "acme"}, {"priority": "high"}], ids=str)
-async def test_a_request_that_is_nowhere_is_enqueued_by_its_reader(
+async def test_a_reader_enqueues_a_request_whose_job_is_lost(
     redis_url: str, client: Client, redis: Redis, more: dict[str, str]
 ) -> None:
     # given a record without a job, as a failover or a dead producer leaves it, expect its reader to mend it
@@ -130,10 +130,10 @@ async def test_a_request_that_is_nowhere_is_enqueued_by_its_reader(
     assert reader.cursors[:2] == ["0-1", "1-0"]
 
 
-# Not told
+# Not reported
 
 
-async def test_a_quiet_model_is_no_stall_and_what_follows_one_comes_as_ever(redis_url: str, client: Client) -> None:
+async def test_a_quiet_model_is_not_a_stall(redis_url: str, client: Client) -> None:
     # given a stalled request, if a worker comes whose model is silent for ten bounds, expect no word until the answer
     request_id = await submitted(client)
     async with reading(client, request_id) as reader, Simulator(key=KEY) as simulator:
@@ -149,7 +149,7 @@ async def test_a_quiet_model_is_no_stall_and_what_follows_one_comes_as_ever(redi
     assert reader.cursors[:2] == ["0-1", "1-0"]
 
 
-async def test_a_pause_before_the_next_attempt_is_no_stall(client: Client, redis: Redis) -> None:
+async def test_a_pause_before_the_next_attempt_is_not_a_stall(client: Client, redis: Redis) -> None:
     request_id = await submitted(client)
     await redis.execute_command("ZINCRBY", keys.QUEUE, 60_000, request_id)
     looks = await redis.info("commandstats")
@@ -202,7 +202,7 @@ class Signs:
         return times
 
 
-async def test_it_looks_seldom_and_tells_at_growing_intervals() -> None:
+async def test_checks_are_rare_and_reports_come_at_growing_intervals() -> None:
     signs = Signs()
     assert await signs.told(3600) == [
         12,
@@ -242,7 +242,7 @@ async def test_an_entry_begins_anew() -> None:
     assert await signs.told(54) == [12]
 
 
-async def test_a_redis_that_is_away_is_no_stall_and_a_mend_that_fails_no_end() -> None:
+async def test_an_unreachable_redis_is_not_a_stall_and_a_failed_enqueue_is_ignored() -> None:
     signs = Signs()
     signs.answer = StoreUnavailable("away")
     assert await signs.told(100) == []

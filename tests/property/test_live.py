@@ -1,4 +1,4 @@
-"""The live part of a log, whatever is pushed, lost, doubled or late: a reader has every entry once."""
+"""Live readers get every entry once, whatever pushes are lost, duplicated or late."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -100,7 +100,7 @@ def test_every_reader_has_the_log_once_and_in_order(steps: list[tuple[str, int]]
 
 
 @given(st.lists(st.tuples(st.integers(1, 400), st.integers(0, 5_000)), max_size=20))
-def test_what_is_kept_for_one_who_does_not_come_is_bounded(commits: list[tuple[int, int]]) -> None:
+def test_the_buffer_for_a_slow_reader_is_bounded(commits: list[tuple[int, int]]) -> None:
     live = Live(0)
     live.readers.append(Reader(live))
     live.start(BEGINNING)
@@ -115,7 +115,7 @@ def test_what_is_kept_for_one_who_does_not_come_is_bounded(commits: list[tuple[i
         assert [entry.id.seq for entry in kept] == list(range(seq - len(kept), seq))
 
 
-def test_what_every_reader_has_is_not_kept() -> None:
+def test_entries_that_every_reader_has_are_not_buffered() -> None:
     live = Live(0)
     one, other = Reader(live), Reader(live)
     live.readers.extend([one, other])
@@ -131,7 +131,7 @@ def test_what_every_reader_has_is_not_kept() -> None:
     assert [entry.id.seq for entry in live.entries_after(live.floor or BEGINNING) or ()] == [50]
 
 
-def test_who_waits_is_handed_what_comes_and_nothing_is_kept_for_it() -> None:
+def test_a_waiting_reader_gets_entries_without_buffering() -> None:
     live = Live(0)
     one, other = Reader(live, EntryId(1, 0)), Reader(live, EntryId(1, 0))
     live.readers.extend([one, other])
@@ -148,7 +148,7 @@ def test_who_waits_is_handed_what_comes_and_nothing_is_kept_for_it() -> None:
     assert other.seen == one.seen
 
 
-def test_a_push_that_says_nothing_moves_nobody() -> None:
+def test_an_empty_push_moves_no_reader() -> None:
     live = Live(0)
     live.start(EntryId(1, 3))
     live.push(1, 4, [])

@@ -1,4 +1,4 @@
-"""What several pushes become for one reader: one run, one wake-up."""
+"""Several pushes for one reader become one run and one wake-up."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ def joined(fanout: Fanout, request_id: str, position: EntryId) -> Waiting:
     return place
 
 
-async def test_what_is_pushed_together_is_one_wake_up_for_each_reader() -> None:
+async def test_entries_pushed_together_wake_each_reader_once() -> None:
     fanout = Fanout(ProducerStore("redis://localhost:1", timeout_s=1))
     fanout.ended = StoreError("nothing is to be heard")  # so it connects nowhere
     one, other = (joined(fanout, name, EntryId(1, 0)) for name in ("one", "other"))
@@ -42,7 +42,7 @@ async def test_what_is_pushed_together_is_one_wake_up_for_each_reader() -> None:
     assert other.handed == [[EntryId(1, 1)]]
 
 
-async def test_what_does_not_follow_is_no_part_of_a_run() -> None:
+async def test_entries_that_do_not_follow_are_not_part_of_a_run() -> None:
     fanout = Fanout(ProducerStore("redis://localhost:1", timeout_s=1))
     fanout.ended = StoreError("nothing is to be heard")
     place = joined(fanout, "one", EntryId(1, 0))

@@ -1,4 +1,4 @@
-"""Tokens: what was granted is what is read, until it expires, and nothing else is accepted."""
+"""Tokens: they are read as they were granted until they expire, and nothing else is accepted."""
 
 from itertools import product
 
@@ -19,14 +19,16 @@ GRANT = Grant("request-1", "acme", may_cancel=False, expires_s=1_000)
     may_cancel=st.booleans(),
     expires_s=st.integers(1, 2**40),
 )
-def test_what_was_granted_is_read(request_id: str, tenant: str | None, may_cancel: bool, expires_s: int) -> None:
+def test_a_token_is_read_as_it_was_granted(
+    request_id: str, tenant: str | None, may_cancel: bool, expires_s: int
+) -> None:
     grant = Grant(request_id, tenant, may_cancel, expires_s)
     token = TokenSigner([FIRST]).mint(grant)
     assert TokenSigner([FIRST]).read_token(token, expires_s - 1) == grant
     assert token.replace("-", "").replace("_", "").replace(".", "").isalnum()  # fit for an address as it is
 
 
-def test_it_ends_at_its_time() -> None:
+def test_a_token_expires() -> None:
     signer = TokenSigner([FIRST])
     token = signer.mint(GRANT)
     assert signer.read_token(token, 999.9) == GRANT

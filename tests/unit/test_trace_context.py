@@ -1,4 +1,4 @@
-"""The trace of a request: what is a traceparent, ids that everybody can make, and that it makes no other request."""
+"""The trace of a request: the form of a traceparent, derived ids, and that it does not change the digest."""
 
 from typing import Any
 
@@ -30,14 +30,14 @@ def test_a_traceparent_is_read_and_written_as_it_was() -> None:
         "00-0af7651916cd43dd8448eb211c80319c-" + "0" * 16 + "-01",
     ],
 )
-def test_what_is_none_is_refused_by_name(wrong: str) -> None:
+def test_an_invalid_traceparent_is_rejected_by_name(wrong: str) -> None:
     with pytest.raises(ValueError, match="traceparent"):
         parse_traceparent(wrong)
     with pytest.raises(RequestRejected, match="traceparent"):
         parse_request({**REQUEST, "traceparent": wrong})
 
 
-def test_it_travels_is_not_sent_on_and_makes_no_other_request() -> None:
+def test_a_traceparent_is_stored_is_not_sent_upstream_and_does_not_change_the_digest() -> None:
     plain, traced = parse_request(REQUEST), parse_request({**REQUEST, "traceparent": GIVEN})
     assert decode_request(traced.encoded()).traceparent == GIVEN
     assert traced.digest() == plain.digest()
