@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.exceptions import ReadOnlyError
 
 from tailrace.broker.cluster import ClusterRedis, Nodes, is_cluster
@@ -39,8 +39,14 @@ async def asking(redis: Redis, limit_s: float | None = None) -> AsyncGenerator[N
         if limit.expired():
             raise StoreUnavailable(f"Redis at {client_place(redis)} did not answer within {limit_s:g} s") from error
         if isinstance(error, ReadOnlyError):
-            await redis.connection_pool.disconnect(inuse_connections=False)
+            await _close_idle(redis.connection_pool)
         raise client_error(error, redis) from error
+
+
+async def _close_idle(pool: ConnectionPool) -> None:
+    """Closes idle connections without a pause: `pool.disconnect` waits, and may close one that was taken meanwhile."""
+    for connection in tuple(pool._available_connections):  # redis-py has no public way to them
+        await connection.disconnect(nowait=True)
 
 
 def client_error(error: Exception, redis: Redis) -> StoreError:

@@ -36,6 +36,7 @@ class ConnectionPool:
     connection_class: type[AbstractConnection]
     connection_kwargs: Mapping[str, Any]
     max_connections: int
+    _available_connections: Iterable[AbstractConnection]
     def __init__(
         self,
         connection_class: type[AbstractConnection] = ...,
