@@ -1,4 +1,4 @@
-"""What every demo stands on: a Valkey, a model and a worker, each a process of its own."""
+"""The base of every demo: a Valkey, a model server and a worker, each in a process of its own."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack

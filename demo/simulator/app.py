@@ -1,4 +1,4 @@
-"""From a request to a reply: the simulator's addresses and what answers there.
+"""Routes requests to replies: the simulator's paths and their handlers.
 
 Pure but for the time and the identifiers it makes up. Knows no sockets.
 """
@@ -34,7 +34,7 @@ class App:
         self._responses = ResponsesApi(ledger, chunks_per_s)
 
     def answer(self, request: Request, entry: Entry) -> Reply:
-        """The reply to a request; what is learnt about it on the way is noted in its entry."""
+        """The reply to a request; details of the request are recorded in its entry."""
         try:
             return self._route(request, entry)
         except ScenarioError as error:

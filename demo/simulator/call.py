@@ -1,4 +1,4 @@
-"""One call of the model: the HTTP request, and what is to be played for it this time."""
+"""One call of the model: the HTTP request, and what the simulator plays for it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LETTERS = string.ascii_letters + string.digits
 
 
 def made_up(prefix: str, letters: int) -> str:
-    """An identifier in OpenAI's manner."""
+    """An identifier in OpenAI's format."""
     return prefix + "".join(secrets.choice(_LETTERS) for _ in range(letters))
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What came in over HTTP: header names in lower case, the path without its query."""
+    """An HTTP request, with header names in lower case and the path without its query."""
 
     method: str
     path: str
@@ -37,7 +37,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What was asked, how it is to be played, and the faults that apply this time."""
+    """The request, how to play its answer, and the faults of this call."""
 
     asked: Asked
     scenario: Scenario

@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         self._begun_s = 0.0
         self._timer: asyncio.Handle | None = None
 
-    # What the event loop tells us
+    # Callbacks of the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
         self._play(self._app.answer(request, entry), entry)
 
     def _refuse(self, error: ApiError) -> None:
-        """Answers what is no request; the connection ends with it, since nothing after it can be trusted."""
+        """Answers bytes that are not a request and closes the connection: what follows cannot be parsed."""
         entry = self._app.ledger.open("?", "?", time.monotonic())
         reply = error_reply(error)
         reply.headers.append(("connection", "close"))
@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
         return b"%x\r\n%b\r\n" % (len(data), data)
 
     def _end_early(self) -> None:
-        """Ends the body now, cleanly, whatever was still to come."""
+        """Ends the body now, cleanly, without the rest."""
         if self._timer is not None:
             self._timer.cancel()
         if self._begun_s:
@@ -257,6 +257,6 @@ class Connection(asyncio.Protocol):
         self._beats, self._begun_s = iter(()), 0.0
 
     def stop(self) -> None:
-        """Drops the connection and whatever it was sending."""
+        """Drops the connection with everything unsent."""
         self._close_entry("stopped")
         self._transport.abort()

@@ -1,4 +1,4 @@
-"""What the simulator was asked, and how each request ended: what tests and benches read at `/__sim/requests`.
+"""The requests that the simulator received and how each ended; tests and benchmarks read it at `/__sim/requests`.
 
 Owns the bounded history and the counts of calls by key. Knows no sockets; times are handed in.
 """
@@ -35,7 +35,7 @@ class Entry(msgspec.Struct, kw_only=True):
     chunks_sent: int = 0
 
     def end(self, how: How, now_s: float) -> None:
-        """Notes the end, once: what comes later does not change it."""
+        """Records the end of the request; a later call changes nothing."""
         if self.ended == "open":
             self.ended, self.ended_s = how, now_s
 
@@ -49,7 +49,7 @@ class Ledger:
         self._total = 0
 
     def open(self, method: str, path: str, now_s: float) -> Entry:
-        """A new entry; what asks the simulator about itself gets one that is not kept."""
+        """A new entry; requests about the simulator itself get one that is not kept."""
         if path.startswith("/__sim"):
             return Entry(n=0, method=method, path=path, started_s=now_s)
         self._total += 1
@@ -78,7 +78,7 @@ class Ledger:
         )
 
     def reset(self) -> None:
-        """Forgets all; requests that run go on, unseen."""
+        """Removes all entries; running requests continue without one."""
         self._entries.clear()
         self._calls.clear()
         self._total = 0

@@ -47,7 +47,7 @@ class Part:
         return "".join(self.fragments)
 
     def spoken(self) -> Iterator[str]:
-        """The fragments as one text: summary parts are set apart by a blank line."""
+        """The fragments as one text, with a blank line between summary parts."""
         for number, fragment in enumerate(self.fragments):
             yield f"\n\n{fragment}" if number in self.breaks else fragment
 
@@ -72,12 +72,12 @@ class Plan:
 
 
 def seeded(seed: int | str) -> random.Random:
-    """A generator of its own, so that nothing else moves it."""
+    """A random generator that nothing else uses."""
     return random.Random(seed)  # noqa: S311 -- texts and paces, no secrets
 
 
 def filler(chars: int, seed: int) -> str:
-    """Made-up text of exactly so many characters."""
+    """Generated text of exactly this many characters."""
     rng = seeded(seed)
     words: list[str] = []
     have = 0
@@ -103,7 +103,7 @@ def cut(text: str, chunking: Chunking) -> tuple[str, ...]:
 
 
 def round_robin(streams: Iterable[Iterator[T]]) -> Iterator[T]:
-    """One of each in turn, until all have ended."""
+    """Yields one element of each in turn until all have ended."""
     left = list(streams)
     while left:
         for stream in tuple(left):

@@ -51,14 +51,14 @@ def schedule(events: Iterable[bytes], scenario: Scenario, usual_chunks_per_s: fl
 
 
 class _Silence:
-    """Keep-alive comments in the silences of one body."""
+    """Keep-alive comments in the pauses of one body."""
 
     def __init__(self, keepalive_s: float | None) -> None:
         self._keepalive_s = keepalive_s
         self._last_s = 0.0
 
     def until(self, at_s: float) -> Iterator[Beat]:
-        """The comments before `at_s`; without end when that never comes."""
+        """The comments before `at_s`; endless if that never comes."""
         if self._keepalive_s is not None:
             while self._last_s + self._keepalive_s < at_s:
                 self._last_s += self._keepalive_s

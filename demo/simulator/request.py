@@ -1,4 +1,4 @@
-"""What a request to the simulator says, whichever API it came by, and the refusals a request can earn.
+"""Reads a request to the simulator, of either API, or refuses it.
 
 Pure. Owns the reading of the two request bodies into one `Asked`; lenient with fields it does not know, since
 vendors add their own, and as strict as OpenAI where a client could be wrong about the protocol.

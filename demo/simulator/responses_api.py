@@ -1,4 +1,4 @@
-"""The addresses under `/v1/responses`: create, retrieve, attach again, cancel.
+"""The paths under `/v1/responses`: create, retrieve, resume, cancel.
 
 Owns what is kept of each response. Knows no sockets; reads the clock, since where a response stands depends on it.
 """
@@ -47,7 +47,7 @@ class ResponsesApi:
                 raise unknown_url(request.method, request.path)
 
     def reset(self) -> None:
-        """Forgets every response; bodies that are being sent go on."""
+        """Removes every response; bodies that are being sent continue."""
         self._responses.clear()
 
     def _create(self, request: Request, entry: Entry) -> Reply:

@@ -1,4 +1,4 @@
-"""What the simulator is told to do with one request: a scenario, as written in JSON.
+"""A scenario: what the simulator does with one request, written in JSON.
 
 Owns the scenario's form and its checks. Knows nothing of HTTP, clocks or the shapes of OpenAI's chunks.
 """
@@ -82,32 +82,32 @@ class _Fault(_Part, frozen=True, kw_only=True):
 
 
 class Cut(_Fault, frozen=True, kw_only=True, tag="cut"):
-    """The connection is closed after so many events, without the chunk that ends the body."""
+    """The connection is closed after this many events, without the chunk that ends the body."""
 
     after: int
 
 
 class Rst(_Fault, frozen=True, kw_only=True, tag="rst"):
-    """The connection is reset after so many events."""
+    """The connection is reset after this many events."""
 
     after: int
 
 
 class End(_Fault, frozen=True, kw_only=True, tag="end"):
-    """The body ends cleanly after so many events: no finish, no [DONE]."""
+    """The body ends cleanly after this many events, without a finish reason or [DONE]."""
 
     after: int
 
 
 class Stall(_Fault, frozen=True, kw_only=True, tag="stall"):
-    """Silence after so many events, for `for_s` seconds, or for ever."""
+    """A pause after this many events, for `for_s` seconds or endlessly."""
 
     after: int
     for_s: float | None = None
 
 
 class ErrorEvent(_Fault, frozen=True, kw_only=True, tag="error"):
-    """An error event after so many events; then the body ends cleanly."""
+    """An error event after this many events; then the body ends cleanly."""
 
     after: int
     message: str = "The server had an error while it processed the request."

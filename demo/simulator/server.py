@@ -1,4 +1,4 @@
-"""The running simulator: one listening socket, what was asked of it, and how to stop it."""
+"""The running simulator: its listening socket, its requests, and how to stop it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tailrace.demo.simulator.ledger import Entry, Ledger
 
 
 def _quiet(entry: Entry) -> None:
-    """Says nothing of a request that ended."""
+    """Ignores the end of a request."""
 
 
 class Simulator:

@@ -1,4 +1,4 @@
-"""The responses that can still be asked for: how each stands at a given moment, and its events from any number on.
+"""The stored responses: the state of each at a given time, and its events after any number.
 
 Pure: the present is handed in. Nothing runs in the background; where a response has got to follows from the time
 that has passed since it was asked for. A client that goes away changes nothing in that.
@@ -52,7 +52,7 @@ class Stored:
                 yield max(0.0, at_s - passed_s), self.answer.event(event)
 
     def snapshot(self, now_s: float) -> JsonObject:
-        """The response as it stands now."""
+        """The response in its current state."""
         passed_s = now_s - self._started_s
         seen = [event for at_s, event in self.timeline() if at_s <= passed_s]
         standing = self.answer.after(seen)
