@@ -1,1 +1,1 @@
-"""Access to Redis, shared by workers and producers: connections, keys, scripts, errors. Knows neither of the two."""
+"""Access to Redis, shared by workers and producers: connections, keys, scripts, errors. Knows nothing of either."""

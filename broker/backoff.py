@@ -1,4 +1,4 @@
-"""Trying again: how long to pause between tries, and the one loop that does it until Redis has answered."""
+"""Retries: how long to pause between tries, and the one loop that retries until Redis has answered."""
 
 import asyncio
 import logging
@@ -30,10 +30,10 @@ class Backoff:
     cap_s: float
 
     def pause_s(self, tries: int, dice: Callable[[], float] = random.random) -> float:
-        """The pause after `tries` failures, from 1: between zero and the doubled bound.
+        """The pause after `tries` failures: between zero and a bound that doubles with each failure.
 
         Args:
-            tries: failures so far.
+            tries: failures so far, at least 1.
             dice: returns a number from 0 up to 1. Nothing secret depends on it.
         """
         return dice() * min(self.cap_s, self.base_s * 2 ** min(tries - 1, 32))
@@ -47,9 +47,8 @@ class Retries:
     """The failures of one operation since it last succeeded.
 
     Args:
-        operation: what is tried, as the log has it after "cannot".
-        logged: whether there is a log line when the operation starts to fail, when the reason changes, and when it
-            succeeds again.
+        operation: what is tried, as text that follows "cannot" in a log line.
+        logged: whether to log when the operation starts to fail, when the reason changes, and when it succeeds again.
         backoff: the pauses.
         patience_s: how long the operation may fail before the error is raised.
         retried: the errors that are worth another try; any other is raised at once.
@@ -80,7 +79,7 @@ class Retries:
         """Logs a failure and pauses before the next try.
 
         Raises:
-            StoreError: the one given, when it is not to be tried again or the time is over.
+            StoreError: the one given, if it must not be retried or the time is over.
         """
         now = monotonic()
         self._since = now if self._since is None else self._since
@@ -101,7 +100,7 @@ class Retries:
         await self._pause(min(left_s, self._backoff.pause_s(self.failures)))
 
     def succeeded(self) -> None:
-        """The operation is done: its failures are over."""
+        """Ends the series of failures, because the operation has succeeded."""
         if self._since is None:
             return
         if self._logged and self._reason:
@@ -120,7 +119,7 @@ async def retry_until_answered(call: Callable[[], Awaitable[_T]], retries: Retri
 
     Args:
         call: one try.
-        retries: how, and for how long.
+        retries: how and for how long to retry.
 
     Raises:
         StoreError: `retries` allows no further try.

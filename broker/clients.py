@@ -1,6 +1,6 @@
-"""Clients of one server or of a cluster, and how an operation on them is bounded in time and its errors translated.
+"""Clients of one server or of a cluster. Limits the time of their operations and translates their errors.
 
-Knows pools and time limits. Knows nothing of what is asked.
+Knows pools and time limits. Knows nothing of the operations.
 """
 
 import asyncio
@@ -20,16 +20,16 @@ from tailrace.schemas.errors import StoreError, StoreUnavailable
 
 @asynccontextmanager
 async def asking(redis: Redis, limit_s: float | None = None) -> AsyncGenerator[None]:
-    """Translates what redis-py raises inside, and bounds its time.
+    """Translates what redis-py raises in the block, and limits the time of the block.
 
-    A server that is a replica now loses its idle connections, so that the next operation finds the new primary.
+    Idle connections to a server that has become a replica are closed, so that the next operation finds the new primary.
 
     Args:
-        redis: the client that is used inside.
-        limit_s: how long all of it may take; None where the client's own limits are enough.
+        redis: the client that the block uses.
+        limit_s: how long the block may take; None if the client's own limits are enough.
 
     Raises:
-        StoreError: Redis did not do what it was asked.
+        StoreError: an operation on Redis failed.
     """
     limit = asyncio.timeout(limit_s)
     try:
@@ -50,7 +50,7 @@ async def _close_idle(pool: ConnectionPool) -> None:
 
 
 def client_error(error: Exception, redis: Redis) -> StoreError:
-    """What a client raised as one of our errors.
+    """Translates what a client raised into one of our errors.
 
     Args:
         error: one of `FAILURES`.
@@ -70,7 +70,7 @@ def client_of(url: str, connections: int, *, reply_s: float | None) -> Redis:
     Args:
         url: of Redis.
         connections: how many, to each node of a cluster.
-        reply_s: how long an answer may take; None where the caller sets a limit.
+        reply_s: how long an answer may take; None if the caller sets a limit.
     """
     if not is_cluster(url):
         return Redis.from_pool(blocking_pool(url, connections, reply_s=reply_s))
@@ -87,7 +87,7 @@ def blocking_pool(url: str, connections: int, *, reply_s: float | None) -> Block
     Args:
         url: of Redis.
         connections: how many.
-        reply_s: how long an answer may take; None where the caller sets a limit.
+        reply_s: how long an answer may take; None if the caller sets a limit.
     """
     return BlockingConnectionPool(
         max_connections=connections,

@@ -27,7 +27,7 @@ _AWAY = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
 
 
 class Redirect(NamedTuple):
-    """Which node has a key that the asked one does not have: for good, or (`asking`) while its slot moves."""
+    """The node to ask for a key instead of the one asked: permanently, or (`asking`) while the slot moves."""
 
     slot: int
     node: Node
@@ -67,7 +67,7 @@ class Nodes:
         self._learning = asyncio.Lock()
 
     def of(self, slot: int) -> Node | None:
-        """The node that has a slot, as far as is known."""
+        """The node that has a slot, if known."""
         return self._of_slots[slot]
 
     async def find(self, slot: int) -> Node:
@@ -93,11 +93,11 @@ class Nodes:
         return self._of_slots.count(None)
 
     def doubt(self) -> None:
-        """A node did not answer: the next `find` reads the map again."""
+        """Makes the next `find` read the map again, because a node did not answer."""
         self._in_doubt = True
 
     def moved(self, redirect: Redirect) -> None:
-        """A node has reported which node has a slot now."""
+        """Records which node has a slot now, as a node has reported it."""
         self._of_slots[redirect.slot] = redirect.node
 
     async def learn(self) -> None:
@@ -127,7 +127,7 @@ class Nodes:
                 continue
             self._take(ranges, node)
             return
-        raise redis_errors.ConnectionError(f"no node of the cluster says which has which slots ({why})")
+        raise redis_errors.ConnectionError(f"no node of the cluster returned the map of slots ({why})")
 
     def _take(self, ranges: Sequence[Sequence[Any]], of: Node) -> None:
         found: list[Node | None] = [None] * SLOTS
@@ -174,7 +174,7 @@ class ClusterRedis(Redis):
         return await self._follow(slot, lambda redis, asking: _ask(redis, asking, args, options))
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        """Commands for several nodes; those of a transaction go to one."""
+        """A pipeline whose commands may go to several nodes; those of a transaction go to one."""
         return _ClusterPipeline(self, transaction)
 
     async def together(self, commands: Sequence["Command"]) -> list[Any]:
@@ -243,7 +243,7 @@ class ClusterRedis(Redis):
             except BaseException:  # also a cancel, by a caller's time limit
                 self.nodes.doubt()
                 raise
-        raise redis_errors.ConnectionError(f"the nodes do not agree on who has slot {slot}")
+        raise redis_errors.ConnectionError(f"the nodes do not agree on which of them has slot {slot}")
 
 
 Command = tuple[tuple[Any, ...], dict[str, Any]]

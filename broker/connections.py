@@ -1,6 +1,6 @@
 """Connections to the server a URL names, to the primary its Sentinels name, or to any node of a cluster.
 
-Knows how a connection finds its server. Knows nothing of slots (`cluster.py`) and of what is asked.
+Knows how a connection finds its server. Knows nothing of slots (`cluster.py`) or of commands.
 """
 
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ def connection_options(url: str, *, connect_s: float, reply_s: float | None) -> 
 
 
 def place_of(options: Mapping[str, Any]) -> str:
-    """Where connections with these options go, without user and password: fit for messages."""
+    """The server that connections with these options go to, without user and password: safe in messages."""
     if "sentinels" in options:
         return f"{options['service']} of {named(options['sentinels'])}"
     if "nodes" in options:
@@ -67,7 +67,7 @@ def place_of(options: Mapping[str, Any]) -> str:
 
 
 def at_node(options: Mapping[str, Any], node: Node) -> dict[str, Any]:
-    """Options for any node of a cluster as those for one of them."""
+    """Turns the options for any node of a cluster into those for one node."""
     plain = {name: value for name, value in options.items() if name not in ("nodes", "connection_class")}
     is_tls = options["connection_class"] is AnyNodeTlsConnection
     return {**plain, "host": node[0], "port": node[1], "connection_class": SSLConnection if is_tls else Connection}
@@ -82,7 +82,7 @@ class PrimaryConnection(Connection):
         sentinels: host and port of each; one that answered is asked first the next time.
         service: their name for the primary.
         sentinel_options: how to connect to them.
-        options: as of `Connection`.
+        options: those of `Connection`.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class AnyNodeConnection(Connection):
 
     Args:
         nodes: host and port of each; one that answered is asked first the next time, one that did not is asked last.
-        options: as of `Connection`.
+        options: those of `Connection`.
     """
 
     def __init__(self, *, nodes: list[Node], **options: Any) -> None:

@@ -1,6 +1,6 @@
-"""What the errors of Redis mean: one table that translates redis-py's exceptions into `schemas/errors.py`.
+"""One table that translates redis-py's exceptions into those of `schemas/errors.py`, for workers and producers.
 
-Used by workers and producers alike. Knows which errors pass without anybody's action. Knows nothing of what was asked.
+Knows which errors pass without anybody's action. Knows nothing of the operations that failed.
 """
 
 from typing import NamedTuple
@@ -78,19 +78,20 @@ RULES = (
     ),
     Rule((redis_errors.RedisError,), (), StoreUnavailable, "Redis at {place} is not available: {said}"),
 )
-"""The first row that applies decides. What passes without anybody's action is `StoreUnavailable`: also a replica that
-was the primary until now, and a server that does not save (`MISCONF`) or lacks replicas (`NOREPLICAS`)."""
+"""The first row that applies decides. An error that passes without anybody's action becomes `StoreUnavailable`: also
+that of a replica that was the primary until now, or of a server that cannot save (`MISCONF`) or lacks replicas
+(`NOREPLICAS`)."""
 
 
 def store_error(error: Exception, place: str) -> StoreError:
-    """The error of redis-py, of a socket or of uvloop as one of ours.
+    """Translates an error of redis-py, of a socket or of uvloop into one of ours.
 
     Args:
         error: one of `FAILURES`.
         place: the server, without user and password (`connections.place_of`).
 
     Raises:
-        Exception: the one given, when it is not about Redis: a fault in our code.
+        Exception: the one given, if it is not about Redis: a bug in our code.
     """
     if isinstance(error, redis_errors.DataError):
         raise error
@@ -115,7 +116,7 @@ _KINDS: dict[str, type[redis_errors.RedisError]] = {
 
 
 def reply_error(said: str) -> redis_errors.RedisError:
-    """An error reply as the exception redis-py raises for it, for connections that are read without redis-py.
+    """The exception that redis-py raises for an error reply, for connections that are read without redis-py.
 
     Args:
         said: the error as Redis sends it, without the leading `-`.

@@ -1,6 +1,6 @@
-"""A Lua script with named keys and arguments: its source, what it is called with, and how its reply is read.
+"""A Lua script with named keys and arguments: its source, the arguments of a call, and how its reply is read.
 
-Knows how a script is put together from `lua/`. Knows no single script (`scripts.py`) and sends nothing.
+Knows how a script is assembled from `lua/`. Knows no particular script (`scripts.py`) and sends nothing.
 """
 
 import re
@@ -52,7 +52,7 @@ _CONSTANTS: Mapping[str, str | int] = {
     "STATE_LIFE_S": keys.QUEUE_STATE_LIFETIME_S,
     "OUTBOX_LIFE_S": keys.OUTBOX_LIFETIME_S,
 }
-"""What Lua sources use by these names."""
+"""The constants that Lua sources use, by name."""
 
 _KEY_FUNCTIONS: Mapping[str, Callable[[str], str]] = {
     "rec_key": keys.rec_key,
@@ -64,7 +64,7 @@ _KEY_FUNCTIONS: Mapping[str, Callable[[str], str]] = {
     "worker_key": keys.worker_key,
     "dead_letter_key": keys.dead_letter_key,
 }
-"""The functions by which Lua sources make keys of ids that only they know."""
+"""The functions with which Lua sources make keys from ids that only the script knows."""
 
 
 class Verdict(NamedTuple, Generic[_Status]):
@@ -88,7 +88,7 @@ class Script(Generic[_Reply]):
     Args:
         name: file name in `lua/` without its ending.
         keys: names of its keys, in order, of those in `KEYS`.
-        args: names of its arguments, in order. One called `id` is what the script is called for.
+        args: names of its arguments, in order. One called `id` gets the `of` of a call.
         read: reads its reply.
         optional: arguments that a caller may leave out, and their values then.
         lanes: whether it needs `_lanes.lua`.
@@ -125,7 +125,7 @@ class Script(Generic[_Reply]):
 
     @cached_property
     def sha(self) -> str:
-        """By what EVALSHA knows the script."""
+        """The hash by which EVALSHA names the script."""
         return sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def call(self, of: str = "", /, **given: Argument) -> tuple[list[str], list[Argument]]:
@@ -159,7 +159,7 @@ class VerdictReader(Generic[_Status]):
 
 
 def _locals(values: str, names: tuple[str, ...]) -> str:
-    """The line that names KEYS or ARGV."""
+    """The Lua line that gives names to KEYS or ARGV."""
     numbered = ", ".join(f"{values}[{number}]" for number in range(1, len(names) + 1))
     return f"local {', '.join(names)} = {numbered}" if names else ""
 

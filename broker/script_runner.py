@@ -1,4 +1,4 @@
-"""Runs scripts: by their hash, and whole where the server does not know them. Knows no single script."""
+"""Runs scripts by their hash, or by their source if the server does not have them. Knows no particular script."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -18,13 +18,13 @@ async def run_script(redis: Redis, script: Script[_Reply], of: str = "", /, **gi
     """Runs a script with a client.
 
     Args:
-        redis: of the server with the script's keys.
+        redis: a client of the server with the script's keys.
         script: one of `scripts.py`.
         of: the request, job or worker it is called for; empty for a script on all of them.
         given: its arguments by name.
 
     Raises:
-        RedisError, OSError, RuntimeError: as `errors.store_error` takes them.
+        RedisError, OSError, RuntimeError: for `errors.store_error` to translate.
     """
     return await run_script_by(lambda command: redis.execute_command(*command), script, of, **given)
 

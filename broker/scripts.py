@@ -19,7 +19,7 @@ class SubmitStatus(StrEnum):
     EXISTS = "exists"
     """The same request was submitted before; `status`, `submitted_ms`."""
     CONFLICT = "conflict"
-    """The id is another request's."""
+    """Another request has this id."""
 
 
 class BeginStatus(StrEnum):
@@ -27,7 +27,7 @@ class BeginStatus(StrEnum):
 
     BEGUN = "begun"
     RESUMED = "resumed"
-    """It had done so before: the reply to that was lost."""
+    """It had already done so, but the reply was lost."""
     STALE = "stale"
     """A later attempt has begun: `attempt`."""
     ENDED = "ended"
@@ -48,7 +48,7 @@ class FinishStatus(StrEnum):
 
     FINISHED = "finished"
     ALREADY_DONE = "already_done"
-    """This attempt had written it before: the reply to that was lost."""
+    """This attempt had already written it, but the reply was lost."""
     STALE = "stale"
     """A later attempt has begun: `attempt`."""
     ENDED = "ended"
@@ -120,7 +120,7 @@ class UnqueueStatus(StrEnum):
     REMOVED = "removed"
     HELD = "held"
     UNFINISHED = "unfinished"
-    """By its record it has not ended: a failover has lost that."""
+    """Its record has no end: a failover has lost it."""
 
 
 class AcknowledgeStatus(StrEnum):
@@ -131,11 +131,11 @@ class AcknowledgeStatus(StrEnum):
     STALE = "stale"
     """The job is another owner's."""
     UNFINISHED = "unfinished"
-    """By its record its request has not ended: a failover has lost that."""
+    """The record of its request has no end: a failover has lost it."""
 
 
 class HandBackStatus(StrEnum):
-    """Whether a job was given back."""
+    """Whether a job was handed back."""
 
     HANDED_BACK = "handed_back"
     ALREADY_DONE = "already_done"
@@ -158,14 +158,14 @@ class AnnounceStatus(StrEnum):
 
 
 class NextAttemptStatus(StrEnum):
-    """Whether a number was minted."""
+    """Whether a number was issued."""
 
     MINTED = "minted"
     STALE = "stale"
 
 
 class ClaimedJob(NamedTuple):
-    """A job that claim gave out.
+    """A job that claim returned.
 
     Attributes:
         blamed: whether a worker died while this job was alone in quarantine.

@@ -3,7 +3,7 @@
 CONNECT_TIMEOUT_S = 5.0
 
 REPLY_TIMEOUT_S = 5.0
-"""A server that has not answered by then is treated as lost. What was sent is sent again on a new connection."""
+"""A server that has not answered by then is treated as lost. Its commands are sent again on a new connection."""
 
 PATIENCE_S = 60.0
-"""How long an operation or a commit is tried again. Without Redis a lease cannot be renewed and ends before this."""
+"""How long an operation or a commit is retried. Without Redis a lease cannot be renewed and ends before this."""

@@ -1,7 +1,7 @@
 """Connections to Redis whose bytes are read here: opened by redis-py (TLS, users, handshake), then taken over from it.
 
 redis-py reads and packs reply by reply, which costs more than all the rest of a commit or of a push. Here replies are
-parsed as they arrive, and whoever waits for several is woken once. Knows no command and no time limit.
+parsed as they arrive, and a caller that waits for several is woken once. Knows no commands and no time limits.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ class Wire(asyncio.Protocol):
     """An open connection. A subclass defines what happens with replies (`take`) and when it is lost (`lose`).
 
     Args:
-        error_of: makes an exception of an error reply; it takes the reply's place.
+        error_of: turns an error reply into an exception, which takes the reply's place.
 
     Attributes:
-        replies: those that have come and were not taken.
+        replies: those that have arrived and were not taken yet.
     """
 
     def __init__(self, error_of: Callable[[str], Exception] = reply_error) -> None:
@@ -57,7 +57,7 @@ class Wire(asyncio.Protocol):
         return True
 
     def take(self, size: int) -> None:
-        """Bytes have come, and what they complete is in `replies`.
+        """Called when bytes have arrived; the replies that they complete are in `replies`.
 
         Args:
             size: how many bytes.
@@ -65,7 +65,7 @@ class Wire(asyncio.Protocol):
         raise NotImplementedError
 
     def lose(self, why: redis_errors.RedisError) -> None:
-        """The connection is of no more use. It may be called more than once."""
+        """Called when the connection can no longer be used, possibly more than once."""
         raise NotImplementedError
 
     def data_received(self, data: bytes) -> None:

@@ -27,7 +27,7 @@ READABLE_VERSIONS = frozenset({FORMAT_VERSION})
 """Readers also accept the previous version, once there is one."""
 
 _VERSIONED = (Accepted, AttemptStarted)
-"""Entries with a version. A tuple, because `A | B` would be built again for each entry."""
+"""The entries that carry a format version. A tuple, because `isinstance` would build a union `A | B` each time."""
 
 encode_job = _msgpack.encode
 """arq's job serializer. Never pickle: a payload must not be able to run code."""

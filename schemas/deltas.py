@@ -1,7 +1,7 @@
 """The entries of a log: deltas, lifecycle entries and terminals. Each is one JSON object, `message_type` first.
 
-The structs define the format; `docs/wire.md` describes it for readers in other languages. Knows nothing of Redis, and
-not how deltas are made.
+The structs define the format; `docs/wire.md` describes it for readers in other languages. Knows nothing of Redis or
+of how deltas are made.
 """
 
 from typing import Literal
@@ -56,7 +56,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="message_
 class ReasoningDelta(Entry, frozen=True, tag="reasoning_message"):
     """A piece of the model's reasoning. Only the first delta of a run has a `source`.
 
-    `call`, left out if it is 0, is the tool call that it was taken out of, or follows: calls may be interleaved.
+    `call`, left out if it is 0, is the tool call that it was taken from or follows; calls may be interleaved.
     """
 
     i: int
@@ -130,7 +130,7 @@ class Incomplete(Entry, frozen=True, tag="incomplete"):
 
 
 class Failed(Entry, frozen=True, tag="failed"):
-    """Terminal: there is no whole answer; the outcome has what there is."""
+    """Terminal: the request failed; the outcome has any partial answer."""
 
     ms: int
     error: ErrorInfo
@@ -139,7 +139,7 @@ class Failed(Entry, frozen=True, tag="failed"):
 
 
 class Cancelled(Entry, frozen=True, tag="cancelled"):
-    """Terminal: the request was cancelled; the outcome has what there is."""
+    """Terminal: the request was cancelled; the outcome has any partial answer."""
 
     ms: int
     finish_reason: str | None = None
@@ -156,8 +156,8 @@ class Gap(Entry, frozen=True, tag="gap"):
 class Stalled(Entry, frozen=True, tag="stalled"):
     """Made by readers, without an entry id: no worker has worked on the request for `for_ms`.
 
-    `why`: `no_worker` is alive; all are `busy`, or the tenant has reached its limit; or the job was `lost` and has been
-    enqueued again.
+    `why`: `no_worker`: no worker is alive. `busy`: all are busy, or the tenant has reached its limit. `lost`: the job
+    was lost and has been enqueued again.
     """
 
     for_ms: int

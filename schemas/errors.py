@@ -1,8 +1,8 @@
-"""The error tree, the codes of its errors, and whose move is next. Knows nothing of how an error came about.
+"""The error tree, the codes of the errors, and who must act on each. Knows nothing of what causes an error.
 
 TailraceError
-├── SettingsError            the operator's move: the message names the setting
-├── RequestRejected          the caller's move; nothing was enqueued
+├── SettingsError            the operator must act: the message names the setting
+├── RequestRejected          the caller must act; nothing was enqueued
 │   ├── RequestTooLarge
 │   └── RequestConflict      a request with this id exists, with other content
 ├── UpstreamError            the model's server
@@ -11,7 +11,7 @@ TailraceError
 │   └── UpstreamProtocol     the stream is malformed or incomplete
 ├── StoreError               Redis
 │   ├── StoreUnavailable     it cannot be reached or used for now: the same operation may be sent again
-│   │   └── ResultsUnavailable   the same of the database of outcomes; Redis keeps what it lacks
+│   │   └── ResultsUnavailable   the same for the database of outcomes; Redis keeps them meanwhile
 │   ├── StoreFull            out of memory
 │   └── StoreRefused         missing rights, wrong password, not a Redis
 ├── AttemptLost              another attempt has begun, or the log is gone: stop writing
@@ -19,7 +19,7 @@ TailraceError
 ├── AccessDenied             an API key or token is missing, or does not allow the call
 ├── TokenInvalid             a token is malformed, forged or expired
 ├── LimitExceeded            a call exceeds a limit of the gateway
-├── DeadlineExceeded         the request's time, counted from submit, was over
+├── DeadlineExceeded         the request's deadline, counted from submit, passed
 └── TailError
     ├── UnknownRequest       no such id, or its lifetime is over
     ├── CursorInvalid        not a cursor of this log
@@ -35,7 +35,7 @@ Whose = Literal["caller", "operator", "provider"]
 class TailraceError(Exception):
     """The root of all errors Tailrace raises on purpose.
 
-    `code` is the stable word for programs, `str(error)` the sentence for people, `whose` whose move is next.
+    `code` is a stable identifier for programs, `str(error)` a message for people; `whose` names who must act.
     """
 
     code: str = "internal"
@@ -56,7 +56,7 @@ class TailraceError(Exception):
 
 
 class SettingsError(TailraceError):
-    """A setting is missing, unknown or out of range; the message names it and says what would do."""
+    """A setting is missing, unknown or out of range; the message names it and how to fix it."""
 
     code = "settings_invalid"
 
@@ -86,9 +86,9 @@ class UpstreamError(TailraceError):
     Args:
         message: what happened, without any secret.
         code: such as `upstream_429`, `upstream_timeout`, `upstream_truncated`.
-        whose: whose move is next.
-        status: HTTP status, where there was one.
-        retry_after_s: seconds the server asked us to wait, where it did.
+        whose: who must act.
+        status: the HTTP status, if there was one.
+        retry_after_s: the wait that the server asked for, in seconds, if it did.
     """
 
     def __init__(
@@ -112,21 +112,21 @@ class UpstreamUnavailable(UpstreamError):
 
 
 class UpstreamRefused(UpstreamError):
-    """The server understood and said no: another try will not help."""
+    """The server refused the request: another try will not help."""
 
 
 class UpstreamProtocol(UpstreamError):
-    """The body is malformed, or ended without an end: handled as a lost connection."""
+    """The body is malformed, or stopped before its end: handled as a lost connection."""
 
 
 class StoreError(TailraceError):
-    """Redis did not do what it was asked."""
+    """An operation on Redis failed."""
 
     code = "store_error"
 
 
 class StoreUnavailable(StoreError):
-    """Redis cannot be reached, or cannot do it for now: a lost connection, a replica, a server that is loading.
+    """Redis cannot be reached, or cannot be used for now: a lost connection, a replica, a server that is loading.
 
     The same operation may be sent again.
     """
@@ -135,7 +135,7 @@ class StoreUnavailable(StoreError):
 
 
 class ResultsUnavailable(StoreUnavailable):
-    """The database of outcomes cannot be used just now, or as it is; what it lacks waits in Redis."""
+    """The database of outcomes cannot be used now, or as it is; Redis keeps the outcomes meanwhile."""
 
     code = "results_unavailable"
 
@@ -147,7 +147,7 @@ class StoreFull(StoreError):
 
 
 class StoreRefused(StoreError):
-    """Redis refuses, and will again: missing rights, a wrong password, a node of a cluster named as a server."""
+    """Redis refuses, and a retry will not help: missing rights, a wrong password, a cluster node named as a server."""
 
     code = "store_refused"
 
@@ -159,7 +159,7 @@ class AttemptLost(TailraceError):
 
 
 class LogFull(TailraceError):
-    """The attempt reached the maximum of entries or bytes of its log; what stands there stays."""
+    """The attempt reached the maximum of entries or bytes of its log; its entries are kept."""
 
     code = "log_full"
 
@@ -206,7 +206,7 @@ class LimitExceeded(TailraceError):
 
 
 class DeadlineExceeded(TailraceError):
-    """The request's time, counted from submit, was over before its end."""
+    """The request did not end before its deadline, which counts from submit."""
 
     code = "deadline_exceeded"
     whose: Whose = "caller"
@@ -241,7 +241,7 @@ class TextDiscarded(TailError):
 
     Args:
         message: why.
-        cursor: after it the text begins anew; None if the log no longer has the whole text: read the outcome.
+        cursor: the text restarts after it; None if the log no longer has the whole text: read the outcome.
     """
 
     code = "text_discarded"
@@ -257,7 +257,7 @@ class RequestFailed(TailError):
     Args:
         message: what happened.
         code: the code of the failure, such as `upstream_429`.
-        whose: who can do something about it.
+        whose: who must act.
     """
 
     def __init__(self, message: str, *, code: str, whose: Whose) -> None:

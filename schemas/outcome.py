@@ -79,7 +79,7 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="kind", tag="outcome", kw_o
         crashes: how many workers died or hung while they ran the request.
         drains: how many workers handed the request back when they stopped.
         retry_of: the id of the dead request that this one retries.
-        content: the text that was shown, in assistant mode the text of the assistant tool included.
+        content: the text that was shown, including that of the assistant tool in assistant mode.
         items: items of a Responses answer that go back to the server as they are: reasoning, and the calls of the
             provider's own tools.
         notes: where the server contradicted itself, and what was chosen.

@@ -1,6 +1,6 @@
 """The form of the messages that announce new entries to live readers. The log is authoritative.
 
-A push may be lost, duplicated or late: a reader notices by the gapless entry ids and reads the log. Pure.
+A push may be lost, duplicated or late: a reader detects that by the gapless entry ids and reads the log. Pure.
 """
 
 from collections.abc import Sequence

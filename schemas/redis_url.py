@@ -11,7 +11,7 @@ _SERVER = ("redis", "rediss", "unix")
 _SENTINEL = ("redis+sentinel", "rediss+sentinel")
 _CLUSTER = ("redis+cluster", "rediss+cluster")
 _FORMS = ", ".join(f"{scheme}://" for scheme in (*_SERVER, *_SENTINEL, *_CLUSTER))
-_PASSWORD = "in a password, write / as %2F and @ as %40"  # noqa: S105 - a hint, and no password
+_PASSWORD = "in a password, write / as %2F and @ as %40"  # noqa: S105 - a hint, not a password
 _NODE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/]+)(?::([0-9]{1,5}))?")
 
 OF_A_CLUSTER = (
@@ -32,9 +32,9 @@ class RedisUrl(NamedTuple):
     """A URL in its parts.
 
     Attributes:
-        plain: a URL for a client of one server: of the server, or of the first that is named, with user, password,
-            database and options.
-        place: the server or servers, without user, password and options: fit for messages.
+        plain: the URL of the server, or of the first one if there are several, with user, password, database and
+            options.
+        place: the server or servers, without user, password and options: safe in messages.
         sentinels: host and port of each; empty for one server.
         service: the Sentinels' name for the primary.
         nodes: some nodes of a Redis Cluster; empty for anything else.
@@ -53,8 +53,7 @@ def parse_redis_url(url: str) -> RedisUrl:
     `redis+cluster://[[user]:password@]host[:port][,host[:port]...][?options]`, `rediss+cluster://`.
 
     Raises:
-        ValueError: it is none of these. The message repeats nothing of the URL, since any part may turn out to be the
-            password.
+        ValueError: it is none of these. The message repeats nothing of the URL, since any part may be the password.
     """
     try:
         parts = urlsplit(url)
@@ -118,12 +117,12 @@ def _plain(url: str, path: str) -> str:
 
 
 def named(nodes: Sequence[Node]) -> str:
-    """Servers as a message lists them."""
+    """The servers as text for messages."""
     return ", ".join(f"{host}:{port}" for host, port in nodes)
 
 
 def _checking_names(url: str) -> str:
-    """Adds the check of a certificate's name where the certificate is checked: redis-py leaves it out."""
+    """Also checks the host name in a certificate that is checked: redis-py does not do so by default."""
     parts = urlsplit(url)
     options = parse_qs(parts.query)
     if parts.scheme != "rediss" or "ssl_check_hostname" in options or options.get("ssl_cert_reqs") == ["none"]:

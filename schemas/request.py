@@ -229,7 +229,7 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
         }
 
     def encoded(self) -> bytes:
-        """The request as msgpack, in which form it is stored and its size is counted.
+        """The request as msgpack, the form in which it is stored and its size is counted.
 
         Raises:
             RequestTooLarge: it is larger than `MAX_REQUEST_BYTES`.

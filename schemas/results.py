@@ -86,7 +86,7 @@ def stored_of(row: Mapping[str, Any]) -> Stored:
 
 
 def check_results_url(url: str) -> str:
-    """Returns the URL if it can be that of a database of outcomes. An empty URL names none.
+    """Returns the URL if it can be that of a database of outcomes. An empty URL means no database.
 
     Raises:
         ValueError: it cannot. The message repeats no part of the URL, because any part may be the password.

@@ -54,7 +54,7 @@ version = Table("tailrace_schema", metadata, Column("version", Integer, nullable
 def engine_options(url: str, *, timeout_s: float, connections: int) -> dict[str, Any]:
     """The options for `create_async_engine`.
 
-    They hide the parameters of statements, which are texts of requests, from errors and log lines.
+    They hide the parameters of statements, which contain texts of requests, from errors and log lines.
 
     Args:
         url: the URL of the database.

@@ -1,8 +1,8 @@
 -- Part of the queue's scripts: lanes, and jobs that have started.
 -- A request with a tenant or a priority waits in the lane `<priority>:<tenant>`, a sorted set of its own. All others wait
--- in arq's queue, which counts as one more lane: PLAIN, of no tenant.
+-- in arq's queue, which counts as one more lane: PLAIN, without a tenant.
 -- LANES      the lanes to serve, the next one first: class by class, round robin within a class.
--- PARKED     lanes with waiting requests whose tenant is at its limit. Whatever frees a slot moves its lane back to LANES.
+-- PARKED     lanes with waiting requests whose tenant is at its limit. A slot that becomes free moves its lane back to LANES.
 -- WATCHED    jobs that have started, from lanes or not, with their score in arq's queue, where they sort after all
 --            waiting jobs: they run under a lease, or pause before a retry.
 -- running_key(tenant)   the ids of a tenant's running jobs.
@@ -30,14 +30,14 @@ local function last_turn(lane)
   return last[2] and tonumber(last[2]) + 1 or class
 end
 
--- Puts a lane among those to serve, unless it is there. Returns 1 if it was not.
+-- Adds a lane to those to serve. Returns 1 if it was not among them.
 local function line_up(lane)
   local is_new = redis.call('ZADD', LANES, 'NX', last_turn(lane), lane)
   if is_new == 1 then redis.call('ZREM', PARKED, lane) end
   return is_new
 end
 
--- Takes a lane out: nothing waits in it, or its tenant is at its limit.
+-- Removes a lane: nothing waits in it, or its tenant is at its limit.
 local function step_out(lane)
   redis.call('ZREM', LANES, lane)
   if lane ~= PLAIN and redis.call('EXISTS', lane_key(lane)) == 1 then redis.call('ZADD', PARKED, 0, lane) end
@@ -62,7 +62,7 @@ local function take_slot(lane, id)
   end
 end
 
--- The job does not run any more: its slot is free for other jobs of its tenant.
+-- The job no longer runs: its slot is free for other jobs of its tenant.
 local function free_slot(lane, id)
   local tenant, back = tenant_of(lane), 0
   if tenant == '' or redis.call('SREM', running_key(tenant), id) == 0 then return end
@@ -73,8 +73,8 @@ local function free_slot(lane, id)
   if back > 0 then wake_one_worker() end
 end
 
--- Adds an ended request to the outbox, if there is one: then '1'. Its record, where that is on this server, lives as long
--- as the outcome may wait: the caller of finish or cancel may not have known of the outbox.
+-- Adds an ended request to the outbox and returns '1', if there is an outbox. Its record, if it is on this server, then
+-- lives as long as the outcome may wait: the caller of finish or cancel may not have known of the outbox.
 local function put_out(outbox, id)
   if not redis.call('XADD', outbox, 'NOMKSTREAM', '*', 'id', id) then return '0' end
   redis.call('EXPIRE', rec_key(id), OUTBOX_LIFE_S, 'GT')

@@ -1,5 +1,5 @@
--- add_dead_letter: lists a dead request: what read_failure.lua found in its record, so that list and terminal agree, or
--- what the worker knows of a job without a record. Idempotent. The oldest entries give way to new ones.
+-- add_dead_letter: lists a dead request with what read_failure.lua found in its record, so that list and terminal agree,
+-- or with what the worker knows of a job without a record. Idempotent. The oldest entries are dropped for new ones.
 -- KEYS dead dead_letter job   ARGV id error (JSON) died_ms (0: there is no record) attempt failures crashes drains
 --   tenant (empty: none) request (empty: none) with_envelope (1: also of a job with a record)
 --   life_ms entries_max bytes_max (of an envelope)

@@ -1,7 +1,7 @@
--- begin: an attempt takes over the log. Refused at or below the attempt of record or log.
+-- begin: an attempt takes over the log. Refused unless its number is above those in the record and the log.
 -- From here on Redis refuses every entry id of an earlier attempt: this is the fence.
 -- Idempotent: the same attempt and token again are answered with `resumed`.
--- The counts of failures, crashes and drains outlive owners. The queue passes its count of crashes, which is kept here.
+-- The counts of failures, crashes and drains are kept across owners. The queue passes its count of crashes.
 -- KEYS rec log   ARGV attempt token attempt_started crashes
 -- -> begun | resumed (request, cancel, times, counts) | stale attempt | ended status | unknown
 attempt = tonumber(attempt)

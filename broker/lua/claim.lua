@@ -1,10 +1,10 @@
 -- claim: takes due jobs of the queue. Each gets a lease, the next attempt number, and a score at the end of the lease:
 -- running jobs leave the range that claims look at, and return to it when their owner stops renewing.
--- Jobs that have started before go first, however much waits: leases that ran out, pauses that are over. WATCHED has them.
--- A job whose lease ran out without having been handed back has crashed its worker, or hung it, once more. If it was in
--- quarantine there alone (note_quarantine.lua), it is to blame for that.
+-- Jobs that have started before go first, however many wait: expired leases, pauses that are over. They are in WATCHED.
+-- A lease that expired without a hand-back counts as one more crash (or hang) of its worker. A job that was alone in
+-- quarantine there (note_quarantine.lua) is to blame for it.
 -- The ids are known only here, so their keys are made here: the queue is on one server, as arq's is.
--- With `is_repeat` 1, jobs that an earlier call with this token took, and whose reply was lost, are given out once more.
+-- With `is_repeat` 1, the jobs that an earlier call with this token took are returned again: its reply was lost.
 -- Requests in lanes (_lanes.lua) take turns with the others of their class, unless their tenant is at its limit.
 -- KEYS queue   ARGV limit lease_ms token is_repeat tenant_limit (0: none) tenant_limits (msgpack)
 -- -> next_ms left (id attempt why crashes blamed score envelope)*

@@ -1,6 +1,6 @@
 -- enqueue: writes arq's envelope, puts the request into its lane or, without one, into arq's queue, and wakes a worker.
--- A request that is already there, wherever, is left alone: idempotent, and it repairs a request that was lost on the way.
--- Its place is by `since_ms`, when it was submitted, but no later than now: that clock may be ahead of this one.
+-- A request that is already in any of them is left alone: the script is idempotent, and restores a lost request.
+-- Its position follows from `since_ms`, the time of submit, but at most now: that clock may be ahead of this one.
 -- KEYS queue lease job   ARGV id lane (empty: none) envelope life_ms since_ms
 -- -> enqueued | exists
 local waits = lane ~= '' and redis.call('ZSCORE', lane_key(lane), id) or redis.call('ZSCORE', queue, id)

@@ -1,4 +1,4 @@
--- fail: an attempt has failed and another one is to follow; the count outlives its owner.
+-- fail: an attempt has failed and another one is to follow; the count is kept across owners.
 -- Idempotent: `failures` is the count, not an increment.
 -- KEYS rec   ARGV attempt token failures (this one included)
 -- -> counted | stale

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- finish: writes terminal entry, outcome, status and lifetime in one step, so that none is seen without the others.
--- Only the owner of the recorded attempt may. Idempotent: sent again after a lost reply it changes nothing.
--- It also notes what the dead-letter list needs, so that add_dead_letter.lua can be repeated after it.
+-- Only the owner of the recorded attempt may call it. Idempotent: sent again after a lost reply it changes nothing.
+-- It also records what the dead-letter list needs, so that add_dead_letter.lua can be repeated after it.
 -- allow-oom: an end is written even when the server is out of memory, because it frees more than it takes.
 -- KEYS rec log   ARGV attempt token terminal_id terminal outcome status failures error (JSON, empty: none)
---   dead (1: it belongs into the dead-letter list) hold_ms (the record lives at least this long: its outcome waits for a database)
+--   dead (1: it belongs on the dead-letter list) hold_ms (the record lives at least this long: its outcome waits for a database)
 -- -> finished | already_done | stale attempt | ended status (in another way) | unknown | gap last_id
 local at = redis.call('HMGET', rec, 'status', 'attempt', 'token', 'retention_ms')
 if not at[1] or redis.call('EXISTS', log) == 0 then return {'unknown'} end

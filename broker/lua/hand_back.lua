@@ -1,8 +1,8 @@
 -- hand_back: the owner gives the job back, due at once or after a delay, with a reason; no crash is counted.
 -- A job due at once returns to its old place, in its lane or in the queue, because it has waited already. A pause before
 -- that is spent in the queue, outside any slot.
--- The owner may: the holder of the token, or of a lease that ran out if nothing has taken the job since. An owner that is
--- late because the server did not answer (cut_off) has not crashed: that count is taken back, and the blame.
+-- Only the owner may: the holder of the token, or of a lease that ran out if nothing has taken the job since. An owner
+-- that is late because the server did not answer (cut_off) has not crashed: that crash and its blame are taken back.
 -- KEYS queue lease state   ARGV id token attempt delay_ms why cut_off
 -- -> handed_back | already_done | stale
 local holder = redis.call('GET', lease)

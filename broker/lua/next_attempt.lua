@@ -1,6 +1,6 @@
--- next_attempt: mints the next number under a valid lease, for an owner that retries by itself, or whose number the log
+-- next_attempt: issues the next number under a valid lease, for an owner that retries by itself, or whose number the log
 -- has seen already: the queue's count starts again when a job is enqueued again.
--- Sent twice it mints twice: numbers may skip.
+-- Sent twice, it issues two numbers: numbers may be skipped.
 -- KEYS lease state   ARGV token above
 -- -> minted attempt | stale
 if redis.call('GET', lease) ~= token then return {'stale'} end

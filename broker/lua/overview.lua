@@ -1,4 +1,4 @@
--- overview: what waits, what has started, which workers there are and how many requests died, for monitoring. Writes nothing.
+-- overview: waiting and started jobs, workers, and the number of dead requests, for monitoring. Writes nothing.
 -- KEYS queue workers dead outbox refused   ARGV lanes_max begun_max workers_max
 -- -> now_ms begun dead deferred [lane waiting since_ms]* [id held handed_back attempt crashes]* [name left_ms report]* [outbox since_ms refused]
 --    begun, dead: how many. deferred: how many are due later and have not started.

@@ -1,4 +1,4 @@
--- read_failure: what the dead-letter list has of a request, as finish.lua noted it in the record. Writes nothing.
+-- read_failure: a request's data for the dead-letter list, as finish.lua recorded it. Writes nothing.
 -- KEYS rec   ARGV bytes_max (of a request)
 -- -> dead error died_ms attempt failures crashes drains [tenant] [request] | not_dead | no_record
 local names = {'error', 'finished_ms', 'attempt', 'failures', 'crashes', 'drains', 'tenant'}

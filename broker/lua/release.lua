@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- release: a draining owner gives the request back to the queue, unfinished. The next attempt discards its deltas.
--- allow-oom: it needs next to no memory.
+-- allow-oom: it needs almost no memory.
 -- KEYS rec   ARGV attempt token
 -- -> released | stale
 local at = redis.call('HMGET', rec, 'status', 'attempt', 'token')

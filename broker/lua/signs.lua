@@ -1,6 +1,6 @@
 -- signs: whether any worker deals with a request that has not ended, for a quiet tail. Writes nothing.
 -- Held: a worker has it, or it pauses before its next attempt. Waiting: it is in the queue, or in its lane. Lost: it is
--- nowhere, so nothing would ever run it, unless it has ended since its record was read.
+-- nowhere, so no worker would ever run it, unless it has ended since its record was read.
 -- KEYS lease queue health   ARGV id lane (empty: none) since_ms (since when it waits, 0: it has started before)
 -- -> held | waiting (alive: 1 if some worker is alive, waited_ms: of one that never started) | lost
 local since = tonumber(since_ms)

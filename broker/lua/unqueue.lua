@@ -1,4 +1,4 @@
--- unqueue: a request that ended while it waited leaves the queue, unless a worker holds it: then that one acknowledges.
+-- unqueue: a request that ended while it waited leaves the queue, unless a worker holds it, which then acknowledges.
 -- In the same step it enters the outbox, if there is one. Until then it has its job, and the worker that gets it repeats this.
 -- KEYS queue lease state job retry outbox   ARGV id lane (empty: none)
 -- -> removed outbox (1: there is one) | held | unfinished
