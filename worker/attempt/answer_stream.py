@@ -1,7 +1,7 @@
-"""One answer on its way from the model's server into the log.
+"""Reads one answer from the model's server and publishes it into the log.
 
 Owns reading: its task, its stop, its share of the event loop, and what the end of the body means. Knows nothing of
-outcomes and retries, and neither the queue nor Redis.
+outcomes, retries, the queue or Redis.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ class AnswerStream:
     Args:
         services: those of the process.
         lease: the right to run the request.
-        clock: of the attempt.
+        clock: that of the attempt.
         reader: turns bytes into deltas.
-        writer: of the request's log.
-        observer: of the attempt.
+        writer: that of the request's log.
+        observer: that of the attempt.
 
     Attributes:
         first_delta_ms: when the first delta was published, in milliseconds since 1970; None before.
@@ -74,13 +74,13 @@ class AnswerStream:
         return AttemptResult.deadline_exceeded()
 
     def close(self, result: AttemptResult) -> AttemptResult:
-        """Publishes what the reader still holds back, and decides what the attempt has come to.
+        """Publishes what the reader still holds back, and decides how the attempt has ended.
 
         Args:
-            result: of `read`, or of what has ended the attempt before.
+            result: that of `read`, or of what ended the attempt before it.
         """
         if result.end is AttemptEnd.FAILED and not self._lease.holds():
-            return AttemptResult(AttemptEnd.LOST)  # this process may have hung, rather than the server
+            return AttemptResult(AttemptEnd.LOST)  # this process may have hung, not the server
         if result.end is AttemptEnd.LOST or isinstance(result.error, LogFull):
             return result
         try:
@@ -90,7 +90,7 @@ class AnswerStream:
         except LogFull as error:
             return AttemptResult.failed(error)
         result = self._with_failure_of_reader(result)
-        if isinstance(result.error, UpstreamError):  # errors inside a stream quote the server, too
+        if isinstance(result.error, UpstreamError):  # errors inside a stream may quote the server
             return AttemptResult.failed(self._services.upstream.without_key(result.error))
         return result
 
@@ -137,7 +137,7 @@ class AnswerStream:
                 raise error
             case TailraceError():
                 return AttemptResult.failed(error)
-            case _:  # a bug: the request ends with an error all the same
+            case _:  # a bug: the request still ends with an error
                 self._observer.internal_error(error)
                 return AttemptResult.failed(TailraceError(f"internal error in the worker ({type(error).__name__})"))
 

@@ -1,7 +1,7 @@
 """One attempt: begins in the log, publishes the answer, then writes the outcome, waits for a retry, or hands back.
 
-Owns what is written of an attempt beside its deltas. Whether another attempt follows is decided in `job.py`. Knows
-neither the queue nor Redis; metrics, traces and log lines are its observer's.
+Owns what an attempt writes besides its deltas. `job.py` decides whether another attempt follows. Knows neither the
+queue nor Redis; its observer makes metrics, traces and log lines.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class Attempt:
         request: the request, None if the stored one cannot be decoded.
         asked: whether the model's server was asked.
         failures: failed attempts of the request, on all workers; `count_failure` adds this one.
-        rest_s: seconds left of a wait for a retry that a stop has ended.
+        rest_s: seconds that were left of a wait for a retry when a stop ended it.
         observer: receives the events of this attempt.
     """
 
@@ -156,7 +156,7 @@ class Attempt:
         Args:
             error: why the request failed, if it did.
             cancelled: whether the request was cancelled.
-            dead: whether the request belongs into the dead-letter list.
+            dead: whether the request belongs on the dead-letter list.
 
         Raises:
             AttemptLost, StoreError: nothing was persisted.

@@ -1,4 +1,4 @@
-"""The time of one attempt: measured by the local clock, and given by the clock of Redis, which all processes share."""
+"""The time of one attempt: measured by the local clock, converted to the clock of Redis, which all processes share."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ class AttemptClock:
 
     Args:
         clock: monotonic seconds.
-        begun: what Redis has answered, with its times in milliseconds since 1970.
+        begun: the reply of Redis, with its times in milliseconds since 1970.
 
     Attributes:
         started_s: the start by `clock`.

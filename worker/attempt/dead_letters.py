@@ -1,6 +1,6 @@
 """Dead letters: ends requests that cannot be run, and adds them to the dead-letter list for the operator.
 
-Owns the decision which failures belong into the list. The terminal is written first and the list second, so that after
+Owns the decision which failures belong on the list. The terminal is written first and the list second, so that after
 a crash in between the next worker repeats the second step. Knows nothing of the keys of the queue.
 """
 
@@ -32,7 +32,7 @@ _CODES: dict[str, tuple[str, Whose]] = {
 """For each reason why the queue gives up a job: the code that clients see, and who has to act."""
 
 _KEEP_ENVELOPE = frozenset({"job_unreadable", "job_unknown"})
-"""Reasons that lie in arq's envelope, which is kept in the dead letter then."""
+"""Reasons caused by arq's envelope, which the dead letter then contains."""
 
 _TRIES = 3
 _ENDED = (FinishStatus.FINISHED, FinishStatus.ALREADY_DONE)
@@ -51,11 +51,11 @@ class DeadLetterWriter:
         self._included = included
 
     def is_dead(self, error: TailraceError, *, asked: bool) -> bool:
-        """Whether a request that ends with this error belongs into the list.
+        """Whether a request that ends with this error belongs on the list.
 
         Args:
             error: what its last attempt failed with.
-            asked: whether that attempt has asked the model's server.
+            asked: whether that attempt sent a request to the model's server.
         """
         if self._included == "failed":
             return True
@@ -66,12 +66,12 @@ class DeadLetterWriter:
         """Ends the request of a job that the queue gives up, and adds the dead letter.
 
         Args:
-            lease: of the job.
+            lease: that of the job.
             code: the queue's reason.
             message: the reason in words.
 
         Raises:
-            AttemptLost, StoreError: call it again; it may be another worker that does.
+            AttemptLost, StoreError: it must be called again, here or by another worker.
         """
         wire_code, whose = _CODES.get(code, (code, "operator"))
         error = ErrorInfo(wire_code, message, whose)
@@ -86,12 +86,12 @@ class DeadLetterWriter:
         A request that has ended in another way is left alone.
 
         Args:
-            lease: of the job.
-            error: what the dead letter says of a job without a record. A record has the error itself.
+            lease: that of the job.
+            error: the error in the dead letter of a job without a record. A record has its own.
             with_envelope: whether arq's envelope is kept although there is a record.
 
         Raises:
-            StoreError: call it again.
+            StoreError: it must be called again.
         """
         listed = await self._services.store.add_dead_letter(
             lease.request_id, error, crashes=lease.crashes, with_envelope=with_envelope

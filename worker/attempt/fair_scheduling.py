@@ -1,7 +1,7 @@
 """Fair scheduling: the attempts that read answers share the event loop, with each other and with lease renewal.
 
-Buffered bytes are read without a pause. If a server sends few bytes at a time, or back-pressure has held it for a
-while, such reading can last seconds, so each reader gets a slice of time. Knows nothing of answers.
+Buffered bytes are read without a pause. If a server sends few bytes at a time, or back-pressure has paused it for a
+while, such reading can last seconds, so each reader gets a time slice. Knows nothing of answers.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class TimeSlice:
         """Call this after a piece was read.
 
         Returns:
-            Whether the slice lasts, so that the next piece may be read at once.
+            Whether the slice is not over, so that the next piece may be read at once.
         """
         self._served = self._scheduler.clock()
         return self._served < self._ends

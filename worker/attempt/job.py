@@ -1,6 +1,6 @@
 """The job function: runs a request until it has its outcome. The only place that decides on another attempt.
 
-Owns the order of attempts. Knows the queue by two answers: returning acknowledges the job, and raising `Retry` or
+Owns the order of attempts. Uses the queue in two ways only: returning acknowledges the job, and raising `Retry` or
 `RetryJob` hands it back. Knows nothing of bytes, entries or scripts.
 """
 
@@ -44,7 +44,7 @@ class Runner:
         max_attempts: failed attempts after which a request fails.
         run_limit_s: seconds from submit to the deadline, of a request that came with its job and sets none.
         retention_s: seconds that log and record of such a request are kept after its end.
-        dead_letters: which requests belong into the dead-letter list.
+        dead_letters: which requests belong on the dead-letter list.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Runner:
             if given is not None:
                 await self._submit(lease.request_id, given)
             await self._run_attempts(lease)
-        except RequestRejected as error:  # there is no log that could say so
+        except RequestRejected as error:  # there is no log to write it to
             log_event("request_rejected", lease.request_id, code=error.code)
             await self._dead_letters.add_dead_letter(lease, error_info(error))
         except AttemptLost as error:
@@ -94,7 +94,7 @@ class Runner:
         """Ends the request of a job that the queue gives up: the queue's `on_dead`.
 
         Raises:
-            AttemptLost, StoreError: call it again; it may be another worker that does.
+            AttemptLost, StoreError: it must be called again, here or by another worker.
         """
         await self._dead_letters.end_dead(lease, code, message)
 
@@ -116,7 +116,7 @@ class Runner:
             timeout_s=request.timeout_s or self._run_limit_s,
             retention_s=self._retention_s,
         )
-        if verdict.status is SubmitStatus.CONFLICT:  # another request has this id; that one is run
+        if verdict.status is SubmitStatus.CONFLICT:  # another request has this id; the stored one is run
             log_event("request_id_conflict", request_id)
 
     async def _run_attempts(self, lease: Lease) -> None:
@@ -124,7 +124,7 @@ class Runner:
         while True:
             attempt = await Attempt.begin(self._services, lease, why)
             if isinstance(attempt, Verdict):
-                # Stale: the queue has lost its count, or another worker has taken over; then minting fails.
+                # Stale: the queue has lost its count, or another worker has taken over; then no number is issued.
                 if attempt.status is BeginStatus.STALE:
                     await lease.next_attempt(above=attempt.number("attempt"))
                     continue

@@ -1,6 +1,6 @@
-"""The steps of a request's life as a worker writes them to Redis: submit, begin, fail, finish, release, dead letters.
+"""What a worker writes to Redis during a request: submit, begin, fail, finish, release and dead letters.
 
-Each is idempotent and is tried again while Redis is away. Knows nothing of how an attempt runs, of commits or of the
+Each step is idempotent and is retried while Redis is away. Knows nothing of how an attempt runs, of commits or of the
 model's server.
 """
 
@@ -45,20 +45,20 @@ class Begun(NamedTuple):
     deadline_ms: int
     """Times by the clock of Redis, in milliseconds since 1970."""
     failures: int
-    """Attempts that failed, whoever made them."""
+    """Failed attempts of the request, on all workers."""
     crashes: int
     drains: int
 
 
 class Store:
-    """Records and logs of requests, and dead letters. Each method is one script, tried again while Redis is away.
+    """Records and logs of requests, and dead letters. Each method is one script, retried while Redis is away.
 
     Every method raises `StoreUnavailable` or `StoreFull` after `patience_s` of trying, any other StoreError at once.
 
     Args:
         redis: a client for records and logs, with socket timeouts; it is used, not closed.
-        queue: a client for the queue, where that has a server of its own.
-        patience_s: how long an operation is tried again.
+        queue: a client for the queue, if it has a server of its own.
+        patience_s: how long an operation is retried.
         outbox_state: whether outcomes must be kept for the database, and so how long a record lives after its end.
     """
 
@@ -108,7 +108,7 @@ class Store:
         """Takes the log over for an attempt.
 
         Returns:
-            A verdict in place of `Begun` if the attempt may not write: `STALE`, `ENDED` or `UNKNOWN`.
+            A verdict instead of `Begun` if the attempt may not write: `STALE`, `ENDED` or `UNKNOWN`.
         """
         verdict = await self._run(
             scripts.BEGIN, request_id, attempt=attempt, token=token, attempt_started=started, crashes=crashes
@@ -137,10 +137,10 @@ class Store:
 
         Args:
             token: the owner's.
-            terminal_id: of the terminal entry.
+            terminal_id: the id of the terminal entry.
             outcome: with its request's id.
             ms: milliseconds since the attempt began.
-            dead: whether the request belongs into the dead-letter list; `add_dead_letter` puts it there.
+            dead: whether the request belongs on the dead-letter list; `add_dead_letter` puts it there.
         """
         return await self._run(
             scripts.FINISH,
@@ -158,7 +158,7 @@ class Store:
         )
 
     async def stored(self, request_id: str, attempt: int) -> Verdict[StoredStatus]:
-        """The outcome of that attempt is in a database: its record need not live longer than the log."""
+        """Notes that the outcome of an attempt is in a database: its record need not live longer than the log."""
         return await self._run(scripts.STORED, request_id, attempt=attempt)
 
     async def add_dead_letter(self, job_id: str, error: ErrorInfo, *, crashes: int, with_envelope: bool) -> bool:
@@ -166,8 +166,8 @@ class Store:
 
         Args:
             job_id: the job; any text, not only a valid request id.
-            error: why, for a job without a record.
-            crashes: of a job without a record.
+            error: the reason, for a job without a record.
+            crashes: the count, for a job without a record.
             with_envelope: whether to keep arq's envelope although there is a record.
 
         Returns:
@@ -189,7 +189,7 @@ class Store:
         return True
 
     async def release(self, request_id: str, attempt: int, token: str) -> Verdict[ReleaseStatus]:
-        """The owner gives the request back, unfinished."""
+        """Hands the request back, unfinished."""
         return await self._run(scripts.RELEASE, request_id, attempt=attempt, token=token)
 
     async def _run(self, script: Script[_Reply], request_id: str, **given: Argument) -> _Reply:

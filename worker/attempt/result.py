@@ -1,4 +1,4 @@
-"""How reading an answer ends, as values."""
+"""The result of reading an answer: how it ended, and with which error."""
 
 from enum import Enum
 from typing import NamedTuple

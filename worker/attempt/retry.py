@@ -21,7 +21,7 @@ class Decision(NamedTuple):
     """Whether a failed attempt is followed by another one.
 
     Attributes:
-        again: whether it is.
+        again: whether another attempt follows.
         pause_s: seconds to wait before the next attempt.
         why: the reason, for the log line.
     """
@@ -42,7 +42,7 @@ BACKOFFS: Mapping[type[TailraceError], Backoff | None] = {
     DeadlineExceeded: None,
     RequestRejected: None,
 }
-"""The backoff for each class of error; None, as for all other classes, if another attempt would fail likewise."""
+"""The backoff for each class of error; None, as for all other classes, if another attempt would fail too."""
 
 
 def decide(
@@ -55,14 +55,14 @@ def decide(
     left_s: float,
     dice: Callable[[], float] = random.random,
 ) -> Decision:
-    """Decides after an attempt has failed. Crashed and drained attempts are the queue's to repeat.
+    """Decides after an attempt has failed. The queue repeats crashed and drained attempts.
 
     Args:
         error: what the attempt failed with.
         failures: failed attempts of the request on all workers, including this one.
         max_attempts: failed attempts after which the request fails.
         has_published: whether a delta of this attempt was published.
-        on_failure: what the request wants if a delta was published.
+        on_failure: the request's choice if a delta was published.
         left_s: seconds to the request's deadline.
         dice: returns a random number in [0, 1).
     """
@@ -77,7 +77,7 @@ def decide(
     if isinstance(error, UpstreamError):
         asked_s = error.retry_after_s
         backoff = _RATE_LIMITED if error.status == 429 else backoff
-    # The server's retry_after is the minimum. Jitter comes on top, so that not all clients of it return at once.
+    # The server's retry_after is the minimum. Jitter is added, so that its clients do not all return at once.
     pause_s = (asked_s or 0.0) + backoff.pause_s(failures, dice)
     if pause_s >= left_s:
         return Decision(False, 0.0, "the deadline is before the next attempt")

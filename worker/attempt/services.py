@@ -1,4 +1,4 @@
-"""What every attempt of a process works with. The composition root makes it, once."""
+"""The parts that all attempts of a process share. The composition root makes them once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

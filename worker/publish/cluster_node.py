@@ -1,6 +1,6 @@
-"""The node of a cluster that a publisher writes to, as one of several.
+"""The node of a cluster that a publisher writes to.
 
-Owns how a log gets from one node's publisher to another's. Knows the map of slots, and nothing of commits.
+Owns how a log moves from one node's publisher to another's. Knows the map of slots, and nothing of commits.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from tailrace.worker.publish.log_writer import LogWriter
 
 @dataclass(frozen=True)
 class ClusterNode:
-    """One node of a cluster, and the way to the others.
+    """One node of a cluster, and how to hand writers to the others.
 
     Attributes:
-        address: of the node.
+        address: that of the node.
         nodes: the map of slots.
-        adopt: lets the publisher of another node go on with a writer; the last argument is whether its attempt is
+        adopt: lets the publisher of another node continue with a writer; the last argument is whether its attempt is
             confirmed.
     """
 
@@ -37,7 +37,7 @@ class ClusterNode:
             await self.nodes.learn()
 
     def redirect(self, log: LogBuffer) -> Redirect | None:
-        """Where the map has a log, if that is another node."""
+        """The node that has a log by the map, if it is another one."""
         slot = slot_of(log.key)
         node = self.nodes.of(slot)
         return None if node is None or node == self.address else Redirect(slot, node, asking=False)
@@ -47,7 +47,7 @@ class ClusterNode:
 
         Args:
             writer: with entries that are not sent.
-            redirect: to that node.
+            redirect: the redirect to that node.
             is_confirmed: whether the attempt is known to be the current one. `MOVED` may come from a node that was the
                 primary until now, so after it the new primary has to confirm the attempt in any case.
         """

@@ -1,6 +1,6 @@
 """The publisher of a cluster: one publisher for each node, so that a node that is away stalls only its own logs.
 
-Knows which node has a log. When and how entries are written is decided by the publisher of the node.
+Knows which node has a log. The publisher of the node decides when and how entries are written.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class ClusterPublisher:
 
     @property
     def task(self) -> asyncio.Task[None]:
-        """As `Publisher.task`: ends with a fault of any of the publishers."""
+        """As `Publisher.task`: ends when any of the publishers fails."""
         if self._task is None:
             raise StoreUnavailable("the publisher does not run")
         return self._task

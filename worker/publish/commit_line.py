@@ -1,4 +1,4 @@
-"""The connection on which commits travel: entries into their logs, followed by the pushes of what was written.
+"""The connection that carries commits: entries for their logs, followed by the pushes of what was written.
 
 Owns one connection and the packed commands on it. Knows nothing of leases, of what an entry contains, or of when a
 commit is due.
@@ -43,8 +43,8 @@ class CommitLine:
     """One connection for commits alone.
 
     What a commit has written is pushed to live readers afterwards: with the commands of the next commit, or by `push`
-    if none follows at once. It is not pushed before Redis has answered: readers must not see what Redis refuses (from
-    a writer that is fenced off, or for lack of memory).
+    if none follows at once. It is not pushed before Redis has answered: readers must not see what Redis refuses
+    (because the writer is fenced off, or for lack of memory).
 
     The last command of a commit asks which channels have listeners; the other channels get no push. A reader that
     subscribes later reads the log after it has subscribed, so it finds there what was not pushed. On a cluster
@@ -52,7 +52,7 @@ class CommitLine:
 
     Args:
         url: of the Redis to write to.
-        node: of a cluster, the node to connect to.
+        node: the node to connect to, if it is a cluster.
     """
 
     def __init__(self, url: str, node: Node | None = None) -> None:
@@ -106,7 +106,7 @@ class CommitLine:
         return results
 
     def push(self) -> None:
-        """Pushes what the last commit has written, unless another commit has already taken it along.
+        """Pushes what the last commit has written, unless another commit has already done so.
 
         If the connection is lost, readers find in the log what was not pushed.
         """
@@ -114,10 +114,10 @@ class CommitLine:
             self._connection.send(b"".join(pushes), len(pushes))
 
     async def attempt_states(self, logs: Sequence[LogBuffer]) -> list[AttemptState | Moved]:
-        """Whether the server still knows these attempts: after a failover it may have forgotten some.
+        """Whether the server still has these attempts: a failover may have lost some.
 
         Raises:
-            StoreUnavailable: it could not be asked.
+            StoreUnavailable: the server did not answer.
         """
         frames = [frame for log in logs for frame in _questions(log)]
         async with self._round_trip():
@@ -133,11 +133,11 @@ class CommitLine:
 
     @asynccontextmanager
     async def _round_trip(self) -> AsyncGenerator[None]:
-        """Limits the time of what is asked inside, and closes a connection on which replies are outstanding."""
+        """Limits the time of the block, and closes a connection on which replies are outstanding."""
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S):
                 yield
-        except FAILURES as error:  # also a refused login: it may pass, too
+        except FAILURES as error:  # including a refused login, which may also be temporary
             await self.close()
             raise StoreUnavailable(str(store_error(error, self._place))) from error
         except BaseException:
@@ -145,7 +145,7 @@ class CommitLine:
             raise
 
     def _pushes(self) -> list[bytes]:
-        """A PUBLISH for each channel in which something was written. If one is refused, its readers get it later."""
+        """A PUBLISH for each channel with new entries. If one is refused, its readers get the entries later."""
         if not self._unpushed:
             return []
         channels: dict[bytes, list[tuple[str, int, int, Sequence[bytes]]]] = {}
@@ -156,7 +156,7 @@ class CommitLine:
         return [packed(b"PUBLISH", channel, encode_pushes(pushes)) for channel, pushes in channels.items()]
 
     async def _result(self, batch: Batch, reply: Exception | None) -> Result:
-        """The result of a batch that this sending did not write."""
+        """The result of a batch that this commit did not write."""
         log = batch.log
         if reply is None:
             return Rejected(
@@ -167,7 +167,7 @@ class CommitLine:
             return Moved(redirect)
         if not says_id_too_small(reply):
             return Rejected(store_error(reply, self._place))
-        # The id is in the log or before its end: an earlier sending was executed, or a later attempt has begun.
+        # The id is not above the log's last one: an earlier sending was executed, or a later attempt has begun.
         frames = _last_entry(log)
         *_, last_entry = await self._connection.ask(b"".join(frames), len(frames))
         raise_if_not_primary([last_entry])
@@ -194,7 +194,7 @@ class CommitLine:
 
 
 def _questions(log: LogBuffer) -> list[bytes]:
-    """Commands for what a server knows of an attempt: its record's fields, and its log's last entry."""
+    """Commands that read an attempt's state: the fields of its record, and the last entry of its log."""
     record = packed(b"HMGET", log.record_key, b"attempt", b"token")
     return [_ASKING, record, *_last_entry(log)] if log.asking else [record, *_last_entry(log)]
 

@@ -1,4 +1,4 @@
-"""What is measured and logged about commits. Changes nothing in them."""
+"""Measures and logs commits. Does not change them."""
 
 import logging
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ _logger = logging.getLogger("tailrace.publisher")
 
 
 class CommitObserver:
-    """Of one publisher.
+    """The observer of one publisher.
 
     Attributes:
-        is_outage: the last commit could not be written, for a reason that may pass.
+        is_outage: whether the last commit could not be written, for a reason that may pass.
     """
 
     def __init__(self, counts: Counts) -> None:
@@ -26,21 +26,21 @@ class CommitObserver:
         self.is_outage = False
 
     def answered(self, batches: Sequence[Batch], began: float) -> None:
-        """Redis has answered a commit that was sent at `began`, in monotonic seconds."""
+        """Called when Redis has answered a commit that was sent at `began`, in monotonic seconds."""
         self._counts.commit_duration.observe(monotonic() - began)
         self._counts.commit_entries.observe(sum(len(batch.entries) for batch in batches))
         self._counts.commit_bytes.observe(sum(batch.size for batch in batches))
 
     def failed(self) -> None:
-        """A commit got no answer."""
+        """Called when a commit got no answer."""
         self._counts.commit_failures.value += 1
 
     def log_outage(self, results: Sequence[Result], buffered_bytes: int) -> None:
-        """Logs a line when Redis stops to take entries, and one when it takes them again.
+        """Logs a line when Redis stops accepting entries, and one when it accepts them again.
 
         Args:
-            results: of a commit.
-            buffered_bytes: how much waits.
+            results: those of a commit.
+            buffered_bytes: how many bytes wait.
         """
         errors = [result.error for result in results if isinstance(result, Rejected)]
         error = next((error for error in errors if isinstance(error, StoreUnavailable | StoreFull)), None)

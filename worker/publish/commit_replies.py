@@ -1,6 +1,6 @@
-"""What the replies to a commit mean: a result for each batch.
+"""Turns the replies to a commit into a result for each batch.
 
-Pure: knows Redis' replies and redis-py's errors, and no connection.
+Pure: knows Redis' replies and redis-py's errors, but no connection.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Another node of the cluster has the log, or receives it just now; nothing was written."""
+    """Another node of the cluster has the log or is receiving it; nothing was written."""
 
     redirect: Redirect
 
@@ -42,19 +42,19 @@ WRITTEN = Written()
 
 
 class AttemptState(Enum):
-    """Whether a server still knows an attempt as the current one of its request."""
+    """Whether an attempt is still the current one of its request on a server."""
 
     KNOWN = "known"
     FORGOTTEN = "forgotten"
     HALF_MOVED = "half moved"
-    """Of record and log one is on this node and the other is not: the slot is moving, and the other will follow."""
+    """Only one of the record and the log is on this node: the slot is moving, and the other will follow."""
 
 
 def batch_reply(replies: Sequence[Any], end: int, commands: int) -> Any:
     """The reply that decides about a batch: the first entry's id, None, or an error.
 
-    In a transaction, an entry of a log is refused only for the same reason as the first one. What makes the server
-    refuse the whole transaction is the reply to a command that was to be queued.
+    In a transaction, an entry of a log is refused only for the same reason as the first one. If the server refuses the
+    whole transaction, the error is the reply to a command that was to be queued.
 
     Args:
         replies: to the whole commit.
@@ -79,7 +79,7 @@ def is_written_before(batch: Batch, last_entry: object) -> bool:
     """Whether an earlier sending of a batch was executed.
 
     Args:
-        batch: whose first id was too small.
+        batch: a batch whose first id was too small.
         last_entry: the reply to XREVRANGE for the last entry of its log.
     """
     last = last_id(last_entry)
@@ -97,13 +97,13 @@ def last_id(last_entry: object) -> EntryId | None:
 def attempt_state(
     fields: object, last_entry: object, expected: Sequence[bytes], moved: Sequence[Redirect | None], *, asking: bool
 ) -> AttemptState | Moved:
-    """What a node knows of an attempt.
+    """The state of an attempt on a node.
 
     Args:
-        fields: attempt and token, as the record has them.
-        last_entry: of the log, the reply to XREVRANGE.
+        fields: attempt and token in the record.
+        last_entry: the reply to XREVRANGE for the last entry of the log.
         expected: attempt and token of the writer.
-        moved: where the node sends us for the record, and for the log.
+        moved: the node's redirects for the record and for the log.
         asking: whether the slot was moving to this node when the writer was sent here.
     """
     record_moved, log_moved = moved
@@ -119,11 +119,11 @@ def attempt_state(
 
 
 def listened_channels(counts: object, channels: set[bytes]) -> set[bytes]:
-    """The channels that have a listener; all of them if our user may not ask.
+    """The channels that have a listener; all of them if our user may not run PUBSUB.
 
     Args:
         counts: the reply to PUBSUB NUMSUB.
-        channels: those it was asked for.
+        channels: the channels in the command.
     """
     if not isinstance(counts, list):
         return channels

@@ -4,7 +4,7 @@ Each commit has a fixed cost for worker and server. Under load, more entries sha
 """
 
 SPACINGS = ((20_000, 0.002), (5_000, 0.001))
-"""Pairs of entries a second and the seconds between the starts of two commits from that rate on.
+"""Pairs of a rate in entries per second, and the seconds between the starts of two commits from that rate on.
 
 At lower rates a commit does not wait: too few entries would join it.
 """

@@ -9,7 +9,7 @@ from tailrace.broker.keys import log_key, push_channel, push_shard, rec_key
 from tailrace.schemas.errors import LogFull
 
 OVERHEAD_BYTES = 100
-"""What an entry counts in addition to its own bytes: about the size of the command around it."""
+"""Bytes that are counted for an entry in addition to its own: about the size of the command around it."""
 
 
 _PREFIX = b"*6\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$10\r\nNOMKSTREAM\r\n"
@@ -33,16 +33,16 @@ class LogBuffer:
     Args:
         request_id: the request.
         attempt: the attempt's number.
-        token: the token of the attempt's owner, as the record has it.
+        token: the token of the attempt's owner, as in the record.
         max_entries: how many entries the attempt may write.
         max_bytes: how many bytes these may have.
         total: the sum over all buffers of a publisher.
 
     Attributes:
-        key: of the log.
-        record_key: of the request's record.
+        key: the key of the log.
+        record_key: the key of the request's record.
         channel: where readers receive new entries.
-        seq: of the entry added last; 0 is the attempt's first entry, which `begin` wrote.
+        seq: the seq of the entry added last; 0 is the attempt's first entry, which `begin` wrote.
         buffered_bytes: bytes that are not written yet, overhead included.
         asking: whether the commands need an `ASKING` before them: the slot is moving to the node they are sent to.
     """
@@ -85,11 +85,11 @@ class LogBuffer:
         self._total.value += size
 
     def take_batch(self, entries: int, size: int) -> "Batch":
-        """The next batch, which the next call follows on.
+        """Takes the next batch. The next call continues after it.
 
         Args:
-            entries: at most so many.
-            size: at most so many bytes, overhead included; a single entry may be larger.
+            entries: the maximum number of entries.
+            size: the maximum of bytes, overhead included; a single entry may be larger.
         """
         untaken, prefix, left = self._untaken, self._prefix, size
         first = seq = self.seq - len(untaken) + 1
@@ -112,7 +112,7 @@ class LogBuffer:
             self._untaken.extendleft(reversed(batch.entries))
 
     def mark_written(self, batch: "Batch") -> None:
-        """Redis has the entries of this batch."""
+        """Marks the entries of this batch as written to Redis."""
         self._written_seq = batch.first + len(batch.entries) - 1
         if not self._is_discarded:
             self.buffered_bytes -= batch.size
@@ -126,7 +126,7 @@ class LogBuffer:
         self.buffered_bytes = 0
 
     def count_in(self, total: ByteCount) -> None:
-        """Counts the bytes in the sum of another publisher from now on."""
+        """Adds the bytes to the sum of another publisher from now on."""
         self._total.value -= self.buffered_bytes
         total.value += self.buffered_bytes
         self._total = total
@@ -150,7 +150,7 @@ class LogBuffer:
 class Batch:
     """What one commit writes into one log, all or nothing.
 
-    It is unchanged when it is sent again, so that Redis recognizes its ids.
+    It is sent again unchanged, so that Redis recognizes its ids.
 
     Attributes:
         log: the buffer it comes from.

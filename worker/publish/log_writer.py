@@ -1,7 +1,7 @@
-"""What an attempt writes its entries with, and the backlog that all writers of one publisher share.
+"""The writer of an attempt's entries, and the backlog that all writers of one publisher share.
 
 Owns the order in which logs are served, the limits of the buffers, and the signals between writers and publisher. Knows
-no Redis, and does not decide when a commit is sent.
+nothing of Redis, and does not decide when a commit is sent.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from tailrace.worker.publish.log_buffer import Batch, ByteCount, LogBuffer
 
 MAX_COMMIT_ENTRIES = 4096
 MAX_COMMIT_BYTES = 1024 * 1024
-"""The largest commit, so that a backlog does not become one command that blocks the server for everybody."""
+"""The largest commit, so that a backlog does not become one command that blocks the server for all clients."""
 
 
 class Backlog:
@@ -23,14 +23,14 @@ class Backlog:
     Args:
         max_bytes: unwritten bytes of all writers at which `wait_for_room` waits.
         max_log_bytes: the same for one writer.
-        counts: of this process.
+        counts: those of this process.
 
     Attributes:
         writers: the open writers, by their buffers.
-        bytes: of all writers, those that Redis does not have.
+        bytes: bytes of all writers that Redis does not have.
         max_bytes: as given.
-        max_log_bytes: as given, and at most `max_bytes`.
-        is_behind: the last commit could not take everything: who reads model servers should leave time for commits.
+        max_log_bytes: as given, but at most `max_bytes`.
+        is_behind: whether the last commit could not take everything: readers of model servers should leave time for it.
         awaited: how many tasks wait for the next commit to end.
     """
 
@@ -52,7 +52,7 @@ class Backlog:
         self.max_log_bytes = min(self._log_limit, max_bytes)
 
     def count_pause(self) -> None:
-        """A writer begins to pause."""
+        """Counts a writer that begins to pause."""
         self._backpressure.value += 1
 
     def add_writer(self, writer: "LogWriter") -> None:
@@ -60,7 +60,7 @@ class Backlog:
         self.writers[writer.buffer] = writer
 
     def remove_writer(self, writer: "LogWriter") -> None:
-        """Serves it no longer."""
+        """Stops serving a writer."""
         self.writers.pop(writer.buffer, None)
         if writer.is_waiting and writer in self._waiting:
             self._waiting.remove(writer)
@@ -72,9 +72,9 @@ class Backlog:
             writer.fail(error)
 
     def enqueue(self, writer: "LogWriter") -> None:
-        """A writer has entries for the next commit."""
+        """Adds a writer's entries to the next commit."""
         writer.is_waiting = True
-        if not self._waiting:  # otherwise the publisher is on its way
+        if not self._waiting:  # otherwise the publisher is already awake
             self._work.set()
         self._waiting.append(writer)
 
@@ -88,7 +88,7 @@ class Backlog:
             self.enqueue(writer)
 
     def take_batches(self) -> list[Batch]:
-        """The next commit: a batch of each writer that waits, longest waiting first, until the commit is full."""
+        """The next commit: a batch of each waiting writer, the longest waiting first, until the commit is full."""
         batches: list[Batch] = []
         entries, size = MAX_COMMIT_ENTRIES, MAX_COMMIT_BYTES
         waiting = self._waiting
@@ -121,7 +121,7 @@ class Backlog:
             self.awaited -= 1
 
     def signal_progress(self) -> None:
-        """Wakes those who wait for progress."""
+        """Wakes the tasks that wait for progress."""
         ended, self._progress = self._progress, asyncio.Event()
         ended.set()
 
@@ -130,12 +130,12 @@ class LogWriter:
     """Appends the entries of one attempt to its log; made by `Publisher.open_writer`.
 
     Args:
-        buffer: of the attempt.
-        backlog: of the publisher that writes the log.
+        buffer: that of the attempt.
+        backlog: that of the publisher that writes the log.
         lease_holds: whether the attempt's lease still holds, by a local clock.
 
     Attributes:
-        backlog: of its publisher; of another one once the log has moved to another node of a cluster.
+        backlog: that of its publisher; of another one after the log has moved to another node of a cluster.
         failed: why nothing more can be written, or None.
         is_waiting: whether its entries wait for a commit; the backlog sets it.
     """
@@ -201,7 +201,7 @@ class LogWriter:
         self.fail(AttemptLost("the writer is closed"))
 
     def fail(self, error: TailraceError) -> None:
-        """Ends the writer for this reason, which everybody who uses it gets. Does nothing if it has ended before."""
+        """Ends the writer with this error, which all later calls raise. Does nothing if it has ended before."""
         if self.failed is None:
             self.failed = error
             self.buffer.discard()
@@ -209,7 +209,7 @@ class LogWriter:
             self.backlog.signal_progress()
 
     def move_to(self, backlog: Backlog) -> None:
-        """Is served by another publisher from now on."""
+        """Lets another publisher serve this writer from now on."""
         self.backlog.remove_writer(self)
         self.backlog = backlog
         self.buffer.count_in(backlog.bytes)

@@ -1,8 +1,8 @@
 """Group commit: the entries of all running attempts of this process, with one round trip to Redis at a time.
 
 Entries that arrive while a commit is in flight go with the next one, so reading a model never waits for Redis, and a
-lone entry leaves at once. Owns when a commit is sent, the lease check before it, and sending again. Knows no Redis
-command, and nothing of what the entries contain. An entry costs no task, no future and no lock.
+single entry is sent at once. Owns when a commit is sent, the lease check before it, and retries. Knows no Redis
+command, and nothing of what the entries contain. An entry needs no task, no future and no lock.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from tailrace.worker.publish.log_writer import Backlog, LogWriter
 
 REQUEST_BUFFER_BYTES = 4 * 1024 * 1024
 RETRY = Backoff(base_s=0.02, cap_s=0.5)
-HALF_MOVED_PAUSE_S = 0.1  # until a log is tried again while its slot is half moved
+HALF_MOVED_PAUSE_S = 0.1  # before a log is retried while its slot is half moved
 
 
 class Publisher:
@@ -38,10 +38,10 @@ class Publisher:
         line: sends the commits.
         buffer_bytes: unwritten bytes of the process at which `wait_for_room` waits.
         request_buffer_bytes: the same for one request.
-        max_entries: of one attempt.
-        max_bytes: of one attempt's entries.
+        max_entries: the maximum of entries of one attempt.
+        max_bytes: the maximum of bytes of one attempt's entries.
         patience_s: how long a commit is sent again before its writers fail.
-        counts: of this process.
+        counts: those of this process.
         cluster: the node of a cluster that the line is connected to.
     """
 
@@ -101,7 +101,7 @@ class Publisher:
         return self._backlog.bytes.value
 
     def metric_samples(self) -> list[MetricSample]:
-        """What waits to be written."""
+        """The size of the backlog."""
         entries = sum(log.unwritten_entries for log in self._backlog.writers)
         gauges = {metrics.BACKLOG_BYTES: self.buffered_bytes, metrics.BACKLOG_ENTRIES: entries}
         return [MetricSample(metric.name, (), value) for metric, value in gauges.items()]
@@ -120,18 +120,18 @@ class Publisher:
         await self.stop()
 
     def start(self) -> None:
-        """Runs it until `stop`."""
+        """Runs the publisher until `stop`."""
         self._task = asyncio.create_task(self._run(), name="publisher")
 
     @property
     def task(self) -> asyncio.Task[None]:
-        """The task that runs it. It ends by itself only by a fault in our code, so the process has to watch it."""
+        """The task that runs it. It ends by itself only through a bug in our code, so the process has to watch it."""
         if self._task is None:
             raise StoreUnavailable("the publisher does not run")
         return self._task
 
     async def stop(self) -> None:
-        """Ends it; its writers fail."""
+        """Ends the publisher; its writers fail."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -168,7 +168,7 @@ class Publisher:
                 writer.fail(StoreUnavailable("the publisher has ended"))
 
     async def _commit(self, batches: list[Batch]) -> None:
-        """Writes the batches. Sends those again whose failure may pass, for `patience_s` at most."""
+        """Writes the batches. Retries those whose failure may pass, for `patience_s` at most."""
         give_up_at = monotonic() + self._patience_s
         tries = 0
         while batches := self._writable(batches):
@@ -221,10 +221,10 @@ class Publisher:
         return [Rejected(error)] * len(batches)
 
     async def _confirmed(self, batches: list[Batch]) -> list[Batch]:
-        """The batches whose attempts the server knows; settles the others.
+        """The batches whose attempts the server still has; settles the others.
 
-        After a failover the server may have forgotten an attempt. It may then give the same number to another one, and
-        would take our entries for entries of that one.
+        A failover may have lost an attempt. Redis may then give its number to another attempt, and would accept our
+        entries as entries of the new one.
         """
         writers = self._backlog.writers
         self._unconfirmed = {log: since for log, since in self._unconfirmed.items() if log in writers}
@@ -248,7 +248,7 @@ class Publisher:
         return False
 
     def _settle(self, batch: Batch, result: Result, *, may_retry: bool) -> bool:
-        """Whether a batch is done with; otherwise it is sent again."""
+        """Whether a batch is done; otherwise it is sent again."""
         match result:
             case Written():
                 batch.log.mark_written(batch)
@@ -261,7 +261,7 @@ class Publisher:
         return True
 
     def _postpone(self, batch: Batch) -> None:
-        """Tries one log again later, without holding up the others: its slot is half moved."""
+        """Retries one log later, without delaying the others, because its slot is half moved."""
         writer = self._backlog.writers.get(batch.log)
         if writer is None:
             return
@@ -287,7 +287,7 @@ class Publisher:
         return here
 
     def _hand_over(self, batch: Batch, redirect: Redirect) -> None:
-        """Lets the publisher of another node go on with a log, from a batch that was not written here."""
+        """Lets the publisher of another node continue with a log, from a batch that was not written here."""
         log, cluster = batch.log, self._cluster
         writer = self._backlog.writers.get(log)
         if writer is not None:

@@ -94,7 +94,7 @@ class ArqWorker:
 
 
 class EnvelopeUnreadable(Exception):
-    """The bytes are no envelope of arq's, written with our serializer."""
+    """The bytes are not an envelope of arq's that was written with our serializer."""
 
 
 class Envelope(NamedTuple):
@@ -129,7 +129,7 @@ def job_context(ctx: Mapping[Any, Any], envelope: Envelope, *, job_id: str, atte
 
 
 def retry_delay_ms(error: Retry | RetryJob) -> int:
-    """How many milliseconds a job function wants to pass before it is called again."""
+    """The delay in milliseconds after which a job function wants to be called again."""
     return error.defer_score or 0 if isinstance(error, Retry) else 0
 
 

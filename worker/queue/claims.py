@@ -38,7 +38,7 @@ class Claims:
         start_job: starts one; called with the job, the token it was claimed with, and when its lease ends (monotonic).
         after_claim: called after every round of the loop.
         lease_s: how long a claim lasts without renewal.
-        poll_s: how often the queue is looked at when no wake-up token came.
+        poll_s: how often the queue is read if no wake-up token arrives.
     """
 
     def __init__(

@@ -97,7 +97,7 @@ class JobCall:
         return self._unless_stopped(end)
 
     def _unless_stopped(self, end: JobEnd) -> JobEnd:
-        """Without a lease nothing ends here, whatever the function returned; a drain is named as the reason."""
+        """Does not end the job without a lease, whatever the function returned; names a drain as the reason."""
         stopped = self._lease.stopped.result() if self._lease.stopped.done() else None
         if stopped is Stop.LEASE_LOST or not self._lease.holds():
             return HandBack(0, "lease_expired")

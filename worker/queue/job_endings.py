@@ -25,7 +25,7 @@ class JobEndings:
 
     Args:
         store: the queue.
-        records: the requests' records where they are on another server than the queue, None where on the same.
+        records: the records of requests if they are on another server than the queue, else None.
         arq: counts what ended.
         on_dead: called for a dead job before it leaves the queue.
     """
@@ -71,7 +71,7 @@ class JobEndings:
         lease.is_ending = True
 
         async def once() -> bool:
-            # On one server acknowledge.lua looks at the record itself. A failover after this look may leave a request
+            # On one server acknowledge.lua reads the record itself. A failover after this read may leave a request
             # without a job; its readers repair that (docs/decisions/redis-topologies.md).
             if self._records is not None and await self._records.has_lost_end(lease.request_id):
                 return await self._store.hand_back(lease, delay_ms=0, why="end_lost")

@@ -37,8 +37,8 @@ _logger = logging.getLogger("tailrace.queue")
 class LeasedWorker:
     """Runs the jobs of `arq:queue` under leases. `await run()` returns when it has drained; then `await close()`.
 
-    Construct it inside a running event loop. SIGTERM and SIGINT drain; so does `drain()`. Each call and each signal
-    after the first hurries: the second ends the grace period, the third cancels the job functions.
+    Construct it inside a running event loop. SIGTERM and SIGINT drain; so does `drain()`. Further calls and signals
+    hurry the drain: the second ends the grace period, the third cancels the job functions.
 
     A job function gets arq's `ctx` and in it `lease` (a `Lease`); `job_try` is the attempt's number. It watches
     `lease.stopped`, and ends in one of these ways: it returns (the job is acknowledged); it raises `RetryJob` (handed
@@ -49,23 +49,23 @@ class LeasedWorker:
     Args:
         functions: job functions, as arq takes them.
         redis_url: the Redis or Valkey with the queue. The worker makes and closes connections of its own.
-        log_url: that of records and logs, where it is another one.
+        log_url: that of records and logs, if it is another one.
         on_dead: called with request id, lease, code and message when a job ends without its function having ended it,
             before its queue entry goes. Codes: `job_expired`, `job_unreadable`, `job_unknown` (no such function),
-            `job_crashed` (its worker, too often), `job_failed` (the function raised). Where `on_dead` raises, the job
+            `job_crashed` (its worker, too often), `job_failed` (the function raised). If `on_dead` raises, the job
             is handed back and tried again.
         max_jobs: jobs run at once.
         lease_s: how long a claim lasts without renewal.
-        poll_s: how often an idle worker looks at the queue when no wake-up token came.
+        poll_s: how often an idle worker reads the queue if no wake-up token arrives.
         drain_s: grace period for running jobs.
         tenant_limit: requests of one tenant that may run at once, on all workers together; 0 for no limit.
         tenant_limits: the same for single tenants.
         max_crashes: how many leases of a job may expire before it counts as one that kills its worker: the last of
             them while it ran alone (quarantine.py), unless the limit is 1.
-        quarantine_s: for how long nothing else begins beside such a job, the first time.
+        quarantine_s: how long nothing else begins beside such a job, the first time.
         outbox_state: notes whether there is an outbox of ended requests.
-        ctx: what job functions find in their `ctx`, beside arq's own; `redis` is added to it.
-        on_startup: called with `ctx` before the first claim; what it raises comes out of `run`.
+        ctx: what job functions find in their `ctx`, besides arq's own; `redis` is added to it.
+        on_startup: called with `ctx` before the first claim; `run` raises what it raises.
         health_check_s: how often arq's health-check key is written.
         handle_signals: whether SIGTERM and SIGINT are taken over, from then on until the loop is closed.
     """
@@ -148,11 +148,11 @@ class LeasedWorker:
         """Runs until it has drained.
 
         Raises:
-            StoreError: Redis was not there at the start. Later it may go and come back.
+            StoreError: Redis was not available at the start. Later outages are retried.
         """
         await self._store.ping()
         # Before on_startup, which may report that we are ready: from then on a signal drains. The handlers stay until
-        # the loop is closed, so that a repeated signal does not cut short how our caller closes what it has opened.
+        # the loop is closed, so that a repeated signal does not interrupt the cleanup of our caller.
         for number in self._signals:
             asyncio.get_running_loop().add_signal_handler(number, self.drain)
         if self._on_startup:
@@ -161,7 +161,7 @@ class LeasedWorker:
         claimer = self._watched(self._claims.claim_until_stopped())
         try:
             await self._change.until(lambda: self._drains > 0)
-        except asyncio.CancelledError:  # our caller ends us at once; the jobs still have to be handed back
+        except asyncio.CancelledError:  # our caller cancels us; the jobs still have to be handed back
             self._drains = 2
             self.drain()
             raise

@@ -29,7 +29,7 @@ _logger = logging.getLogger("tailrace.queue")
 
 
 def kills_its_worker(job: ClaimedJob, max_crashes: int) -> bool:
-    """Whether a job is to be ended without another run: it reached the limit, and once no other job can be the cause.
+    """Whether to end a job without another run: it reached the limit, and one crash can have no other cause.
 
     Args:
         job: the claimed job.
@@ -103,7 +103,7 @@ class Quarantine:
         self._store = store
         self._change = change
         self._max_crashes = max_crashes
-        self._first_at = max_crashes - 1 or sys.maxsize  # crashes with which a job is quarantined for the first time
+        self._first_at = max_crashes - 1 or sys.maxsize  # the crash count at which a job is first quarantined
         self._quarantine_s = quarantine_s
         self._began: dict[Lease, float] = {}
         self._left = Change()  # a job has left this worker
@@ -173,7 +173,7 @@ class Quarantine:
             self._change.tell()
 
     async def _until_others_are_cleared(self, group: QuarantineGroup) -> None:
-        """Waits until every job that began before has run for a whole quarantine, since it might kill as late."""
+        """Waits until every job that began before has run for a whole quarantine, since it might crash as late."""
         while group.members and (rest_s := self._rest_s(group)) > 0:
             await self._left.until(lambda: not group.members or self._rest_s(group) <= 0, rest_s)
 

@@ -1,6 +1,6 @@
 """The queue in Redis: one method per script, and the wake-up list, each on connections of its own.
 
-Every call is bounded in time, so a server that hangs cannot block the renewal of leases. Nothing is tried again here.
+Every call is bounded in time, so a server that hangs cannot block the renewal of leases. Nothing is retried here.
 Knows nothing of how jobs run.
 """
 
@@ -38,7 +38,7 @@ BLOCKING_MARGIN_S = 2.0
 
 
 class QueueStore:
-    """The queue's scripts. Every method raises StoreError when Redis does not do what it was asked.
+    """The queue's scripts. Every method raises StoreError if the operation fails.
 
     Args:
         url: the Redis or Valkey with the queue.
@@ -46,7 +46,7 @@ class QueueStore:
         poll_s: the longest wait for a wake-up token.
         tenant_limit: requests of one tenant that may run at once; 0 for no limit.
         tenant_limits: the same for single tenants.
-        outbox_state: learns here whether there is an outbox.
+        outbox_state: is updated with whether there is an outbox.
 
     Attributes:
         arq: the client for all calls but renewals and wake-ups, as arq takes it.
@@ -84,7 +84,7 @@ class QueueStore:
             await client.aclose(close_connection_pool=True)
 
     async def ping(self) -> None:
-        """Raises StoreError when Redis is not there."""
+        """Raises StoreError if Redis is not available."""
         async with asking(self.arq):
             await self.arq.ping()
 
@@ -116,7 +116,7 @@ class QueueStore:
         """Removes a finished job. If Redis has lost the end of its request in a failover, it is handed back instead.
 
         Returns:
-            False when the job is another owner's by now: it was left alone.
+            False if another owner has the job by now; it was left alone.
         """
         verdict = await self._run(scripts.ACKNOWLEDGE, lease.request_id, token=lease.token, attempt=lease.attempt)
         if verdict.status is AcknowledgeStatus.ACKNOWLEDGED:
@@ -130,11 +130,11 @@ class QueueStore:
 
         Args:
             lease: the owner's.
-            delay_ms: not before so many milliseconds from now.
-            why: the next attempt begins.
+            delay_ms: milliseconds from now until the job is due again.
+            why: the reason for the next attempt.
 
         Returns:
-            False when the job is another owner's by now: it was left alone.
+            False if another owner has the job by now; it was left alone.
         """
         verdict = await self._run(
             scripts.HAND_BACK,
@@ -148,14 +148,14 @@ class QueueStore:
         return verdict.status is not HandBackStatus.STALE
 
     async def next_attempt(self, lease: Lease, above: int) -> int:
-        """Mints the next attempt number under the same lease. Raises AttemptLost when the lease is lost."""
+        """Issues the next attempt number under the same lease. Raises AttemptLost when the lease is lost."""
         verdict = await self._run(scripts.NEXT_ATTEMPT, lease.request_id, token=lease.token, above=above)
         if verdict.status is NextAttemptStatus.STALE:
             raise AttemptLost(f"the lease of {lease.request_id} is lost: no further attempt can begin under it")
         return verdict.number("attempt")
 
     async def note_quarantine(self, lease: Lease, *, alone: bool) -> bool:
-        """Notes whether this job is to blame if its worker dies; False when it is another owner's by now."""
+        """Notes whether this job is to blame if its worker dies; False if another owner has it by now."""
         verdict = await self._run(scripts.NOTE_QUARANTINE, lease.request_id, token=lease.token, alone=int(alone))
         return verdict.status is NoteQuarantineStatus.NOTED
 

@@ -1,6 +1,6 @@
 """What a worker's queue reads of records, which may be on another server: cancels, and lost ends of requests.
 
-Every call is bounded in time. Nothing is tried again here. Knows nothing of when leases end.
+Every call is bounded in time. Nothing is retried here. Knows nothing of when leases end.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -18,15 +18,15 @@ _T = TypeVar("_T")
 
 CONNECTIONS = 4
 CHANNEL_CHECK_S = 5.0
-"""After so long without a message the cancel channel is pinged; if nothing comes then, it is given up."""
+"""After this time without a message the cancel channel is pinged; if no reply comes, its connection is dropped."""
 
 
 class Records:
-    """Every method raises StoreError when Redis does not do what it was asked.
+    """Every method raises StoreError if the operation fails.
 
     Args:
         url: the Redis or Valkey with records and logs.
-        lease_s: a look at the records of running jobs may take a third of it.
+        lease_s: how long a lease lasts; reading the records of running jobs may take a third of it.
     """
 
     def __init__(self, url: str, *, lease_s: float) -> None:
@@ -41,9 +41,9 @@ class Records:
         await self._channel.aclose(close_connection_pool=True)
 
     async def asked_to_cancel(self, leases: Sequence[Lease]) -> frozenset[str]:
-        """Those of these requests that are to be cancelled, by their records.
+        """The ids of those requests whose records ask for a cancel.
 
-        On a cluster some may fail to be read; they are read with the next look.
+        On a cluster some reads may fail; they are repeated the next time.
         """
 
         async def marks() -> list[bytes | Exception | None]:
@@ -62,7 +62,7 @@ class Records:
         )
 
     async def has_lost_end(self, request_id: str) -> bool:
-        """Whether the record of an ended request has not ended: a failover may have lost its last writes."""
+        """Whether the record of an ended request shows no end: a failover may have lost its last writes."""
         status = await self._look(lambda: self._looks.hget(keys.rec_key(request_id), "status"))
         return status is not None and status.decode() not in ENDED
 

@@ -1,4 +1,4 @@
-"""How the queue waits for a change in this event loop. Knows nothing of jobs and of Redis."""
+"""How the queue waits for a change in this event loop. Knows nothing of jobs or Redis."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ class Change:
         self._event = asyncio.Event()
 
     def tell(self) -> None:
-        """Something has changed: every waiting task checks its condition again."""
+        """Makes every waiting task check its condition again, because something has changed."""
         self._event.set()
 
     async def until(self, met: Callable[[], bool], limit_s: float | None = None) -> None:
