@@ -1,1 +1,1 @@
-"""What a web tier and a client use: submit, tail, result, cancel, and the command line."""
+"""The producers' side, for web tiers and clients: submit, tail, result, cancel, and the command line."""

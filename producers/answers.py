@@ -1,4 +1,4 @@
-"""What the methods of a client return: values, made from records and outcomes. Knows nothing of Redis."""
+"""The values that the methods of a client return, made from records and outcomes. Knows nothing of Redis."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -48,7 +48,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         failures: attempts that failed.
         crashes: workers that died or hung while they ran the request.
         drains: workers that stopped and handed the request back.
-        cancel_requested: whether somebody has cancelled it.
+        cancel_requested: whether a cancel was requested.
         deadline_at: when it must have ended.
         retry_of: the id of the dead letter that this request retries.
         error: why it failed, if it did.
@@ -131,5 +131,5 @@ def status_of(request_id: str, record: dict[str, bytes]) -> Status:
 
 
 def counts_of(record: Mapping[str, bytes]) -> dict[str, Any]:
-    """The counters of a record, under the names that `Status` and `Outcome` have for them."""
+    """The counters of a record, under their names in `Status` and `Outcome`."""
     return {name: int(record.get(name, 0)) for name in COUNTS}

@@ -1,4 +1,4 @@
-"""`Client`, what a web tier uses: submit, tail, result, cancel, status and more.
+"""`Client`, the interface for web tiers: submit, tail, result, cancel, status and more.
 
 Documents and delegates; the work is in `producers/parts.py`, which is imported when a client first connects.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """A connection to the Redis of a Tailrace, for use in one event loop.
+    """A connection to Tailrace's Redis, for use in one event loop.
 
     `async with Client(url) as client` connects at once. A client that is not entered connects when it is first used;
     end it with `aclose`.
@@ -78,7 +78,7 @@ class Client:
     async def submit(
         self, request: GenerationRequest | Mapping[str, Any] | None = None, /, **parameters: Any
     ) -> Submission:
-        """Accepts a request and enqueues it: once, however often the same id and content are submitted.
+        """Accepts a request and enqueues it. The same id and content are enqueued once, however often submitted.
 
         A call that failed with `StoreError` may be repeated. With an id of the caller's own it cannot run twice.
 
@@ -129,9 +129,9 @@ class Client:
 
         Args:
             request_id: the request.
-            wait_s: how many seconds to wait for the end. A request that does not exist yet is waited for, too: after a
-                plain `enqueue_job`, it exists when a worker takes it. None waits for as long as it takes, but only for
-                a request that exists.
+            wait_s: how many seconds to wait for the end, and for a request that does not exist yet: after a plain
+                `enqueue_job`, it exists when a worker takes it. None waits without limit, but only for a request that
+                exists.
 
         Raises:
             UnknownRequest: no request has this id within `wait_s`, or its lifetime is over.
@@ -141,10 +141,10 @@ class Client:
         return await self._parts.lookup.result(request_id, wait_s)
 
     async def stored(self, request_id: str) -> Stored:
-        """What the database of outcomes has of a request, whatever Redis has.
+        """The row of a request in the database of outcomes, whether or not Redis has the request.
 
         Raises:
-            UnknownRequest: it has nothing of it, or there is no such database.
+            UnknownRequest: there is no such row, or no such database.
             ResultsUnavailable: the database is unreachable.
         """
         return await self._parts.lookup.stored(request_id)
@@ -214,7 +214,7 @@ class Client:
         return self._parts.dead
 
     async def overview(self, *, runs_max: int = RUNS_MAX) -> Overview:
-        """What waits, what runs, which workers there are, how many dead letters: for operators.
+        """Waiting and running requests, workers and the number of dead letters, for operators.
 
         Args:
             runs_max: how many running requests to describe at most.

@@ -1,6 +1,6 @@
 """A producer's clients of one Redis: their pools, their one retry, and the time an operation may take.
 
-Knows nothing of what is asked there.
+Knows nothing of the operations.
 """
 
 from collections.abc import Mapping
@@ -28,16 +28,16 @@ _RETRY_PAUSE_S = 0.05
 
 
 class Link:
-    """A lost connection is opened once more at once, and the command sent again: every operation is idempotent.
+    """Clients that reopen a lost connection once, at once, and repeat the command: every operation is idempotent.
 
     Args:
         url: as `tailrace.schemas.redis_url` reads it.
-        timeout_s: for connecting, and for each answer.
+        timeout_s: the limit for connecting and for each answer.
 
     Attributes:
         place: the server, without user and password.
         redis: a client.
-        reads: a client without that retry: a tail has to know when it reads on from a server that may have lost
+        reads: a client without that retry: a tail has to know when it continues on a server that may have lost
             entries.
         nodes: which node has which slots, of a cluster; None for one server.
 
@@ -63,7 +63,7 @@ class Link:
         await self.reads.aclose(close_connection_pool=True)
 
     def asking(self, wait_s: float = 0.0) -> AbstractAsyncContextManager[None]:
-        """Bounds the time of what is asked inside, and translates what redis-py raises.
+        """Limits the time of the block, and translates what redis-py raises in it.
 
         redis-py's `socket_timeout` is not used: it sends by `asyncio.wait_for`, which in Python 3.11 loses a cancel
         that arrives while the command is sent, and a cancelled tail would go on.
@@ -71,19 +71,19 @@ class Link:
         return asking(self.redis, wait_s + self._timeout_s)
 
     def translated(self, error: Exception) -> StoreError:
-        """An error of redis-py as ours."""
+        """Translates an error of redis-py into ours."""
         return store_error(error, self.place)
 
     async def run(self, script: Script[_Reply], of: str = "", /, **given: Argument) -> _Reply:
-        """Runs a script; arguments as those of `script_runner.run_script`."""
+        """Runs a script, with the arguments of `script_runner.run_script`."""
         async with self.asking():
             return await run_script(self.redis, script, of, **given)
 
     def connection(self, node: Node | None = None) -> AbstractConnection:
-        """A connection of its own, not open yet and not tried again, for whom one can be shared by many readers.
+        """A new connection outside the pools, not open yet and without retries, which many readers may share.
 
         Args:
-            node: of a cluster; None for any of its nodes, or for the one server.
+            node: a node of a cluster; None for any of its nodes, or for the one server.
         """
         options = self._options if node is None else at_node(self._options, node)
         return _pool(options, tries=0).make_connection()
@@ -99,7 +99,7 @@ class Link:
             if is_cluster(self._url):
                 self.nodes = Nodes(self._url, connect_s=self._timeout_s, reply_s=None)
                 options = self.nodes.options
-            _pool(options, 0).make_connection()  # an option in the URL that redis-py does not have is noticed only here
+            _pool(options, 0).make_connection()  # only this detects an option in the URL that redis-py does not have
         except (ValueError, TypeError, redis_errors.RedisError) as error:
             raise SettingsError(f"redis_url: {self.place} cannot be used: {error}") from error
         return options

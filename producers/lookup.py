@@ -1,6 +1,6 @@
 """Looking up a request: its record in Redis, or else its row in the database of outcomes.
 
-Knows which is asked when. Knows nothing of Redis commands or of SQL.
+Knows when to use which. Knows nothing of Redis commands or of SQL.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _EXISTS_PAUSE_MAX_S = 0.25
 
 
 class StoredOutcomes(Protocol):
-    """What this needs of the database of outcomes."""
+    """The part of the database of outcomes that a lookup needs."""
 
     async def find(self, request_id: str) -> Stored | None:
         """The row of a request; None if there is none."""
@@ -60,7 +60,7 @@ class RequestLookup:
         except UnknownRequest:
             if not wait_s:
                 raise
-            outcome = None  # somebody may be about to enqueue it
+            outcome = None  # it may be about to be enqueued
         if outcome is not None or wait_s == 0:
             return outcome
         with suppress(TimeoutError, UnknownRequest):

@@ -1,4 +1,4 @@
-"""What a client can be set to. Imports nothing heavy: it comes with `from tailrace import Client`."""
+"""The options of a client. Imports nothing heavy, since `from tailrace import Client` imports it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client is made of. Imported when a client first connects, because Redis and pydantic take long to import."""
+"""The parts of a client. Imported when a client first connects, because Redis and pydantic are slow to import."""
 
 from tailrace.producers.lookup import RequestLookup
 from tailrace.producers.options import ClientOptions

@@ -1,6 +1,6 @@
 """Records and logs as producers use them.
 
-Knows keys, scripts and the form of a stream. Knows nothing of what requests contain, of how tails retry and of arq.
+Knows keys, scripts and the form of a stream. Knows nothing of what requests contain, of how tails retry or of arq.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from tailrace.schemas.ids import EntryId
 from tailrace.schemas.redis_url import QUEUE_OF_A_CLUSTER
 
 PAGE_ENTRIES = 500
-"""Entries per read: bounds what a reader holds in memory and how long Redis is busy with one read."""
+"""Entries per read: bounds the memory of a reader and how long Redis is busy with one read."""
 
 WAIT_S = 5.0
 """How long a reader waits for the next entry before it checks that the log still exists."""
@@ -51,10 +51,10 @@ class ProducerStore:
     """Records and logs; `queue` has the queue, which may be on another server. Every method raises StoreError.
 
     Args:
-        url: of the Redis with records and logs, as `tailrace.schemas.redis_url` reads it.
-        timeout_s: for connecting, and for each answer.
+        url: the Redis with records and logs, as `tailrace.schemas.redis_url` reads it.
+        timeout_s: the limit for connecting and for each answer.
         wait_s: the longest that `read` waits for the next entry.
-        queue_url: of the Redis with the queue, if it is another one.
+        queue_url: the Redis with the queue, if it is another one.
 
     Raises:
         SettingsError: a URL cannot be used, or the queue's is a cluster.
@@ -118,13 +118,13 @@ class ProducerStore:
         Args:
             request_id: the request.
             request: its content, packed.
-            digest: of its content: the same id with another digest is a conflict.
-            api: which API it asks.
-            model: which model.
+            digest: the digest of its content: the same id with another digest is a conflict.
+            api: its API.
+            model: its model.
             timeout_ms: milliseconds until its deadline.
             retention_ms: milliseconds that record and log live after the end.
             accepted: the first entry of the log.
-            tenant: on whose behalf.
+            tenant: its tenant.
             priority: its class.
             retry_of: the dead letter it retries.
         """
@@ -222,7 +222,7 @@ class ProducerStore:
         return _entries(reply[0][1]) if reply else []
 
     def leave(self) -> None:
-        """The reader is done. Nothing is kept for it here."""
+        """Does nothing: the store keeps nothing for a reader."""
 
 
 def _entries(reply: Sequence[tuple[bytes, dict[bytes, Any]]]) -> list[RawEntry]:

@@ -62,7 +62,7 @@ class TokenSigner:
         return cls(secrets) if secrets else None
 
     def mint(self, grant: Grant) -> str:
-        """A token for this grant."""
+        """Issues a token for this grant."""
         signed = f"{_VERSION}.{_text(msgspec.json.encode(grant))}"
         return f"{signed}.{_mac(self._secrets[0], signed)}"
 
@@ -70,7 +70,7 @@ class TokenSigner:
         """What a token allows at this time.
 
         Args:
-            token: as `mint` made it.
+            token: a token issued by `mint`.
             now_s: seconds since 1970.
 
         Raises:

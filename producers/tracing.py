@@ -1,4 +1,4 @@
-"""The trace of which a submit is part: OpenTelemetry's current span, if the application has one.
+"""The trace that a submit belongs to: OpenTelemetry's current span, if the application has one.
 
 Imports nothing: an application that does not use OpenTelemetry pays for one look-up.
 """

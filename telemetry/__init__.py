@@ -1,1 +1,1 @@
-"""What every process reports, in one form: log lines, the table of metrics, counts and their rendering."""
+"""Telemetry of all processes, in one form: log lines, the table of metrics, counts and their rendering."""

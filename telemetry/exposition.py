@@ -1,4 +1,4 @@
-"""Renders metric samples for Prometheus: in its text format, or as OpenMetrics where the scraper asks for it.
+"""Renders metric samples for Prometheus: in its text format, or as OpenMetrics if the scraper asks for it.
 
 The formats and the negotiation are prometheus_client's. Its counters and its registry are not used: it gets a collector
 over our samples (docs/decisions/libraries.md). Import this only where metrics are served.
@@ -19,7 +19,7 @@ def render_samples(samples: Iterable[MetricSample], accept: str = "") -> tuple[b
     """Renders samples in the format that a scraper prefers.
 
     Args:
-        samples: of every metric that is to be shown; their order within a metric is kept.
+        samples: the samples of every metric to show; their order within a metric is kept.
         accept: the scraper's `Accept` header.
 
     Returns:
@@ -28,13 +28,13 @@ def render_samples(samples: Iterable[MetricSample], accept: str = "") -> tuple[b
     collector = _Collector(samples)
     try:
         encode, content_type = choose_encoder(accept.encode("ascii", "ignore").decode())
-    except TypeError:  # a version that is not numbers, such as 1.x
+    except TypeError:  # a version that is not numeric, such as 1.x
         encode, content_type = choose_encoder("")
     return encode(collector), content_type
 
 
 class _Collector:
-    """What prometheus_client asks for metrics: samples as its families, in the order of the table of metrics."""
+    """A collector for prometheus_client: samples as its families, in the order of the table of metrics."""
 
     def __init__(self, samples: Iterable[MetricSample]) -> None:
         self._by_name: dict[str, list[MetricSample]] = {}

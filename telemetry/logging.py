@@ -1,4 +1,4 @@
-"""Log lines, for people or for programs. Each has an event name, and the request's id where it is about one.
+"""Log lines, for people or for programs. Each has an event name, and the request's id if it is about one.
 
 Owns both formats and the levels. A caller logs a message for people and passes `fields` for programs. No line contains
 a key or a text of a request.
@@ -13,15 +13,15 @@ from tailrace.schemas.times import iso_of_ms
 
 _FIELDS = "tailrace_fields"
 _ERRORS_ONLY = ("opentelemetry",)
-"""Libraries that warn of each failed try; only giving up is worth a line."""
+"""Libraries that warn about each failed try; only the final failure needs a line."""
 _WARNINGS_ONLY = ("arq", "openai", "httpx2", "httpcore2", "redis", "uvicorn")
 """Libraries whose INFO lines repeat ours or contain a job's arguments."""
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line.
+    """One JSON object per line.
 
-    All lines have `at`, `level` and `logger`. Our own have `event`, `request_id` where they are about one request, and
+    All lines have `at`, `level` and `logger`. Our own have `event`, `request_id` if they are about one request, and
     further fields; lines of libraries have `message`. A line about an exception has `trace`.
     """
 
@@ -55,10 +55,10 @@ def log_to(stream: TextIO, form: LogFormat = "human", level: LogLevel = "info") 
 
 
 def fields(event: str, request_id: str | None = None, /, **more: object) -> dict[str, object]:
-    """The `extra` of a logger's call: what the line contains for programs.
+    """The `extra` of a logger's call: the fields of the line for programs.
 
     Args:
-        event: the event's name in snake_case, a literal; docs/logging.md lists all.
+        event: the event's name in snake_case, a literal; docs/logging.md lists all names.
         request_id: the request it is about.
         more: further fields; those that are None are left out.
     """
@@ -67,5 +67,5 @@ def fields(event: str, request_id: str | None = None, /, **more: object) -> dict
 
 
 def _plain(value: object) -> object:
-    """Numbers and booleans as they are, all else as text."""
+    """Numbers and booleans unchanged, everything else as text."""
     return value if isinstance(value, bool | int | float) else str(value)

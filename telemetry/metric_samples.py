@@ -20,7 +20,7 @@ class MetricSample(msgspec.Struct, frozen=True, array_like=True):
         name: the name of the metric.
         labels: the values of its labels, in the order of the metric's labels.
         value: the value; of a histogram, the sum of all observations.
-        counts: of a histogram, the observations in each bucket, not cumulative, the infinite bucket last; else empty.
+        counts: for a histogram, the observations in each bucket, not cumulative, the infinite bucket last; else empty.
     """
 
     name: str
@@ -105,8 +105,8 @@ def add_samples(samples: Iterable[MetricSample], more: Iterable[MetricSample]) -
     """Adds the counters and histograms of a process and of the one that replaced it.
 
     Args:
-        samples: of the process that ended. Its gauges are dropped: what they measured is gone.
-        more: of the process that replaced it.
+        samples: those of the process that ended. Its gauges are dropped: what they measured is gone.
+        more: those of the process that replaced it.
     """
     total = {(sample.name, sample.labels): sample for sample in samples if _BY_NAME[sample.name].kind != "gauge"}
     for sample in more:

@@ -1,9 +1,9 @@
-"""The table of metrics: name, meaning, labels and buckets of each. No other module makes up a name.
+"""The table of Prometheus metrics: name, meaning, labels and buckets of each. Only this module defines their names.
 
 Names and units follow Prometheus' rules ("Metric and label naming"): the prefix `tailrace_`, base units, `_total` for
-counters. A label has few values, known beforehand: Tailrace's words, HTTP statuses, numbers of processes. A request id,
-a tenant or a model is never a label: callers choose those, each value is a time series forever, and a caller could fill
-the memory of the server that keeps them. `tailrace stats` and the outcomes show them.
+counters. A label has few values, known in advance: names from Tailrace, HTTP statuses, numbers of processes. A request
+id, a tenant or a model is never a label: callers choose them, each value is a time series of its own, and a caller
+could fill the memory of the Prometheus server. `tailrace stats` and the outcomes show them.
 """
 
 import re
@@ -19,11 +19,11 @@ class Metric(NamedTuple):
     Attributes:
         name: the full name.
         kind: its Prometheus type.
-        of: what reports it: `process`, each process of a worker, with a label `process`; `worker`, a worker once for
-            all its processes; `gateway`, a gateway.
+        of: what reports it. `process`: each process of a worker, with a label `process`. `worker`: a worker, once for
+            all its processes. `gateway`: a gateway.
         help: a sentence for people.
         labels: the names of its labels, without `process`.
-        buckets: of a histogram, the upper bounds without the infinite one.
+        buckets: for a histogram, the upper bounds without the infinite one.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Metric(NamedTuple):
 
     @property
     def all_labels(self) -> tuple[str, ...]:
-        """The names of all its labels, with `process` first where it has that."""
+        """The names of all its labels, with `process` first if it has that."""
         return ("process", *self.labels) if self.of == "process" else self.labels
 
 
@@ -97,7 +97,7 @@ QUEUE_WAIT = Metric(
     "tailrace_queue_wait_seconds",
     "histogram",
     "process",
-    "Time from submit to the begin of the first attempt.",
+    "Time from submit to the start of the first attempt.",
     (),
     _WAITS_S,
 )
@@ -113,7 +113,7 @@ UPSTREAM_FIRST_DELTA = Metric(
     "tailrace_upstream_time_to_first_delta_seconds",
     "histogram",
     "process",
-    "Time from the begin of an attempt to its first delta: the latency of the model's server.",
+    "Time from the start of an attempt to its first delta: the latency of the model's server.",
     (),
     _WAITS_S,
 )

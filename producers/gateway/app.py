@@ -51,7 +51,7 @@ class Gateway:
     Args:
         settings: the settings of this process.
         connect: makes the client; by default from the settings.
-        is_open: calls need no API key, and the page to watch is on. For trying the gateway on one machine.
+        is_open: whether calls need no API key and the page to watch is on. For trying the gateway on one machine.
 
     Raises:
         SettingsError: there are no API keys, or a setting is invalid.

@@ -20,13 +20,13 @@ class RouteContext(NamedTuple):
     """What the routes need.
 
     Attributes:
-        client: gives the client, connected.
+        client: returns the connected client.
         authenticator: identifies callers.
         submit_limit: how often each tenant may submit.
         streams: the open event streams.
         tokens: makes tokens for new requests; None without secrets.
         token_lifetime_s: how long these are valid.
-        page: the page to watch; None where it is off.
+        page: the page to watch; None if it is off.
     """
 
     client: Callable[[], Awaitable[Client]]
@@ -40,7 +40,7 @@ class RouteContext(NamedTuple):
     def callers(self, request: Request) -> list[Caller]:
         """The callers of one HTTP call.
 
-        Tokens in the query count for GET alone: an `EventSource` cannot send headers, everybody else can.
+        Tokens in the query count for GET only: an `EventSource` cannot send headers, all other clients can.
 
         Raises:
             AccessDenied: the credentials are missing or invalid.

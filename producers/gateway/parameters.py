@@ -1,4 +1,4 @@
-"""Reads what an HTTP call carries: path, query, headers and body, within limits. Knows nothing of access and Redis."""
+"""Reads path, query, headers and body of an HTTP call, within limits. Knows nothing of access or Redis."""
 
 import asyncio
 

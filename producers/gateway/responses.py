@@ -1,6 +1,6 @@
 """Responses that are not event streams: JSON bodies, and the HTTP status of each error.
 
-The message of an operator's error goes to the log and not to the caller: it may name hosts and users.
+The message of an error for the operator is logged, not sent to the caller: it may name hosts and users.
 """
 
 import logging

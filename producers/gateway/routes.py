@@ -194,7 +194,7 @@ class EventRoutes:
         return await follow(await self._context.client(), request_id, options)
 
     async def _or_retry(self, request: Request, answer: Callable[[Request], Awaitable[ASGIApp]]) -> ASGIApp:
-        """The answer. An `EventSource` that cannot be served now is told when to reconnect; others get an error."""
+        """The answer. If it fails for now, an `EventSource` gets a time to reconnect; other callers get an error."""
         if request.method == "HEAD":
             return Response(headers=sse.HEADERS)
         is_event_source = "text/event-stream" in request.headers.get("accept", "")

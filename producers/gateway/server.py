@@ -30,7 +30,7 @@ MAX_UNREAD_BYTES = 4 * MAX_BODY_BYTES
 """The rest of a rejected body is read and dropped, so that its sender reads the response; up to this limit."""
 
 SEND_BUFFER_BYTES = 128 * 1024
-"""The kernel's send buffer for one reader. The default grows to megabytes for a reader that takes nothing."""
+"""The kernel's send buffer for one reader. The default grows to megabytes for a reader that reads nothing."""
 
 STOP_S = 10.0
 """How long after the signal readers have to take the rest of their streams."""
@@ -78,12 +78,12 @@ class GatewayProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def pause_writing(self) -> None:
-        """The write buffer is full: starts to watch whether the reader takes anything."""
+        """Called when the write buffer is full: starts to watch whether the reader reads anything."""
         super().pause_writing()
         self._watch_buffer(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
-        """The write buffer has drained."""
+        """Called when the write buffer has drained."""
         self._cancel_stuck_timer()
         super().resume_writing()
 
@@ -94,7 +94,7 @@ class GatewayProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _watch_buffer(self, buffered_bytes: int) -> None:
-        """Drops the connection if its reader takes nothing. Event streams do so themselves, in half the time."""
+        """Drops the connection if its reader reads nothing. Event streams do so themselves, in half the time."""
         gateway = self.config.app
         assert isinstance(gateway, Gateway)  # noqa: S101 - `GatewayServer` serves nothing else
         self._stuck_timer = self.loop.call_later(2 * gateway.limits.write_timeout_s, self._check_buffer, buffered_bytes)

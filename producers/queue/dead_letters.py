@@ -22,9 +22,9 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A request that failed for good, or a job that is no request.
 
     Attributes:
-        id: the id of the job, which is that of the request; any text if somebody else enqueued the job.
+        id: the id of the job, which is that of the request; any text if another program enqueued the job.
         died_at: when it became a dead letter, by the server's clock, ISO 8601, UTC.
-        error: why.
+        error: the reason.
         attempt: the last attempt begun.
         failures: attempts that failed.
         crashes: workers that died or hung while they ran it.
@@ -55,7 +55,7 @@ class DeadLetterContent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LetterStore(Protocol):
-    """What this needs of the store."""
+    """The part of the store that dead letters need."""
 
     async def letters(self, limit: int) -> Sequence[tuple[str, Mapping[str, bytes]]]:
         """The dead letters without their contents, newest first."""
@@ -71,7 +71,7 @@ class LetterStore(Protocol):
 
 
 class RecordStore(Protocol):
-    """What this needs of records."""
+    """The part of the records that dead letters need."""
 
     async def record(self, request_id: str, *fields: str) -> Mapping[str, bytes] | None:
         """Fields of the record; None if there is no record."""
@@ -121,7 +121,7 @@ class DeadLetters:
         Raises:
             UnknownRequest: the list does not contain it.
             RequestRejected: it has no request that can run.
-            StoreError: Redis is unreachable or full, or it refuses; call this again.
+            StoreError: Redis is unreachable or full, or it refuses; the call may be repeated.
         """
         fields = await self._fields(job_id)
         request = await self._request(job_id, fields)
@@ -165,7 +165,7 @@ class DeadLetters:
 
 
 def _carried(envelope: bytes) -> dict[str, Any]:
-    """The request that a job has as its second argument. Anybody may have written the envelope."""
+    """The request that a job has as its second argument. The envelope is untrusted."""
     try:
         carried: Any = decode_job(envelope)["a"][1]
     except (msgspec.MsgspecError, LookupError, TypeError) as error:

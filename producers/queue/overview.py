@@ -62,7 +62,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         entries_per_s: average rate of the last attempt.
         failures: attempts that failed.
         crashes: workers that died or hung while they ran it.
-        why: why it pauses.
+        why: the reason for the pause.
         until: when the next attempt starts, ISO 8601.
     """
 
@@ -136,7 +136,7 @@ class RecordLook(Protocol):
     """What it needs of records and logs."""
 
     async def request_states(self, request_ids: Sequence[str], fields: Sequence[str]) -> list[RequestState]:
-        """What records and logs say of each."""
+        """The state of each in records and logs."""
         ...
 
 
@@ -168,7 +168,7 @@ def overview(seen: scripts.QueueOverview, states: Sequence[RequestState]) -> Ove
 
     Args:
         seen: the queue's part.
-        states: of each of `held(seen)`, in that order.
+        states: those of `held(seen)`, in that order.
     """
     lanes = sorted((_lane(*lane, seen.now_ms) for lane in seen.lanes), key=lambda lane: -lane.oldest_s)
     workers = [found for worker in seen.workers if (found := _worker(*worker)) is not None]

@@ -1,6 +1,6 @@
-"""The queue as producers use it: enqueueing, dead letters, the overview. Records and logs are `producers/store.py`'s.
+"""The queue as producers use it: enqueueing, dead letters, the overview. Records and logs are in `producers/store.py`.
 
-Knows keys and scripts. Knows nothing of what requests contain and of arq.
+Knows keys and scripts. Knows nothing of what requests contain or of arq.
 """
 
 from tailrace.broker import keys, scripts
@@ -15,7 +15,7 @@ class ProducerQueue:
     """The queue and the dead letters of one Redis. Every method raises StoreError.
 
     Args:
-        link: to its Redis; it is used, not closed.
+        link: the link to its Redis; it is used, not closed.
     """
 
     def __init__(self, link: Link) -> None:
@@ -29,18 +29,18 @@ class ProducerQueue:
             lane: as `keys.lane_of` names it.
             envelope: arq's.
             life_ms: how long the envelope lives.
-            since_ms: when the request was submitted, in ms since 1970: by that it has its place.
+            since_ms: when the request was submitted, in ms since 1970; it determines its position.
         """
         await self.link.run(
             scripts.ENQUEUE, request_id, lane=lane or "", envelope=envelope, life_ms=life_ms, since_ms=since_ms
         )
 
     async def unqueue(self, request_id: str, lane: str | None) -> Verdict[UnqueueStatus]:
-        """Takes a request that has ended out of the queue, unless a worker holds it: then that one acknowledges."""
+        """Removes a request that has ended from the queue, unless a worker holds it, which then acknowledges it."""
         return await self.link.run(scripts.UNQUEUE, request_id, lane=lane or "")
 
     async def overview(self, *, lanes_max: int, begun_max: int, workers_max: int) -> QueueOverview:
-        """What waits, what has started, which workers there are, how many requests died."""
+        """Waiting and started requests, workers, and the number of dead requests."""
         limits = {"lanes_max": lanes_max, "begun_max": begun_max, "workers_max": workers_max}
         return await self.link.run(scripts.OVERVIEW, **limits)
 
@@ -66,7 +66,7 @@ class ProducerQueue:
         return {name.decode(): value for name, value in fields.items()} or None
 
     async def drop_letter(self, job_id: str) -> bool:
-        """Takes a dead letter out of the list; False when it was not there."""
+        """Removes a dead letter from the list; False if it was not there."""
         async with self.link.asking():
             async with self.link.redis.pipeline(transaction=True) as pipe:
                 pipe.execute_command("ZREM", keys.DEAD, job_id)

@@ -34,8 +34,8 @@ class SyncClient:
     it with `close`.
 
     Args:
-        url: as of `Client`.
-        options: as of `Client`.
+        url: as for `Client`.
+        options: as for `Client`.
     """
 
     def __init__(self, url: str, options: ClientOptions | None = None) -> None:
@@ -156,7 +156,7 @@ class SyncClient:
 
 
 def _loop() -> LoopThread:
-    """The loop of this process. What a client needs is imported first, here and not in the loop, which others use."""
+    """The loop of this process. Imports what a client needs first: in the loop, imports would delay other clients."""
     import_module("tailrace.producers.parts")
     return loop_of_this_process()
 

@@ -43,7 +43,7 @@ class LoopThread:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
-        except BaseException:  # including KeyboardInterrupt: nothing may go on in the loop that nobody waits for
+        except BaseException:  # including KeyboardInterrupt: nothing may run on in the loop without a caller
             future.cancel()
             raise
 

@@ -10,7 +10,7 @@ from tailrace.schemas.ids import EntryId
 
 
 class PageReader(Protocol):
-    """What this needs of the store."""
+    """The part of the store that this needs."""
 
     async def page(self, request_id: str, first: EntryId, last: EntryId) -> Sequence[RawEntry]:
         """A page of entries from `first` to `last`, both included."""

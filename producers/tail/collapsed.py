@@ -20,7 +20,7 @@ async def collapsed_items(
     Args:
         reader: the store.
         request_id: the request whose log is read.
-        opening: gives where `items` begin; called before the first item.
+        opening: returns where `items` begin; called before the first item.
         items: the tail; closed with this generator.
     """
     state = Collapsed()

@@ -45,7 +45,7 @@ class Collapsed:
         attempt: the current attempt; 0 before the first.
         whole: False if entries of this attempt were lost (`Gap`); then only the outcome is complete.
         waiting: the scheduled retry during the pause before the next attempt; this state will then be discarded.
-        stalled: set while nobody works on the request.
+        stalled: set while no worker works on the request.
         terminal: how the request ended. Before that nothing is final: another attempt may replace it.
     """
 

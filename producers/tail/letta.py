@@ -39,7 +39,7 @@ async def letta_items(
     Args:
         reader: the store.
         request_id: the request whose log is read.
-        opening: gives where `items` begin; called before the first item.
+        opening: returns where `items` begin; called before the first item.
         items: the tail; closed with this generator.
     """
     async with aclosing(items):

@@ -49,7 +49,7 @@ class Tailed(NamedTuple):
 
 
 class Item(Protocol):
-    """What a tail needs to know of its items, in whatever form they are."""
+    """An item of a tail, in any form."""
 
     @property
     def is_terminal(self) -> bool:
@@ -58,20 +58,20 @@ class Item(Protocol):
 
 
 class BoundsReader(Protocol):
-    """What opening a log needs of the store."""
+    """The part of the store that opening a log needs."""
 
     async def log_bounds(self, request_id: str, cursor: EntryId) -> LogBounds | None:
-        """One consistent look at a log; None if there is none."""
+        """One consistent read of a log's bounds; None if there is no log."""
         ...
 
 
 class LogReader(BoundsReader, Protocol):
-    """What a tail needs of the store."""
+    """The part of the store that a tail needs."""
 
     async def read(self, request_id: str, after: EntryId, wait_s: float | None) -> Sequence[RawEntry] | None:
         """The next entries after `after`; waits for them.
 
-        None if none came within about `wait_s`. Empty if it is time to look at the log again: it may be gone or have
+        None if none came within about `wait_s`. Empty if the log's bounds must be read again: it may be gone or have
         been replaced.
         """
         ...
@@ -125,7 +125,7 @@ async def _log_bounds(reader: BoundsReader, request_id: str, cursor: EntryId) ->
 
 
 def tailed(cursor: str | None, raw: bytes, event: ReaderEvent | None) -> Tailed:
-    """The form of an item in which its entry is decoded."""
+    """An item with its decoded entry."""
     return Tailed(cursor, decode_entry(raw) if event is None else event, raw)
 
 
@@ -143,11 +143,11 @@ async def tail(
     Args:
         reader: the store.
         request_id: the request whose log is read.
-        opening: gives what `open_log` returned; called before the first item.
+        opening: returns the result of `open_log`; called before the first item.
         form: makes an item from a cursor and an entry's bytes; for an event of the reader itself, from None, the bytes
             of that event, and the event.
         away_limit_s: how long Redis may be unreachable at a stretch before the tail fails.
-        watch: reports when nobody works on the request.
+        watch: reports when no worker works on the request.
 
     Raises:
         UnknownRequest: the log is gone.
@@ -166,7 +166,7 @@ async def tail(
                 entries = await reader.read(request_id, position, wait_s)
             except StoreUnavailable as error:
                 await outage.log_and_back_off(error)
-                entries = ()  # the server that answers next may have lost entries: look first
+                entries = ()  # the server that answers next may have lost entries: check first
             for entry in entries or ():
                 entry_id, raw = entry
                 attempt, seq = entry_id
@@ -195,7 +195,7 @@ def resumed(position: EntryId, began: RawEntry | None, seen: LogBounds) -> Entry
     Args:
         position: the last entry that the tail has read.
         began: the first entry of that attempt, as the tail has read it.
-        seen: the log now, looked at with `position`.
+        seen: the current bounds of the log, read with `position`.
     """
     if began is not None and seen.beginning is not None and began.raw != seen.beginning.raw:
         return EntryId(position.attempt - 1, _LAST_SEQ)  # another attempt got the same number: read all of it

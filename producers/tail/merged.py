@@ -1,6 +1,6 @@
 """The deltas of one attempt, merged by kind and index; the snapshot and the collapsed view are made from this.
 
-Pure: deltas in, deltas out. Knows nothing of logs, attempts and cursors.
+Pure: deltas in, deltas out. Knows nothing of logs, attempts or cursors.
 """
 
 import msgspec

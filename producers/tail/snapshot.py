@@ -43,7 +43,7 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="messa
 
 
 class SnapshotReader(PageReader, Protocol):
-    """What a snapshot needs of the store."""
+    """The part of the store that a snapshot needs."""
 
     async def log_bounds(self, request_id: str, cursor: EntryId) -> LogBounds | None:
         """One consistent read of a log's bounds; None if there is no log."""

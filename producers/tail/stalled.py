@@ -1,6 +1,6 @@
-"""Reports to a reader that receives nothing when nobody works on its request.
+"""Reports a stalled request: its reader receives nothing, and no worker works on it.
 
-A request that a worker holds is never reported, however long the model is quiet. Knows nothing of Redis.
+A request that a worker holds is never reported, however long the model is silent. Knows nothing of Redis.
 """
 
 import time
@@ -22,9 +22,9 @@ class StallWatch:
     """Watches one request for one reader.
 
     Args:
-        signs: asks what the queue knows of the request; None if it has ended.
-        mend: enqueues the request again when its job is lost.
-        after_s: how long nobody may work on the request before it is reported; the time doubles with each report.
+        signs: returns the state of the request in the queue; None if it has ended.
+        mend: enqueues the request again if its job is lost.
+        after_s: how long the request may have no worker before it is reported; the time doubles with each report.
         clock: monotonic seconds.
     """
 
@@ -46,12 +46,12 @@ class StallWatch:
         self.look_s = after_s * LOOKS_PER_BOUND
 
     async def judge(self, position: EntryId) -> Stalled | None:
-        """The event for a reader that has received nothing for `look_s`, if there is one.
+        """Checks the request of a reader that has received nothing for `look_s`; returns the event to report, if any.
 
         While Redis is unreachable, nothing is reported.
 
         Args:
-            position: the reader's position. If it has moved since the last call, somebody works on the request.
+            position: the reader's position. If it has moved since the last call, a worker works on the request.
         """
         if position != self._position:
             self._position = position

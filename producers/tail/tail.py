@@ -1,4 +1,4 @@
-"""`Tail`, what `client.tail` returns: one pass over the log of a request, in the form that the caller needs."""
+"""`Tail`, which `client.tail` returns: one pass over the log of a request, in the form that the caller needs."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -23,13 +23,13 @@ _Item = TypeVar("_Item", bound=Item)
 
 
 class TailSource(NamedTuple):
-    """What all tails of a client share.
+    """The parts that all tails of a client share.
 
     Attributes:
         fanout: reads the logs.
         mend: enqueues a request again whose job was lost.
         away_limit_s: how long Redis may be unreachable at a stretch before a tail fails.
-        stalled_after_s: how long nobody may work on a request before its tail reports it.
+        stalled_after_s: how long a request may have no worker before its tail reports it.
     """
 
     fanout: Fanout
@@ -102,8 +102,8 @@ class Tail:
 
         Raises:
             TextDiscarded: the text given so far is not part of the answer, because another attempt has begun or
-                entries are lost. Its `cursor` is where the text begins anew. An attempt that gave no text yet is
-                replaced without an error.
+                entries are lost. The text restarts after its `cursor`. An attempt that gave no text yet is replaced
+                without an error.
             RequestFailed: the request failed.
         """
         return text_items(self._open, self._begin(tailed))
@@ -139,7 +139,7 @@ class Tail:
         return self._begin(form)
 
     async def _prepare(self) -> None:
-        """What must be done before the log is looked at."""
+        """Does what is needed before the log is read."""
         check_known_form(self.request_id)
 
     async def _open(self) -> Opening:

@@ -15,8 +15,8 @@ async def text_items(
     """The pieces of text, refusals included.
 
     Args:
-        opening: gives where `items` begin; called before the first item. Text of that attempt before that cursor counts
-            as given.
+        opening: returns where `items` begin; called before the first item. Text of that attempt before that cursor
+            counts as given.
         items: the tail; closed with this generator.
 
     Raises:

@@ -21,7 +21,7 @@ class Caller(NamedTuple):
         tenant: the tenant the caller acts for.
         request_id: the one request a token is for; None for an API key.
         may_cancel: whether the caller may cancel what it may read.
-        is_anyone: the gateway is open, so tenants are not kept apart.
+        is_anyone: whether the gateway is open, so that tenants are not kept apart.
     """
 
     tenant: str | None
@@ -39,7 +39,7 @@ class Authenticator:
 
     Args:
         keys: the API keys; None opens the gateway to anyone.
-        tokens: reads tokens; None when the gateway accepts none.
+        tokens: reads tokens; None if the gateway accepts none.
     """
 
     def __init__(self, keys: KeyFile | None, tokens: TokenSigner | None) -> None:

@@ -17,7 +17,7 @@ class KeyFile:
     """The API keys of a file. Keys can be added and removed without a restart: the file is checked once a second.
 
     Args:
-        path: of the file.
+        path: the path of the file.
 
     Raises:
         SettingsError: the file cannot be read, or contains no key.

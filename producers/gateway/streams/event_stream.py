@@ -31,7 +31,7 @@ PIECE_BYTES = 32 * 1024
 """The largest piece written at once. The write timeout applies to each piece: a frame may be megabytes long."""
 
 StreamEnd = Literal["ended", "left", "slow", "stopped", "broken"]
-"""Why a stream ended: its requests ended, its reader left, its reader took nothing for too long, the gateway stopped,
+"""Why a stream ended: its requests ended, its reader left, its reader read nothing for too long, the gateway stopped,
 or a request could no longer be followed."""
 
 

@@ -28,7 +28,7 @@ _TERMINALS = frozenset(str(kind.__struct_config__.tag).encode() for kind in TERM
 _VERSIONED = frozenset({b"accepted", b"attempt_started"})
 
 FROM_BEGINNING = "-1"
-"""What `after` may be for the beginning of the log, besides being absent."""
+"""Values of `after` for the beginning of the log, besides none."""
 
 
 class FollowOptions(NamedTuple):
@@ -40,7 +40,7 @@ class FollowOptions(NamedTuple):
 
 
 class FrameContent(NamedTuple):
-    """What one frame is made of: the reader's cursor after it (None: unchanged), the event's name, its JSON."""
+    """The content of one frame: the reader's cursor after it (None: unchanged), the event's name, its JSON."""
 
     cursor: str | None
     name: bytes
@@ -63,7 +63,7 @@ def parse_cursor(text: str | None) -> str | None:
 
 
 async def follow(client: Client, request_id: str, options: FollowOptions) -> FrameContents | None:
-    """What a reader has yet to receive of a request; None when it has received the terminal.
+    """The part of a request that a reader has yet to receive; None if it has received the terminal.
 
     A request that Redis has forgotten but the database of outcomes has not is followed from there: a gap if the reader
     has a cursor, a snapshot, the terminal.

@@ -14,7 +14,7 @@ class FrameBuffer:
         limit_bytes: `put_frame` waits while this much is buffered; one frame of each follower may exceed it.
 
     Attributes:
-        write_now: writes a piece without waiting if the connection can take it, and returns whether it did; None where
+        write_now: writes a piece without waiting if the connection can take it, and returns whether it did; None if
             the server offers no such way. With it the writer is woken only when it has to wait for the connection.
     """
 

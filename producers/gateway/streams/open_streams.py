@@ -13,7 +13,7 @@ from tailrace.schemas.errors import LimitExceeded, TailraceError
 from tailrace.telemetry.logging import fields
 
 FULL_RETRY_MS = 5_000
-"""When a reader reconnects that found no place for its stream."""
+"""The time after which a reader reconnects that found no room for its stream."""
 
 _logger = logging.getLogger("tailrace.gateway")
 
@@ -27,7 +27,7 @@ class OpenStreams:
         counts: where ended streams are counted.
 
     Attributes:
-        is_stopping: the gateway stops; no stream may begin.
+        is_stopping: whether the gateway is stopping, so that no stream may begin.
     """
 
     def __init__(self, max_streams: int, limits: StreamLimits, counts: GatewayCounts) -> None:
@@ -42,7 +42,7 @@ class OpenStreams:
 
     @property
     def is_full(self) -> bool:
-        """Whether as many streams are open as may be."""
+        """Whether the maximum of streams is open."""
         return len(self._streams) >= self._max_streams
 
     def check_room(self) -> None:

@@ -1,4 +1,4 @@
-"""Reads of the logs of a cluster: lines of their own to each node, with the interface of `LogLines`.
+"""Reads the logs of a cluster, on separate lines to each node, with the interface of `LogLines`.
 
 A node that hangs delays only its own reads. Knows nothing of tails.
 """
@@ -21,7 +21,7 @@ class ClusterLines:
     """As `LogLines`.
 
     Args:
-        link: to the cluster, with its time limits and errors.
+        link: the link to the cluster, with its time limits and errors.
         nodes: which node has which slots.
     """
 

@@ -1,12 +1,12 @@
 """All tails of a client on three connections: one receives pushes, two read logs (on a cluster: two for each node).
 
-The log is authoritative; pushes are how new entries arrive early. A reader first reads the log. Where the log ends, and
-if the channel was subscribed before that read, the reader goes on with the pushes. It returns to the log when a push is
-missing, which the gapless entry ids show, or when it falls behind the buffer. The last push of a log may be lost and
-no later one shows it, so the ends of quiet logs are checked at intervals, many in one round trip.
+The log is authoritative; pushes are how new entries arrive early. A reader first reads the log. At its end, if
+the channel was subscribed before that read, the reader continues with the pushes. It returns to the log when a push is
+missing, which the gapless entry ids show, or when it falls behind the buffer. If the last push of a log is lost, no
+later one shows it, so the ends of quiet logs are checked at intervals, many in one round trip.
 
-Knows which reader waits for what. `live_log.py` knows how pushes continue a log, `log_tail.py` what entries mean,
-`push_line.py` and `log_lines.py` their connections.
+Knows which reader waits for what. `live_log.py` knows how pushes continue a log, `log_tail.py` what entries mean, and
+`push_line.py` and `log_lines.py` the connections.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class Following(NamedTuple):
     Attributes:
         tails: how many tails are running.
         requests: how many requests they follow.
-        fell_behind: how often a tail was too slow for the pushes so far, and went on from the log.
+        fell_behind: how often a tail was too slow for the pushes so far, and continued from the log.
     """
 
     tails: int
@@ -60,7 +60,7 @@ class Fanout:
     """The tails of one client, in one event loop.
 
     Args:
-        store: its Redis. Its `wait_s` is how long a log may be quiet before its end is checked.
+        store: the client's Redis. Its `wait_s` is how long a log may be quiet before its end is checked.
     """
 
     def __init__(self, store: ProducerStore) -> None:
@@ -104,7 +104,7 @@ class Fanout:
         return Place(self, request_id)
 
     async def log_bounds(self, request_id: str, cursor: EntryId) -> LogBounds | None:
-        """One consistent look at a log; None when there is none."""
+        """One consistent read of a log's bounds; None if there is no log."""
         log, at, began = log_key(request_id).encode(), b"%d-%d" % cursor, b"%d-0" % cursor.attempt
         commands = [
             (b"MULTI",),
@@ -270,7 +270,7 @@ class Fanout:
 
     async def _look(self, quiet: Sequence[tuple[str, Live]]) -> None:
         known = [live.seen for _, live in quiet]
-        # Where a log cannot be read, each of its readers looks for itself and gets the error.
+        # If a log cannot be read, each of its readers reads it and gets the error.
         answers = await self._lines.ends([log_key(request_id).encode() for request_id, _ in quiet])
         for (_, live), seen, answer in zip(quiet, known, answers, strict=True):
             if live.fresh:
@@ -285,7 +285,7 @@ class Fanout:
 
 
 class Place:
-    """The reader of one tail: takes entries from the pushes, and from the log what is missing there."""
+    """The reader of one tail: takes entries from the pushes, and missing ones from the log."""
 
     def __init__(self, fanout: Fanout, request_id: str) -> None:
         self._fanout = fanout
@@ -323,7 +323,7 @@ class Place:
         return True
 
     def wake(self) -> None:
-        """Wakes it, if it waits, to look again."""
+        """Wakes it, if it waits, to read again."""
         self.hand(())
 
     async def read(self, request_id: str, after: EntryId, wait_s: float | None) -> Sequence[RawEntry] | None:
@@ -355,7 +355,7 @@ class Place:
         return ()
 
     async def _from_log(self, live: Live, after: EntryId) -> Sequence[RawEntry]:
-        """The entries in the log. Where it ends, the pushes continue it, if every push since then was received."""
+        """The entries in the log. After its end the pushes continue it, if every push since then was received."""
         hears, epoch, floor = self._fanout.hears(live), live.epoch, live.floor
         entries = await self._fanout.entries_after(self._request_id, after)
         if epoch == live.epoch and floor is live.floor:
@@ -368,7 +368,7 @@ class Place:
         return entries
 
     def _news(self) -> asyncio.Future[Sequence[RawEntry]]:
-        """The next pushed entries after the position; empty if it is time to look, or the time of the read is over."""
+        """The next pushed entries after the position; empty if the log must be read or the wait is over."""
         if self._fanout.ended is not None:
             raise self._fanout.ended.with_context()
         self._waiter = self._loop.create_future()

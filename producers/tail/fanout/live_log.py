@@ -1,6 +1,6 @@
-"""The newest entries of one log, as they are pushed: handed to waiting readers, and buffered within bounds for others.
+"""The newest entries of one log, as they are pushed: passed to waiting readers, and buffered within bounds for others.
 
-Pure: no clock, no socket, no task. For a position it gives the entries after it, or says that the log must be read.
+Pure: no clock, no socket, no task. For a position it returns the entries after it, or that the log must be read.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Reader(Protocol):
         ...
 
     def wake(self) -> None:
-        """Wakes it, if it waits, to look again."""
+        """Wakes it, if it waits, to read again."""
         ...
 
     def tick(self) -> None:
@@ -40,7 +40,7 @@ class Live:
 
     Attributes:
         readers: the readers of the log; the fanout adds and removes them.
-        epoch: grows whenever readers must look at the log again.
+        epoch: grows whenever readers must check the log again.
         fresh: whether anything was pushed since this was last set to False.
     """
 
@@ -89,7 +89,7 @@ class Live:
         """Takes pushed entries that follow one another from `<attempt>-<seq>` on, and passes them to the readers.
 
         Entries that do not follow `seen` begin a new run: a reader before it reads the missing ones from the log. Each
-        attempt begins a new run, since a push does not tell where the attempt before it ended.
+        attempt begins a new run, since a push does not show where the attempt before it ended.
         """
         self.fresh = True
         seen = self.seen

@@ -19,7 +19,7 @@ LINES = 2
 """Connections. The second one works while the first waits for a long reply."""
 
 ENTRIES_AT_ONCE = 4_000
-"""Entries that one round trip may return at most: bounds memory, and how long Redis is busy with it."""
+"""The most entries that one round trip may return: bounds memory, and how long Redis is busy with it."""
 
 
 class _Question(NamedTuple):
@@ -33,7 +33,7 @@ class LogLines:
     """At most `LINES` connections to one server, opened when needed.
 
     Args:
-        link: to the server, with its time limits and errors.
+        link: the link to the server, with its time limits and errors.
         node: the node of a cluster to connect to.
     """
 

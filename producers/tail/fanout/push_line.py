@@ -1,6 +1,6 @@
 """The one connection on which a client receives pushes: subscribed to the wanted channels, reopened when it is lost.
 
-Knows channels and connections. Knows nothing of what a push contains and which readers it is for.
+Knows channels and connections. Knows nothing of what a push contains or which readers it is for.
 """
 
 import asyncio
@@ -23,18 +23,18 @@ _PING_S = 5.0
 
 
 class Listener(Protocol):
-    """What a push line calls."""
+    """Receives the events of a push line."""
 
     def pushes_received(self, messages: Sequence[bytes]) -> None:
-        """Messages have come, in this order."""
+        """Called when messages have arrived, in this order."""
         ...
 
     def shard_subscribed(self, number: int) -> None:
-        """From now on all pushes of this shard come, until the connection is lost."""
+        """Called when all further pushes of this shard will arrive, until the connection is lost."""
         ...
 
     def push_line_lost(self, refusal: StoreRefused | None) -> None:
-        """The connection is lost; with `refusal` if Redis does not allow the subscription."""
+        """Called when the connection is lost; with `refusal` if Redis does not allow the subscription."""
         ...
 
 
@@ -42,8 +42,8 @@ class PushLine:
     """Receives pushes for one client, in one event loop.
 
     Args:
-        link: to the server, with its time limits and errors.
-        listener: is called with what comes.
+        link: the link to the server, with its time limits and errors.
+        listener: receives the events.
     """
 
     def __init__(self, link: Link, listener: Listener) -> None:
@@ -57,19 +57,19 @@ class PushLine:
         self._is_connected = False
 
     def follow_shard(self, shard: int) -> None:
-        """One more request of this shard is followed."""
+        """Counts one more followed request of this shard."""
         self._wanted[shard] = self._wanted.get(shard, 0) + 1
         self._changed.set()
 
     def unfollow_shard(self, shard: int) -> None:
-        """One request less of this shard is followed."""
+        """Counts one followed request of this shard less."""
         self._wanted[shard] -= 1
         if not self._wanted[shard]:
             del self._wanted[shard]
             self._changed.set()
 
     def is_subscribed(self, shard: int) -> bool:
-        """Whether all pushes of this shard come."""
+        """Whether all pushes of this shard arrive."""
         return shard in self._subscribed
 
     async def run(self) -> None:
@@ -116,7 +116,7 @@ class PushLine:
             await connection.disconnect(nowait=True)
 
     def _receive(self, replies: Sequence[Any]) -> None:
-        """Takes all that one read has brought."""
+        """Processes the replies of one read."""
         self._is_alive = True
         messages: list[bytes] = []
         for reply in replies:
@@ -124,7 +124,7 @@ class PushLine:
                 case [b"message", _, message]:
                     messages.append(message)
                 case [(b"subscribe" | b"unsubscribe") as kind, channel, _]:
-                    if messages:  # they came before the subscription that is confirmed here
+                    if messages:  # they arrived before the subscription that is confirmed here
                         self._listener.pushes_received(messages)
                         messages = []
                     self._confirmed(kind, channel)
@@ -143,7 +143,7 @@ class PushLine:
     async def _steer(self, connection: AbstractConnection, wire: PushWire) -> None:
         """Subscribes to the wanted shards, and to no others, while the connection is open.
 
-        Closes a connection on which nothing comes any more, not even the reply to a PING.
+        Closes a connection on which nothing arrives any more, not even the reply to a PING.
         """
         subscribed: set[int] = set()
         self._is_alive = True

@@ -1,6 +1,6 @@
 """The connection on which pushes arrive: all messages of one read are passed on together.
 
-Knows nothing of channels and of what a message contains.
+Knows nothing of channels or of what a message contains.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from tailrace.broker.errors import reply_error
 from tailrace.broker.wire import Wire
 
 LARGE_READ_BYTES = 64 * 1024
-"""A reader that gets so much in one read is behind: some 10 ms at 100,000 small deltas a second."""
+"""A reader that gets this much in one read is behind: some 10 ms at 100,000 small deltas a second."""
 
 HOLD_BYTES = 4 * 1024 * 1024
 HOLD_S = 0.02
@@ -28,7 +28,7 @@ class PushWire(Wire):
         received: is called with what Redis sends, in its order.
 
     Attributes:
-        lost: done with the reason as soon as the connection is of no more use: lost, or Redis has refused something.
+        lost: done with the reason as soon as the connection can no longer be used: lost, or Redis refused something.
     """
 
     def __init__(self, received: Callable[[Sequence[Any]], None]) -> None:
@@ -58,7 +58,7 @@ class PushWire(Wire):
             self.write(commands)
 
     def take(self, size: int) -> None:
-        """Passes on what has come, or holds it for a while."""
+        """Passes on what has arrived, or holds it for a while."""
         self._held_bytes += size
         if size < LARGE_READ_BYTES or self._held_bytes >= HOLD_BYTES:
             self._pass_on()
