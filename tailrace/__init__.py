@@ -110,7 +110,7 @@ _MODULES = {
     "schemas.results": "Stored",
     "schemas.settings": "Settings",
 }
-"""Where each name is."""
+"""The module of each name."""
 
 # fmt: off
 __all__ = [  # a literal, for type checkers

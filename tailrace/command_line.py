@@ -1,4 +1,4 @@
-"""What all commands share: help with an example, and errors on one line. Knows no command and imports nothing slow."""
+"""Shared by all commands: help with an example, and errors on one line. Knows no command and imports nothing slow."""
 
 import argparse
 import sys

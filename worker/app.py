@@ -47,7 +47,7 @@ async def run_worker(
     """Runs a worker in this process until it has drained.
 
     Args:
-        settings: of this process.
+        settings: those of this process.
         environment: has the variables of the model's server (`OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OPENAI_ORG_ID`) and
             of OpenTelemetry.
         ready: called before the first claim.
@@ -90,7 +90,7 @@ async def run_fleet(settings: Settings, environment: Mapping[str, str], command:
     """Runs several worker processes under this one, until a signal has ended them all.
 
     Args:
-        settings: of all processes.
+        settings: those of all processes.
         environment: as for `run_worker`.
         command: the command line of each process.
         size: the number of processes.

@@ -1,4 +1,4 @@
-"""The commands `tailrace worker` and `tailrace replay`: read arguments and environment, and start what they name."""
+"""The commands `tailrace worker` and `tailrace replay`: read arguments and environment, and start the program."""
 
 import argparse
 import asyncio
@@ -131,7 +131,7 @@ def _check(settings: Settings) -> int:
 
 
 async def _read_health(url: str) -> bytes | None:
-    """What a worker has written as a sign of life within the last minute or so; None if no worker has."""
+    """The health check that a worker has written within the last minute or so; None if no worker has."""
     async with Redis.from_pool(blocking_pool(url, 1, reply_s=REPLY_TIMEOUT_S)) as redis, asking(redis):
         return await redis.get(HEALTH)
 

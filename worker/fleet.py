@@ -18,7 +18,7 @@ from tailrace.broker.backoff import Backoff
 from tailrace.telemetry.logging import fields
 
 STABLE_S = 30.0
-"""A child that ran for so long started properly: its death counts as a first one, and the backoff starts again."""
+"""A child that ran for this long started properly: its death counts as a first one, and the backoff starts again."""
 
 METRICS_PIPE = "--metrics-pipe"
 """The option of a child with the file descriptor of its pipe to the parent."""
@@ -37,11 +37,11 @@ class MetricsReceiver(Protocol):
     """Receives the lines that children send. A child and its replacement have the same place in the fleet."""
 
     def receive_line(self, place: int, line: bytes) -> None:
-        """A child has sent a line."""
+        """Called when a child has sent a line."""
         ...
 
     def process_ended(self, place: int) -> None:
-        """The child in this place has ended, and its pipe has been read."""
+        """Called when the child in this place has ended and its pipe has been read."""
         ...
 
 

@@ -76,10 +76,10 @@ class OpenAIStreamingInterface:
         self._outcome: Outcome | None = None
 
     async def process(self, stream: "AsyncStream[ChatCompletionChunk]") -> AsyncGenerator[dict[str, Any], None]:
-        """Yields messages in the Letta form as the chunks come.
+        """Yields messages in the Letta form as the chunks arrive.
 
-        The stream is always closed. What was still held back when it ended or failed is yielded before the generator
-        ends or raises.
+        The stream is always closed. Text that was still held back when it ended or failed is yielded before the
+        generator ends or raises.
 
         Args:
             stream: the result of `client.chat.completions.create(..., stream=True)`.
@@ -96,7 +96,7 @@ class OpenAIStreamingInterface:
                 async for chunk in stream:
                     for message in _messages(view, self._interface.feed(_plain(chunk), self._ms_since(began_s))):
                         yield message
-            except Exception as failure:  # raised again once everything that was held back is shown
+            except Exception as failure:  # raised again after the held-back text is yielded
                 error = ErrorInfo("upstream_error", str(failure) or type(failure).__name__, "provider")
                 for message in _messages(view, self._interface.drain(self._ms_since(began_s))):
                     yield message
@@ -144,7 +144,7 @@ class OpenAIStreamingInterface:
 
     @property
     def model(self) -> str | None:
-        """The model's name, as the server gives it."""
+        """The model's name, as sent by the server."""
         return self._interface.model
 
     @property

@@ -39,9 +39,9 @@ def make_publisher(settings: Settings, redis: Redis, counts: Counts) -> Publishe
     """The publisher: one per process, or one per node of a cluster.
 
     Args:
-        settings: of this process.
+        settings: those of this process.
         redis: the client of the Redis with the logs; on a cluster, its map of nodes is shared with the publisher.
-        counts: of this process.
+        counts: those of this process.
     """
 
     def new_publisher(cluster: ClusterNode | None = None) -> Publisher:
@@ -70,7 +70,7 @@ def make_upstream(settings: Settings, environment: Mapping[str, str], counts: Co
 
 
 def make_traces(settings: Settings, environment: Mapping[str, str], base_url: str) -> Traces:
-    """OpenTelemetry traces where the environment names an endpoint, otherwise traces that keep nothing.
+    """OpenTelemetry traces if the environment names an endpoint, otherwise none.
 
     Raises:
         SettingsError: the extra `otel` is not installed, or the environment asks for an unsupported protocol.
@@ -108,7 +108,7 @@ async def check_redis(redis: Redis, setting: str) -> None:
     """Checks that a Redis answers, accepts writes and runs scripts. Logs a warning if it may evict keys.
 
     Args:
-        redis: a client of it.
+        redis: a client of that Redis.
         setting: the name of the setting that has the URL, for messages.
 
     Raises:
@@ -119,7 +119,7 @@ async def check_redis(redis: Redis, setting: str) -> None:
     place = client_place(redis)
     try:
         async with asking(redis):
-            # Writes nothing, because there is no such log; Redis still refuses it where it refuses writes.
+            # Writes nothing, because there is no such log; Redis still refuses it if it refuses writes.
             await redis.xadd(log_key(_CHECKED_ID), {ENTRY_FIELD: ""}, nomkstream=True)
             await Store(redis, patience_s=0).release(_CHECKED_ID, 0, "")
             policy = await _eviction_policy(redis)
@@ -137,7 +137,7 @@ async def check_redis(redis: Redis, setting: str) -> None:
 
 
 async def _eviction_policy(redis: Redis) -> str | None:
-    """Its `maxmemory_policy`; None if the user may not run INFO. Raises StoreRefused for a node of a cluster."""
+    """The server's `maxmemory_policy`; None if the user may not run INFO. Raises StoreRefused for a cluster node."""
     try:
         info = await redis.info("memory", "cluster")
     except ResponseError:

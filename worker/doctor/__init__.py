@@ -1,1 +1,1 @@
-"""`tailrace doctor`: checks what a worker depends on and says what to do."""
+"""`tailrace doctor`: checks what a worker depends on and gives advice."""

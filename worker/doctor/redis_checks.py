@@ -21,7 +21,7 @@ class Finding(NamedTuple):
 
     Attributes:
         check: the name of the check.
-        level: `failed` if requests cannot run or may be lost, `warning` if something should be known, otherwise `ok`.
+        level: `failed` if requests cannot run or may be lost, `warning` for anything else to act on, otherwise `ok`.
         found: what was found.
         advice: what to do; empty for `ok`.
     """
@@ -49,7 +49,7 @@ def check_version(info: Info) -> Finding:
 
 
 def check_role(info: Info) -> Finding:
-    """Whether it is a primary."""
+    """Whether the server is a primary."""
     if info.get("role") == "master":
         return Finding("role", "ok", f"primary with {info.get('connected_slaves', 0)} replicas")
     return Finding("role", "failed", "a read-only replica", "put the primary, or its Sentinels, into the URL")
@@ -84,7 +84,7 @@ def check_coverage(uncovered: int) -> Finding:
 
 
 def check_eviction(info: Info) -> Finding:
-    """Whether it may evict the logs of running requests."""
+    """Whether the server may evict the logs of running requests."""
     policy = info.get("maxmemory_policy")
     if policy == "noeviction":
         return Finding("eviction", "ok", "noeviction")
@@ -93,7 +93,7 @@ def check_eviction(info: Info) -> Finding:
 
 
 def check_memory(info: Info) -> Finding:
-    """How full it is."""
+    """How much of its memory the server uses."""
     used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     if not most:
         advice = "set maxmemory below the memory of the machine: without a limit the kernel may kill the server"
@@ -131,7 +131,7 @@ def check_clock(skew_s: float, within_s: float) -> Finding:
 
     Args:
         skew_s: the time of the server minus the local time.
-        within_s: the error of that: half a round trip.
+        within_s: the error of that difference: half a round trip.
     """
     found = f"differs by {skew_s:+.3f} s (to within {within_s:.3f} s)"
     if abs(skew_s) - within_s <= SKEW_MAX_S:

@@ -1,1 +1,1 @@
-"""What a worker tells operators: counts, metrics, traces, log events, reports."""
+"""What a worker reports to operators: counts, metrics, traces, log events and reports."""

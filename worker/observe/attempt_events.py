@@ -1,6 +1,6 @@
 """The events of an attempt, and the interface of their subscribers.
 
-Owns the list of events. Knows nothing of metrics, traces or log lines: these are its subscribers.
+Owns the list of events. Knows nothing of its subscribers: metrics, traces and log lines.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class AttemptStart(NamedTuple):
         why: what caused it: `first`, `retry`, `lease_expired`, `drained`.
         request: the request, None if it cannot be decoded.
         submitted_ms: when the request was submitted, in milliseconds since 1970 by the clock of Redis.
-        started_ms: when the attempt started, likewise.
+        started_ms: when the attempt started, in the same form.
     """
 
     request_id: str
@@ -36,7 +36,7 @@ class AttemptStart(NamedTuple):
 
 
 class AttemptSubscriber:
-    """Receives the events of one attempt; it is made when the attempt starts. These methods do nothing.
+    """Receives the events of one attempt; made when the attempt starts. The methods of this base class do nothing.
 
     There is no event for a delta: subscribers must cost nothing on its path.
     """
@@ -51,12 +51,12 @@ class AttemptSubscriber:
         """Reading the answer has ended.
 
         Args:
-            end: how, a value of `AttemptEnd`.
+            end: how it ended, a value of `AttemptEnd`.
             code: the error's code if it failed.
         """
 
     def failed(self, code: str, why: str, retry_in_s: float | None) -> None:
-        """The attempt has failed, and whether another one follows is decided.
+        """The attempt has failed, and it is decided whether another one follows.
 
         Args:
             code: the error's code.
@@ -71,7 +71,7 @@ class AttemptSubscriber:
         """The outcome has been persisted: the request has ended, `ms` milliseconds after the start of the attempt."""
 
     def finish_refused(self, status: str) -> None:
-        """Redis has refused the outcome, for the reason that the script's status gives."""
+        """Redis has refused the outcome; `status` is the script's, and gives the reason."""
 
     def released(self, status: str) -> None:
         """The request has been handed back unfinished; `status` is the script's."""

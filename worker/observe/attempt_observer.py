@@ -27,7 +27,7 @@ class AttemptObserver(AttemptSubscriber):
         self.deltas = counts.deltas
 
     def upstream_asked(self) -> None:
-        """Passes it on, as all methods do."""
+        """Passes the event on, as all methods do."""
         for subscriber in self._subscribers:
             subscriber.upstream_asked()
 
@@ -69,7 +69,7 @@ class AttemptObservers:
 
     Args:
         counts: the metrics of the process.
-        traces: where traces go.
+        traces: receives the traces.
     """
 
     def __init__(self, counts: Counts | None = None, traces: Traces | None = None) -> None:
@@ -87,8 +87,8 @@ class AttemptObservers:
         Args:
             request_id: the request.
             code: the error's code.
-            status: what the script has answered.
-            ended: whether the request has ended by this.
+            status: the status that the script returned.
+            ended: whether this ended the request.
         """
         log_event("request_given_up", request_id, code=code, status=status)
         if ended:

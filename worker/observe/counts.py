@@ -1,4 +1,4 @@
-"""What a worker process counts. Each part of the worker adds to these; `telemetry/metrics.py` says what each means."""
+"""The counts of a worker process. Each part of the worker adds to them; `telemetry/metrics.py` defines each."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Metrics of a fleet: each child sends its samples to the parent over a pipe, and the parent serves those of all.
+"""Metrics of a fleet: each child sends its samples to the parent over a pipe, and the parent serves all samples.
 
 When a child dies, its counts are kept and added to those of its replacement, so that no counter ever decreases. Counts
 from the last second of a killed child are lost. Knows nothing of HTTP.
@@ -21,7 +21,7 @@ from tailrace.telemetry.metric_samples import (
 
 SEND_S = 1.0
 SILENT_S = 10.0
-"""A child that has sent nothing for so long hangs, or has not started."""
+"""A child that has sent nothing for this long hangs, or has not started."""
 
 
 class MetricsPipe:
@@ -59,7 +59,7 @@ class MetricsPipe:
 
 
 class FleetMetrics:
-    """The samples that each child has sent last, by its place in the fleet."""
+    """The last samples of each child, by its place in the fleet."""
 
     def __init__(self) -> None:
         self._earlier: dict[int, list[MetricSample]] = {}
@@ -67,7 +67,7 @@ class FleetMetrics:
         self._received_at: dict[int, float] = {}
 
     def receive_line(self, place: int, line: bytes) -> None:
-        """Takes one line of a child's pipe. A line that holds no samples is ignored."""
+        """Takes one line of a child's pipe. A line without samples is ignored."""
         try:
             self._current[place] = decode_samples(line)
         except ValueError:

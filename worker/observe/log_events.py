@@ -17,9 +17,9 @@ def log_event(event: str, request_id: str, /, *, level: int = logging.INFO, **mo
     """Logs an event of a request.
 
     Args:
-        event: its name in snake_case, a literal; docs/logging.md lists all.
+        event: its name in snake_case, a literal; docs/logging.md lists all names.
         request_id: the request.
-        level: of `logging`.
+        level: a level of `logging`.
         more: further fields; those that are None are left out.
     """
     if _logger.isEnabledFor(level):

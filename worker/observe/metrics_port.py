@@ -1,7 +1,7 @@
-"""A port that answers `GET` and `HEAD` of a few paths. Knows nothing of what the pages say.
+"""A port that answers `GET` and `HEAD` of a few paths. Knows nothing of the contents of the pages.
 
-It serves one request per connection, with a limit of size and time, and without a thread: a page is made in the event
-loop, where the counts are. Anybody who reaches the port is answered, so it must not be public.
+It serves one request per connection, with limits of size and time, and without a thread: a page is made in the event
+loop, where the counts are. There is no authentication, so the port must not be public.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ class Page(NamedTuple):
 
 
 Pages = Mapping[str, Callable[[str], Awaitable[Page]]]
-"""By path, what makes its page from the `Accept` header of a request."""
+"""The function for each path that makes its page from the `Accept` header of a request."""
 
 
 @asynccontextmanager
 async def serve_pages(host: str, number: int, pages: Pages) -> AsyncGenerator[int]:
-    """Serves the pages inside the context. Gives the number of the port, which is a free one for 0.
+    """Serves the pages inside the context. Yields the number of the port; for 0 a free port is used.
 
     Raises:
         SettingsError: the address cannot be used.

@@ -1,7 +1,7 @@
 """Traces and metrics for OpenTelemetry: a span for each request, its wait, each attempt and each call of the model.
 
 Owns their names, which are those of the semantic conventions for generative AI
-(open-telemetry/semantic-conventions-genai, in development); our own begin with `tailrace.`. The one module that imports
+(open-telemetry/semantic-conventions-genai, in development); our own begin with `tailrace.`. Only this module imports
 OpenTelemetry. Texts of a request are sent only if the settings ask for them. Nothing is done for a delta. OpenTelemetry
 exports in a thread of its own, configured by its `OTEL_*` variables.
 """
@@ -53,8 +53,8 @@ class OtelTraces:
     """Spans and metrics of a process.
 
     Args:
-        environment: of the process. OpenTelemetry reads it itself, except for what is looked up here.
-        base_url: of the model's server.
+        environment: that of the process. OpenTelemetry reads it too; this class reads only a few variables.
+        base_url: the URL of the model's server.
         content: whether the texts of requests and answers are sent.
     """
 
@@ -91,7 +91,7 @@ class OtelTraces:
         return _AttemptTrace(self, _RequestTrace(self, start), start)
 
     async def close(self) -> None:
-        """Sends what is buffered, for at most `CLOSE_S`: a collector that does not answer must not keep a worker."""
+        """Sends what is buffered, for at most `CLOSE_S`: a collector that does not answer must not delay a worker."""
         loop = asyncio.get_running_loop()
         sent = loop.create_future()
 
@@ -105,11 +105,11 @@ class OtelTraces:
         await asyncio.wait({sent}, timeout=CLOSE_S)
 
     def samples(self, parent: Context, trace_id: int) -> bool:
-        """Whether a request is recorded: as the trace of its submit is, or by `OTEL_TRACES_SAMPLER` without one."""
+        """Whether a request is recorded: decided by the trace of its submit, or else by `OTEL_TRACES_SAMPLER`."""
         return self._spans.sampler.should_sample(parent, trace_id, "tailrace.request").decision.is_sampled()
 
     def span_with_ids(self, name: str, parent: Context, ids: tuple[int, int], **more: Any) -> Span:
-        """A span with the given trace id and span id, to which other spans refer already."""
+        """A span with the given trace id and span id, which other spans already refer to."""
         self._ids.given = ids
         try:
             return self.tracer.start_span(name, context=parent, **more)

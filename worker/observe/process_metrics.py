@@ -22,13 +22,13 @@ _logger = logging.getLogger("tailrace.worker")
 async def publish_process_metrics(
     settings: Settings, redis: Redis, metric_samples: Callable[[], list[MetricSample]], pipe: int | None
 ) -> AsyncGenerator[None]:
-    """Inside the context, the metrics of this process go to its parent, or are served where the settings name a port.
+    """Inside the context, the metrics of this process go to its parent, or are served if the settings name a port.
 
     Args:
-        settings: of this process.
+        settings: those of this process.
         redis: a client of the Redis with the queue.
         metric_samples: returns the samples of this process.
-        pipe: the file descriptor of the pipe to the parent; None where there is no parent.
+        pipe: the file descriptor of the pipe to the parent; None if there is no parent.
 
     Raises:
         SettingsError: the address cannot be used.
@@ -56,7 +56,7 @@ async def serve_metrics(
     """Inside the context, `/metrics` and `/healthz` are served, if the settings name a port.
 
     Args:
-        settings: of this process.
+        settings: those of this process.
         redis: a client of the Redis with the queue, whose metrics are added.
         metric_samples: returns the samples of all processes of this worker, with the label `process`.
         is_healthy: whether all processes run and respond.

@@ -1,7 +1,7 @@
-"""Metrics of the queue: what waits and for how long, who works on it, the memory of Redis. Read when they are scraped.
+"""Metrics of the queue: waiting requests and their age, workers, the memory of Redis. Read when they are scraped.
 
-However often they are scraped, Redis is asked at most once in `FRESH_S`. If it does not answer, a scrape is delayed by
-at most `ANSWER_S`.
+However often they are scraped, Redis is queried at most once per `FRESH_S`. If it does not answer, a scrape is delayed
+by at most `ANSWER_S`.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ ANSWER_S = 2.0
 LANES_MAX = 1_000
 WORKERS_MAX = 1_000
 SILENT_MS = 15_000
-"""A worker that has not reported for so long is not counted (`producers/queue/overview.py` calls it silent)."""
+"""A worker that has not reported for this long is not counted (`producers/queue/overview.py` calls it silent)."""
 
 PRIORITIES = ("high", "normal", "low")
 
@@ -31,7 +31,7 @@ class QueueMetrics:
     """Metrics of the queue in one Redis.
 
     Args:
-        redis: a client of it; it is not closed here.
+        redis: a client of that Redis; it is not closed here.
     """
 
     def __init__(self, redis: Redis) -> None:

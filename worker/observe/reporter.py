@@ -1,4 +1,4 @@
-"""Reports the state of a worker process to Redis, for `tailrace stats` and `tailrace top`. Knows no jobs or leases."""
+"""Reports the state of a worker to Redis, for `tailrace stats` and `tailrace top`. Knows nothing of jobs or leases."""
 
 import asyncio
 import os

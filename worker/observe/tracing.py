@@ -1,4 +1,4 @@
-"""Where traces of attempts go. `otel.py` sends them to OpenTelemetry; without it there are none."""
+"""The interface for traces of attempts. `otel.py` sends them to OpenTelemetry; without it there are none."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ from tailrace.worker.observe.attempt_events import AttemptStart, AttemptSubscrib
 
 
 class Traces(Protocol):
-    """Where traces go."""
+    """Receives traces."""
 
     def attempt(self, start: AttemptStart) -> AttemptSubscriber:
         """Begins the trace of an attempt."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tailrace.worker.results.database import Database
 
 MIGRATE_TIMEOUT_S = 600.0
-"""Building an index on a large table takes long."""
+"""Building an index on a large table takes a long time."""
 
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
@@ -82,7 +82,7 @@ def sink(argv: Sequence[str]) -> int:
 
 
 async def _check(settings: Settings) -> None:
-    """The health check of a sink. Raises a TailraceError that says what is missing."""
+    """The health check of a sink. Raises a TailraceError that names what is missing."""
     from tailrace.broker.clients import asking
     from tailrace.worker.wiring import redis_client
 

@@ -38,7 +38,7 @@ class Refused(NamedTuple):
 
 
 class _RowError(Exception):
-    """The database works, and cannot accept a row."""
+    """The database works, but cannot accept a row."""
 
 
 class Database:
@@ -94,7 +94,7 @@ class Database:
         """Creates the tables or updates them.
 
         Args:
-            within_s: the time limit in place of that of a batch.
+            within_s: the time limit, instead of that of a batch.
 
         Returns:
             The version before and after.
@@ -193,7 +193,7 @@ class Database:
 
 
 def _newest_wins(insert: Any) -> Any:
-    """An insert that replaces an existing row, unless that is of a later run or of a later attempt of the same run."""
+    """An insert that replaces an existing row, unless the row is of a later run or a later attempt of the same run."""
     new, old = insert.excluded, results.c
     newer = or_(
         new.submitted_at > old.submitted_at,
@@ -238,5 +238,5 @@ def _keep_a_write_ahead_log(connection: Any, record: object) -> None:
 
 
 def _begin_at_once(connection: Any) -> None:
-    """Takes the write lock at the begin: a transaction that reads first may be refused the lock later."""
+    """Takes the write lock at BEGIN: a transaction that reads first may be refused the lock later."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")

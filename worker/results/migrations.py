@@ -1,6 +1,6 @@
 """Creates the tables and updates older ones: numbered SQL files, each applied once, in order.
 
-Several processes may migrate at once: the second waits for the first, and has nothing left to do.
+Several processes may migrate at once: the second waits for the first and then has nothing left to do.
 """
 
 import re

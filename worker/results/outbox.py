@@ -1,6 +1,6 @@
 """The outbox: requests that have ended and are not in the database yet. All sinks read this Redis stream as one group.
 
-An entry that a sink has taken and not settled is given out again after a while. This module retries nothing; every
+An entry that a sink has taken and not settled is delivered again after a while. This module retries nothing; every
 method raises StoreError if Redis fails.
 """
 
@@ -53,7 +53,7 @@ class Found(NamedTuple):
     Attributes:
         outcomes: those that can be written.
         refused: those whose record cannot be read.
-        gone: requests without a record; a job that never was a request has none either.
+        gone: requests without a record, and jobs that never were requests.
     """
 
     outcomes: list[Stored]
@@ -75,7 +75,7 @@ class OutcomeOutbox:
     Args:
         queue: a client of the Redis with the queue; its time limit must be longer than `BLOCK_S`.
         records: a client of the Redis with the records.
-        claim_s: how long an entry may be taken and not settled before it is given out again.
+        claim_s: how long an entry may be taken and not settled before it is delivered again.
     """
 
     def __init__(self, queue: Redis, records: Redis, *, claim_s: float) -> None:
@@ -168,7 +168,7 @@ class OutcomeOutbox:
     async def settle(self, taken: Sequence[Taken], written: Sequence[Outcome], refused: Sequence[Refused]) -> None:
         """Removes entries from the outbox that are in the database or never will be, and lets their records expire.
 
-        The entries go last, so a call that was interrupted can be repeated.
+        The entries are removed last, so a call that was interrupted can be repeated.
         """
         for first in range(0, len(written), _SETTLED_AT_ONCE):
             outcomes = written[first : first + _SETTLED_AT_ONCE]
@@ -188,7 +188,7 @@ class OutcomeOutbox:
         await self._ask(remove)
 
     async def waiting(self) -> Waiting:
-        """How much waits."""
+        """The number and the age of the entries that wait."""
 
         async def count() -> list[Any]:
             async with self._queue.pipeline(transaction=False) as together:

@@ -24,7 +24,7 @@ async def run_sink(settings: Settings, queue: Redis, records: Redis, outbox_stat
     """Inside the context, outcomes are written to the database, if the settings name one.
 
     Args:
-        settings: of this process.
+        settings: those of this process.
         queue: a client of the Redis with the queue.
         records: a client of the Redis with the records.
         outbox_state: is set to whether there is an outbox.

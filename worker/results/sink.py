@@ -1,6 +1,6 @@
 """The sink: takes outcomes from the outbox, writes them into the database, and removes them from the outbox after that.
 
-If Redis or the database is unavailable it retries with backoff and logs that once. Knows no Redis commands and no SQL.
+If Redis or the database is unavailable, it retries with backoff and logs that once. Knows no Redis commands and no SQL.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ LOG_S = 10.0
 """The shortest time between two log lines about outcomes that were written."""
 
 CLAIMS_PER_TIMEOUT = 3
-"""A taken entry is given out again after so many time limits of a batch. A sink that takes longer has died or hangs."""
+"""A taken entry is delivered again after this many time limits of a batch: a slower sink has died or hangs."""
 
 _logger = logging.getLogger("tailrace.sink")
 
@@ -36,7 +36,7 @@ class Sink:
     Args:
         outbox: has the outcomes that wait.
         database: where they are written.
-        unsettled_s: how often it looks for entries that other sinks have taken and not settled.
+        unsettled_s: how often it checks for entries that other sinks have taken and not settled.
 
     Attributes:
         written: how many outcomes it has written.
@@ -56,7 +56,7 @@ class Sink:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Writes until it is stopped. A bug is logged, and `run` goes on after a pause."""
+        """Writes until it is stopped. A bug is logged, and `run` continues after a pause."""
         while not self._stopping.is_set():
             try:
                 await self._run()
@@ -134,7 +134,7 @@ class Sink:
         return self._stopping.is_set()
 
     async def _unless_stopped(self, work: Awaitable[_T]) -> _T | None:
-        """The result of the work; None if the sink is stopped first. Entries it has taken are given out again later."""
+        """The result of the work; None if the sink is stopped first. Entries it has taken are delivered again later."""
         working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
