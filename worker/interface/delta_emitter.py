@@ -1,6 +1,6 @@
 """Makes deltas from pieces of text: numbers the messages, merges neighbours and joins the texts of the outcome.
 
-Knows nothing of chunks and JSON. The pieces added between two calls of `take_deltas` become as few deltas as possible:
+Knows nothing of chunks or JSON. The pieces added between two calls of `take_deltas` become as few deltas as possible:
 neighbours of the same kind and the same call are one delta.
 """
 
@@ -21,7 +21,7 @@ class _Kind(Enum):
 
 
 class _Piece(msgspec.Struct, frozen=True, gc=False):
-    """Neighbouring texts of one kind. `call` and `source` are set where the kind has one."""
+    """Neighbouring texts of one kind. `call` and `source` are set if the kind has one."""
 
     kind: _Kind
     texts: list[str]
@@ -51,7 +51,7 @@ class DeltaEmitter:
         self._index = -1
         self._type: type[Delta] | None = None
         self._source: ReasoningSource | None = None
-        # By call. Text of no call is kept with the last call that had text, so that sequential calls stay in order.
+        # By call. Text outside calls is kept with the last call that had text, so that sequential calls stay in order.
         self._reasoning: defaultdict[int, list[str]] = defaultdict(list)
         self._content: defaultdict[int, list[str]] = defaultdict(list)
         self._refusal: list[str] = []
@@ -59,7 +59,7 @@ class DeltaEmitter:
         self._own_content: list[str] | None = None
         self._native_reasoning: list[str] | None = None
         self.reasoning_source: ReasoningSource | None = None
-        """Where the first piece of reasoning came from."""
+        """The source of the first piece of reasoning."""
 
     def add_reasoning(self, text: str, source: ReasoningSource, call: int | None = None) -> None:
         """Adds native reasoning (`reasoner_model`) or inner thoughts of a call (`non_reasoner_model`)."""
@@ -80,7 +80,7 @@ class DeltaEmitter:
             self._pieces.append(_Piece(_Kind.REASONING, [text], call, source))
 
     def add_content(self, text: str, call: int | None = None) -> None:
-        """Adds text for the user: from a call of the assistant tool, or, without `call`, from beside the calls."""
+        """Adds text for the user: from a call of the assistant tool, or, without `call`, from outside the calls."""
         if text:
             if call is None:
                 call = max(self._content, default=0)
@@ -98,7 +98,7 @@ class DeltaEmitter:
             self._add_piece(_Kind.REFUSAL, text)
 
     def add_tool_name(self, call: int, name: str | None, tool_call_id: str | None) -> None:
-        """Adds the name of a call with its id, or whichever of them came late; None is left out."""
+        """Adds the name of a call with its id, or the one that arrived late; None is left out."""
         part = ToolCallPart(name=name, tool_call_id=tool_call_id)
         self._pieces.append(_Piece(_Kind.TOOL_NAME, [], call, part=part))
 

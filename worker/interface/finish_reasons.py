@@ -1,4 +1,4 @@
-"""Maps the finish reasons of all providers to how the model ended. A reason that is not listed means a normal end.
+"""Maps the finish reasons of all providers to how the model ended. An unlisted reason means a normal end.
 
 Sources: the API references of OpenAI, Mistral, DeepSeek, OpenRouter, Gemini, Anthropic, Zhipu and vLLM.
 """
@@ -34,7 +34,7 @@ _ENDINGS: Mapping[str, Ending] = {
     "image_safety": Ending.CUT_OFF,
     "sensitive": Ending.CUT_OFF,
     "guardrail_intervened": Ending.CUT_OFF,
-    # Gemini refused a call of its own model. The call is missing from the answer, but this is an end and no error.
+    # Gemini refused a call of its own model. The call is missing from the answer, but this is an end, not an error.
     "malformed_function_call": Ending.CUT_OFF,
     "unexpected_tool_call": Ending.CUT_OFF,
     "function_call_filter": Ending.CUT_OFF,

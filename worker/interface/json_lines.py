@@ -29,7 +29,7 @@ class JSONLinesDecoder:
         return [("", line) for line in text.split(b"\n") if line.strip()]
 
     def close(self) -> list[Event]:
-        """Returns what follows the last line end."""
+        """Returns the text after the last line end."""
         rest, self._partial = b"".join(self._partial), []
         return [("", rest)] if rest.strip() else []
 

@@ -43,7 +43,7 @@ def _repair_text(text: str) -> str:
 
 
 def replace_lone_surrogates(text: str) -> str:
-    """Replaces lone surrogates by U+FFFD, so that the text can be encoded as UTF-8."""
+    """Replaces lone surrogates with U+FFFD, so that the text can be encoded as UTF-8."""
     return text if text.isascii() else _LONE_SURROGATE.sub(REPLACEMENT, text)
 
 
@@ -77,7 +77,7 @@ def as_text(value: Any) -> str | None:
 
 
 def as_integer(value: Any) -> int | None:
-    """The value as an integer, also from `2.0` and `"2"`; None if it is none."""
+    """The value as an integer, also from `2.0` and `"2"`; None if it is not an integer."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):

@@ -2,7 +2,7 @@
 
 Source: WHATWG HTML, "Server-sent events", 9.2.6 Interpreting an event stream. The decoder is more
 lenient in four ways: an event that lacks its blank line at the end of the body is still an event; a field named `error`
-(llama.cpp's server sends its errors so) is the data of an event of that name; a line that starts like JSON is data,
+(as llama.cpp's server sends its errors) is the data of an event of that name; a line that starts like JSON is data,
 since no field has such a name; and data that ends an object is an event of its own if the next line starts another
 object, because some servers leave out the blank lines and no JSON has two objects in a row.
 """
@@ -27,11 +27,11 @@ class SSEDecoder:
         self._partial: list[bytes] = []  # pieces of a line that has not ended
         self._data: list[bytes] = []
         self._name = ""
-        self._late_name = ""  # came after the data: of this event, or of the next if no blank line separates them
+        self._late_name = ""  # arrived after the data: of this event, or of the next if no blank line separates them
         self._skip_lf = False  # the last piece ended in a CR, which already ended a line
         self._at_start = True
         self.comments = 0
-        """How many comment lines there were; a server sends them to show that it is alive."""
+        """The number of comment lines, which a server sends to show that it is alive."""
 
     def feed(self, piece: bytes) -> list[Event]:
         """Returns the events that end in this piece."""

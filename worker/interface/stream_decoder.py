@@ -1,7 +1,7 @@
 """Decodes a response body into deltas. The worker and `tailrace replay` both use it.
 
 Owns the `[DONE]` marker, truncation, and bodies that are not an event stream (an HTML page, a JSON error, a whole
-answer that was not streamed, chunks as JSON lines). Knows nothing of HTTP and time.
+answer that was not streamed, chunks as JSON lines). Knows nothing of HTTP or time.
 """
 
 import re
@@ -40,21 +40,21 @@ class StreamDecoder:
     """Decodes one response body, cut into any pieces.
 
     Args:
-        api: of the request.
-        options: of the request.
+        api: that of the request.
+        options: those of the request.
         form: `sse`, or `jsonl` for one chunk per line. A body that starts with `{` or `[` is read as lines in any case.
     """
 
     def __init__(self, api: Api, options: InterfaceOptions, form: Form = "sse") -> None:
         self.done = False
-        """Whether the answer has ended: stop reading."""
+        """Whether the answer has ended, so that reading can stop."""
         self.failure: UpstreamError | None = None
         """The error, if any; later bytes are ignored."""
         self._interface = _make_interface(api, options)
         self._events = SSEDecoder()
         self._lines: JSONLinesDecoder | None = JSONLinesDecoder() if form == "jsonl" else None
-        self._head = b""  # the start of the body, until it shows what the body is
-        self._recognized = False  # whether it has
+        self._head = b""  # the start of the body, until its form is recognized
+        self._recognized = False
         self._size = 0  # bytes since the last event
         self._closed = False
         self._ends_with_event = api == "responses"  # chat has usage after the end, and [DONE]
@@ -136,7 +136,7 @@ class StreamDecoder:
         return deltas
 
     def _recognize(self, body: bytes) -> bytes:
-        """Finds out from its start what the body is; returns the bytes to decode now."""
+        """Determines the form of the body from its start; returns the bytes to decode now."""
         self._head += body
         text = self._head.removeprefix(_BOM).lstrip()
         is_page = text.startswith(b"<")
@@ -174,7 +174,7 @@ class StreamDecoder:
 
 
 def _objects(data: bytes) -> list[bytes]:
-    """The objects of a JSON array; empty if the data is no array or has other elements."""
+    """The objects of a JSON array; empty if the data is not an array or has other elements."""
     try:
         elements = [bytes(element) for element in _array.decode(data)]
     except (msgspec.MsgspecError, ValueError, RecursionError):

@@ -37,7 +37,7 @@ class StreamInterface(Protocol):
 
         Args:
             error: why the call failed, if the caller knows; otherwise `failure` counts.
-            cancelled: the request was cancelled.
+            cancelled: whether the request was cancelled.
         """
         ...
 
@@ -53,5 +53,5 @@ class StreamInterface(Protocol):
 
     @property
     def notes(self) -> StreamNotes:
-        """Where the server contradicted itself; they become the outcome's notes."""
+        """Contradictions of the server; they become the outcome's notes."""
         ...

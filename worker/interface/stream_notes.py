@@ -1,4 +1,4 @@
-"""Collects the outcome's notes: where a server contradicted itself or sent something unknown. Bounded in every way."""
+"""Collects the outcome's notes: contradictions of a server and unknown events. Their number and size are bounded."""
 
 from collections import Counter
 

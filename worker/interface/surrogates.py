@@ -7,7 +7,7 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class SurrogateJoiner:
-    """Joins the surrogates of a text that comes in pieces. A lone surrogate becomes U+FFFD."""
+    """Joins the surrogates of a text that arrives in pieces. A lone surrogate becomes U+FFFD."""
 
     __slots__ = ("_half",)
 

@@ -7,7 +7,7 @@ _CLOSE = "</think>"
 
 
 class ThinkTagSplitter:
-    """Splits text that comes in pieces. It holds back only what may be the start of a tag, and removes the tags."""
+    """Splits text that arrives in pieces. It holds back only what may be the start of a tag, and removes the tags."""
 
     __slots__ = ("_held", "_thinking")
 
@@ -31,7 +31,7 @@ class ThinkTagSplitter:
             text = after
 
     def drain(self) -> Iterator[tuple[bool, str]]:
-        """Yields what was held back, which is no tag after all."""
+        """Yields what was held back, which is not a tag after all."""
         held, self._held = self._held, ""
         if held:
             yield self._thinking, held

@@ -1,6 +1,6 @@
 """Turns a provider's error object, from a response body or from inside a stream, into one of our errors.
 
-Knows nothing of HTTP clients and decides no retry: the class of the error says whether another try may help.
+Knows nothing of HTTP clients and decides no retry: the class of the error shows whether another try may help.
 """
 
 import json
@@ -115,12 +115,12 @@ def parse_upstream_error(given: object, status: int | None = None) -> UpstreamEr
 
     Args:
         given: a decoded JSON value of any type.
-        status: the HTTP status, if the error came as an HTTP response.
+        status: the HTTP status, if the error is an HTTP response.
     """
     error = _innermost(given)
     words = _words(error)
     quota = any(STATUS_OF_WORD.get(word) == 402 for word in words)
-    known = 402 if quota else status or _status_of(words)  # an exhausted quota comes as 429, but waiting does not help
+    known = 402 if quota else status or _status_of(words)  # an exhausted quota has status 429; waiting does not help
     message = _message(error, words)
     if known is None:
         return UpstreamUnavailable(message, code="upstream_error")
@@ -171,7 +171,7 @@ def _message(error: object, words: list[str]) -> str:
     if isinstance(error, dict):
         fields = cast("dict[str, Any]", error)
         text = next((fields[key] for key in ("message", "detail", "msg") if fields.get(key)), None)
-        if isinstance(text, list | dict) and is_shallow(cast("Any", text)):  # a list of findings, as FastAPI has it
+        if isinstance(text, list | dict) and is_shallow(cast("Any", text)):  # a list of findings, as FastAPI sends it
             text = json.dumps(text, ensure_ascii=False)
     message = text.strip() if isinstance(text, str) else ""
     if words and words[0] not in message.lower():

@@ -29,8 +29,8 @@ class ResponseBody:
     """A body that is being received; `UpstreamClient.open_response` makes it.
 
     Args:
-        response: a response whose headers have come.
-        timeouts: of the response.
+        response: a response whose headers have arrived.
+        timeouts: those of the response.
         first_by: when the body must have started, as a time of the event loop.
     """
 
@@ -58,11 +58,11 @@ class ResponseBody:
     async def deliver_to(self, receive: Callable[[bytes], bool]) -> bool:
         """Passes pieces of the body to `receive`, most of them inside the callback that receives them.
 
-        No task wakes up for such a piece. The call returns when `receive` has had enough, at the end of the body, and
+        No task wakes up for such a piece. The call returns when `receive` returns False, at the end of the body, and
         from time to time in between.
 
         Args:
-            receive: gets a piece; returns whether it takes the next one at once.
+            receive: gets a piece; returns whether it accepts the next one at once.
 
         Returns:
             Whether there may be more.
@@ -81,7 +81,7 @@ class ResponseBody:
 
     @property
     def ended(self) -> bool:
-        """Whether the whole body has come."""
+        """Whether the whole body has arrived."""
         return self._source.ended
 
     @contextmanager
@@ -100,7 +100,7 @@ class ResponseBody:
 
 
 class _BodySource(Protocol):
-    """Where a body is read from. `read` raises `TimeoutError` if no piece comes before the given loop time."""
+    """A source of a body. `read` raises `TimeoutError` if no piece arrives before the given loop time."""
 
     async def read(self, until: float) -> bytes: ...
 
@@ -131,7 +131,7 @@ class _HttpxSource:
 
 
 def _source_of(response: httpx2.Response) -> _BodySource:
-    """The shortest way to the body of a response."""
+    """The fastest source of the body of a response."""
     plain = response.headers.get("content-encoding", "identity") == "identity"
     if plain and BODY_EXTENSION in response.extensions:
         return response.extensions[BODY_EXTENSION]
@@ -144,7 +144,7 @@ def idle_error(timeouts: UpstreamTimeouts) -> UpstreamUnavailable:
 
 
 def first_byte_error(timeouts: UpstreamTimeouts) -> UpstreamUnavailable:
-    """The error for a server that did not start to send."""
+    """The error for a server that did not start sending."""
     return UpstreamUnavailable(
         f"the model's server did not start to answer within {timeouts.first_byte_s:g} s",
         code="upstream_first_byte_timeout",

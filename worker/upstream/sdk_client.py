@@ -12,7 +12,7 @@ from tailrace.schemas.errors import SettingsError
 from tailrace.worker.upstream.transport import Transport
 
 SPARE_CONNECTIONS = 16
-"""Connections beyond one per running request: those of cancelled requests, while they close."""
+"""Connections in addition to one per running request: those of cancelled requests, while they close."""
 
 TransportName = Literal["tailrace", "httpx"]
 
@@ -45,7 +45,7 @@ def make_sdk_client(
     `AZURE_OPENAI_ENDPOINT`, `AZURE_OPENAI_API_KEY` and `OPENAI_API_VERSION`.
 
     Args:
-        environment: with these variables.
+        environment: has these variables.
         connect_timeout_s: for opening a connection. `ResponseBody` limits all other waits, since it can tell the first
             byte from later ones.
         max_streams: how many responses are received at once.

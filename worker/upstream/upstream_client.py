@@ -35,8 +35,8 @@ class UpstreamClient:
     Args:
         client: the SDK's client, with its retries off.
         key: the key that the client sends; it appears in no error.
-        timeouts: of each response.
-        counts: of this process.
+        timeouts: those of each response.
+        counts: those of this process.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class UpstreamClient:
         transport: TransportName = "tailrace",
         counts: Counts | None = None,
     ) -> "UpstreamClient":
-        """Makes a client from the environment; arguments and errors as those of `make_sdk_client`."""
+        """Makes a client from the environment, with the arguments and errors of `make_sdk_client`."""
         client = make_sdk_client(
             environment, connect_timeout_s=timeouts.connect_s, max_streams=max_streams, transport=transport
         )
@@ -68,7 +68,7 @@ class UpstreamClient:
         """Sends a request and opens the body of the response.
 
         Leaving the context with an exception closes the connection at once. Otherwise the answer has ended, and the
-        connection can be used again once the few bytes after it have come.
+        connection can be used again once the few bytes after it have arrived.
 
         Raises:
             UpstreamRefused: the server refused the request.
@@ -154,7 +154,7 @@ class UpstreamClient:
 
 
 async def _read_to_end(stack: AsyncExitStack, body: ResponseBody) -> None:
-    """Reads what follows the end of an answer, for a moment only: servers end the body at once or never."""
+    """Reads the rest of the body after the end of an answer, but only briefly: servers end it at once or never."""
     async with stack:
         with suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(LINGER_S):
@@ -163,7 +163,7 @@ async def _read_to_end(stack: AsyncExitStack, body: ResponseBody) -> None:
 
 
 def request_body(request: GenerationRequest) -> dict[str, Any]:
-    """The JSON body of a request: always streamed, with usage unless the request has it off."""
+    """The JSON body of a request: always streamed, with usage unless the request turns it off."""
     body = request.upstream_parameters()
     if request.api == "chat":
         body["stream_options"] = {"include_usage": True} | body.get("stream_options", {})
@@ -180,7 +180,7 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
     `x-ratelimit-reset-*` of a limit that is exhausted, else the soonest of them (OpenAI, guide to rate limits).
 
     Args:
-        headers: of the response, with names in lower case.
+        headers: those of the response, with names in lower case.
         now: seconds since 1970.
     """
     for name, divisor in (("retry-after-ms", 1000), ("retry-after", 1)):
@@ -206,7 +206,7 @@ _MASKED = re.compile(r"[^\s'\"]*\*{3,}[^\s'\"]*")
 
 
 def without_key(message: str, key: str) -> str:
-    """Removes our key from a server's message, also where OpenAI quotes it partly masked."""
+    """Removes our key from a server's message, even if OpenAI quotes it partly masked."""
     return _MASKED.sub("***", message).replace(key, "***")
 
 

@@ -1,1 +1,1 @@
-"""Tool calls while they stream: which call a fragment belongs to, and what of its arguments is shown."""
+"""Tool calls while they stream: which call a fragment belongs to, and which part of its arguments is shown."""

@@ -1,4 +1,4 @@
-"""Decides what of a call's arguments is shown: everything but the inner thoughts, or the assistant's message alone.
+"""Decides which part of a call's arguments is shown: all but the inner thoughts, or only the assistant's message.
 
 The views read the tokens of one JSON object and report through callbacks; they know nothing of names, ids, chunks or
 deltas. Text that is not JSON is never lost: it is shown as it is.
@@ -13,7 +13,7 @@ Sink = Callable[[str], None]
 
 
 class ArgumentsView(Protocol):
-    """Reads the raw arguments in pieces and shows what is to be shown of them."""
+    """Reads the raw arguments in pieces and shows the part that is to be shown."""
 
     @property
     def closed(self) -> bool | None:
@@ -25,12 +25,12 @@ class ArgumentsView(Protocol):
         ...
 
     def drain(self) -> None:
-        """Ends the arguments, whole or not, and shows what was held back."""
+        """Ends the arguments, complete or not, and shows what was held back."""
         ...
 
 
 class PlainArguments:
-    """Shows everything as it is, at once."""
+    """Shows everything unchanged, at once."""
 
     closed = None
 
@@ -53,9 +53,9 @@ class ArgumentsWithoutThoughts:
 
     Args:
         key: the key of the members to remove.
-        shown: gets the text that stays.
+        shown: gets the text that is kept.
         thought: gets the decoded text of the removed members, if it is a string.
-        known: called once it is certain that no reasoning comes before the first text that stays.
+        known: called once it is certain that no reasoning precedes the first text that is kept.
     """
 
     __slots__ = (
@@ -85,7 +85,7 @@ class ArgumentsWithoutThoughts:
         self._key_read = ""  # the same, decoded
         self._removed = False  # whether the current, or the last, member is removed
         self._after: list[str] = []  # blanks after a removed member
-        self._swallow = False  # whether a comma came after it
+        self._swallow = False  # whether a comma followed it
 
     @property
     def closed(self) -> bool:
@@ -103,7 +103,7 @@ class ArgumentsWithoutThoughts:
                 self._in_kept(token, raw)
 
     def drain(self) -> None:
-        """Ends the arguments: a separator or half a key that was held back is shown as it is."""
+        """Ends the arguments: a separator or half a key that was held back is shown unchanged."""
         if not self._removed:
             self._keep("")
         self._known()
@@ -180,8 +180,8 @@ class ArgumentsWithoutThoughts:
 class AssistantText:
     """Shows the decoded text of one member; other members are not shown.
 
-    A value that is not a string is shown as JSON, except `null`, which has no text. Where the arguments stop being JSON
-    the rest is shown as it is, and so is text after the object, from its first character that is not blank.
+    A value that is not a string is shown as JSON, except `null`, which has no text. If the arguments stop being JSON,
+    the rest is shown unchanged, and so is text after the object, from its first character that is not blank.
 
     Args:
         key: the member that holds the text.

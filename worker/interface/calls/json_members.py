@@ -1,6 +1,6 @@
 """An incremental scanner for the top-level members of a JSON object, and an incremental decoder of JSON strings.
 
-Owns the syntax alone: where the object opens, and where keys, values and commas are; it knows nothing of their meaning.
+Owns only the syntax: where the object opens, and where keys, values and commas are; it knows nothing of their meaning.
 It is lossless: the tokens of all pieces, joined, are the pieces, joined. It reads nothing twice and matches runs of
 plain characters by regular expression, so the cost of a character is constant. It never raises: from the first
 character that cannot be JSON, everything is `BROKEN`.
@@ -223,7 +223,7 @@ class MemberScanner:
 
 
 class _Within(Enum):
-    """Where in a nested value a piece ended."""
+    """The position in a nested value at which a piece ended."""
 
     PLAIN = auto()
     STRING = auto()
@@ -250,7 +250,7 @@ class JSONStringDecoder:
     """Decodes the inside of one JSON string in pieces, as `Token.STRING` or `Token.KEY` has them.
 
     A surrogate without its other half becomes U+FFFD, since it cannot be encoded as UTF-8. A backslash that starts no
-    escape stands for itself.
+    escape is kept as a backslash.
     """
 
     __slots__ = ("_held",)

@@ -1,4 +1,4 @@
-"""Builds one tool call: name, id and arguments come in fragments, and what can be shown goes to the emitter.
+"""Builds one tool call: name, id and arguments arrive in fragments, and the part that can be shown goes to the emitter.
 
 Owns the order (reasoning, then the name with the id, then the arguments), the holding back of the name, and the choice
 between showing a tool call and showing assistant text. Knows nothing of chunks or events.
@@ -26,8 +26,8 @@ class ToolCallBuilder:
     Args:
         number: the position of the call in the response, from 0; its deltas carry it.
         emitter: gets what is to be shown.
-        options: of the request.
-        kind: `function`, or another kind of call, whose input is free text that nothing is taken out of.
+        options: those of the request.
+        kind: `function`, or another kind of call, whose input is free text that is shown unchanged.
     """
 
     __slots__ = (
@@ -57,13 +57,13 @@ class ToolCallBuilder:
         self._id = ""
         self._raw: list[str] = []
         self.arguments_size = 0
-        """How many characters of arguments have come."""
+        """How many characters of arguments have arrived."""
         self.extra: dict[str, Any] | None = None
         """Other members of the call that must go back to the server."""
         self._blank = True
         self._view: ArgumentsView | None = None  # None until it is known how to show the call
         self._held: list[str] = []  # arguments from before that
-        self._nameable = False  # no reasoning can come before the name any more
+        self._nameable = False  # whether no more reasoning can precede the name
         self._named = False
         self._waiting: list[str] = []  # arguments to show after the name
 
@@ -79,7 +79,7 @@ class ToolCallBuilder:
 
     @property
     def has_arguments(self) -> bool:
-        """Whether some of the arguments have come."""
+        """Whether some of the arguments have arrived."""
         return bool(self._raw)
 
     @property
@@ -89,7 +89,7 @@ class ToolCallBuilder:
 
     @property
     def closed(self) -> bool:
-        """Whether the arguments so far are a whole JSON object."""
+        """Whether the arguments so far are a complete JSON object."""
         if self._view is not None and self._view.closed is not None:
             return self._view.closed
         return bool(self._raw) and self._raw[-1].rstrip().endswith("}") and _is_json(self.arguments_text)
@@ -129,7 +129,7 @@ class ToolCallBuilder:
             self._decide_view()
 
     def drain(self) -> None:
-        """Ends the call, whole or not, and shows what was held back. Missing arguments become `{}`."""
+        """Ends the call, complete or not, and shows what was held back. Missing arguments become `{}`."""
         if self._blank and self.kind == "function":
             self.add_arguments("{}")
         if self._view is None:

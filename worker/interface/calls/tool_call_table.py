@@ -8,12 +8,12 @@ position among several in one chunk, else with the last call.
    with an id again, under the same id or none, this is a repetition, even if the arguments have other blanks or are
    encoded twice. So are the arguments alone, since nothing can follow closed JSON.
 2. The fragment has the id of another call: its index is wrong (Gemini), and it continues the other call. It starts a
-   new call that shares the id if it has a name and an index of its own, and either has no arguments yet or came in one
-   chunk with the other call.
-3. The fragment has an id and the call has none: the id came late.
+   new call that shares the id if it has a name and an index of its own, and either has no arguments yet or arrived in
+   one chunk with the other call.
+3. The fragment has an id and the call has none: the id arrived late.
 4. The ids differ: the fragment starts a new call under a used index if it has a name, and the call has arguments, or
-   both came in one chunk, or both ids start alike or have the same length. Otherwise it has the next piece of the id,
-   unless it looks like a whole id (LiteLLM makes up a new one for each chunk): then it continues the call, which keeps
+   both arrived in one chunk, or both ids start alike or have the same length. Otherwise it has the next piece of the id,
+   unless it looks like a whole id (LiteLLM generates a new one for each chunk): then it continues the call, which keeps
    its first id.
 """
 
@@ -44,7 +44,7 @@ class ToolCallTable:
 
     Args:
         emitter: gets what the calls show.
-        options: of the request.
+        options: those of the request.
     """
 
     __slots__ = ("_by_id", "_by_index", "_emitter", "_in_chunk", "_last", "_options", "calls")
@@ -64,7 +64,7 @@ class ToolCallTable:
         return self._last.tool_name if self._last else ""
 
     def begin_chunk(self) -> None:
-        """Starts a chunk: the fragments that follow came in it."""
+        """Starts a chunk: the fragments that follow arrived in it."""
         self._in_chunk = []
 
     def add_fragment(self, index: int | None, call_id: str, name: str, arguments: str, kind: str = "function") -> bool:
@@ -161,6 +161,6 @@ def _meaning(arguments: str) -> object:
 def _repeats_arguments(here: ToolCallBuilder, arguments: str) -> bool:
     if not (
         arguments.startswith("{") and arguments.endswith("}")
-    ):  # true of most fragments; the checks below cost their whole text
+    ):  # true of most fragments; the checks below read the whole text
         return False
     return here.arguments_size == len(arguments) and here.arguments_text == arguments and here.closed

@@ -1,7 +1,7 @@
 """The interface for Chat Completions: it turns chunks into deltas and the outcome.
 
-Owns the choice that is used, and how the answer ended. docs/providers.md says what is done where servers differ. Knows
-nothing of SSE, HTTP and time.
+Owns the choice that is used, and how the answer ended. docs/providers.md describes how differences between servers are
+handled. Knows nothing of SSE, HTTP or time.
 """
 
 from tailrace.schemas.deltas import Delta, ErrorInfo, Usage
@@ -23,7 +23,7 @@ class ChatInterface:
     """Reads one model call over Chat Completions, as `StreamInterface` describes it.
 
     Args:
-        options: of the request.
+        options: those of the request.
     """
 
     def __init__(self, options: InterfaceOptions) -> None:
@@ -51,7 +51,7 @@ class ChatInterface:
 
     @property
     def model(self) -> str | None:
-        """The model's name, as the server gives it."""
+        """The model's name, as sent by the server."""
         return self._model
 
     @property
@@ -99,7 +99,7 @@ class ChatInterface:
         return self._emitter.take_deltas(ms)
 
     def finish(self, *, error: ErrorInfo | None = None, cancelled: bool = False) -> Outcome:
-        """Returns the outcome. A call whose arguments are not whole JSON is incomplete, however the answer ended."""
+        """Returns the outcome. A call whose arguments are not complete JSON is incomplete, however the answer ended."""
         self.drain()
         if error is None and self.failure is not None:
             error = _error_info(self.failure)

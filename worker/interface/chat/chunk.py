@@ -47,7 +47,7 @@ class CallFragment(msgspec.Struct, frozen=True, gc=False):
 
 
 class ChunkDelta(msgspec.Struct, frozen=True, gc=False):
-    """A fragment of the answer. The four fields for reasoning are names of different servers for one thing."""
+    """A fragment of the answer. The four reasoning fields are the names that different servers use for one thing."""
 
     content: str | None = None
     refusal: str | None = None
@@ -147,7 +147,7 @@ def chunk_from_json(given: Any) -> ChatChunk:
 
 
 def _error_in_other_shape(fields: JsonObject) -> Any:
-    """An error in place of the chunk that is not named `error`."""
+    """An error instead of a chunk, that is not named `error`."""
     if fields.get("type") == "error" or fields.get("object") == "error" or fields.get("errors"):
         return fields.get("errors") or fields
     if fields.get("detail"):
@@ -194,7 +194,7 @@ def _delta(given: Any) -> ChunkDelta | None:
 
 
 def _objects(given: Any) -> list[JsonObject] | None:
-    """The objects of a list; an object in place of a list counts as a list of one."""
+    """The objects of a list; an object instead of a list counts as a list of one."""
     if not given:
         return None
     elements = cast("list[Any]", given) if isinstance(given, list) else [given]

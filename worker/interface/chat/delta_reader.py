@@ -1,7 +1,7 @@
 """Reads the deltas of one answer: reasoning, text, refusal and calls, in this order within a chunk.
 
 Owns what each field of a delta means, and what a whole message adds to the deltas before it. Knows nothing of chunks,
-choices, finish reasons and errors.
+choices, finish reasons or errors.
 """
 
 from typing import Any
@@ -20,8 +20,8 @@ class ChatDeltaReader:
     """Passes the deltas of one answer to the emitter.
 
     Args:
-        options: of the request.
-        notes: gets a note where the server contradicts itself.
+        options: those of the request.
+        notes: gets a note if the server contradicts itself.
     """
 
     def __init__(self, options: InterfaceOptions, notes: StreamNotes) -> None:
@@ -30,17 +30,17 @@ class ChatDeltaReader:
         self._notes = notes
         self._texts = ChatTexts(self.emitter, options.think_tags)
         self._message_extra = MessageExtra()
-        self._has_reasoning_field = False  # reasoning came in a field of its own, so that details only repeat it
+        self._has_reasoning_field = False  # reasoning arrived in a field of its own, so that details only repeat it
 
     @property
     def has_shown_nothing(self) -> bool:
-        """Whether there was neither text nor a call so far."""
+        """Whether neither text nor a call has been shown so far."""
         emitter = self.emitter
         return not (emitter.content_text or emitter.reasoning_text or emitter.refusal_text or self.calls.calls)
 
     @property
     def message_extra(self) -> dict[str, Any] | None:
-        """What goes back with the calls; also the content, if text of calls was shown as content too."""
+        """The members that go back with the calls, and the content, if text of calls was also shown as content."""
         emitter = self.emitter
         extra = self._message_extra.members(emitter.native_reasoning_text)
         if emitter.own_content_text != emitter.content_text:
@@ -77,7 +77,7 @@ class ChatDeltaReader:
             self._texts.add_refusal(delta.refusal, loose)
         if delta.tool_calls:
             self._read_calls(delta.tool_calls, loose)
-        elif delta.function_call is not None:  # beside tool calls it repeats them for old clients
+        elif delta.function_call is not None:  # together with tool calls it only repeats them for old clients
             function = delta.function_call
             self._add_call(FUNCTION_CALL_INDEX, "", function.name or "", function.arguments or "", "function", loose)
 
@@ -85,9 +85,9 @@ class ChatDeltaReader:
         """Reads the whole answer, or all of it so far: only what the deltas lacked is used.
 
         Args:
-            message: it came in place of a delta, or beside an empty one.
+            message: the message, which arrived instead of a delta, or beside an empty one.
             loose: its texts may start or end with half a character.
-            only_repeats: there is a delta beside it, so that it has nothing new unless there were no deltas.
+            only_repeats: whether there is a delta beside it, so that it has nothing new unless there were no deltas.
         """
         if message.reasoning_content is not None:
             self._message_extra.has_reasoning_content = True

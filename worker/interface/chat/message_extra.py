@@ -1,4 +1,4 @@
-"""Gathers the reasoning that must go back to the server with a tool call, in the form in which it came.
+"""Collects the reasoning that must go back to the server with a tool call, in the form in which it arrived.
 
 Sources: DeepSeek's guide to its thinking mode (`reasoning_content`), OpenRouter's guide to reasoning tokens
 (`reasoning_details`), LiteLLM's guide to `thinking_blocks`. `reasoning` alone is not sent back: several servers that
@@ -15,10 +15,10 @@ _TEXTS = frozenset({"text", "summary", "thinking"})
 
 
 class BlockJoiner:
-    """Joins blocks of reasoning that come in fragments.
+    """Joins blocks of reasoning that arrive in fragments.
 
     A fragment continues the last block if both have the same type and index, the block has no signature yet, and the
-    fragment is no encrypted block, which always comes whole.
+    fragment is not an encrypted block, which always arrives whole.
     """
 
     __slots__ = ("_blocks", "_last", "_texts")
@@ -61,10 +61,10 @@ class BlockJoiner:
 
 
 class MessageExtra:
-    """Gathers the members of the assistant message beside its content and its calls.
+    """Collects the members of the assistant message besides its content and its calls.
 
     Attributes:
-        has_reasoning_content: the server sent the field `reasoning_content`, even if it was empty.
+        has_reasoning_content: whether the server sent the field `reasoning_content`, even if empty.
     """
 
     __slots__ = ("_details", "_thinking", "has_reasoning_content")

@@ -49,7 +49,7 @@ class ChatTexts:
 
     @property
     def joining(self) -> bool:
-        """Whether text other than ASCII has come by the lenient path."""
+        """Whether non-ASCII text has arrived by the lenient path."""
         return bool(self._joiners)
 
     def join_halves(self, kind: str, text: str, loose: bool) -> str:

@@ -11,7 +11,7 @@ from tailrace.worker.interface.responses.item_emitter import ItemEmitter
 from tailrace.worker.interface.responses.text_part import TextPart
 
 _CALL_MEMBERS = frozenset({"type", "call_id", "name", "arguments", "input"})
-"""Members of an item for which a call in the outcome has fields."""
+"""The members of an item that have their own fields in the outcome's calls."""
 
 
 class CallItem(ResponseItem):
@@ -51,7 +51,7 @@ class CallItem(ResponseItem):
             self._note_difference("input" if self._custom else "arguments")
 
     def finish(self, item: JsonObject) -> None:
-        """Reads the whole item, at its end or in the terminal event."""
+        """Reads the complete item, at its end or in the terminal event."""
         self._read_id_and_name(item)
         if self.finished is None:
             self._correct_id_and_name(item)
@@ -91,7 +91,7 @@ class CallItem(ResponseItem):
             self._call.add_name(name)
 
     def _correct_id_and_name(self, item: JsonObject) -> None:
-        """Takes id and name of the finished item for the outcome: some servers make up new ones for it."""
+        """Uses id and name of the finished item for the outcome: some servers generate new ones for it."""
         call_id, name = as_text(item.get("call_id")), as_text(item.get("name"))
         if call_id and call_id != self.call_id:
             self._note_difference("call_id")

@@ -48,9 +48,9 @@ TERMINAL_STATUSES = frozenset({"completed", "incomplete", "failed", "cancelled"}
 IGNORED_EVENTS = frozenset(
     {"keepalive", "keep-alive", "ping", "heartbeat", "response.heartbeat", "response.output_text.annotation.added"}
 )
-"""Events without text of the model, beside those of hosted tools and audio."""
+"""Events without text of the model, besides those of hosted tools and audio."""
 
 
 def is_of_hosted_tool(event_type: str) -> bool:
-    """Whether it is progress of a hosted tool, whose finished item has everything, or audio, which is not streamed."""
+    """Whether the event is progress of a hosted tool, whose finished item has everything, or ignored audio."""
     return event_type.startswith(("response.mcp_", "response.audio", "response.compaction")) or "_call" in event_type

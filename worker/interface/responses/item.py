@@ -1,8 +1,8 @@
-"""What all items of a response have in common.
+"""The base of all items of a response, and the items of hosted tools.
 
 An item gets pieces (deltas) and final values (`done` events, the finished item, the output of the terminal event). It
-emits pieces at once, and of a final value what the pieces lacked. If they differ, the final value is in the outcome,
-with a note. Items know nothing of event types, and not which item an event means: the item table does.
+emits pieces at once, and then the part of a final value that the pieces lacked. If they differ, the final value is in
+the outcome, with a note. Items know nothing of event types or of which item an event means: the item table does.
 """
 
 from tailrace.worker.interface.lenient import as_text, is_shallow
@@ -17,7 +17,7 @@ class ResponseItem:
         family: the item's type.
         id: the server's id of the item, if it gave one.
         index: the item's place in the output, if the server gave one.
-        finished: the whole item, once it came.
+        finished: the complete item, once it has arrived.
     """
 
     def __init__(self, family: str, emitter: ItemEmitter) -> None:
@@ -33,7 +33,7 @@ class ResponseItem:
         return f"{self.family} {self.id or self.index or ''}".rstrip()
 
     def keep_finished(self, item: JsonObject) -> None:
-        """Keeps the first whole item, unless only a later one has the encrypted reasoning."""
+        """Keeps the first complete item, unless only a later one has the encrypted reasoning."""
         encrypted = "encrypted_content"
         if not is_shallow(item):
             self._emitter.notes.add_note(f"{self.label}: nested too deeply to be kept")
@@ -64,7 +64,7 @@ class HostedItem(ResponseItem):
             self._emitter.deltas.add_tool_name(self._number, self.family, as_text(item.get("id")))
 
     def finish(self, item: JsonObject) -> None:
-        """Reads the whole item, at its end or in the terminal event."""
+        """Reads the complete item, at its end or in the terminal event."""
         self.keep_finished(item)
         if item.get("status") == "failed" or item.get("error"):
             self._emitter.notes.add_note(f"{self.label}: the provider's tool failed")

@@ -1,6 +1,6 @@
 """Passes the texts of items to the emitter: separates parts of reasoning, and splits off thinking if requested.
 
-Knows nothing of items and events.
+Knows nothing of items or events.
 """
 
 from tailrace.schemas.interface_options import InterfaceOptions
@@ -17,8 +17,8 @@ class ItemEmitter:
     after the other.
 
     Args:
-        options: of the request.
-        notes: gets a note where the server contradicts itself.
+        options: those of the request.
+        notes: gets a note if the server contradicts itself.
     """
 
     def __init__(self, options: InterfaceOptions, notes: StreamNotes) -> None:

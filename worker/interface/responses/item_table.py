@@ -1,7 +1,7 @@
 """Finds the item that an event means: by item id, by output index, or as the only candidate.
 
 Some servers name items by id and some by index; some change ids from event to event, leave out the index, or give every
-item the same one. Knows nothing of event types, and not what items do with the values they get.
+item the same one. Knows nothing of event types or of what items do with the values they get.
 """
 
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ class ItemTable:
         return item
 
     def add_announced(self, fields: JsonObject, index: int | None) -> None:
-        """Adds an item as it was announced, unless there is one with its id and index."""
+        """Adds an announced item, unless there is one with its id and index."""
         family, item_id = family_of(fields), as_text(fields.get("id")) or None
         known = self._find_item(family, item_id, index, exactly=True)
         if known is None or known.finished is not None:
@@ -55,7 +55,7 @@ class ItemTable:
         known.announce(fields)
 
     def finish_item(self, fields: JsonObject, index: int | None) -> None:
-        """Reads a whole item that came with its own `done` event."""
+        """Reads a complete item from its own `done` event."""
         family, item_id = family_of(fields), as_text(fields.get("id")) or None
         item = self._by_call_id(fields, self._items) or self._find_item(family, item_id, index)
         if item is None:
@@ -64,7 +64,7 @@ class ItemTable:
         item.finish(fields)
 
     def finish_all(self, items: list[JsonObject]) -> None:
-        """Reads the whole output of the terminal event: each item is matched with one that is here, or is new."""
+        """Reads the whole output of the terminal event: each item is matched with a known one, or is new."""
         left = list(self._items)
         matched: list[tuple[int, JsonObject, AnyItem | None]] = []
         for position, fields in enumerate(items):

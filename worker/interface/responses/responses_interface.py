@@ -37,7 +37,7 @@ class ResponsesInterface:
     """Reads one model call over the Responses API, as `StreamInterface` describes it.
 
     Args:
-        options: of the request.
+        options: those of the request.
     """
 
     def __init__(self, options: InterfaceOptions) -> None:
@@ -62,9 +62,9 @@ class ResponsesInterface:
 
     @property
     def failure(self) -> UpstreamError | None:
-        """The error that the server reported, or the error that it stopped without a terminal event.
+        """The error that the server reported, or one for a stream that stopped without a terminal event.
 
-        An `error` event alone counts only once nothing more is read: a `response.failed` after it is more specific.
+        A single `error` event counts only after the last event: a `response.failed` after it is more specific.
         """
         if self._drained and self._end is None and self._error is None:
             return UpstreamProtocol(TRUNCATED, code="upstream_truncated")
@@ -115,7 +115,7 @@ class ResponsesInterface:
         return self._take_deltas(ms)
 
     def finish(self, *, error: ErrorInfo | None = None, cancelled: bool = False) -> Outcome:
-        """Returns the outcome. The server's own error takes precedence over `error`, which only follows from it."""
+        """Returns the outcome. The server's own error takes precedence over `error`, which it has caused."""
         self.drain()
         emitter = ItemEmitter(self._emitter.options, self.notes)
         calls, items, output = self._conclude(emitter)
@@ -268,5 +268,5 @@ class ResponsesInterface:
 
 
 def _place(channel: TextChannel, event: ResponseEvent) -> tuple[TextChannel, int | None]:
-    """TextChannel and number of the part: summaries are numbered separately."""
+    """Channel and number of the part: summaries are numbered separately."""
     return channel, event.summary_index if channel == "summary" else event.content_index

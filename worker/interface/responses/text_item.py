@@ -15,8 +15,8 @@ from tailrace.worker.interface.responses.text_part import (
 class TextItem(ResponseItem):
     """A message or a reasoning item: texts in channels, each of one or more parts.
 
-    A reasoning item may have the reasoning and a summary of it. The channel that has text first is emitted as it comes.
-    The other one waits for the item's end, and is then emitted unless it repeats the first.
+    A reasoning item may have the reasoning and a summary of it. The channel that has text first is emitted at once. The
+    other one waits for the item's end, and is then emitted unless it repeats the first.
     """
 
     def __init__(self, family: str, emitter: ItemEmitter) -> None:
@@ -50,7 +50,7 @@ class TextItem(ResponseItem):
             self._set_final_value(channel, self._part(channel, index), value)
 
     def finish(self, item: JsonObject) -> None:
-        """Reads the whole item, at its end or in the terminal event."""
+        """Reads the complete item, at its end or in the terminal event."""
         for channel, values in texts_of_item(item).items():
             self._set_final_values(channel, values)
         self.keep_finished(item)
@@ -113,7 +113,7 @@ class TextItem(ResponseItem):
         self._emitter.emit_text(channel, part, text)
 
     def _repeats(self, channel: TextChannel) -> bool:
-        """Whether this is a channel of reasoning that has nothing but text of the first channel."""
+        """Whether this is a channel of reasoning that only repeats text of the first channel."""
         if channel not in REASONING or self._first_channel is None or channel == self._first_channel:
             return False
         return self._text(channel).strip() in self._text(self._first_channel)

@@ -1,6 +1,6 @@
-"""One text of a response while it streams: its pieces, and the whole value that the server sends at the end.
+"""One text of a response while it streams: its pieces, and the complete value that the server sends at the end.
 
-Knows nothing of items and events.
+Knows nothing of items or events.
 """
 
 from typing import Literal
@@ -10,7 +10,7 @@ from tailrace.worker.interface.responses.event import JsonObject
 from tailrace.worker.interface.surrogates import SurrogateJoiner
 
 TextChannel = Literal["content", "refusal", "summary", "thought"]
-"""What a text is: the answer, a refusal, a summary of the reasoning, or the reasoning itself."""
+"""The kind of a text: the answer, a refusal, a summary of the reasoning, or the reasoning itself."""
 
 REASONING: tuple[TextChannel, ...] = ("summary", "thought")
 REASONING_JOINT = "\n\n"
@@ -52,10 +52,10 @@ def texts_of_item(item: JsonObject) -> dict[TextChannel, list[str]]:
 
 
 class TextPart:
-    """One text: the pieces that came, and the final value, if it came.
+    """One text: its pieces so far, and its final value, if it has arrived.
 
     Attributes:
-        settled: whether the final value came.
+        settled: whether the final value has arrived.
     """
 
     __slots__ = ("_halves", "_opening", "_pieces", "_whole", "settled")
@@ -99,7 +99,7 @@ class TextPart:
     def set_final_value(self, value: str) -> tuple[str, bool]:
         """Takes the final value; returns what is still to be shown of it, and whether it agrees with what was shown.
 
-        An empty value is ignored: many servers leave out at the end what they sent before. Of two final values that
+        An empty value is ignored: many servers omit at the end what they sent before. Of two final values that
         differ, the first counts.
         """
         if not value:
@@ -118,7 +118,7 @@ class TextPart:
         return "", False
 
     def replace_value(self, value: str) -> None:
-        """Replaces the text by another one."""
+        """Replaces the text with another one."""
         self._whole, self.settled = value, True
 
     def drain(self) -> str:

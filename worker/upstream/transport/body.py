@@ -9,7 +9,7 @@ from tailrace.worker.upstream.transport.connection import Connection
 
 
 class ConnectionBody(httpx2.AsyncByteStream):
-    """A body on its connection, which is given back at the end of the body, or closed if the body is left before.
+    """A body on its connection, which is given back at the end of the body, or closed if the body is left earlier.
 
     Args:
         connection: it carries the body.
@@ -25,14 +25,14 @@ class ConnectionBody(httpx2.AsyncByteStream):
         self._read_timeout_s = read_timeout_s
 
     async def read(self, until: float | None = None) -> bytes:
-        """Returns the next piece as it came, with the server's content encoding; empty at the end.
+        """Returns the next piece as received, with the server's content encoding; empty at the end.
 
         Args:
             until: how long to wait, as a time of the event loop.
 
         Raises:
-            TimeoutError: no piece came in time.
-            httpx2.RemoteProtocolError, httpx2.ReadError: no piece will come.
+            TimeoutError: no piece arrived in time.
+            httpx2.RemoteProtocolError, httpx2.ReadError: no piece will arrive.
         """
         if self._connection is None:
             return b""
@@ -42,7 +42,7 @@ class ConnectionBody(httpx2.AsyncByteStream):
         return piece
 
     async def deliver_to(self, receive: Callable[[bytes], bool], idle_timeout_s: float) -> bool:
-        """Passes pieces to `receive` as they come, until it returns False or the body ends.
+        """Passes pieces to `receive` as they arrive, until it returns False or the body ends.
 
         Arguments, result and errors as those of `Connection.deliver_to`.
         """
@@ -55,7 +55,7 @@ class ConnectionBody(httpx2.AsyncByteStream):
 
     @property
     def ended(self) -> bool:
-        """Whether the whole body has come."""
+        """Whether the whole body has arrived."""
         return self._connection is None or self._connection.ended
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

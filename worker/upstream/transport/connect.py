@@ -12,7 +12,7 @@ import httpx2
 from tailrace.worker.upstream.transport.connection import Connection
 
 STAGGER_S = 0.25
-"""How long one address is tried alone before the next one is tried beside it (RFC 8305, 5)."""
+"""How long one address is tried alone before the next one is tried in parallel (RFC 8305, 5)."""
 
 
 class Origin(NamedTuple):
@@ -27,7 +27,7 @@ async def connect(origin: Origin, context: ssl.SSLContext | None, timeout_s: flo
     """Opens a connection, with TLS if a context is given.
 
     Raises:
-        httpx2.ConnectTimeout: there was no connection in time, TLS included.
+        httpx2.ConnectTimeout: there was no connection in time, including the TLS handshake.
         httpx2.ConnectError: the host does not exist, nothing listens there, or its certificate is not accepted.
     """
     loop = asyncio.get_running_loop()

@@ -28,20 +28,20 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._response: ResponseParser | None = None
         self._sent = False  # whether the whole request was sent
-        self._unread = b""  # taken from the parser and not read
-        self._unread_bytes = 0  # received since the reader last had everything
+        self._unread = b""  # taken from the parser but not read
+        self._unread_bytes = 0  # received since the reader last read everything
         self._reading_paused = self._writing_paused = False
         self._error: httpx2.TransportError | None = None
         self._receive_now: Callable[[bytes], bool] | None = None  # set while a task waits in `deliver_to`
         self._idle_timeout_s = 0.0
-        self._waiter: asyncio.Future[bool] | None = None  # its result: whether `receive` has had enough
+        self._waiter: asyncio.Future[bool] | None = None  # its result: whether `receive` returned False
         self._deadline = 0.0  # when the wait times out, as a time of the event loop
         self._timer: asyncio.TimerHandle | None = None
 
     async def send_request(
         self, request: httpx2.Request, write_timeout_s: float | None, read_timeout_s: float | None
     ) -> ResponseHead:
-        """Sends a request and waits for the head of the response, which may come before the request is sent.
+        """Sends a request and waits for the head of the response, which may arrive before the request is sent.
 
         Raises:
             httpx2.WriteTimeout, httpx2.ReadTimeout: a wait was longer than the timeout.
@@ -63,14 +63,14 @@ class Connection(asyncio.Protocol):
         return self._response.head
 
     async def read(self, until: float | None = None) -> bytes:
-        """Returns the next piece of the body, at once if it is there; empty at the end.
+        """Returns the next piece of the body, at once if it has arrived; empty at the end.
 
         Args:
             until: how long to wait, as a time of the event loop; None for no limit.
 
         Raises:
-            TimeoutError: no piece came in time.
-            httpx2.RemoteProtocolError, httpx2.ReadError: no piece will come.
+            TimeoutError: no piece arrived in time.
+            httpx2.RemoteProtocolError, httpx2.ReadError: no piece will arrive.
         """
         response = self._response
         assert response is not None  # noqa: S101 -- a request was sent
@@ -82,10 +82,10 @@ class Connection(asyncio.Protocol):
         return self._take_piece(response.pieces)
 
     async def deliver_to(self, receive: Callable[[bytes], bool], idle_timeout_s: float) -> bool:
-        """Passes pieces of the body to `receive` as they come, inside the callback that receives them.
+        """Passes pieces of the body to `receive` as they arrive, inside the callback that receives them.
 
         Args:
-            receive: gets a piece; returns whether it takes the next one at once.
+            receive: gets a piece; returns whether it accepts the next one at once.
             idle_timeout_s: the longest pause before a piece.
 
         Returns:
@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
 
         Raises:
             TimeoutError: a pause was too long.
-            httpx2.RemoteProtocolError, httpx2.ReadError: no more pieces will come.
+            httpx2.RemoteProtocolError, httpx2.ReadError: no more pieces will arrive.
             Exception: any exception of `receive`.
         """
         response = self._response
@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether the whole response has come, read or not."""
+        """Whether the whole response has arrived, read or not."""
         return self._response is not None and self._response.ended
 
     def end_exchange(self) -> bool:
@@ -206,7 +206,7 @@ class Connection(asyncio.Protocol):
     def _deliver_now(
         self, receive: Callable[[bytes], bool], waiter: asyncio.Future[bool], response: ResponseParser
     ) -> None:
-        """Delivers one piece at most. The waiting task delivers the rest, so that other tasks can run in between."""
+        """Delivers at most one piece. The waiting task delivers the rest, so that other tasks can run in between."""
         if response.pieces:
             try:
                 if not receive(self._take_piece(response.pieces)):

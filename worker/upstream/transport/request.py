@@ -7,7 +7,7 @@ def encode_head(request: httpx2.Request) -> bytes:
     """Request line and headers, up to the blank line (RFC 9112, 3 and 5).
 
     Raises:
-        httpx2.LocalProtocolError: a name or a value has a line end, with which it could add headers.
+        httpx2.LocalProtocolError: a name or a value has a line end, which could inject headers.
     """
     lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
     lines += [b"%b: %b" % header for header in request.headers.raw]

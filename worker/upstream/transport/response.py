@@ -18,7 +18,7 @@ class ResponseHead(NamedTuple):
     Attributes:
         status: the final status, 200 or above; interim responses are skipped.
         reason: the reason phrase.
-        headers: names and values as they came.
+        headers: names and values as received.
     """
 
     status: int
@@ -30,7 +30,7 @@ class ResponseParser:
     """Parses one response, cut into any pieces. Each response has its own, so that nothing is left for the next one.
 
     Args:
-        method: of the request: a response to HEAD has no body.
+        method: the request's method: a response to HEAD has no body.
     """
 
     __slots__ = (
@@ -52,7 +52,7 @@ class ResponseParser:
         self.pieces: list[bytes] = []
         """Pieces of the body; the reader clears the list when it takes them."""
         self.ended = False
-        """Whether the whole response has come."""
+        """Whether the whole response has arrived."""
         self.reusable = False
         """Whether the connection can serve another request."""
         self.on_body = self.pieces.append  # the parser calls it for each piece; nothing is cheaper
@@ -71,14 +71,14 @@ class ResponseParser:
         """Parses the next bytes.
 
         Raises:
-            httpx2.RemoteProtocolError: they are not a response. What came before them is in `pieces`.
+            httpx2.RemoteProtocolError: they are not a response. The pieces before them are in `pieces`.
         """
         before = len(self.pieces)
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             self.reusable = False
-            if not self.ended:  # otherwise they came after the response, and only the connection is unusable
+            if not self.ended:  # otherwise they follow the response, and only the connection is unusable
                 raise httpx2.RemoteProtocolError(f"the server's answer is not HTTP: {error}") from error
         self._header_bytes = self._header_bytes + len(data) if len(self.pieces) == before else 0
         if self._header_bytes > MAX_HEADER_BYTES and not self.ended:
@@ -88,7 +88,7 @@ class ResponseParser:
         """Handles the end of the connection.
 
         Raises:
-            httpx2.RemoteProtocolError: the response is not whole.
+            httpx2.RemoteProtocolError: the response is incomplete.
         """
         self.reusable = False
         if self.head is None:

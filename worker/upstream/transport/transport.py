@@ -28,7 +28,7 @@ class Transport(httpx2.AsyncBaseTransport):
         self._idle: dict[Origin, dict[Connection, asyncio.TimerHandle]] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Sends a request and returns the response once its headers have come.
+        """Sends a request and returns the response once its headers have arrived.
 
         Raises:
             httpx2.TransportError: the same errors as httpx2's own transport.
@@ -50,7 +50,7 @@ class Transport(httpx2.AsyncBaseTransport):
         )
 
     async def aclose(self) -> None:
-        """Closes every connection, also those in use."""
+        """Closes every connection, including those in use."""
         for connection in list(self._open):
             connection.close()
         for idle in self._idle.values():
@@ -73,7 +73,7 @@ class Transport(httpx2.AsyncBaseTransport):
     def _idle_connection(self, origin: Origin) -> Connection | None:
         idle = self._idle.get(origin, {})
         while idle:
-            connection, timer = idle.popitem()  # the last used, so that the others can time out
+            connection, timer = idle.popitem()  # the one used last, so that the others can time out
             timer.cancel()
             if connection.usable:
                 return connection
