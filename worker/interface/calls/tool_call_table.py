@@ -12,9 +12,9 @@ position among several in one chunk, else with the last call.
    one chunk with the other call.
 3. The fragment has an id and the call has none: the id arrived late.
 4. The ids differ: the fragment starts a new call under a used index if it has a name, and the call has arguments, or
-   both arrived in one chunk, or both ids start alike or have the same length. Otherwise it has the next piece of the id,
-   unless it looks like a whole id (LiteLLM generates a new one for each chunk): then it continues the call, which keeps
-   its first id.
+   both arrived in one chunk, or both ids start alike or have the same length. Otherwise it has the next piece of the
+   id, unless it looks like a whole id (LiteLLM generates a new one for each chunk): then it continues the call, which
+   keeps its first id.
 """
 
 import json
