@@ -16,7 +16,7 @@ REAL=1 OPENAI_API_KEY=... MODEL=gpt-4.1-mini tailrace demo    # the real model, 
 
 
 def demo(argv: Sequence[str]) -> int:
-    """`tailrace demo`: two requests from submit to outcome, on a Valkey and a simulated model of its own."""
+    """`tailrace demo`: two requests from submit to outcome, on its own Valkey and simulated model."""
     parser = CommandParser(
         "demo",
         description="Shows two requests from submit to outcome: a Valkey, a simulated OpenAI, a worker, viewers. "
@@ -29,7 +29,7 @@ def demo(argv: Sequence[str]) -> int:
         "--port", type=_port, default=8000, help="of that page, on 127.0.0.1 (8000; 0 takes a free one)"
     )
     given = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, _as_interrupt)  # what was started is taken down then, too
+    signal.signal(signal.SIGTERM, _as_interrupt)  # so that all started processes are stopped then, too
     if given.watch:
         from tailrace.demo.watch import watch
 
@@ -42,7 +42,7 @@ def demo(argv: Sequence[str]) -> int:
 
 
 def simulator(argv: Sequence[str]) -> int:
-    """`tailrace simulator`: an OpenAI to test against."""
+    """`tailrace simulator`: a simulated OpenAI API for tests."""
     from tailrace.demo.simulator.cli import simulator as run
 
     return run(argv)

@@ -1,4 +1,4 @@
-"""The programs a demo runs: each a real process of ours, started by its command and taken down in order.
+"""The programs that a demo runs: each is a `tailrace` command in its own process, started and stopped in order.
 
 Owns their processes. Knows nothing of what the demo shows.
 """
@@ -22,26 +22,26 @@ _COMMAND = (sys.executable, "-m", "tailrace")
 
 
 class DemoError(TailraceError):
-    """A part of the demo did not do its part."""
+    """A part of the demo has failed."""
 
     code = "demo_failed"
 
 
 class Part:
-    """One `tailrace` command running as a process of its own; a context manager that ends it.
+    """One `tailrace` command that runs as its own process; a context manager that ends it.
 
     Args:
-        name: for messages.
-        arguments: of `tailrace`.
-        environment: what it sees.
-        given: written to its standard input.
+        name: the name in messages.
+        arguments: the arguments of `tailrace`.
+        environment: the environment of the process.
+        given: text for its standard input.
     """
 
     def __init__(
         self, name: str, arguments: Sequence[str], environment: Mapping[str, str], given: str | None = None
     ) -> None:
         self.name = name
-        # In a process group of its own: Ctrl-C at a terminal is for the demo, which ends its parts in order.
+        # In its own process group: Ctrl-C at a terminal goes to the demo, which ends its parts in order.
         self._process = subprocess.Popen(
             [*_COMMAND, *arguments],
             env=dict(environment),
@@ -65,10 +65,10 @@ class Part:
                 stdin.write(given)
 
     def line(self, within_s: float = READY_S) -> str | None:
-        """The next line it prints, None at its end.
+        """The next line that it prints, None at its end.
 
         Raises:
-            DemoError: nothing came in time.
+            DemoError: it printed nothing in time.
         """
         try:
             return self._lines.get(timeout=within_s)
@@ -76,7 +76,7 @@ class Part:
             raise DemoError(f"{self.name} said nothing for {within_s:g} s{self.last_words}") from None
 
     def lines(self) -> Iterator[str]:
-        """Every line it prints until its end."""
+        """Every line that it prints until its end."""
         while (line := self.line()) is not None:
             yield line
 
@@ -84,7 +84,7 @@ class Part:
         """Its first line.
 
         Raises:
-            DemoError: it ended without one, or nothing came in time.
+            DemoError: it ended without one, or printed nothing in time.
         """
         line = self.line()
         if line is None:
@@ -92,19 +92,19 @@ class Part:
         return line
 
     def wait(self, within_s: float | None = READY_S) -> int:
-        """Waits for its end, so long or (None) however long; its exit code."""
+        """Waits for its end, up to `within_s` (None: without limit), and returns its exit code."""
         code = self._process.wait(within_s)
         for reader in self._readers:
             reader.join(STOP_S)
         return code
 
     def kill(self) -> None:
-        """SIGKILL, as if its machine were gone."""
+        """Sends SIGKILL, as if its machine had failed."""
         self._process.kill()
         self.wait()
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL if it does not end in time."""
+        """Sends SIGTERM, and SIGKILL if it does not end in time."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -115,7 +115,7 @@ class Part:
 
     @property
     def last_words(self) -> str:
-        """The end of what it said on standard error, for messages."""
+        """The last lines on its standard error, for messages."""
         return f"; last it said: {' / '.join(self._complaints)}" if self._complaints else ""
 
     def __enter__(self) -> "Part":
@@ -153,6 +153,6 @@ def simulator_url(part: Part) -> str:
 
 
 def clean_environment(additions: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without our settings and the SDK's: a demo must use neither by chance."""
+    """This process's environment without our settings and the SDK's: a demo must not use them by accident."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TAILRACE_", "OPENAI_"))}
     return kept | dict(additions)

@@ -14,12 +14,12 @@ CHUNKS_PER_S = 30
 
 
 class Stage(NamedTuple):
-    """What runs.
+    """The running services.
 
     Attributes:
-        model: to ask for a tool call.
-        plain_model: to ask for a text.
-        environment: for whatever submits and tails.
+        model: the model for a tool call.
+        plain_model: the model for a text.
+        environment: the environment for commands that submit and tail.
     """
 
     model: str
@@ -28,12 +28,12 @@ class Stage(NamedTuple):
 
 
 def set_up(environment: Mapping[str, str], running: ExitStack, say: Callable[[str], None]) -> Stage:
-    """Starts everything; `running` takes it down.
+    """Starts everything; closing `running` stops it.
 
     Args:
-        environment: `REAL=1` asks the real upstream, with its `OPENAI_*`; anything else only the simulator.
-        running: what is started is put there.
-        say: is told what happens.
+        environment: with `REAL=1` the real server is used, with its `OPENAI_*`; otherwise only the simulator.
+        running: receives every started process.
+        say: prints a progress message.
 
     Raises:
         DemoError: a part did not start.

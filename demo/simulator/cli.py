@@ -1,4 +1,4 @@
-"""The command `tailrace simulator`: serves until it is told to stop."""
+"""The command `tailrace simulator`: serves until it is stopped."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _parser() -> CommandParser:
 
 
 def _tell(entry: Entry) -> None:
-    if not entry.n:  # a question about the simulator itself
+    if not entry.n:  # a request about the simulator itself
         return
     took_ms = ((entry.ended_s or entry.started_s) - entry.started_s) * 1000
     what = f"{entry.method} {entry.path} {entry.model or '-'}"
@@ -67,7 +67,7 @@ def _tell(entry: Entry) -> None:
 
 
 def _silent(entry: Entry) -> None:
-    """Says nothing."""
+    """Prints nothing."""
 
 
 async def _serve(options: argparse.Namespace) -> int:
@@ -99,11 +99,11 @@ async def _serve(options: argparse.Namespace) -> int:
 def _run(main: Coroutine[Any, Any, int]) -> int:
     try:
         import uvloop
-    except ImportError:  # there is none for Windows
+    except ImportError:  # not available on Windows
         return asyncio.run(main)
     return uvloop.run(main)
 
 
 def simulator(argv: Sequence[str]) -> int:
-    """Runs the simulator until SIGINT or SIGTERM; the exit code."""
+    """Runs the simulator until SIGINT or SIGTERM. Returns the exit code."""
     return _run(_serve(_parser().parse_args(argv)))

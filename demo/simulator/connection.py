@@ -1,7 +1,7 @@
-"""One connection to the simulator: reads requests, plays replies, notices at once when the client goes away.
+"""One connection to the simulator: reads requests, plays replies, notices at once when the client disconnects.
 
-One protocol object and one timer a running reply; no task a request. h11 reads the requests and heads the replies;
-chunks are framed here, because what a fault does to a body no HTTP library would agree to.
+One protocol object and one timer per running reply; no task per request. h11 reads the requests and writes the heads of
+replies; chunks are framed here, because no HTTP library allows what a fault does to a body.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX_HEAD = 64 << 10
 _MAX_AHEAD = 64 << 10  # bytes a client may send before its answer has ended
 _FLUSH = 64 << 10
 _TICK_S = 0.001  # uvloop's timers count milliseconds and may fire early by one: without this they would spin
-_LINGER_S = 2.0  # how long a client may go on sending what was refused before it is cut off
+_LINGER_S = 2.0  # how long a client may continue to send a refused request before it is cut off
 _NO_LINGER = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends a reset
 
 OnEnd = Callable[[Entry], None]
@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
         self._close_entry("client_closed")
 
     def eof_received(self) -> None:
-        # A client that has closed only its half cannot be told from one that has gone, and the prompt answer matters
+        # A client that has closed only its half looks like one that has disconnected, and noticing that at once matters
         # more here: the transport is dropped together with what is still to be written.
         if self._reply is not None:
             self._transport.abort()
@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
                 return
         try:
             self._http.receive_data(data)
-        except h11.RemoteProtocolError:  # data after a request that said it was the last
+        except h11.RemoteProtocolError:  # data after a request that announced itself as the last
             self._transport.abort()
             return
         self._read()
@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
         return b"%x\r\n%b\r\n" % (len(data), data)
 
     def _end_early(self) -> None:
-        """Ends the body now, cleanly, without the rest."""
+        """Ends the body cleanly now, without the rest."""
         if self._timer is not None:
             self._timer.cancel()
         if self._begun_s:
@@ -223,7 +223,7 @@ class Connection(asyncio.Protocol):
             self._send(h11.EndOfMessage())
             self._close_entry("completed" if status == 200 else "error")
             if self._http.their_state is not h11.DONE:
-                # Closing now would reset the connection under a client that still sends, and lose it the answer.
+                # Closing now would reset the connection while the client still sends, and it would lose the answer.
                 self._refused = True
                 self._transport.write_eof()
                 self._timer = self._loop.call_later(_LINGER_S, self._transport.abort)
@@ -237,7 +237,7 @@ class Connection(asyncio.Protocol):
     def _reset(self) -> None:
         if self._transport.is_closing():
             return
-        if self._transport.get_write_buffer_size():  # what was sent before the reset is to arrive
+        if self._transport.get_write_buffer_size():  # the data before the reset should arrive
             self._timer = self._loop.call_later(0.002, self._reset)
             return
         connection = cast(socket.socket, self._transport.get_extra_info("socket"))

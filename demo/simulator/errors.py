@@ -1,6 +1,6 @@
 """The simulator's error answers: OpenAI's bodies, types and codes, and the headers that go with them.
 
-Pure. Sources: the API reference on error codes and on rate limits; what the official SDK makes of them.
+Pure. Sources: the API reference on error codes and on rate limits; how the official SDK handles them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DEFAULTS: Mapping[int, tuple[str, str | None, str]] = {
 
 
 class ApiError(Exception):
-    """An answer that is an error: status, and what OpenAI puts into the `error` object of the body."""
+    """An error answer: its status, and the `error` object of OpenAI's body."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ def unknown_url(method: str, path: str) -> ApiError:
 
 
 def check_key(authorization: str | None, key: str | None) -> None:
-    """Checks the bearer token; with no `key` set, any that is not empty will do.
+    """Checks the bearer token; without `key`, any token that is not empty is accepted.
 
     Raises:
         ApiError: 401.

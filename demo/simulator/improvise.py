@@ -1,7 +1,7 @@
-"""The steps of an answer nobody scripted, made from the request: the same request, the same answer.
+"""The steps of an answer without a scenario, made from the request: the same request gets the same answer.
 
-Pure. Calls the first tool (or the one demanded) with arguments its schema admits; answers a tool's result, or
-speaks about what the user said, in text.
+Pure. Calls the first tool (or the required one) with arguments that its schema allows; answers a tool's result or the
+user's message with text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tailrace.demo.simulator.scenario import CustomToolCall, JsonObject, Reasoni
 
 _THOUGHTS = "inner_thoughts"
 _DEEPEST = 4  # levels of a nested or recursive schema that are filled in
-_LONGEST = 10  # items of an array, whatever its schema demands
+_LONGEST = 10  # the most items of an array, whatever its schema requires
 
 
 def _quote(text: str) -> str:
@@ -87,7 +87,7 @@ def _value(name: str, given: Any, root: JsonObject, rng: random.Random, said: st
 
 
 def _tool(asked: Asked) -> JsonObject | None:
-    """The tool to call: the one `tool_choice` names, else the first the simulator can call."""
+    """The tool to call: the one that `tool_choice` names, else the first that the simulator can call."""
     choice: Any = asked.body.get("tool_choice")
     if choice == "none" or asked.answers_tool is not None:
         return None
@@ -110,11 +110,11 @@ def improvise(asked: Asked, seed: int) -> tuple[Step, ...]:
     """The steps that answer this request.
 
     Raises:
-        ApiError: 400, a tool or its schema is not one.
+        ApiError: 400, a tool or its schema is not valid.
     """
     try:
         return _steps(asked, seed)
-    except (TypeError, ValueError, AttributeError, LookupError) as error:  # what reading a wrong schema comes to
+    except (TypeError, ValueError, AttributeError, LookupError) as error:  # raised for an invalid schema
         message = f"Invalid schema in 'tools' or 'tool_choice': {error}"
         raise ApiError(400, message, param="tools", code="invalid_function_parameters") from error
 

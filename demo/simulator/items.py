@@ -1,6 +1,6 @@
-"""The output items of the Responses API, each with the events it comes in.
+"""The output items of the Responses API, each with its events.
 
-Pure. An event is a JSON object without its `sequence_number`, which only the stream as a whole can give. Source: API
+Pure. An event is a JSON object without its `sequence_number`, which only the whole stream determines. Source: API
 reference, "Streaming events" of the Responses API, and recorded bodies.
 """
 
@@ -20,7 +20,7 @@ _PREFIX: dict[type[Step], str] = {
 
 
 def item_prefix(step: Step) -> str:
-    """What the ids of such items begin with."""
+    """The prefix of the ids of such items."""
     return _PREFIX.get(type(step), "msg_")
 
 
@@ -30,8 +30,8 @@ class Item:
     Args:
         part: the step it shows.
         index: its place in the output.
-        ids: its own id, and a call id should it need one.
-        encrypted: whether a reasoning item carries its encrypted content.
+        ids: its own id, and a call id if it needs one.
+        encrypted: whether a reasoning item has its encrypted content.
     """
 
     def __init__(self, part: Part, index: int, ids: tuple[str, str], *, encrypted: bool) -> None:
@@ -56,7 +56,7 @@ class Item:
         yield {"type": "response.output_item.done", "output_index": self._index, "item": self.done()}
 
     def done(self) -> JsonObject:
-        """The item as it stands at its end."""
+        """The finished item."""
         return self._object("completed" if self._part.complete else "incomplete")
 
     def _object(self, status: str) -> JsonObject:

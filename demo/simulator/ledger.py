@@ -1,6 +1,6 @@
 """The requests that the simulator received and how each ended; tests and benchmarks read it at `/__sim/requests`.
 
-Owns the bounded history and the counts of calls by key. Knows no sockets; times are handed in.
+Owns the bounded history and the counts of calls by key. Knows no sockets; the caller passes the times.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ How = Literal["open", "completed", "error", "client_closed", "cut", "rst", "stop
 
 
 class Entry(msgspec.Struct, kw_only=True):
-    """One request. Times are this machine's monotonic clock, in seconds; `key` is what its calls are counted under.
+    """One request. Times are by this machine's monotonic clock, in seconds; its calls are counted under `key`.
 
-    `ended`: open (still running), completed (its last byte was handed to the system), error (answered with an error
-    status), client_closed, cut and rst (by the scenario), stopped (the simulator was).
+    `ended`: open (still running), completed (its last byte was passed to the system), error (answered with an error
+    status), client_closed, cut and rst (by the scenario), stopped (with the simulator).
     """
 
     n: int
@@ -41,7 +41,7 @@ class Entry(msgspec.Struct, kw_only=True):
 
 
 class Ledger:
-    """The last requests, how many there were in all, and how often each key was called."""
+    """The last requests, the total number of requests, and how often each key was called."""
 
     def __init__(self, keep: int = 10_000) -> None:
         self._entries: deque[Entry] = deque(maxlen=keep)

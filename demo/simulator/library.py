@@ -92,7 +92,7 @@ def knows_model(model: str) -> bool:
 
 
 def models() -> list[str]:
-    """What `GET /v1/models` lists."""
+    """The models that `GET /v1/models` lists."""
     return ["sim", *(f"sim-{name}" for name in NAMED), "gpt-4o", "gpt-4o-mini", "gpt-5", "o3", "o4-mini"]
 
 
@@ -102,10 +102,10 @@ def choose_scenario(header: str | None, body: JsonObject, model: str) -> Scenari
     Args:
         header: value of `x-simulator-scenario`, a JSON object.
         body: the request; `simulator` or `metadata.simulator` in it is an object, or the JSON of one.
-        model: the model asked for; `sim-<name>` stands for the rest of what the scenario leaves open.
+        model: the requested model; `sim-<name>` provides what the scenario leaves open.
 
     Raises:
-        ScenarioError: the scenario is not one.
+        ScenarioError: the scenario is not valid.
     """
     given: JsonObject = {}
     if header is not None:
@@ -114,7 +114,7 @@ def choose_scenario(header: str | None, body: JsonObject, model: str) -> Scenari
         metadata: Any = body.get("metadata")
         inside = cast(JsonObject, metadata).get("simulator") if isinstance(metadata, dict) else None
         found: Any = body.get("simulator", inside)
-        if isinstance(found, str):  # OpenAI's metadata holds nothing but strings
+        if isinstance(found, str):  # OpenAI's metadata has only strings
             given = read_object(found, "metadata")
         elif isinstance(found, dict):
             given = cast(JsonObject, found)

@@ -1,4 +1,4 @@
-"""From a scenario's steps to fragments: what each chunk will carry, whichever API carries it.
+"""Turns a scenario's steps into fragments: the content of each chunk, for either API.
 
 Pure. Owns the cutting into fragments, the token budget and the count of tokens; a fragment counts as one token.
 """
@@ -32,7 +32,7 @@ _WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One step and the fragments it is sent in. `complete` is false where the token limit cut it short.
+    """One step and its fragments. `complete` is false if the token limit cut it short.
 
     `breaks`: numbers of the fragments with which a further summary part of a reasoning step begins.
     """
@@ -59,9 +59,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All parts of an answer, why it ends, and what it counts.
+    """All parts of an answer, why it ends, and its token counts.
 
-    `length` is true when the answer was cut by the token limit, asked for by the request or by the scenario.
+    `length` is true if the answer was cut by the token limit of the request or the scenario.
     """
 
     parts: tuple[Part, ...]
@@ -89,7 +89,7 @@ def filler(chars: int, seed: int) -> str:
 
 
 def cut(text: str, chunking: Chunking) -> tuple[str, ...]:
-    """`text` in fragments. No fragment is empty; an empty text has none."""
+    """Splits `text` into fragments. No fragment is empty; an empty text has none."""
     if chunking.seed is None:
         return tuple(text[at : at + chunking.chars] for at in range(0, len(text), chunking.chars))
     rng = seeded(f"{chunking.seed}:{text}")
@@ -137,7 +137,7 @@ def _fragments(step: Step, scenario: Scenario) -> tuple[str, ...]:
 
 
 def make_plan(steps: tuple[Step, ...], scenario: Scenario, *, input_tokens: int, max_tokens: int | None) -> Plan:
-    """Cuts the steps into fragments, no more than `max_tokens` of them."""
+    """Cuts the steps into at most `max_tokens` fragments."""
     parts: list[Part] = []
     left = max_tokens if max_tokens is not None else -1
     used = reasoned = 0

@@ -1,6 +1,6 @@
-"""When each piece of a body leaves, and what goes wrong on the way: events and a scenario in, timed beats out.
+"""When each piece of a body is sent, and which faults occur: events and a scenario in, timed beats out.
 
-Pure: times are seconds since the body began; whoever plays the beats brings the clock.
+Pure: times are seconds since the body began; the player of the beats has the clock.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from tailrace.demo.simulator.plan import seeded
 from tailrace.demo.simulator.scenario import Cut, End, ErrorEvent, Fault, Garbage, Rst, Scenario, Stall, StreamFault
 
-ErrorBytes = Callable[[ErrorEvent, int], bytes]  # an error event after so many others, in the form of the API
+ErrorBytes = Callable[[ErrorEvent, int], bytes]  # an error event after that many others, in the form of the API
 Then = Literal["go on", "end", "cut", "rst"]
 NEVER = float("inf")
 
@@ -22,7 +22,7 @@ _COMMENT = b": keep-alive\n\n"
 class Beat(NamedTuple):
     """Bytes of the body that are due at `at_s`, how many events they complete, and what follows them.
 
-    `alone`: to be written by itself, not together with its neighbours.
+    `alone`: whether to write it by itself, not together with its neighbours.
     """
 
     at_s: float
@@ -36,9 +36,9 @@ Scheduled = tuple[float, bytes]
 
 
 def schedule(events: Iterable[bytes], scenario: Scenario, usual_chunks_per_s: float) -> Iterator[Scheduled]:
-    """Each event with the second it is due by the scenario's pace.
+    """Each event with the second at which it is due by the scenario's pace.
 
-    `usual_chunks_per_s` is the pace where the scenario has none of its own; 0 is as fast as it is read.
+    `usual_chunks_per_s` is the pace if the scenario has none of its own; 0 is as fast as it is read.
     """
     pace = scenario.pace
     rate = usual_chunks_per_s if pace.chunks_per_s is None else pace.chunks_per_s
@@ -58,7 +58,7 @@ class _Silence:
         self._last_s = 0.0
 
     def until(self, at_s: float) -> Iterator[Beat]:
-        """The comments before `at_s`; endless if that never comes."""
+        """The comments before `at_s`; endless if that is never reached."""
         if self._keepalive_s is not None:
             while self._last_s + self._keepalive_s < at_s:
                 self._last_s += self._keepalive_s
@@ -85,8 +85,8 @@ def play(events: Iterable[Scheduled], scenario: Scenario, faults: Iterable[Fault
     """The beats of a body.
 
     Args:
-        events: what the body would be without faults, an event each, and when.
-        faults: those that apply to this call; those that replace the whole answer are not looked at.
+        events: the events of the body without faults, each with its time.
+        faults: those that apply to this call; those that replace the whole answer are ignored.
         error: renders an error event in the form of the API.
     """
     rng = seeded(f"{scenario.seed}:split")

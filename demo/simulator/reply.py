@@ -1,6 +1,6 @@
-"""An answer on its way out: status, headers, and the beats of its body.
+"""An answer to be sent: status, headers, and the beats of its body.
 
-Pure. The form in which `app` hands an answer to the connection that plays it.
+Pure. The form in which `app` passes an answer to the connection that plays it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ HTML_PAGE = b"<!doctype html>\n<html><head><title>Welcome</title></head><body><h
 
 @dataclass(slots=True)
 class Reply:
-    """One answer. `length` is None for a chunked body; `delay_s` passes before the status line, for ever if NEVER.
+    """One answer. `length` is None for a chunked body; `delay_s` passes before the status line; forever if NEVER.
 
-    `attached`: where the one who plays this body leaves the call that ends it early.
+    `attached`: receives the function that ends this body early, from the connection that plays it.
     """
 
     status: int
@@ -36,7 +36,7 @@ class Reply:
 
 
 def usual_headers(content_type: str, delay_s: float = 0.0, tokens: int = 0) -> Headers:
-    """The headers OpenAI sends with every answer; the rate limits stand still, less what this request takes."""
+    """The headers that OpenAI sends with every answer; the rate limits are constant, minus this request's share."""
     return [
         ("date", formatdate(usegmt=True)),
         ("content-type", content_type),
@@ -65,14 +65,14 @@ def json_reply(body: bytes, *, delay_s: float = 0.0) -> Reply:
 
 
 def error_reply(error: ApiError, *, delay_s: float = 0.0) -> Reply:
-    """An error; its own headers take the place of the usual ones of the same name."""
+    """An error; its own headers replace the usual ones of the same name."""
     body = error.body()
     headers = dict([*usual_headers("application/json", delay_s), *error.headers()])
     return Reply(error.status, list(headers.items()), _once(body), len(body), delay_s)
 
 
 def replaced(faults: Iterable[Fault], delay_s: float) -> Reply | None:
-    """The answer that a fault puts in place of the real one."""
+    """The answer with which a fault replaces the real one."""
     for fault in faults:
         match fault:
             case Status():
@@ -107,7 +107,7 @@ def stream_reply(
 def whole_reply(
     body: bytes, scenario: Scenario, faults: Iterable[Fault], *, usual_chunks_per_s: float, tokens: int
 ) -> Reply:
-    """A body sent at once, when a stream of it would have ended. A cut, a reset or a stall strikes in its middle."""
+    """A body sent at once, when a stream of it would have ended. A cut, a reset or a stall occurs in its middle."""
     pace = scenario.pace
     rate = usual_chunks_per_s if pace.chunks_per_s is None else pace.chunks_per_s
     delay_s = pace.first_byte_delay_s + (tokens / rate if rate else 0.0)

@@ -1,7 +1,7 @@
-"""Reads a request to the simulator, of either API, or refuses it.
+"""Reads a request to the simulator, of either API, or rejects it.
 
-Pure. Owns the reading of the two request bodies into one `Asked`; lenient with fields it does not know, since
-vendors add their own, and as strict as OpenAI where a client could be wrong about the protocol.
+Pure. Owns the conversion of both request bodies into one `Asked`; accepts unknown fields, since vendors add their own,
+and is as strict as OpenAI where a client could be wrong about the protocol.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OUTPUTS = ("function_call_output", "custom_tool_call_output")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request. `tools` and `tool_choice` as they came; `answers_tool` when it brings a tool's result."""
+    """One request. `tools` and `tool_choice` are unchanged; `answers_tool`: the request has a tool's result."""
 
     body: JsonObject
     model: str
@@ -37,7 +37,7 @@ def read_body(raw: bytes) -> JsonObject:
     """The body as a JSON object, with the model checked.
 
     Raises:
-        ApiError: 400, in OpenAI's words as far as clients look at them.
+        ApiError: 400, in OpenAI's words as far as clients check them.
     """
     try:
         body = msgspec.json.decode(raw)
@@ -163,7 +163,7 @@ def _check_output_items(items: list[JsonObject], *, starts_here: bool) -> None:
 
     Args:
         items: the input.
-        starts_here: whether the input is the whole conversation, so that it holds the calls of its outputs.
+        starts_here: whether the input is the whole conversation, so that it has the calls of its outputs.
     """
     calls = [str(item.get("call_id")) for item in items if item.get("type") in ("function_call", "custom_tool_call")]
     outputs = [str(item.get("call_id")) for item in items if item.get("type") in _OUTPUTS]

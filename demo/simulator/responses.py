@@ -1,4 +1,4 @@
-"""One answer of the Responses API: its events, and how it stands after any number of them.
+"""One answer of the Responses API: its events, and its state after any number of them.
 
 Pure. Shapes are those of OpenAI's server in 2025 and 2026. Source: API reference, "The response object" and
 "Streaming events", and recorded bodies.
@@ -20,7 +20,7 @@ from tailrace.demo.simulator.scenario import ErrorEvent, JsonObject, Scenario
 
 _encode = msgspec.json.encode
 
-# Kinds of delta that OpenAI pads against guessing by length; refusals and custom input come without.
+# Kinds of delta that OpenAI pads to hide their length; refusals and custom input have no padding.
 _OBFUSCATED = frozenset(
     {
         "response.output_text.delta",
@@ -31,11 +31,11 @@ _OBFUSCATED = frozenset(
 
 
 class Answer:
-    """One answer, from which its events can be had again and again, always the same.
+    """One answer. Its events can be read any number of times and are always the same.
 
     Args:
         made_up: makes an identifier from a prefix and a number of characters.
-        created: when it was asked for, in seconds since 1970.
+        created: the time of the request, in seconds since 1970.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Answer:
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), encoded)
 
     def error(self, fault: ErrorEvent, sent: int) -> bytes:
-        """An error event, and the failure that OpenAI sends after it; `sent` is the number the first of them has."""
+        """An error event, and the failure that OpenAI sends after it; `sent` is the number of the first of them."""
         error = {"type": fault.type, "code": fault.code, "message": fault.message, "param": None}
         failed = self.now("failed", error={"code": fault.code or "server_error", "message": fault.message})
         return self.event({"type": "error", "sequence_number": sent, "error": error}) + self.event(
@@ -81,11 +81,11 @@ class Answer:
         )
 
     def now(self, status: str, **more: Any) -> JsonObject:
-        """The response as it stands with this status."""
+        """The current response, with this status."""
         return {**self._base, "status": status, **more}
 
     def after(self, seen: list[JsonObject]) -> JsonObject:
-        """The response as it stands once these events have happened."""
+        """The response after these events."""
         output: list[JsonObject] = []
         status = "queued" if self.background else "in_progress"
         for event in seen:
@@ -101,7 +101,7 @@ class Answer:
         return self.now(status, output=output)
 
     def final(self) -> JsonObject:
-        """The response as it stands at its end."""
+        """The response at its end."""
         plan, reason = self._plan, self._scenario.finish_reason
         output = [item.done() for item in self._items]
         usage: JsonObject | None = None

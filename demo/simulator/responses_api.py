@@ -1,6 +1,6 @@
 """The paths under `/v1/responses`: create, retrieve, resume, cancel.
 
-Owns what is kept of each response. Knows no sockets; reads the clock, since where a response stands depends on it.
+Owns what is kept of each response. Knows no sockets; reads the clock, since the state of a response depends on it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tailrace.demo.simulator.stored import Responses, Stored
 
 
 class ResponsesApi:
-    """All of it. `chunks_per_s` is the pace of streams whose scenario has none; 0 is as fast as they are read."""
+    """The Responses API. `chunks_per_s` is the pace of streams whose scenario has none; 0: as fast as they are read."""
 
     def __init__(self, ledger: Ledger, chunks_per_s: float) -> None:
         self._ledger, self._chunks_per_s = ledger, chunks_per_s
@@ -34,7 +34,7 @@ class ResponsesApi:
 
         Raises:
             ApiError: 400 or 404.
-            ScenarioError: the scenario is not one.
+            ScenarioError: the scenario is not valid.
         """
         match (request.method, rest):
             case ("POST", []):
@@ -104,7 +104,7 @@ class ResponsesApi:
         if not after.removeprefix("-").isdecimal():
             raise invalid_type("starting_after", "an integer", after)
         entry.stream = True
-        # Faults without a count strike the first stream alone: a client that attaches again is to get further.
+        # Faults without a count apply only to the first stream, so that a client that attaches again gets further.
         counted = msgspec.structs.replace(
             stored.scenario, faults=tuple(fault for fault in stored.scenario.faults if fault.calls is not None)
         )

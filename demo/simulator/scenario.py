@@ -11,11 +11,11 @@ import msgspec
 
 JsonObject = dict[str, Any]
 
-MOST_CHUNKS = 1_000_000  # of made-up text; it is held in memory
+MOST_CHUNKS = 1_000_000  # of generated text, which is kept in memory
 
 
 class ScenarioError(ValueError):
-    """The scenario cannot be used; the text says which part of it and why."""
+    """The scenario cannot be used; the message names the part and the reason."""
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
@@ -23,7 +23,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Text(_Part, frozen=True, kw_only=True, tag="text"):
-    """Text of the answer. `chunks` asks for that many chunks of made-up text instead of a text given."""
+    """Text of the answer. `chunks` asks for that many chunks of generated text instead of a given text."""
 
     text: str = ""
     chunks: int = 0
@@ -32,7 +32,7 @@ class Text(_Part, frozen=True, kw_only=True, tag="text"):
 class Reasoning(_Part, frozen=True, kw_only=True, tag="reasoning"):
     """Native reasoning. `parts` are the summary parts of the Responses API; chat joins them with a blank line.
 
-    `field` is the name under which chat deltas carry it: OpenAI's chat has none, its imitators have two.
+    `field` is its name in chat deltas: OpenAI's chat has none, compatible servers have two.
     """
 
     text: str = ""
@@ -47,7 +47,7 @@ class Refusal(_Part, frozen=True, kw_only=True, tag="refusal"):
 
 
 class ToolCall(_Part, frozen=True, kw_only=True, tag="tool_call"):
-    """A function call. Arguments are an object, or a text sent as it stands, be it JSON or not."""
+    """A function call. Arguments are an object, or a text that is sent unchanged, JSON or not."""
 
     name: str
     arguments: str | JsonObject = "{}"
@@ -76,7 +76,7 @@ Step = Text | Reasoning | Refusal | ToolCall | CustomToolCall | WebSearch
 
 
 class _Fault(_Part, frozen=True, kw_only=True):
-    """`calls`: only the first so many calls with the scenario's key meet the fault; all of them when absent."""
+    """`calls`: the fault applies only to this many first calls with the scenario's key; to all if absent."""
 
     calls: int | None = None
 
@@ -116,14 +116,14 @@ class ErrorEvent(_Fault, frozen=True, kw_only=True, tag="error"):
 
 
 class Garbage(_Fault, frozen=True, kw_only=True, tag="garbage"):
-    """One event whose data is not JSON (or whatever `data` says) after so many events; then the stream goes on."""
+    """One event whose data is not JSON (or is `data`) after this many events; then the stream continues."""
 
     after: int
     data: str = '{"id": "chatcmpl-'
 
 
 class Status(_Fault, frozen=True, kw_only=True, tag="status"):
-    """An error in place of the answer. `retry_after_s` sets `retry-after`, `retry-after-ms` and the reset headers."""
+    """An error instead of the answer. `retry_after_s` sets `retry-after`, `retry-after-ms` and the reset headers."""
 
     status: int
     code: str | None = None
@@ -144,9 +144,9 @@ Fault = StreamFault | Status | Hang | Html
 
 
 class Chunking(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How texts are cut. `chars`: characters a chunk; with a seed, from 1 to 2 * chars - 1, drawn from it.
+    """How texts are cut. `chars`: characters per chunk; with a seed, a random number from 1 to 2 * chars - 1.
 
-    `split_bytes`: the body's bytes are cut again, in pieces of 1 to so many bytes, each written by itself.
+    `split_bytes`: the body is cut again into pieces of 1 to this many bytes, each written by itself.
     """
 
     chars: int = 4
@@ -155,9 +155,9 @@ class Chunking(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Pace(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When events leave. `jitter` 0 to 1 widens each gap by up to that part of it, either way.
+    """When events are sent. `jitter`, 0 to 1, lengthens or shortens each gap by up to that part of it.
 
-    `chunks_per_s`: None takes the server's own pace, 0 is as fast as the client reads.
+    `chunks_per_s`: None is the server's own pace, 0 is as fast as the client reads.
     """
 
     chunks_per_s: float | None = None
@@ -166,10 +166,10 @@ class Pace(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All that can be asked for. Without steps the answer is made from the request itself.
+    """All options of a scenario. Without steps the answer is made from the request itself.
 
-    `name` takes the steps and everything not given from the named scenario. `key` is what calls are counted under,
-    for faults with `calls`; by default a digest of the request. `usage`: as asked by the request, or against it.
+    `name`: the named scenario provides the steps and everything not given. Calls are counted under `key`, for faults
+    with `calls`; by default a digest of the request. `usage`: as requested, or overriding the request.
     """
 
     name: str | None = None

@@ -19,13 +19,13 @@ class Simulator:
 
     Args:
         host: address to listen on.
-        port: 0 picks a free one.
-        key: the API key to insist on; by default any will do, but one must be sent.
+        port: 0 chooses a free one.
+        key: the required API key; by default any key is accepted, but one must be sent.
         chunks_per_s: pace of streams whose scenario has none; 0 is as fast as the client reads.
         on_end: called with the entry of each request that has ended.
 
     Raises:
-        OSError: on entry, when the address cannot be listened on.
+        OSError: on entry, if it cannot listen on the address.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The stored responses: the state of each at a given time, and its events after any number.
 
-Pure: the present is handed in. Nothing runs in the background; where a response has got to follows from the time
-that has passed since it was asked for. A client that goes away changes nothing in that.
+Pure: the caller passes the current time. Nothing runs in the background; the state of a response follows from the time
+since its request. A client that disconnects does not change it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _IN_PROGRESS = 2  # number of the event with which a background response leaves 
 
 
 class Stored:
-    """One response, begun at `started_s` on the clock that later moments are given by."""
+    """One response, started at `started_s` by the clock of all later times."""
 
     def __init__(self, answer: Answer, scenario: Scenario, usual_chunks_per_s: float, started_s: float) -> None:
         self.answer, self.scenario = answer, scenario
@@ -29,7 +29,7 @@ class Stored:
 
     def timeline(self) -> Iterator[tuple[float, JsonObject]]:
         """Each event and when it is due, in seconds after the start."""
-        # `first_byte_delay_s` is how long a background response waits in the queue; a foreground one says nothing.
+        # `first_byte_delay_s` is how long a background response waits in the queue; a foreground one sends nothing.
         waits_s = self.scenario.pace.first_byte_delay_s
         background = self.answer.background
         objects = list(self.answer.objects())
@@ -42,9 +42,9 @@ class Stored:
             yield at_s, event
 
     def events(self, after: int, now_s: float) -> Iterator[Scheduled]:
-        """The events numbered above `after` as a body that begins now: what has happened, then what happens.
+        """The events numbered above `after` as a body that begins now: past events, then future ones.
 
-        A cancel ends it; whoever plays the body has been told by `attached` then.
+        A cancel ends it; the function in `attached` has then ended the body.
         """
         passed_s = now_s - self._started_s
         for at_s, event in self.timeline():
@@ -61,7 +61,7 @@ class Stored:
         return standing
 
     def cancel(self, now_s: float) -> JsonObject:
-        """Ends a response that runs in the background; of one that has ended it changes nothing.
+        """Ends a response that runs in the background; does not change one that has ended.
 
         Raises:
             ApiError: 400, it does not run in the background.
@@ -91,14 +91,14 @@ class Responses:
         """The response with this id.
 
         Raises:
-            ApiError: 404, there is none, or it was not to be stored.
+            ApiError: 404, there is none, or it was not stored.
         """
         if id not in self._by_id:
             raise ApiError(404, f"Response with id '{id}' not found.")
         return self._by_id[id]
 
     def check_previous(self, id: object) -> None:
-        """Checks that a `previous_response_id` is one we know.
+        """Checks that a `previous_response_id` is known.
 
         Raises:
             ApiError: 400.
