@@ -9,7 +9,12 @@ from tests.rig import KEY, request_for
 from tests.until import until
 
 TEXT = "One word after another. " * 20
-SLOW = {"steps": [{"kind": "text", "text": TEXT}], "pace": {"chunks_per_s": 40.0}}
+SLOW = {
+    "steps": [{"kind": "text", "text": TEXT}],
+    "pace": {"chunks_per_s": 40.0},
+    "key": "split-takeover",
+    "faults": [{"kind": "stall", "after": 30, "calls": 1}],  # the first answer cannot end before its worker is killed
+}
 
 
 async def test_a_killed_worker_is_replaced_where_queue_and_logs_are_apart(redis_url: str) -> None:
