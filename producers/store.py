@@ -11,7 +11,7 @@ from tailrace.broker.cluster import is_cluster
 from tailrace.broker.script import Verdict
 from tailrace.broker.scripts import CancelStatus, SubmitStatus
 from tailrace.producers.link import Link
-from tailrace.producers.queue.queue_store import ProducerQueue
+from tailrace.producers.queue_store import ProducerQueue
 from tailrace.schemas.errors import SettingsError
 from tailrace.schemas.ids import EntryId
 from tailrace.schemas.redis_url import QUEUE_OF_A_CLUSTER
@@ -40,7 +40,7 @@ class LogBounds(NamedTuple):
     beginning: RawEntry | None
 
 
-class RequestState(NamedTuple):
+class RecordedState(NamedTuple):
     """Those of the requested fields that a record has, and the last entry of its log."""
 
     record: Mapping[str, bytes]
@@ -171,7 +171,7 @@ class ProducerStore:
             return None
         return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
-    async def request_states(self, request_ids: Sequence[str], fields: Sequence[str]) -> list[RequestState]:
+    async def request_states(self, request_ids: Sequence[str], fields: Sequence[str]) -> list[RecordedState]:
         """Fields of each request's record, and the last entry of its log."""
         async with self.link.asking():
             async with self.link.redis.pipeline(transaction=False) as pipe:
@@ -180,7 +180,7 @@ class ProducerStore:
                     pipe.execute_command("XREVRANGE", keys.log_key(request_id), "+", "-", "COUNT", 1)
                 answers = await pipe.execute()
         return [
-            RequestState(
+            RecordedState(
                 {name: value for name, value in zip(fields, record, strict=True) if value is not None},
                 *(_entries(last) or (None,)),
             )

@@ -10,7 +10,7 @@ import msgspec
 
 from tailrace.broker import scripts
 from tailrace.broker.keys import WORKER_LIFETIME_S
-from tailrace.producers.store import RequestState
+from tailrace.producers.store import RecordedState
 from tailrace.schemas.codec import decode_entry
 from tailrace.schemas.deltas import RetryScheduled
 from tailrace.schemas.errors import TailError
@@ -135,7 +135,7 @@ class QueueLook(Protocol):
 class RecordLook(Protocol):
     """What it needs of records and logs."""
 
-    async def request_states(self, request_ids: Sequence[str], fields: Sequence[str]) -> list[RequestState]:
+    async def request_states(self, request_ids: Sequence[str], fields: Sequence[str]) -> list[RecordedState]:
         """The state of each in records and logs."""
         ...
 
@@ -163,7 +163,7 @@ def held(seen: scripts.QueueOverview) -> list[Held]:
     ]
 
 
-def overview(seen: scripts.QueueOverview, states: Sequence[RequestState]) -> Overview:
+def overview(seen: scripts.QueueOverview, states: Sequence[RecordedState]) -> Overview:
     """Combines what the queue, the records and the logs contain.
 
     Args:
@@ -202,7 +202,7 @@ def _worker(name: bytes, left_ms: int, said: bytes) -> SeenWorker | None:
     return SeenWorker(name.decode(errors="replace"), silent_s, silent_s > SILENT_S, report)
 
 
-def _run(one: Held, state: RequestState, now_ms: int) -> Run:
+def _run(one: Held, state: RecordedState, now_ms: int) -> Run:
     record = {name: value.decode(errors="replace") for name, value in state.record.items()}
     pause = _pause(state.last.raw) if state.last else None
     submitted_ms, started_ms = int(record.get("submitted_ms", now_ms)), int(record.get("started_ms", now_ms))

@@ -204,7 +204,7 @@ async def test_a_submit_that_breaks_before_the_queue_names_its_id(redis_url: str
             raise StoreUnavailable("gone")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("tailrace.producers.queue.queue_store.ProducerQueue.enqueue", enqueue)
+            patch.setattr("tailrace.producers.queue_store.ProducerQueue.enqueue", enqueue)
             with pytest.raises(StoreUnavailable) as caught:
                 await client.submit(HELLO)
         # expect the error to name the id, and a submit with it to put things right
