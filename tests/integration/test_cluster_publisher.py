@@ -1,5 +1,6 @@
 """The publisher on a Redis Cluster whose slots move: a log moves alone, and its attempt is not lost on the way."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -10,12 +11,14 @@ from tailrace.broker.cluster import Nodes
 from tailrace.broker.keys import log_key, rec_key
 from tailrace.broker.slots import slot_of
 from tailrace.demo.valkey import EmbeddedValkey
+from tailrace.schemas.errors import AttemptLost
 from tailrace.worker.publish.cluster_node import ClusterNode
 from tailrace.worker.publish.cluster_publisher import ClusterPublisher
 from tailrace.worker.publish.commit_line import CommitLine
 from tailrace.worker.publish.log_writer import LogWriter
 from tailrace.worker.publish.publisher import Publisher
 from tests.cluster_rig import Cluster, cluster
+from tests.rig import WAIT_S
 from tests.until import until
 
 OWNER = "owner"
@@ -96,6 +99,27 @@ async def test_only_the_log_whose_slot_moves_goes_to_the_other_node(nodes: Clust
     assert await written(target, moving) == [b"e1", b"e2", b"e3"]
 
 
+async def test_a_redirect_in_a_commit_concerns_one_log_alone(nodes: Cluster) -> None:
+    # Two logs in one commit, one of which has moved while its slot has not: the node redirects (ASK) for that one.
+    source, target, _ = nodes.nodes
+    moving, staying = ids_on(nodes, source, 2)
+    async with publishing(nodes) as publisher:
+        writers = [await begun(source, publisher, request_id) for request_id in (moving, staying)]
+        steps = nodes.move(moving, target)
+        await anext(steps)  # the slot migrates
+        await anext(steps)  # the log has moved
+        for writer in writers:  # no await in between: both go with one commit
+            writer.append_entry(b"e1")
+        async with asyncio.timeout(WAIT_S):
+            for writer in writers:
+                await writer.flush()
+        assert await commands_at(target, "xadd") == 1, "the other log was handed to the node as well"
+        async for _ in steps:  # the record moves, too, and the slot changes its owner
+            pass
+    assert await written(source, staying) == [b"e1"]
+    assert await written(target, moving) == [b"e1"]
+
+
 async def test_a_log_that_moves_before_its_record_waits_for_it(nodes: Cluster) -> None:
     # The connection to the new node is lost, so that it is asked for the attempt, while it has the log and no record.
     source, target, _ = nodes.nodes
@@ -121,3 +145,19 @@ async def test_a_log_that_moves_before_its_record_waits_for_it(nodes: Cluster) -
         writer.append_entry(b"e3")
         await writer.flush()
     assert await written(target, request_id) == [b"e1", b"e2", b"e3"]
+
+
+async def test_after_moved_the_new_node_has_to_confirm_the_attempt(nodes: Cluster) -> None:
+    # The new node knows another attempt under the same number, as after a failover that lost the first one.
+    source, target, _ = nodes.nodes
+    (request_id,) = ids_on(nodes, source, 1)
+    async with publishing(nodes) as publisher:
+        writer = await begun(source, publisher, request_id)
+        async for _ in nodes.move(request_id, target):
+            pass
+        async with Redis(port=target.port) as redis:
+            await redis.hset(rec_key(request_id), "token", "another owner")
+        writer.append_entry(b"e1")
+        with pytest.raises(AttemptLost):
+            await writer.flush()
+    assert await written(target, request_id) == []

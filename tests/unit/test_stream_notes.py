@@ -33,6 +33,22 @@ def test_unknown_events_are_counted_by_type_up_to_a_bound() -> None:
     assert shown[-1] == f"skipped events of other unknown types: {3001 - 2 - (MAX_UNKNOWN_TYPES - 1)}"
 
 
+def test_types_beyond_the_bound_are_counted_together() -> None:
+    notes = StreamNotes()
+    for number in range(3000):
+        notes.count_unknown_event(f"type {number}")
+    for _ in range(5):
+        notes.count_unknown_event("type 2999")
+    assert not any("type 2999" in note for note in notes.as_tuple())
+    assert notes.as_tuple()[-1] == f"skipped events of other unknown types: {3005 - MAX_UNKNOWN_TYPES}"
+
+
+def test_the_name_of_an_unknown_type_is_bounded_in_length() -> None:
+    notes = StreamNotes()
+    notes.count_unknown_event("x" * 100_000)
+    assert len(notes.as_tuple()[0]) < 200
+
+
 def test_a_chat_stream_that_contradicts_itself_in_every_chunk_has_bounded_notes() -> None:
     decoder = StreamDecoder("chat", InterfaceOptions())
     decoder.feed(sse([chunk(finish_reason=f"reason {number}") for number in range(500)]))

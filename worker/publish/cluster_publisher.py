@@ -11,6 +11,8 @@ from typing import Self
 from redis.exceptions import RedisError
 
 from tailrace.broker.cluster import Nodes
+from tailrace.broker.connections import place_of
+from tailrace.broker.errors import store_error
 from tailrace.broker.keys import log_key
 from tailrace.broker.slots import slot_of
 from tailrace.schemas.errors import StoreUnavailable
@@ -74,7 +76,7 @@ class ClusterPublisher:
         try:
             await self._nodes.learn()
         except RedisError as error:
-            raise StoreUnavailable(str(error)) from error
+            raise store_error(error, place_of(self._nodes.options)) from error
         for node in self._nodes.primaries():
             self._publisher_at(node)
         return self
