@@ -226,6 +226,7 @@ class Leases:
                     lease.stop(Stop.CANCELLED)
 
     async def _look_up_cancels(self) -> None:
+        retries = Retries("look up cancels")
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._lease_s / RENEWALS_PER_LEASE):
@@ -234,9 +235,9 @@ class Leases:
             try:
                 await self.look_up_cancels()
             except StoreError as error:
-                _logger.warning(
-                    "cannot look up cancels (%s); trying again", error, extra=fields("cancels_not_looked_up", why=error)
-                )
+                await retries.log_and_back_off(error)
+            else:
+                retries.succeeded()
 
     def _lose(self, lease: Lease, why: str) -> None:
         if self._running.get(lease.request_id) is lease and lease.ends_at > -inf:
