@@ -34,8 +34,8 @@ class Results:
         except ImportError as error:
             raise SettingsError(SQL_MISSING) from error
         except (SQLAlchemyError, ValueError, TypeError) as error:
-            told = str(error) if type(error) is ValueError else "cannot be used as it is"
-            raise SettingsError(f"results_url: {told}") from None  # other messages may quote the URL
+            reason = str(error) if type(error) is ValueError else "cannot be used as it is"
+            raise SettingsError(f"results_url: {reason}") from None  # other messages may quote the URL
 
     async def find(self, request_id: str) -> Stored | None:
         """The row of a request; None if there is none.

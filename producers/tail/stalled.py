@@ -23,7 +23,7 @@ class StallWatch:
 
     Args:
         signs: returns the state of the request in the queue; None if it has ended.
-        mend: enqueues the request again if its job is lost.
+        requeue: enqueues the request again if its job is lost.
         after_s: how long the request may have no worker before it is reported; the time doubles with each report.
         clock: monotonic seconds.
     """
@@ -31,13 +31,13 @@ class StallWatch:
     def __init__(
         self,
         signs: Callable[[], Awaitable[Verdict[SignsStatus] | None]],
-        mend: Callable[[], Awaitable[None]],
+        requeue: Callable[[], Awaitable[None]],
         *,
         after_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._signs = signs
-        self._mend = mend
+        self._requeue = requeue
         self._after_s = after_s
         self._clock = clock
         self._since: float | None = None
@@ -72,15 +72,15 @@ class StallWatch:
             return None
         self._next_s = idle_s + min(idle_s, _PAUSE_MAX_S)
         if signs.status is SignsStatus.LOST:
-            await self._try_to_mend()
+            await self._try_to_requeue()
         return Stalled(for_ms=round(idle_s * 1000), why=_why(signs))
 
     def _restart(self) -> None:
         self._since, self._next_s = None, self._after_s
 
-    async def _try_to_mend(self) -> None:
+    async def _try_to_requeue(self) -> None:
         try:
-            await self._mend()
+            await self._requeue()
         except StoreError:  # a reader may lack the right to enqueue; the next check shows whether the job is back
             return
 

@@ -27,13 +27,13 @@ class TailSource(NamedTuple):
 
     Attributes:
         fanout: reads the logs.
-        mend: enqueues a request again whose job was lost.
+        requeue: enqueues a request again whose job was lost.
         away_limit_s: how long Redis may be unreachable at a stretch before a tail fails.
         stalled_after_s: how long a request may have no worker before its tail reports it.
     """
 
     fanout: Fanout
-    mend: Callable[[str], Awaitable[None]]
+    requeue: Callable[[str], Awaitable[None]]
     away_limit_s: float
     stalled_after_s: float
 
@@ -155,7 +155,7 @@ class Tail:
         fanout = self._source.fanout
         watch = StallWatch(
             partial(fanout.signs, self.request_id),
-            partial(self._source.mend, self.request_id),
+            partial(self._source.requeue, self.request_id),
             after_s=self._source.stalled_after_s,
         )
         place, limit_s = fanout.place(self.request_id), self._source.away_limit_s

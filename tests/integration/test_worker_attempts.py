@@ -396,7 +396,7 @@ async def test_a_bug_ends_the_request_with_an_error(owner: Owner, caplog: pytest
 
 
 @pytest.mark.parametrize(
-    ("code", "wire_code", "whose"),
+    ("code", "error_code", "whose"),
     [
         ("job_crashed", "worker_crashed", "operator"),
         ("job_unreadable", "job_unreadable", "caller"),
@@ -404,18 +404,18 @@ async def test_a_bug_ends_the_request_with_an_error(owner: Owner, caplog: pytest
         ("job_failed", "internal", "operator"),
     ],
 )
-async def test_a_dead_job_ends_its_request(owner: Owner, code: str, wire_code: str, whose: str) -> None:
+async def test_a_dead_job_ends_its_request(owner: Owner, code: str, error_code: str, whose: str) -> None:
     request_id = await owner.submit(QUICK)
     for _ in range(2):  # the second time as after a lost reply
         await owner.runner.end_dead(request_id, owner.lease(request_id, 3), code, "why it died")
     outcome = await owner.outcome(request_id)
     assert outcome.error is not None
     assert (outcome.status, outcome.attempt) == ("failed", 3)
-    assert (outcome.error.code, outcome.error.message, outcome.error.whose) == (wire_code, "why it died", whose)
+    assert (outcome.error.code, outcome.error.message, outcome.error.whose) == (error_code, "why it died", whose)
     entries = [item async for item in owner.client.tail(request_id)]
     started = entries[-2].entry
     assert isinstance(started, AttemptStarted)
-    assert started.why == wire_code
+    assert started.why == error_code
     assert shown(entries) == ("", "", {})
 
 

@@ -19,7 +19,7 @@ from tailrace.producers.client import Client
 from tailrace.schemas.deltas import AssistantDelta, ReasoningDelta, ToolCallDelta
 from tailrace.schemas.errors import SettingsError
 from tailrace.telemetry.metrics import METRICS
-from tailrace.worker.observe.metrics_port import Page, serve_pages
+from tailrace.worker.observe.metrics_port import PortPage, serve_pages
 from tailrace.worker.observe.queue_metrics import QueueMetrics
 from tests.metrics_page import Values, values_of
 from tests.rig import KEY, Rig, request_for, rig, worker_task
@@ -177,8 +177,8 @@ async def test_a_redis_that_is_down_is_reported_beside_the_other_metrics(unused_
 
 
 async def test_the_port_answers_every_request(unused_tcp_port: int) -> None:
-    async def page(accept: str) -> Page:
-        return Page(f"accepts {accept}\n".encode())
+    async def page(accept: str) -> PortPage:
+        return PortPage(f"accepts {accept}\n".encode())
 
     async with serve_pages("127.0.0.1", unused_tcp_port, {"/here": page}) as number:
         url = f"http://127.0.0.1:{number}"

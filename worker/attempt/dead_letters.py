@@ -73,11 +73,11 @@ class DeadLetterWriter:
         Raises:
             AttemptLost, StoreError: it must be called again, here or by another worker.
         """
-        wire_code, whose = _CODES.get(code, (code, "operator"))
-        error = ErrorInfo(wire_code, message, whose)
+        error_code, whose = _CODES.get(code, (code, "operator"))
+        error = ErrorInfo(error_code, message, whose)
         verdict = await self._write_terminal(lease, error)
         ended = verdict.status in _ENDED
-        self._services.observers.request_given_up(lease.request_id, wire_code, verdict.status, ended=ended)
+        self._services.observers.request_given_up(lease.request_id, error_code, verdict.status, ended=ended)
         await self.add_dead_letter(lease, error, with_envelope=code in _KEEP_ENVELOPE)
 
     async def add_dead_letter(self, lease: Lease, error: ErrorInfo, *, with_envelope: bool = False) -> None:

@@ -20,7 +20,7 @@ MAX_HEAD_BYTES = 8 * 1024
 _READ_BYTES = 4096
 
 
-class Page(NamedTuple):
+class PortPage(NamedTuple):
     """The answer for a path."""
 
     body: bytes
@@ -28,7 +28,7 @@ class Page(NamedTuple):
     content_type: str = "text/plain; charset=utf-8"
 
 
-Pages = Mapping[str, Callable[[str], Awaitable[Page]]]
+Pages = Mapping[str, Callable[[str], Awaitable[PortPage]]]
 """The function for each path that makes its page from the `Accept` header of a request."""
 
 
@@ -86,7 +86,7 @@ async def _request(connection: h11.Connection, reader: asyncio.StreamReader) -> 
     return event
 
 
-async def _page(request: h11.Request, pages: Pages) -> tuple[Page, bool]:
+async def _page(request: h11.Request, pages: Pages) -> tuple[PortPage, bool]:
     is_head = request.method == b"HEAD"
     make_page = pages.get(request.target.partition(b"?")[0].decode("latin-1"))
     if make_page is None:
@@ -97,8 +97,8 @@ async def _page(request: h11.Request, pages: Pages) -> tuple[Page, bool]:
     return await make_page(accept.decode("latin-1")), is_head
 
 
-def _status_page(status: int) -> Page:
-    return Page(f"{HTTPStatus(status).phrase}\n".encode(), status)
+def _status_page(status: int) -> PortPage:
+    return PortPage(f"{HTTPStatus(status).phrase}\n".encode(), status)
 
 
 def _listen(host: str, number: int) -> socket.socket:

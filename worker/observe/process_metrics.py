@@ -12,7 +12,7 @@ from tailrace.telemetry import metrics
 from tailrace.telemetry.logging import fields
 from tailrace.telemetry.metric_samples import MetricSample, gauge_sample, with_process
 from tailrace.worker.observe.fleet_metrics import MetricsPipe
-from tailrace.worker.observe.metrics_port import Page, serve_pages
+from tailrace.worker.observe.metrics_port import PortPage, serve_pages
 from tailrace.worker.observe.queue_metrics import QueueMetrics
 
 _logger = logging.getLogger("tailrace.worker")
@@ -71,12 +71,12 @@ async def serve_metrics(
 
     queue_metrics = QueueMetrics(redis)
 
-    async def metrics_page(accept: str) -> Page:
+    async def metrics_page(accept: str) -> PortPage:
         body, content_type = render_samples([*metric_samples(), *await queue_metrics.metric_samples()], accept)
-        return Page(body, content_type=content_type)
+        return PortPage(body, content_type=content_type)
 
-    async def health_page(accept: str) -> Page:
-        return Page(b"ok\n") if is_healthy() else Page(b"a process does not run, or does not respond\n", 503)
+    async def health_page(accept: str) -> PortPage:
+        return PortPage(b"ok\n") if is_healthy() else PortPage(b"a process does not run, or does not respond\n", 503)
 
     pages = {"/metrics": metrics_page, "/healthz": health_page}
     async with serve_pages(settings.metrics_host, settings.metrics_port, pages) as port:

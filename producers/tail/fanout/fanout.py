@@ -199,7 +199,7 @@ class Fanout:
             del self._lives[request_id]
             self._push_line.unfollow_shard(live.shard)
 
-    def hears(self, live: Live) -> bool:
+    def receives_pushes(self, live: Live) -> bool:
         """Whether every push for this request will be received from now on."""
         return self._push_line.is_subscribed(live.shard)
 
@@ -356,14 +356,14 @@ class Place:
 
     async def _from_log(self, live: Live, after: EntryId) -> Sequence[RawEntry]:
         """The entries in the log. After its end the pushes continue it, if every push since then was received."""
-        hears, epoch, floor = self._fanout.hears(live), live.epoch, live.floor
+        is_subscribed, epoch, floor = self._fanout.receives_pushes(live), live.epoch, live.floor
         entries = await self._fanout.entries_after(self._request_id, after)
         if epoch == live.epoch and floor is live.floor:
-            if hears and not entries:
+            if is_subscribed and not entries:
                 live.start(after)
-            elif hears and len(entries) < PAGE_ENTRIES and floor is None:
+            elif is_subscribed and len(entries) < PAGE_ENTRIES and floor is None:
                 live.start(entries[-1].id)
-            elif not entries and not self._fanout.hears(live):
+            elif not entries and not self._fanout.receives_pushes(live):
                 return await self._news()
         return entries
 
