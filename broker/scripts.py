@@ -264,17 +264,17 @@ FAIL = Script("fail", keys="rec", args="attempt token failures", read=VerdictRea
 FINISH = Script(
     "finish",
     keys="rec log",
-    args="attempt token terminal_id terminal outcome status failures error dead hold_ms",
+    args="attempt token terminal_id terminal outcome status failures error dead keep_record_ms",
     read=VerdictReader(FinishStatus),
-    optional={"failures": 0, "error": "", "dead": 0, "hold_ms": 0},
+    optional={"failures": 0, "error": "", "dead": 0, "keep_record_ms": 0},
 )
 READ_FAILURE = Script("read_failure", keys="rec", args="bytes_max", read=VerdictReader(ReadFailureStatus))
 CANCEL = Script(
     "cancel",
     keys="rec log",
-    args="id terminal outcome hold_ms",
+    args="id terminal outcome keep_record_ms",
     read=VerdictReader(CancelStatus),
-    optional={"hold_ms": 0},
+    optional={"keep_record_ms": 0},
 )
 STORED = Script("stored", keys="rec", args="attempt", read=VerdictReader(StoredStatus))
 RELEASE = Script("release", keys="rec", args="attempt token", read=VerdictReader(ReleaseStatus))

@@ -144,7 +144,7 @@ class ProducerStore:
         )
 
     async def cancel(
-        self, request_id: str, *, terminal: bytes, outcome: bytes, hold_ms: int = 0
+        self, request_id: str, *, terminal: bytes, outcome: bytes, keep_record_ms: int = 0
     ) -> Verdict[CancelStatus]:
         """Ends a waiting request, or signals the owner of a running one.
 
@@ -152,14 +152,14 @@ class ProducerStore:
             request_id: the request.
             terminal: the terminal entry of one that waits.
             outcome: the outcome of one that waits.
-            hold_ms: how long its record lives at least, because the outcome waits for a database.
+            keep_record_ms: how long its record lives at least, because the outcome waits for a database.
         """
         return await self.link.run(
             scripts.CANCEL,
             request_id,
             terminal=terminal,
             outcome=outcome,
-            hold_ms=hold_ms,
+            keep_record_ms=keep_record_ms,
         )
 
     async def record(self, request_id: str, *fields: str) -> dict[str, bytes] | None:

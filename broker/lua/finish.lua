@@ -4,7 +4,8 @@
 -- It also records what the dead-letter list needs, so that add_dead_letter.lua can be repeated after it.
 -- allow-oom: an end is written even when the server is out of memory, because it frees more than it takes.
 -- KEYS rec log   ARGV attempt token terminal_id terminal outcome status failures error (JSON, empty: none)
---   dead (1: it belongs on the dead-letter list) hold_ms (the record lives at least this long: its outcome waits for a database)
+--   dead (1: it belongs on the dead-letter list) keep_record_ms (the record lives at least this long, because its
+--   outcome waits for a database)
 -- -> finished | already_done | stale attempt | ended status (in another way) | unknown | gap last_id
 local at = redis.call('HMGET', rec, 'status', 'attempt', 'token', 'retention_ms')
 if not at[1] or redis.call('EXISTS', log) == 0 then return {'unknown'} end
@@ -26,6 +27,6 @@ redis.call('HSET', rec, 'status', status, 'outcome', fill_time(outcome, 'finishe
   'failures', failures)
 if error ~= '' then redis.call('HSET', rec, 'error', error) end
 if dead == '1' then redis.call('HSET', rec, 'dead', 1) end
-redis.call('PEXPIRE', rec, math.max(tonumber(at[4]), tonumber(hold_ms)))
+redis.call('PEXPIRE', rec, math.max(tonumber(at[4]), tonumber(keep_record_ms)))
 redis.call('PEXPIRE', log, at[4])
 return {'finished'}

@@ -56,7 +56,7 @@ class Canceller:
             request_id,
             terminal=codec.encode_entry(Cancelled(0)),
             outcome=codec.encode_outcome(outcome),
-            hold_ms=OUTBOX_LIFETIME_S * 1000 if self._has_outbox else 0,
+            keep_record_ms=OUTBOX_LIFETIME_S * 1000 if self._has_outbox else 0,
         )
         match verdict.status:
             case CancelStatus.ENDED:

@@ -154,7 +154,7 @@ class Store:
             failures=outcome.failures,
             error=msgspec.json.encode(outcome.error) if outcome.error else "",
             dead=int(dead),
-            hold_ms=self._outbox_state.keep_record_ms,
+            keep_record_ms=self._outbox_state.keep_record_ms,
         )
 
     async def stored(self, request_id: str, attempt: int) -> Verdict[StoredStatus]:
