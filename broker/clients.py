@@ -68,7 +68,7 @@ def client_of(url: str, connections: int, *, reply_s: float | None) -> Redis:
     """A client of a server or of a cluster. A caller waits while all connections (to a node) are in use.
 
     Args:
-        url: of Redis.
+        url: the URL of Redis.
         connections: how many, to each node of a cluster.
         reply_s: how long an answer may take; None if the caller sets a limit.
     """
@@ -85,7 +85,7 @@ def blocking_pool(url: str, connections: int, *, reply_s: float | None) -> Block
     """A pool in which a caller waits for a connection, up to the limit for an answer.
 
     Args:
-        url: of Redis.
+        url: the URL of Redis.
         connections: how many.
         reply_s: how long an answer may take; None if the caller sets a limit.
     """

@@ -1,7 +1,7 @@
 """A Redis Cluster: which node has a key, and a client whose commands go there.
 
 Each command has keys of one slot, or none. `MOVED` and `ASK` are followed, and the map of slots is read again after a
-node did not answer. Knows nothing of what the commands are for.
+node did not answer. Knows nothing of the purpose of the commands.
 """
 
 import asyncio

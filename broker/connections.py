@@ -23,7 +23,7 @@ def connection_options(url: str, *, connect_s: float, reply_s: float | None) -> 
     """The options that redis-py's pools take, for any URL that `schemas/redis_url.py` reads.
 
     Args:
-        url: of Redis; its options win over the others.
+        url: the URL of Redis; its options override the others.
         connect_s: how long connecting may take.
         reply_s: how long an answer may take; None if the caller sets a limit.
 
@@ -103,7 +103,7 @@ class PrimaryConnection(Connection):
         await self.send_command("ROLE")
         role = await self.read_response()
         if role[0] != b"master":
-            raise redis_errors.ConnectionError(f"{self.host}:{self.port} is no primary any more")
+            raise redis_errors.ConnectionError(f"{self.host}:{self.port} is no longer a primary")
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         """As `Connection.read_response`; closes the connection when the primary has become a replica."""

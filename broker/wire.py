@@ -123,7 +123,7 @@ class CommandConnection:
 
 
 class _ReplyWire(Wire):
-    """Replies come in the order of the commands."""
+    """Replies arrive in the order of the commands."""
 
     def __init__(self) -> None:
         super().__init__()

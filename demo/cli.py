@@ -20,13 +20,13 @@ def demo(argv: Sequence[str]) -> int:
     parser = CommandParser(
         "demo",
         description="Shows two requests from submit to outcome: a Valkey, a simulated OpenAI, a worker, viewers. "
-        "It uses none of your Redis, and no key of yours unless REAL=1. Everything is taken down at the end. "
-        "With --watch it shows nothing by itself, and serves the gateway's page in place of viewers.",
+        "It uses neither your Redis nor, unless REAL=1, your key. Everything is stopped at the end. "
+        "With --watch it submits nothing by itself, and serves the gateway's page instead of viewers.",
         example=_EXAMPLE,
     )
     parser.add_argument("--watch", action="store_true", help="serve a page to watch answers on, until Ctrl-C")
     parser.add_argument(
-        "--port", type=_port, default=8000, help="of that page, on 127.0.0.1 (8000; 0 takes a free one)"
+        "--port", type=_port, default=8000, help="port of that page, on 127.0.0.1 (8000; 0 chooses a free one)"
     )
     given = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _as_interrupt)  # so that all started processes are stopped then, too

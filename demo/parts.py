@@ -73,7 +73,7 @@ class Part:
         try:
             return self._lines.get(timeout=within_s)
         except Empty:
-            raise DemoError(f"{self.name} said nothing for {within_s:g} s{self.last_words}") from None
+            raise DemoError(f"{self.name} printed nothing for {within_s:g} s{self.last_words}") from None
 
     def lines(self) -> Iterator[str]:
         """Every line that it prints until its end."""
@@ -116,7 +116,7 @@ class Part:
     @property
     def last_words(self) -> str:
         """The last lines on its standard error, for messages."""
-        return f"; last it said: {' / '.join(self._complaints)}" if self._complaints else ""
+        return f"; its last output: {' / '.join(self._complaints)}" if self._complaints else ""
 
     def __enter__(self) -> "Part":
         return self

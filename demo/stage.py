@@ -40,8 +40,8 @@ def set_up(environment: Mapping[str, str], running: ExitStack, say: Callable[[st
     """
     real = environment.get("REAL") == "1"
     if real and not environment.get("OPENAI_API_KEY"):
-        raise DemoError("REAL=1 asks the real OpenAI: set OPENAI_API_KEY, or leave REAL out for the simulated one")
-    say("starting a Valkey, " + ("" if real else "a simulated OpenAI, ") + "and a worker, each a process of its own")
+        raise DemoError("REAL=1 uses the real OpenAI: set OPENAI_API_KEY, or leave REAL out for the simulated one")
+    say("starting a Valkey, " + ("" if real else "a simulated OpenAI, ") + "and a worker, each in its own process")
     valkey = running.enter_context(EmbeddedValkey())
     upstream = _real_upstream(environment) if real else _simulated_upstream(running)
     producer = clean_environment({"TAILRACE_REDIS_URL": valkey.url})

@@ -49,7 +49,7 @@ def tour(environment: Mapping[str, str]) -> None:
         stage = set_up(environment, running, _say)
         _letta_style(stage.model, stage.environment)
         _plain(stage.plain_model, stage.environment)
-        _say("done; taking everything down")
+        _say("done; stopping everything")
 
 
 def _letta_style(model: str, environment: Mapping[str, str]) -> None:
@@ -67,8 +67,8 @@ def _letta_style(model: str, environment: Mapping[str, str]) -> None:
     _command(f"tail {request_id}")
     cursor = _follow(request_id, None, environment, kill_after=SEEN_BEFORE_KILL)
     if cursor is not None:
-        _say(f"the viewer was killed at entry {cursor}; the request runs on without it")
-        _command(f"tail {request_id} --after {cursor}", "a new viewer goes on where the old one was")
+        _say(f"the viewer was killed at entry {cursor}; the request continues without it")
+        _command(f"tail {request_id} --after {cursor}", "a new viewer continues where the old one stopped")
         _follow(request_id, cursor, environment)
     _outcome(request_id, environment)
 

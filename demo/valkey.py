@@ -98,7 +98,7 @@ class EmbeddedValkey:
         Raises `ValkeyMissing`, `PortTaken`, or `ValkeyError` with the end of the server's log.
         """
         if self._server is not None:
-            raise ValkeyError("the embedded Valkey runs already")
+            raise ValkeyError("the embedded Valkey is already running")
         binary = server_binary()
         for attempt in range(1, PORT_TRIES + 1):
             port = self.port or _free_port()

@@ -24,10 +24,10 @@ def watch(environment: Mapping[str, str], port: int) -> None:
             gateway = running.enter_context(Part("the gateway", served, stage.environment))
             address = gateway.first_line().rpartition(" ")[2]
             _say(f"open {address}/ in a browser: type a prompt or pick an answer, and watch it arrive")
-            _say("Ctrl-C takes everything down")
+            _say("Ctrl-C stops everything")
             gateway.wait(within_s=None)
         except KeyboardInterrupt:
-            _say("taking everything down")
+            _say("stopping everything")
             return
         raise DemoError(f"the gateway ended{gateway.last_words}")
 

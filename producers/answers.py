@@ -41,7 +41,7 @@ class CancelResult(NamedTuple):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a request. Times are by the server's clock, ISO 8601, UTC; None for what has not happened yet.
+    """The state of a request. Times are by the server's clock, ISO 8601, UTC; None for events that have not happened.
 
     Attributes:
         attempt: the last attempt begun, 0 before the first.

@@ -28,7 +28,7 @@ class ClientOptions:
         run_limit_s: how long a request may take from submit to its end, if it does not set `timeout_s` itself.
         retention_s: how long log and record are kept after the end.
         away_limit_s: how long Redis may be unreachable at a stretch before a running tail fails.
-        stalled_after_s: how long nobody may work on a request before its tails report it as stalled.
+        stalled_after_s: how long a request may have no worker before its tails report it as stalled.
         quiet_log_s: how long a log may be quiet before its tails check that it still exists.
         tokens: signs the tokens that `tail_token` makes.
         results_url: the database of outcomes, read for requests that Redis no longer has; empty for none.

@@ -85,7 +85,7 @@ class ProducerStore:
         return store
 
     async def ping(self) -> None:
-        """Raises StoreError when one of the servers does not answer."""
+        """Raises StoreError if one of the servers does not answer."""
         for link in self._links():
             async with link.asking():
                 await link.redis.ping()
@@ -163,7 +163,7 @@ class ProducerStore:
         )
 
     async def record(self, request_id: str, *fields: str) -> dict[str, bytes] | None:
-        """Fields of the record that are set; None when there is no record."""
+        """Fields of the record that are set; None if there is no record."""
         names = ("status", *fields)
         async with self.link.asking():
             values = await self.link.redis.hmget(keys.rec_key(request_id), names)
@@ -188,7 +188,7 @@ class ProducerStore:
         ]
 
     async def log_bounds(self, request_id: str, cursor: EntryId) -> LogBounds | None:
-        """One consistent read of a log; None when there is none."""
+        """One consistent read of a log; None if there is none."""
         log = keys.log_key(request_id)
         async with self.link.asking():
             async with self.link.redis.pipeline(transaction=True) as pipe:

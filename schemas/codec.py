@@ -1,4 +1,4 @@
-"""Encodes and decodes entries and outcomes as JSON, and job payloads as msgpack. It alone checks format versions."""
+"""Encodes and decodes entries and outcomes as JSON, and job payloads as msgpack. Only this module checks versions."""
 
 from collections.abc import Callable
 from typing import Any

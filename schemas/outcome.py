@@ -133,7 +133,7 @@ class Outcome(msgspec.Struct, frozen=True, tag_field="kind", tag="outcome", kw_o
         Args:
             results: the results of the tools by call id. They follow the answer as tool messages
                 (`function_call_output` items in the Responses API). The id of a call whose `id` is None is `call_<n>`,
-                where n is its position in `tool_calls`. Without `results` the answer comes alone.
+                where n is its position in `tool_calls`. Without `results` only the answer is returned.
 
         Returns:
             One assistant message and the tool messages, or the items of a Responses answer and the outputs; empty if

@@ -15,12 +15,12 @@ _PASSWORD = "in a password, write / as %2F and @ as %40"  # noqa: S105 - a hint,
 _NODE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/]+)(?::([0-9]{1,5}))?")
 
 OF_A_CLUSTER = (
-    "it is a node of a Redis Cluster: name a server of its own, or the cluster for logs, as redis+cluster:// "
+    "it is a node of a Redis Cluster: name a single server, or, for logs, the cluster as redis+cluster:// "
     "(docs/redis-topologies.md)"
 )
 
 QUEUE_OF_A_CLUSTER = (
-    "a Redis Cluster holds logs, not the queue: name another server for that in TAILRACE_QUEUE_URL, or as queue_url "
+    "a Redis Cluster holds logs, not the queue: name another server for the queue in TAILRACE_QUEUE_URL or queue_url "
     "(docs/redis-topologies.md)"
 )
 
@@ -85,7 +85,7 @@ def _of_sentinels(url: str) -> RedisUrl:
     nodes = _nodes(parts.netloc, SENTINEL_PORT, "Sentinels")
     path = re.fullmatch(r"/([A-Za-z0-9._-]+)(/[0-9]*)?", parts.path)
     if path is None:
-        raise ValueError("needs what its Sentinels call the primary, and a database, such as /mymaster/0")
+        raise ValueError("needs the Sentinels' name for the primary, and a database, such as /mymaster/0")
     place = f"{path[1]} of {named(nodes)}"
     return RedisUrl(_plain(url, path[2] or ""), place, nodes, path[1])
 
@@ -94,7 +94,7 @@ def _of_cluster(url: str) -> RedisUrl:
     parts = urlsplit(url)
     nodes = _nodes(parts.netloc, REDIS_PORT, "nodes of the cluster")
     if parts.path not in ("", "/", "/0"):
-        raise ValueError("a cluster has database 0 alone: leave it out")
+        raise ValueError("a cluster has only database 0: leave it out")
     return RedisUrl(_plain(url, ""), f"the cluster of {named(nodes)}", nodes=nodes)
 
 

@@ -136,8 +136,8 @@ class GenerationRequest(ResponsesParameters, ChatParameters, SharedParameters):
         metadata: kept with the outcome, never sent to the model's server.
         timeout_s: the longest time from submit to the end, in seconds; the worker's default if left out.
         on_failure: what happens if the model's server fails after the first delta. `restart` starts a new attempt,
-            which discards what was shown; `fail` ends the request with what there is. A failure before the first delta
-            is always retried.
+            which discards what was shown; `fail` ends the request with the partial answer. A failure before the first
+            delta is always retried.
         extra_body: a vendor's own parameters, sent unchanged, as in the SDK.
         retry_of: the id of the dead request that this one retries; `tailrace dead retry` sets it.
         traceparent: the span that submits the request (W3C Trace Context), used only for traces; the client sets it if

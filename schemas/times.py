@@ -20,10 +20,10 @@ def iso_of(moment: datetime) -> str:
 
 
 def ms_of_record(value: bytes | None) -> int:
-    """A time as a record in Redis contains it; 0 where it is missing.
+    """A time as a record in Redis contains it; 0 if it is missing.
 
     Raises:
-        ValueError: it is no time.
+        ValueError: it is not a time.
     """
     ms = int(value or b"0")
     if not 0 <= ms <= _MAX_MS:

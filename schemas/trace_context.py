@@ -34,7 +34,7 @@ def parse_traceparent(text: str) -> TraceContext:
         found = TraceContext(*(int(part, 16) for part in match.groups()))
         if found.trace_id and found.span_id:
             return found
-    raise ValueError("is no traceparent: give 00-<32 hex digits>-<16 hex digits>-<2 hex digits>, or leave it out")
+    raise ValueError("is not a traceparent: give 00-<32 hex digits>-<16 hex digits>-<2 hex digits>, or leave it out")
 
 
 def ids_of(request_id: str) -> tuple[int, int]:

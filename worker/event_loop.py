@@ -1,4 +1,4 @@
-"""Runs a coroutine as the main program of a process, on uvloop where it exists."""
+"""Runs a coroutine as the main program of a process, on uvloop if it exists."""
 
 import asyncio
 import signal

@@ -120,7 +120,7 @@ class Fleet:
             self._receiver.process_ended(place)
 
     async def _run_child(self, command: Sequence[str], write_end: int | None = None) -> int:
-        # In a process group of its own, so that Ctrl-C at a terminal reaches the parent alone, which forwards it once.
+        # In its own process group, so that Ctrl-C at a terminal reaches only the parent, which forwards it once.
         inherited = () if write_end is None else (write_end,)
         try:
             child = await asyncio.create_subprocess_exec(

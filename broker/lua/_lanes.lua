@@ -48,7 +48,7 @@ local function wait_in(lane, id, since)
   line_up(lane)
 end
 
--- The job has started; no claim looks at it before this time.
+-- The job has started; no claim takes it before this time.
 local function watch_until(queue, id, until_ms)
   redis.call('ZADD', queue, until_ms, id)
   redis.call('ZADD', WATCHED, until_ms, id)

@@ -37,7 +37,7 @@ local function is_terminal(status)
 end
 
 -- The attempt of the last entry of a log. After a failover it may be higher than the record's: an owner whose start was
--- lost goes on writing.
+-- lost continues to write.
 local function last_attempt(log)
   local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   return last and tonumber(string.match(last[1], '^%d+')) or 0

@@ -1,5 +1,5 @@
 -- claim: takes due jobs of the queue. Each gets a lease, the next attempt number, and a score at the end of the lease:
--- running jobs leave the range that claims look at, and return to it when their owner stops renewing.
+-- running jobs leave the range that claims read, and return to it when their owner stops renewing.
 -- Jobs that have started before go first, however many wait: expired leases, pauses that are over. They are in WATCHED.
 -- A lease that expired without a hand-back counts as one more crash (or hang) of its worker. A job that was alone in
 -- quarantine there (note_quarantine.lua) is to blame for it.

@@ -1,4 +1,4 @@
-"""A server that behaves as OpenAI's API does, and misbehaves on command: for the demo, the tests and the benches."""
+"""A server that behaves like OpenAI's API, and fails on request: for the demo, the tests and the benchmarks."""
 
 from tailrace.demo.simulator.scenario import Scenario, ScenarioError
 from tailrace.demo.simulator.server import Simulator

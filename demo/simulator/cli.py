@@ -22,7 +22,7 @@ curl -N http://127.0.0.1:8080/v1/chat/completions -H 'authorization: Bearer any'
   -d '{"model": "sim-letta", "stream": true, "messages": [{"role": "user", "content": "Hello"}]}'
 """
 _MORE = """\
-Prints one line of JSON with its base URL on stdout when it is ready. GET /__sim/requests says what it was asked.
+Prints one line of JSON with its base URL on stdout when it is ready. GET /__sim/requests lists its requests.
 """
 
 
@@ -45,13 +45,13 @@ def _port(text: str) -> int:
 def _parser() -> CommandParser:
     parser = CommandParser(
         "simulator",
-        description="A server that behaves as OpenAI's API does, and fails when a scenario tells it to.",
+        description="A server that behaves like OpenAI's API, and fails if a scenario asks for it.",
         example=_EXAMPLE,
         more=_MORE,
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
-    parser.add_argument("--port", type=_port, default=8080, help="0 picks a free one (default %(default)s)")
-    parser.add_argument("--key", help="the API key to insist on (default: any that is not empty)")
+    parser.add_argument("--port", type=_port, default=8080, help="port; 0 chooses a free one (default %(default)s)")
+    parser.add_argument("--key", help="the required API key (default: any that is not empty)")
     parser.add_argument("--chunks-per-s", type=_rate, default=0.0, metavar="N",
                         help="pace of streams whose scenario has none; 0: as fast as they are read")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no line on stderr for each request")

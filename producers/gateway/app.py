@@ -98,7 +98,7 @@ class Gateway:
             exception_handlers={TailraceError: _answer_error, HTTPException: _answer_http_error},
             lifespan=self._lifespan,
         )
-        self._app.router.redirect_slashes = False  # the redirect would go to whatever host the caller named
+        self._app.router.redirect_slashes = False  # the redirect would go to the host that the caller named
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""

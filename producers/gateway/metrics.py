@@ -1,4 +1,4 @@
-"""What a gateway counts, and the application that serves it as Prometheus metrics. Knows nothing of routes."""
+"""The counts of a gateway, and the application that serves them as Prometheus metrics. Knows nothing of routes."""
 
 from collections.abc import Callable
 

@@ -1,6 +1,6 @@
 """Serves the gateway with uvicorn: sockets, limits below HTTP, signals, and a graceful stop.
 
-Knows nothing of routes and of what streams send.
+Knows nothing of routes or of what streams send.
 """
 
 import asyncio

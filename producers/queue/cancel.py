@@ -22,7 +22,7 @@ class Canceller:
 
     Args:
         store: the Redis, connected.
-        has_outbox: whether outcomes must be kept until the database has them; corrected by what Redis answers.
+        has_outbox: whether outcomes must be kept until the database has them; updated by the replies of Redis.
     """
 
     def __init__(self, store: ProducerStore, *, has_outbox: bool) -> None:

@@ -19,7 +19,7 @@ from tailrace.schemas.times import iso_of_ms
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that failed for good, or a job that is no request.
+    """A request that failed permanently, or a job that is not a request.
 
     Attributes:
         id: the id of the job, which is that of the request; any text if another program enqueued the job.

@@ -27,7 +27,7 @@ class Submitter:
 
     Args:
         store: the Redis, connected.
-        enqueuer: enqueues what was accepted.
+        enqueuer: enqueues accepted requests.
         run_limit_s: how long a request may take, if it does not set `timeout_s` itself.
         retention_s: how long log and record are kept after the end.
     """

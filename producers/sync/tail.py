@@ -23,7 +23,7 @@ class SyncTail:
     """`Tail`, blocking: iterable and a context manager. Use it in one thread at a time. It does not survive a fork.
 
     Args:
-        loop: where the tail lives.
+        loop: the loop that runs the tail.
         tail: the tail.
     """
 

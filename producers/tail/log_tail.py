@@ -71,7 +71,7 @@ class LogReader(BoundsReader, Protocol):
     async def read(self, request_id: str, after: EntryId, wait_s: float | None) -> Sequence[RawEntry] | None:
         """The next entries after `after`; waits for them.
 
-        None if none came within about `wait_s`. Empty if the log's bounds must be read again: it may be gone or have
+        None if none arrived within about `wait_s`. Empty if the log's bounds must be read again: it may be gone or have
         been replaced.
         """
         ...

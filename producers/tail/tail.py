@@ -96,7 +96,7 @@ class Tail:
         return await anext(aiter(self))
 
     def text(self) -> AsyncGenerator[str, None]:
-        """The assistant's text alone, piece by piece; a refusal counts as text.
+        """Only the assistant's text, piece by piece; a refusal counts as text.
 
         Ends without an error when the request is completed, incomplete or cancelled; the outcome tells which.
 

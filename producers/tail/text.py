@@ -1,4 +1,4 @@
-"""A tail as the assistant's text alone."""
+"""A tail reduced to the assistant's text."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing

@@ -1,1 +1,1 @@
-"""One run of a request: the job function, its attempts, retries, and what ends without having run."""
+"""One run of a request: the job function, its attempts, retries, and requests that end without a run."""

@@ -139,7 +139,7 @@ class Attempt:
             self._lease.request_id, self._number, self._lease.token, self.failures
         )
         if verdict.status is FailStatus.STALE:
-            raise AttemptLost(f"attempt {self._number} of {self._lease.request_id} is not the current one any more")
+            raise AttemptLost(f"attempt {self._number} of {self._lease.request_id} is no longer the current one")
         until = iso_of_ms(self._clock.redis_ms + round(pause_s * 1000))
         self._writer.append_entry(encode_entry(RetryScheduled(self._clock.elapsed_ms, self._number, reason, until)))
         await self._writer.flush()

@@ -13,7 +13,7 @@ SLICE_S = 0.001
 
 
 class FairScheduler:
-    """Lets readers go on one at a time, one in each round of the event loop, so that a round stays short.
+    """Lets readers continue one at a time, one in each round of the event loop, so that a round stays short.
 
     Args:
         clock: monotonic seconds.
@@ -24,7 +24,7 @@ class FairScheduler:
         self._gate = asyncio.Lock()  # fair: first come, first served
 
     async def next_round(self) -> None:
-        """Waits for a round of the event loop in which no other reader goes on."""
+        """Waits for a round of the event loop in which no other reader continues."""
         async with self._gate:
             await asyncio.sleep(0)
 

@@ -42,7 +42,7 @@ class Runner:
     Args:
         services: those of the process.
         max_attempts: failed attempts after which a request fails.
-        run_limit_s: seconds from submit to the deadline, of a request that came with its job and sets none.
+        run_limit_s: seconds from submit to the deadline, for a request in a job that sets none.
         retention_s: seconds that log and record of such a request are kept after its end.
         dead_letters: which requests belong on the dead-letter list.
     """
@@ -99,7 +99,7 @@ class Runner:
         await self._dead_letters.end_dead(lease, code, message)
 
     async def _submit(self, request_id: str, given: object) -> None:
-        """Writes record and log for a request that came with its job.
+        """Writes record and log for a request that its job carried.
 
         Raises:
             RequestRejected: it is not a valid request.

@@ -78,7 +78,7 @@ class Store:
     async def submit(
         self, request_id: str, request: GenerationRequest, accepted: bytes, *, timeout_s: float, retention_s: float
     ) -> Verdict[SubmitStatus]:
-        """Writes record and log for a request that came with its job.
+        """Writes record and log for a request that its job carried.
 
         Args:
             request_id: the request.

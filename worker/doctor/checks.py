@@ -154,7 +154,7 @@ async def _latency(redis: Redis) -> Finding:
 
 
 async def _permissions(redis: Redis) -> Finding:
-    """Tries what a worker does."""
+    """Tries the operations of a worker."""
 
     async def listen() -> None:
         async with redis.pubsub() as subscription:

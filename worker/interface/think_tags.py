@@ -7,7 +7,7 @@ _CLOSE = "</think>"
 
 
 class ThinkTagSplitter:
-    """Splits text that arrives in pieces. It holds back only what may be the start of a tag, and removes the tags."""
+    """Splits text that arrives in pieces. It holds back only a possible start of a tag, and removes the tags."""
 
     __slots__ = ("_held", "_thinking")
 

@@ -41,7 +41,7 @@ class QueueMetrics:
         self._reading = asyncio.Lock()
 
     async def metric_samples(self) -> list[MetricSample]:
-        """The samples, at most `FRESH_S` old. If Redis does not answer, `tailrace_queue_up` alone, with 0."""
+        """The samples, at most `FRESH_S` old. If Redis does not answer, only `tailrace_queue_up`, with 0."""
         async with self._reading:
             if monotonic() - self._read_at > FRESH_S:
                 self._samples = await self._read()

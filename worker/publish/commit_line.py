@@ -40,18 +40,18 @@ _EXEC = b"*1\r\n$4\r\nEXEC\r\n"
 
 
 class CommitLine:
-    """One connection for commits alone.
+    """One connection that is used only for commits.
 
     What a commit has written is pushed to live readers afterwards: with the commands of the next commit, or by `push`
     if none follows at once. It is not pushed before Redis has answered: readers must not see what Redis refuses
     (because the writer is fenced off, or for lack of memory).
 
     The last command of a commit asks which channels have listeners; the other channels get no push. A reader that
-    subscribes later reads the log after it has subscribed, so it finds there what was not pushed. On a cluster
+    subscribes later reads the log after it has subscribed, so it finds entries that were not pushed. On a cluster
     everything is pushed, because a listener may be connected to any node.
 
     Args:
-        url: of the Redis to write to.
+        url: the Redis to write to.
         node: the node to connect to, if it is a cluster.
     """
 

@@ -1,6 +1,6 @@
 """The seam to arq. No other module of the worker's queue imports it.
 
-What is used of arq's `Worker`, by `ArqWorker` alone:
+What is used of arq's `Worker`, only by `ArqWorker`:
 
 - the constructor and `functions`: the registry of job functions;
 - `tasks`, `jobs_complete`, `jobs_failed`, `jobs_retried` and `record_health`: arq's health-check key, which monitoring
@@ -49,7 +49,7 @@ class ArqWorker:
 
     Args:
         functions: coroutine functions, or what `arq.worker.func` makes of them.
-        client: of the queue's Redis; it writes the health-check key.
+        client: a client of the queue's Redis; it writes the health-check key.
         health_check_s: seconds between two writes of that key.
 
     Attributes:

@@ -15,7 +15,7 @@ OnDead = Callable[[str, Lease, str, str], Awaitable[None]]
 """Called with request id, lease, code and message; `LeasedWorker` describes it."""
 
 DEAD_RETRY_S = 5.0
-"""Delay until a job is given out again after its `on_dead` raised."""
+"""Delay until a job is due again after its `on_dead` raised."""
 
 _logger = logging.getLogger("tailrace.queue")
 
@@ -26,7 +26,7 @@ class JobEndings:
     Args:
         store: the queue.
         records: the records of requests if they are on another server than the queue, else None.
-        arq: counts what ended.
+        arq: counts the jobs that ended.
         on_dead: called for a dead job before it leaves the queue.
     """
 

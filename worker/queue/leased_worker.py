@@ -43,7 +43,7 @@ class LeasedWorker:
     A job function gets arq's `ctx` and in it `lease` (a `Lease`); `job_try` is the attempt's number. It watches
     `lease.stopped`, and ends in one of these ways: it returns (the job is acknowledged); it raises `RetryJob` (handed
     back, due at once) or `Retry(defer=...)` (handed back, due later). Anything else it raises is a failure: `on_dead`
-    is called, then the job is acknowledged. When the lease is lost, whatever it does changes nothing in the queue.
+    is called, then the job is acknowledged. After the lease is lost, nothing that it does changes the queue.
     arq's limits on tries and on a job's time do not apply, and no result is kept.
 
     Args:

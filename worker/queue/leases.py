@@ -28,7 +28,7 @@ class Stop(Enum):
     """Why an attempt is asked to end early."""
 
     CANCELLED = "cancelled"
-    """A client cancelled the request: end it and keep what there is."""
+    """A client cancelled the request: end it and keep the partial answer."""
     LEASE_LOST = "lease_lost"
     """The lease is gone: write nothing more, another worker takes over."""
     DRAINED = "drained"
@@ -163,7 +163,7 @@ class Leases:
 
     def add_lease(self, lease: Lease) -> None:
         """Renews the lease from now on and stops it when its request is cancelled."""
-        if before := self._running.get(lease.request_id):  # this worker claimed a job again that it had lost
+        if before := self._running.get(lease.request_id):  # this worker has reclaimed a job that it had lost
             self._lose(before, "it expired, and the job was claimed again")
         self._running[lease.request_id] = lease
 
@@ -211,7 +211,7 @@ class Leases:
                 if lease.request_id not in lost:
                     lease.renewed(sent_at + self._lease_s)
                 elif not lease.is_ending:
-                    self._lose(lease, "another worker holds it, or nobody does")
+                    self._lose(lease, "another worker holds it, or no worker does")
 
     def _held(self) -> list[list[Lease]]:
         held = [lease for lease in self._running.values() if lease.holds()]

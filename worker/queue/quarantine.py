@@ -1,4 +1,4 @@
-"""Quarantine: jobs whose workers have died repeatedly begin in small groups, and nothing else begins beside them.
+"""Quarantine: jobs whose workers have died repeatedly begin in small groups, while no other jobs begin.
 
 A worker that dies takes every job of its process with it, so a crash counts against all of them. Only a job that was
 alone in quarantine is ended for it (docs/decisions/retries-and-failures.md). Knows neither Redis nor what jobs do.

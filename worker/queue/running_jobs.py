@@ -134,7 +134,7 @@ class RunningJobs:
 
     async def _call(self, job: ClaimedJob, lease: Lease) -> JobEnd:
         task = self._tasks[f"{job.id}:{job.attempt}"]
-        self._calls.add(task)  # only here may it be cancelled: the hand-back that follows may not
+        self._calls.add(task)  # it may be cancelled only here, not during the hand-back that follows
         try:
             return await JobCall(self._arq.functions, job, lease, self._max_crashes).run(self._ctx)
         finally:

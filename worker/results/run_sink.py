@@ -1,4 +1,4 @@
-"""Makes a sink and runs it beside the other work of a process. Imports a database library only if a database is set."""
+"""Makes a sink and runs it with the other work of a process. Imports a database library only if a database is set."""
 
 import asyncio
 from collections.abc import AsyncGenerator

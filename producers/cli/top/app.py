@@ -170,7 +170,7 @@ class Top(App[None]):
         return not (isinstance(self.screen, Follow) and action in ("open", "pause", "refresh_now"))
 
     def _selected_request(self, *tables: Table) -> str | None:
-        """The followed request, or the one selected in whichever of these tables has the focus."""
+        """The followed request, or the selected one in the table that has the focus."""
         if isinstance(self.screen, Follow):
             return self.screen.request_id
         return next((table.selected_key() for table in tables if table is self.focused), None)

@@ -1,1 +1,1 @@
-"""Who calls the gateway and what they may do: API keys, tokens, origins, and a limit on submits."""
+"""Authentication and permissions of callers: API keys, tokens, origins, and a limit on submits."""

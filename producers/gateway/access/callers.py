@@ -1,4 +1,4 @@
-"""Authenticates callers: API keys for web tiers, tokens for browsers, anyone where the gateway is open.
+"""Authenticates callers: API keys for web tiers, tokens for browsers, anyone if the gateway is open.
 
 Knows nothing of routes, and of a request only its id and tenant.
 """

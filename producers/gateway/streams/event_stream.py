@@ -1,6 +1,6 @@
 """One event stream as an ASGI response: followers fill a buffer, one writer empties it into the connection.
 
-Owns heartbeats, the write timeout and the ways a stream can end. Knows nothing of routes, of access, and of what frames
+Owns heartbeats, the write timeout and the ways a stream can end. Knows nothing of routes, of access or of what frames
 contain.
 """
 
@@ -154,7 +154,7 @@ class EventStream:
 async def send_retry(send: Send, retry_ms: int) -> None:
     """Sends an event stream that contains only a hint when to reconnect.
 
-    An `EventSource` gives up for good on any status except 200, so this is how it learns to try again later.
+    An `EventSource` gives up permanently on any status except 200, so this makes it try again later.
     """
     await send(response_start(200, sse.HEADERS))
     await send({"type": "http.response.body", "body": sse.retry(retry_ms), "more_body": False})

@@ -1,6 +1,6 @@
 """From a request to the frames of its event stream: cursor, snapshot, format, gaps, and requests that have ended.
 
-Uses the client alone. Knows nothing of connections and of access.
+Uses only the client. Knows nothing of connections or of access.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -139,7 +139,7 @@ def _contents(tail: Tail, format: Format) -> FrameContents:
 
 
 def _raw_content(cursor: str | None, raw: bytes, _event: object) -> FrameContent:
-    """An entry as the log has it. Only entries that carry the format's version are decoded, to check it."""
+    """An entry as it is in the log. Only entries that carry the format's version are decoded, to check it."""
     name = message_type(raw)
     if name in _VERSIONED:
         decode_entry(raw)

@@ -1,6 +1,6 @@
-"""The frames that wait to be written to one reader, bounded in bytes. Knows nothing of requests and of HTTP.
+"""The frames that wait to be written to one reader, bounded in bytes. Knows nothing of requests or of HTTP.
 
-When the buffer is full, the tails that fill it pause. A slow reader therefore costs one buffer and delays nobody else.
+When the buffer is full, the tails that fill it pause. A slow reader therefore costs one buffer and delays no other.
 """
 
 import asyncio

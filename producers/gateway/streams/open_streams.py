@@ -1,6 +1,6 @@
 """The event streams open in this gateway: how many there may be, and how all of them end when the gateway stops.
 
-Knows nothing of routes and of what the streams send.
+Knows nothing of routes or of what the streams send.
 """
 
 import logging

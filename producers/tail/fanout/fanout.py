@@ -244,7 +244,7 @@ class Fanout:
             live.wake()
 
     async def _look_after_quiet(self) -> None:
-        """Checks the ends of logs for which no push came for a while, many in one round trip."""
+        """Checks the ends of logs for which no push arrived for a while, many in one round trip."""
         while True:
             await self._has_work(self._store.wait_s / 2)
             quiet = [(request_id, live) for request_id, live in self._lives.items() if not live.fresh]

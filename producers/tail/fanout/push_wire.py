@@ -25,7 +25,7 @@ class PushWire(Wire):
     """An open connection; `open` makes one.
 
     Args:
-        received: is called with what Redis sends, in its order.
+        received: called with the messages of Redis, in order.
 
     Attributes:
         lost: done with the reason as soon as the connection can no longer be used: lost, or Redis refused something.
@@ -45,7 +45,7 @@ class PushWire(Wire):
 
         Args:
             connection: not open yet.
-            received: is called with what Redis sends, in its order.
+            received: called with the messages of Redis, in order.
 
         Raises:
             RedisError, OSError: it could not be opened.

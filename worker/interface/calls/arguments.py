@@ -185,7 +185,7 @@ class AssistantText:
 
     Args:
         key: the member that holds the text.
-        thoughts_key: the member that holds inner thoughts; None to leave them alone.
+        thoughts_key: the member that holds inner thoughts; None to leave them unchanged.
         shown: gets the text.
         thought: gets the inner thoughts.
     """

@@ -82,7 +82,7 @@ class ChatDeltaReader:
             self._add_call(FUNCTION_CALL_INDEX, "", function.name or "", function.arguments or "", "function", loose)
 
     def read_message(self, message: ChunkDelta, loose: bool, *, only_repeats: bool) -> None:
-        """Reads the whole answer, or all of it so far: only what the deltas lacked is used.
+        """Reads the whole answer, or all of it so far: only the part that the deltas lacked is used.
 
         Args:
             message: the message, which arrived instead of a delta, or beside an empty one.

@@ -1,8 +1,8 @@
 """Collects the reasoning that must go back to the server with a tool call, in the form in which it arrived.
 
 Sources: DeepSeek's guide to its thinking mode (`reasoning_content`), OpenRouter's guide to reasoning tokens
-(`reasoning_details`), LiteLLM's guide to `thinking_blocks`. `reasoning` alone is not sent back: several servers that
-send it refuse it in a request.
+(`reasoning_details`), LiteLLM's guide to `thinking_blocks`. The field `reasoning` is not sent back: several servers
+that send it refuse it in a request.
 """
 
 from typing import Any

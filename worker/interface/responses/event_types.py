@@ -1,4 +1,4 @@
-"""The event types of a Responses stream, and what each carries. Source: OpenAI API reference, "Streaming events"."""
+"""The event types of a Responses stream, and the data of each. Source: OpenAI API reference, "Streaming events"."""
 
 from collections.abc import Mapping
 

@@ -101,7 +101,7 @@ class ResponseParser:
 
     def on_message_begin(self) -> None:
         if self.head is not None:
-            raise ValueError("a second response came for one request")
+            raise ValueError("a second response arrived for one request")
         self._headers, self._reason = [], b""
 
     def on_status(self, reason: bytes) -> None:
@@ -118,7 +118,7 @@ class ResponseParser:
         self.head = ResponseHead(status, self._reason, self._headers)
         names = {name.lower() for name, _ in self._headers}
         self._framed = not names.isdisjoint((b"content-length", b"transfer-encoding"))
-        self.ended = self._bodiless  # the parser is not told, so that such a connection is not used again
+        self.ended = self._bodiless  # the parser does not know this, so that such a connection is not used again
 
     def on_message_complete(self) -> None:
         if self.head is not None and not self.ended:
