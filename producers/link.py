@@ -39,7 +39,7 @@ class Link:
         redis: a client.
         reads: a client without that retry: a tail has to know when it continues on a server that may have lost
             entries.
-        nodes: which node has which slots, of a cluster; None for one server.
+        nodes: the map of slots of a cluster; None for one server.
 
     Raises:
         SettingsError: the URL cannot be used.

@@ -27,7 +27,7 @@ READABLE_VERSIONS = frozenset({FORMAT_VERSION})
 """Readers also accept the previous version, once there is one."""
 
 _VERSIONED = (Accepted, AttemptStarted)
-"""The entries that carry a format version. A tuple, because `isinstance` would build a union `A | B` each time."""
+"""The entries that carry a format version. A tuple, because `isinstance(x, A | B)` would build a union each time."""
 
 encode_job = _msgpack.encode
 """arq's job serializer. Never pickle: a payload must not be able to run code."""

@@ -1,5 +1,5 @@
 -- renew: extends those leases of one worker whose tokens still match.
--- The first write must be PEXPIRE: after it the script may go on when the server is out of memory.
+-- The first write must be PEXPIRE: after it the script may continue when the server is out of memory.
 -- KEYS queue   ARGV lease_ms leases (msgpack: [[id, token], ...])
 -- -> (id)*   the leases that are lost
 local now = now_ms()

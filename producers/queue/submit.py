@@ -81,7 +81,7 @@ def request_given(
     """The request of a call that gives it as an object, as a dict or by named parameters.
 
     Raises:
-        RequestRejected: something is wrong with it, or it is given twice.
+        RequestRejected: it is not valid, or it is given in two ways.
     """
     if request is None:
         return parse_request(dict(parameters))

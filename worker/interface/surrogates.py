@@ -1,4 +1,4 @@
-"""Joins surrogate pairs that a server cut in two: JSON can carry each half in a chunk of its own."""
+"""Joins surrogate pairs that a server cut in two: each half may be in a separate chunk."""
 
 import re
 

@@ -63,7 +63,7 @@ class LeasedWorker:
         max_crashes: how many leases of a job may expire before it counts as one that kills its worker: the last of
             them while it ran alone (quarantine.py), unless the limit is 1.
         quarantine_s: how long nothing else begins beside such a job, the first time.
-        outbox_state: notes whether there is an outbox of ended requests.
+        outbox_state: is updated with whether there is an outbox.
         ctx: what job functions find in their `ctx`, besides arq's own; `redis` is added to it.
         on_startup: called with `ctx` before the first claim; `run` raises what it raises.
         health_check_s: how often arq's health-check key is written.
@@ -210,7 +210,7 @@ class LeasedWorker:
                 await self._arq.record_health()
 
     def _watched(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task without which the worker cannot go on: if it breaks, the worker drains and `run` raises."""
+        """A task without which the worker cannot continue: if it fails, the worker drains and `run` raises."""
 
         def ended(task: asyncio.Task[None]) -> None:
             self._change.tell()

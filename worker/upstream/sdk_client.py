@@ -46,7 +46,7 @@ def make_sdk_client(
 
     Args:
         environment: has these variables.
-        connect_timeout_s: for opening a connection. `ResponseBody` limits all other waits, since it can tell the first
+        connect_timeout_s: for opening a connection. `ResponseBody` limits all other waits, since it knows the first
             byte from later ones.
         max_streams: how many responses are received at once.
         transport: carries the requests; if the environment names a proxy for the server, httpx2's own is used.

@@ -22,7 +22,7 @@ class ClusterLines:
 
     Args:
         link: the link to the cluster, with its time limits and errors.
-        nodes: which node has which slots.
+        nodes: the map of slots.
     """
 
     def __init__(self, link: Link, nodes: Nodes) -> None:
