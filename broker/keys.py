@@ -38,7 +38,7 @@
 
 Fields of `tr:queue:state:<id>`: `attempt` (the number issued last), `crashes`, `crashed` (the attempts that ended in a
 crash), `held` (1 while leased), `quarantine` (`alone`: a crash now would be its fault; `blamed`: one was), `why` (the
-reason for the next attempt, set by a hand-back), `since` (its position among waiting jobs), `lane` (if it has one).
+cause of this attempt; after a hand-back, of the next one), `since` (its place among waiting jobs), `lane` (if any).
 
 Fields of the record: `request` (msgpack), `digest`, `status` (queued, running, or the outcome's), `api`, `model`,
 `tenant`, `priority` and `retry_of` (if given), `attempt` (the last begun), `token` (of its owner), `cancel` (1 once
