@@ -1,7 +1,7 @@
 """The table of Lua scripts: their keys, their arguments, and the statuses they answer with.
 
-Every script is idempotent, so a client may repeat one whose reply was lost. Knows how a script is called and read, not
-how it is sent (`script_runner.py`).
+A client may repeat a script whose reply was lost: all are idempotent, but for `next_attempt`, which may skip a number.
+Knows how a script is called and read, not how it is sent (`script_runner.py`).
 """
 
 from enum import StrEnum
