@@ -41,7 +41,7 @@ def redirect_of(error: object, of: Node) -> Redirect | None:
 
 
 def is_cluster(url: str) -> bool:
-    """Whether a URL of ours names a Redis Cluster."""
+    """Whether a URL names a Redis Cluster."""
     return bool(parse_redis_url(url).nodes)
 
 

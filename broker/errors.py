@@ -84,7 +84,7 @@ that of a replica that was the primary until now, or of a server that cannot sav
 
 
 def store_error(error: Exception, place: str) -> StoreError:
-    """Translates an error of redis-py, of a socket or of uvloop into one of ours.
+    """Translates an error of redis-py, of a socket or of uvloop into a `StoreError`.
 
     Args:
         error: one of `FAILURES`.

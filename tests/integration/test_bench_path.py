@@ -1,4 +1,4 @@
-"""The way that benchmarks measure: what is fed comes into the logs whole, in order and once, whoever carries it."""
+"""How benchmarks measure: all that is fed arrives in the logs complete, in order and once, in each way."""
 
 import json
 from time import monotonic, sleep
@@ -13,7 +13,7 @@ STREAMS = 3
 
 
 def _texts(setup: Setup, request_id: str) -> list[str]:
-    """The texts of an answer as they stand in its log, whoever wrote it."""
+    """The texts of an answer in its log."""
     entries = [json.loads(entry) for entry in setup.entries(request_id)]
     deltas = [entry["choices"][0]["delta"] if "choices" in entry else entry for entry in entries]
     return [delta["content"] for delta in deltas if delta.get("content")]

@@ -1,4 +1,4 @@
-"""Redis over TLS: everything works, and whoever is not who he says is refused."""
+"""Redis over TLS: everything works, and a server or client with a wrong certificate is refused."""
 
 from pathlib import Path
 

@@ -34,7 +34,7 @@ from tests.scribe import Scribe
 from tests.until import until
 
 OWNER = "owner"
-TEXT = "A text that is long enough to be interrupted before it has come to its end."
+TEXT = "A text that is long enough to be interrupted before it ends."
 QUICK: Mapping[str, Any] = {"steps": [{"kind": "text", "text": TEXT}]}
 SLOW: Mapping[str, Any] = {**QUICK, "pace": {"chunks_per_s": 40}}
 

@@ -45,7 +45,7 @@ def gapless(ids: list[str]) -> bool:
 
 
 def event_of(record: logging.LogRecord) -> str | None:
-    """The name of the event that a log line is about, where it is one of ours."""
+    """The name of the event that a log line is about, or None for a line of a library."""
     return getattr(record, "tailrace_fields", {}).get("event")
 
 

@@ -1,4 +1,4 @@
-"""The form of a figure: what whoever reads the lines relies on."""
+"""The format of a figure, on which readers of the lines rely."""
 
 import io
 import json

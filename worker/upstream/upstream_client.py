@@ -1,4 +1,4 @@
-"""The client of the model's server, over the OpenAI SDK: it opens streams and turns every error into one of ours.
+"""The client of the model's server, over the OpenAI SDK: it opens streams and turns every error into a `TailraceError`.
 
 Owns what is sent and how a request fails. Knows nothing of what the bytes mean, of Redis or of retries. The SDK's own
 retries are off, since ours are visible in the log.
